@@ -1,0 +1,25 @@
+"""MetaEOL text embeddings for Delta tables with Spark (Lei et al., ACL 2024, arXiv:2402.18458)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from metaeol_udf.errors import MetaEOLError
+from metaeol_udf.prompts import TemplateSet
+from metaeol_udf.spec import EmbeddingSpec
+
+if TYPE_CHECKING:
+    from metaeol_udf.encoder import MetaEOLEncoder
+
+__version__ = "0.1.0"
+
+__all__ = ["EmbeddingSpec", "MetaEOLEncoder", "MetaEOLError", "TemplateSet", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the encoder, and torch with it, only when it is asked for: a Spark driver needs neither."""
+    if name == "MetaEOLEncoder":
+        from metaeol_udf.encoder import MetaEOLEncoder
+
+        return MetaEOLEncoder
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

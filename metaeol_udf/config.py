@@ -1,0 +1,192 @@
+"""A job's configuration: one YAML file, `key=value` overrides, the same keys on every surface.
+
+Checks are arithmetic only: no file, network or device is touched beyond reading the YAML itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from metaeol_udf.errors import ConfigError, did_you_mean
+from metaeol_udf.spec import EmbeddingSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """The table whose texts are embedded."""
+
+    table: str  # a path, or one to three dot-separated names
+    key: tuple[str, ...]  # columns that name a row: unique together and never NULL
+    text: str = "text"
+    where: str | None = None  # a Spark SQL condition; trusted input
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetConfig:
+    """The table that vectors are written to; no table means back into the source."""
+
+    table: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeConfig:
+    """How the work is done. Nothing in here changes a vector beyond rounding."""
+
+    device: str = "auto"  # auto, cpu, cuda or cuda:N
+    max_batch_tokens: int | str = "auto"  # tokens of one forward pass
+    wave_rows: int = 50_000  # unique texts between two journal commits
+    max_failed_fraction: float = 0.01  # of the selected rows; more end the job with status 3
+    report: str | None = None  # path of the JSON run report
+
+    def __post_init__(self) -> None:
+        auto = self.max_batch_tokens == "auto"
+        _check("runtime.max_batch_tokens", auto or _is_count(self.max_batch_tokens), self.max_batch_tokens, "auto or a positive integer")
+        _check("runtime.wave_rows", _is_count(self.wave_rows), self.wave_rows, "a positive integer")
+        in_range = 0.0 <= self.max_failed_fraction <= 1.0
+        _check("runtime.max_failed_fraction", in_range, self.max_failed_fraction, "a number from 0 to 1")
+        kind, _, number = self.device.partition(":")
+        known = self.device in ("auto", "cpu", "cuda") or (kind == "cuda" and number.isdecimal())
+        _check("runtime.device", known, self.device, "auto, cpu, cuda or cuda:N")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparkConfig:
+    """The Spark session, where none is running already."""
+
+    master: str | None = None  # null: what spark-submit or the notebook set, else local[*]
+    conf: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobConfig:
+    """All of a job's settings."""
+
+    source: SourceConfig
+    target: TargetConfig
+    column: str  # the vector's column; its error and fingerprint stand beside it
+    embedding: EmbeddingSpec
+    runtime: RuntimeConfig
+    spark: SparkConfig
+
+    @property
+    def target_table(self) -> str:
+        """The table that vectors are written to."""
+        return self.target.table or self.source.table
+
+
+def load_config(path: str | Path, overrides: Iterable[str] = ()) -> JobConfig:
+    """Read a job's YAML file and apply `section.key=value` overrides, whose values are read as YAML.
+
+    Raises:
+        ConfigError: The file cannot be read, a key is unknown or missing, or a value is out of range.
+    """
+    try:
+        blocks = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read the configuration {path}: {' '.join(str(error).split())}") from None
+    if not isinstance(blocks, dict):
+        raise ConfigError(f"the configuration {path} must be a mapping of sections, found {type(blocks).__name__}")
+    for override in overrides:
+        _apply(blocks, override)
+    return parse_config(blocks)
+
+
+def parse_config(blocks: Mapping[str, Any]) -> JobConfig:
+    """Build a configuration from nested mappings, as YAML gives them.
+
+    Raises:
+        ConfigError: A key is unknown or missing, or a value is out of range.
+    """
+    sections = ("source", "target", "embedding", "runtime", "spark")
+    for name in blocks:
+        if name not in sections:
+            raise ConfigError(f"unknown section {name!r}; {did_you_mean(str(name), sections)}")
+    embedding = blocks.get("embedding")
+    spec = EmbeddingSpec.from_mapping(embedding if embedding is not None else {})
+    column = (embedding or {}).get("column", "embedding")
+    _check("embedding.column", isinstance(column, str) and bool(column), column, "a column name")
+    return JobConfig(
+        source=_section(SourceConfig, "source", blocks.get("source")),
+        target=_section(TargetConfig, "target", blocks.get("target")),
+        column=column,
+        embedding=spec,
+        runtime=_section(RuntimeConfig, "runtime", blocks.get("runtime")),
+        spark=_section(SparkConfig, "spark", blocks.get("spark")),
+    )
+
+
+Section = TypeVar("Section", SourceConfig, TargetConfig, RuntimeConfig, SparkConfig)
+
+
+def _section(kind: type[Section], name: str, block: Any) -> Section:
+    """Build one section; a key that is written as null takes its default."""
+    block = {} if block is None else block
+    if not isinstance(block, Mapping):
+        raise ConfigError(f"{name} must be a mapping of settings, found {type(block).__name__}")
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    for key in block:
+        if key not in fields:
+            raise ConfigError(f"unknown key {name}.{key}; {did_you_mean(str(key), fields)}")
+    for key, spec in fields.items():
+        required = spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING
+        if required and block.get(key) is None:
+            raise ConfigError(f"{name}.{key} is missing")
+    values = {key: _typed(f"{name}.{key}", fields[key].type, value) for key, value in block.items() if value is not None}
+    return kind(**values)
+
+
+def _typed(name: str, annotation: Any, value: Any) -> Any:
+    """Check a YAML value against the annotation of its field and bring it into the field's form."""
+    if annotation == "tuple[str, ...]":
+        names = [value] if isinstance(value, str) else value
+        is_names = isinstance(names, list) and bool(names) and all(isinstance(n, str) and n for n in names)
+        _check(name, is_names, value, "a list of column names")
+        return tuple(names)
+    if annotation == "Mapping[str, str]":
+        _check(name, isinstance(value, Mapping), value, "a mapping of Spark settings")
+        return {str(key): _spark_value(item) for key, item in value.items()}
+    if annotation == "float":
+        _check(name, isinstance(value, (int, float)) and not isinstance(value, bool), value, "a number")
+    elif annotation == "int":
+        _check(name, isinstance(value, int) and not isinstance(value, bool), value, "an integer")
+    elif annotation in ("str", "str | None"):
+        _check(name, isinstance(value, str) and bool(value), value, "a string")
+    return value
+
+
+def _spark_value(value: Any) -> str:
+    """Spark writes booleans in lower case."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _apply(blocks: dict[str, Any], override: str) -> None:
+    """Set `section.key` in nested mappings; below `spark.conf` the rest of the name is one key, dots and all."""
+    name, equals, text = override.partition("=")
+    if not equals or "." not in name:
+        raise ConfigError(f"override {override!r} must have the form section.key=value")
+    section, _, key = name.partition(".")
+    block = blocks.setdefault(section, {})
+    if block is None:
+        block = blocks[section] = {}
+    if section == "spark" and key.startswith("conf."):
+        block = block.setdefault("conf", {})
+        key = key.removeprefix("conf.")
+    try:
+        block[key] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"the value of override {name!r} is not YAML") from None
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _check(key: str, holds: bool, found: object, rule: str) -> None:
+    if not holds:
+        raise ConfigError(f"{key} must be {rule}, found {found!r}")

@@ -1,0 +1,69 @@
+"""Every error that metaeol raises on purpose, and the exit status each one gives a command.
+
+MetaEOLError                 1  anything unexpected
+├── ConfigError              2  a setting is missing, unknown or out of range
+├── InputError               2  a table, column or key is not what the settings say
+├── BudgetError              3  more rows failed than `runtime.max_failed_fraction` allows
+├── ConflictError            4  another writer won, and retrying did not help
+└── EnvironmentFault         5  disk, memory, Java, device
+    └── ModelFilesError      5  model files missing, truncated, altered or not allowed
+
+Messages name the thing, the rule and the value found, then the way out. They never quote a text of the user's table.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MetaEOLError(Exception):
+    """Base of all errors raised by this package."""
+
+    exit_code = 1
+
+
+class ConfigError(MetaEOLError, ValueError):
+    """A setting is missing, unknown or out of range."""
+
+    exit_code = 2
+
+
+class InputError(MetaEOLError, ValueError):
+    """A table, column or key is not what the settings say it is."""
+
+    exit_code = 2
+
+
+class BudgetError(MetaEOLError):
+    """More rows failed than the failure budget allows."""
+
+    exit_code = 3
+
+
+class ConflictError(MetaEOLError):
+    """Another writer changed the table and retrying did not resolve it."""
+
+    exit_code = 4
+
+
+class EnvironmentFault(MetaEOLError):
+    """The machine cannot do the work: disk, memory, Java or device."""
+
+    exit_code = 5
+
+
+class ModelFilesError(EnvironmentFault):
+    """Model files are missing, truncated, altered or of a kind that is not allowed."""
+
+
+def did_you_mean(found: str, known: Iterable[str]) -> str:
+    """Return the end of an error message: the nearest known name, else all of them.
+
+    Args:
+        found: What the user wrote.
+        known: What would have been right.
+    """
+    names = sorted(known)
+    nearest = difflib.get_close_matches(found, names, n=1, cutoff=0.5)
+    return f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(names)}"

@@ -1,0 +1,146 @@
+"""Prompt templates and the sets they come in, built in or from a user's YAML file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from metaeol_udf.errors import ConfigError, did_you_mean
+from metaeol_udf.prompts.cleanup import CLEANUPS
+from metaeol_udf.spec import EmbeddingSpec
+
+TEXT_SLOT = "{text}"
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """A prompt with one slot for the text.
+
+    Attributes:
+        meta_task: What the template asks for, such as `sentiment`.
+        prompt: The prompt, with `{text}` exactly once. Other braces are ordinary characters.
+    """
+
+    meta_task: str
+    prompt: str
+
+    def __post_init__(self) -> None:
+        slots = self.prompt.count(TEXT_SLOT)
+        if slots != 1:
+            raise ConfigError(f"prompt template {self.prompt!r} needs {TEXT_SLOT} exactly once, found {slots}")
+
+    @property
+    def head(self) -> str:
+        """The characters before the text."""
+        return self.prompt.partition(TEXT_SLOT)[0]
+
+    @property
+    def tail(self) -> str:
+        """The characters after the text."""
+        return self.prompt.partition(TEXT_SLOT)[2]
+
+
+@dataclass(frozen=True)
+class TemplateSet:
+    """The prompt templates whose hidden states are averaged into one embedding.
+
+    Attributes:
+        name: For people; not part of the content.
+        text_cleanup: `paper` or `none`, see `clean_text`.
+        templates: In the order of `encode(..., per_template=True)`.
+    """
+
+    name: str
+    text_cleanup: str
+    templates: tuple[PromptTemplate, ...]
+
+    def __post_init__(self) -> None:
+        if self.text_cleanup not in CLEANUPS:
+            raise ConfigError(f"template set {self.name!r}: text_cleanup must be one of {', '.join(CLEANUPS)}, found {self.text_cleanup!r}")
+        if not self.templates:
+            raise ConfigError(f"template set {self.name!r} has no templates")
+
+    @classmethod
+    def load(cls, name_or_path: str | Path) -> TemplateSet:
+        """Load a built-in set by its name, or a user's set from a YAML file.
+
+        Raises:
+            ConfigError: No such set, or the file breaks the format.
+        """
+        builtin = _builtin_files()
+        path = builtin.get(str(name_or_path), Path(name_or_path))
+        try:
+            block = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, IsADirectoryError):
+            hint = did_you_mean(str(name_or_path), builtin)
+            raise ConfigError(f"embedding.templates: no built-in set and no file {str(name_or_path)!r}; {hint}") from None
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ConfigError(f"cannot read template set {name_or_path}: {' '.join(str(error).split())}") from None
+        return cls.from_mapping(block, where=str(name_or_path))
+
+    @classmethod
+    def from_mapping(cls, block: Any, where: str = "template set") -> TemplateSet:
+        """Build a set from the mapping that its YAML file holds.
+
+        Raises:
+            ConfigError: A key is missing or unknown, or a template lacks its slot.
+        """
+        _expect_keys(block, {"name", "templates"}, {"text_cleanup"}, where)
+        if not isinstance(block["templates"], list):
+            raise ConfigError(f"{where}: templates must be a list")
+        for entry in block["templates"]:
+            _expect_keys(entry, {"meta_task", "prompt"}, set(), f"{where}: templates")
+            if not all(isinstance(value, str) for value in entry.values()):
+                raise ConfigError(f"{where}: meta_task and prompt must be strings")
+        templates = tuple(PromptTemplate(entry["meta_task"], entry["prompt"]) for entry in block["templates"])
+        return cls(str(block["name"]), block.get("text_cleanup", "paper"), templates)
+
+    @classmethod
+    def from_spec(cls, spec: EmbeddingSpec) -> TemplateSet:
+        """The set that a spec names: from its content where it is resolved, else from the name or path."""
+        if spec.templates_json is None:
+            return cls.load(spec.templates)
+        return cls.from_mapping({"name": spec.templates, **json.loads(spec.templates_json)})
+
+    def to_json(self) -> str:
+        """The content that changes vectors, in one canonical form: clean-up and templates, not the name."""
+        templates = [{"meta_task": t.meta_task, "prompt": t.prompt} for t in self.templates]
+        return json.dumps({"text_cleanup": self.text_cleanup, "templates": templates}, sort_keys=True)
+
+    def digest(self) -> str:
+        """SHA-256 of the content, 64 hexadecimal digits."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def fill(self, template: PromptTemplate, cleaned_text: str) -> str:
+        """The prompt for a cleaned text: what `reference.py` gives the model, and what every fast path must equal.
+
+        The text is put in as it is: braces and slots inside it are characters like any other.
+        """
+        prompt = template.head + cleaned_text + template.tail
+        return prompt.strip() if self.text_cleanup == "paper" else prompt
+
+
+def builtin_names() -> list[str]:
+    """Names of the template sets that ship with the package."""
+    return sorted(_builtin_files())
+
+
+def _builtin_files() -> dict[str, Any]:
+    folder = resources.files("metaeol_udf.prompts") / "sets"
+    return {file.name.removesuffix(".yaml"): file for file in folder.iterdir() if file.name.endswith(".yaml")}
+
+
+def _expect_keys(block: Any, required: set[str], optional: set[str], where: str) -> None:
+    if not isinstance(block, dict):
+        raise ConfigError(f"{where} must be a mapping, found {type(block).__name__}")
+    for key in block:
+        if key not in required | optional:
+            raise ConfigError(f"{where}: unknown key {key!r}; {did_you_mean(str(key), required | optional)}")
+    for key in sorted(required - set(block)):
+        raise ConfigError(f"{where}: {key!r} is missing")
