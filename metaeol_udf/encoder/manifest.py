@@ -1,0 +1,131 @@
+"""SHA-256 digests of a model folder's files, and the manifest that remembers what they should be.
+
+Imports neither torch nor transformers, so that a Spark driver without them can use it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from metaeol_udf.errors import ModelFilesError
+
+MANIFEST = "metaeol-manifest.json"
+FORMAT_VERSION = 1
+
+#: What decides a vector: the model's shape, its tokenizer, its weights and code of its own.
+_TOKENIZER_FILES = ("added_tokens.json", "merges.txt", "special_tokens_map.json", "spiece.model", "vocab.json", "vocab.txt")
+_BLOCK_BYTES = 1 << 20
+
+
+def decides_vectors(name: str) -> bool:
+    """Whether a file of this name in a model folder can change a vector; chat templates and read-me files cannot."""
+    by_name = name == "config.json" or name in _TOKENIZER_FILES or name.startswith("tokenizer")
+    return by_name or name.endswith((".safetensors", ".safetensors.index.json", ".tiktoken", ".py"))
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, 64 hexadecimal digits; computed once per process while size and time stamp stay.
+
+    Raises:
+        ModelFilesError: The file is missing or cannot be read.
+    """
+    try:
+        status = path.stat()
+        return _sha256(str(path), status.st_size, status.st_mtime_ns)
+    except OSError as error:
+        raise ModelFilesError(f"cannot read model file {path}: {error.strerror}") from None
+
+
+@functools.lru_cache(maxsize=4096)
+def _sha256(path: str, size: int, mtime_ns: int) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb", buffering=0) as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def content_hash(folder: Path) -> str:
+    """Digest of the files that decide a vector, 64 hexadecimal digits: the same with a manifest and without one."""
+    names = sorted(path.name for path in folder.iterdir() if path.is_file() and decides_vectors(path.name))
+    entries = [[name, file_sha256(folder / name)] for name in names]
+    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
+
+
+def write_manifest(folder: str | Path, *, source: str, dtype: str) -> None:
+    """Write down every file of a model folder with its digest and size, and see that the manifest reaches the disk.
+
+    Args:
+        folder: A finished model folder.
+        source: Where the model came from, for people: a file's name or a hub id, never a machine's path.
+        dtype: Of the weights.
+    """
+    folder = Path(folder)
+    paths = sorted(path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
+    files = {path.name: {"sha256": file_sha256(path), "bytes": path.stat().st_size} for path in paths}
+    manifest = {"format_version": FORMAT_VERSION, "source": source, "dtype": dtype, "files": files}
+    with open(folder / MANIFEST, "w", encoding="utf-8") as file:
+        file.write(json.dumps(manifest, indent=1) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_manifest(folder: str | Path) -> Mapping[str, Any] | None:
+    """The manifest of a model folder; None where there is none.
+
+    Raises:
+        ModelFilesError: The manifest is there but cannot be understood.
+    """
+    path = Path(folder) / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        version = manifest["format_version"]
+        entries = [(entry["sha256"], entry["bytes"]) for entry in manifest["files"].values()]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise ModelFilesError(f"model manifest {path} is damaged; run `metaeol model prepare` again") from None
+    if version != FORMAT_VERSION or not entries:
+        raise ModelFilesError(
+            f"model manifest {path} has format version {version} and {len(entries)} files; this release reads {FORMAT_VERSION}"
+        )
+    checked: Mapping[str, Any] = manifest
+    return checked
+
+
+def verify_folder(folder: str | Path) -> None:
+    """Check a model folder against its manifest; a folder without one passes.
+
+    Called on the driver before any Spark work, and once per model load where the model is loaded.
+
+    Raises:
+        ModelFilesError: A file is missing, truncated or altered, or one that the manifest does not list stands beside them.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    if manifest is None:
+        return
+    for name, entry in manifest["files"].items():
+        _verify_file(folder / name, entry["sha256"], entry["bytes"])
+    for path in folder.iterdir():
+        if path.is_file() and decides_vectors(path.name) and path.name not in manifest["files"]:
+            raise ModelFilesError(f"model file {path} is not in {MANIFEST}: remove it, or run `metaeol model prepare` again")
+
+
+def _verify_file(path: Path, sha256: str, n_bytes: int) -> None:
+    if not path.is_file():
+        raise ModelFilesError(f"model file {path} is missing; {MANIFEST} lists it. Run `metaeol model prepare` again")
+    found_bytes = path.stat().st_size
+    if found_bytes < n_bytes:
+        raise ModelFilesError(f"model file {path} is truncated: {found_bytes} bytes of {n_bytes}. Run `metaeol model prepare` again")
+    found = file_sha256(path)
+    if found != sha256:
+        raise ModelFilesError(
+            f"model file {path} was altered: SHA-256 is {found}, {MANIFEST} says {sha256}. Run `metaeol model prepare` again"
+        )
