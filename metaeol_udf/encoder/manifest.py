@@ -21,6 +21,7 @@ FORMAT_VERSION = 1
 #: What decides a vector: the model's shape, its tokenizer, its weights and code of its own.
 _TOKENIZER_FILES = ("added_tokens.json", "merges.txt", "special_tokens_map.json", "spiece.model", "vocab.json", "vocab.txt")
 _BLOCK_BYTES = 1 << 20
+_WAY_OUT = " `metaeol model prepare SRC DEST --force` makes the folder anew"
 
 
 def decides_vectors(name: str) -> bool:
@@ -90,7 +91,7 @@ def read_manifest(folder: str | Path) -> Mapping[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise ModelFilesError(f"model manifest {path} is damaged; run `metaeol model prepare` again") from None
+        raise ModelFilesError(f"model manifest {path} is damaged.{_WAY_OUT}") from None
     if version != FORMAT_VERSION or not entries:
         raise ModelFilesError(
             f"model manifest {path} has format version {version} and {len(entries)} files; this release reads {FORMAT_VERSION}"
@@ -115,17 +116,17 @@ def verify_folder(folder: str | Path) -> None:
         _verify_file(folder / name, entry["sha256"], entry["bytes"])
     for path in folder.iterdir():
         if path.is_file() and decides_vectors(path.name) and path.name not in manifest["files"]:
-            raise ModelFilesError(f"model file {path} is not in {MANIFEST}: remove it, or run `metaeol model prepare` again")
+            raise ModelFilesError(
+                f"model file {path} is not in {MANIFEST}: remove it, or let `metaeol model prepare SRC DEST --force` make the folder anew"
+            )
 
 
 def _verify_file(path: Path, sha256: str, n_bytes: int) -> None:
     if not path.is_file():
-        raise ModelFilesError(f"model file {path} is missing; {MANIFEST} lists it. Run `metaeol model prepare` again")
+        raise ModelFilesError(f"model file {path} is missing; {MANIFEST} lists it.{_WAY_OUT}")
     found_bytes = path.stat().st_size
     if found_bytes < n_bytes:
-        raise ModelFilesError(f"model file {path} is truncated: {found_bytes} bytes of {n_bytes}. Run `metaeol model prepare` again")
+        raise ModelFilesError(f"model file {path} is truncated: {found_bytes} bytes of {n_bytes}.{_WAY_OUT}")
     found = file_sha256(path)
     if found != sha256:
-        raise ModelFilesError(
-            f"model file {path} was altered: SHA-256 is {found}, {MANIFEST} says {sha256}. Run `metaeol model prepare` again"
-        )
+        raise ModelFilesError(f"model file {path} was altered: SHA-256 is {found}, {MANIFEST} says {sha256}.{_WAY_OUT}")
