@@ -1,0 +1,178 @@
+"""The `metaeol` command: parse, call one function, print, and turn errors into exit statuses.
+
+Nothing heavy is imported before a command runs, so `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+import metaeol_udf
+from metaeol_udf.config import load_config
+from metaeol_udf.errors import MetaEOLError
+
+app = typer.Typer(
+    name="metaeol",
+    help="Embed text columns of Delta tables with a local LLM and MetaEOL prompts.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+model_app = typer.Typer(help="Make model folders that jobs can load.", no_args_is_help=True)
+app.add_typer(model_app, name="model")
+
+Conf = Annotated[Path, typer.Argument(metavar="CONF", help="The job's YAML file.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Settings that win over the file, such as runtime.device=cpu.", show_default=False),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+_DEBUG = "METAEOL_DEBUG"  # how --debug reaches the handler around all commands
+
+
+def main() -> None:
+    """Run the command line and leave with its status: the entry point that the package installs."""
+    sys.exit(run())
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: Without the program's name; None takes the process's own.
+
+    Returns:
+        The exit status: 0 done, 1 unexpected, 2 configuration or input, 3 over the failure budget, 4 conflict,
+        5 environment, 130 interrupted.
+    """
+    try:
+        app(args=arguments, prog_name="metaeol")
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+    except KeyboardInterrupt:
+        return 130
+    except MetaEOLError as error:
+        _say(f"metaeol: {error}")
+        _show_trace()
+        return error.exit_code
+    except Exception as error:  # noqa: BLE001 - the last one on the stack: whatever it is, say it shortly
+        _say(f"metaeol: unexpected {type(error).__name__}: {_first_line(error)}")
+        if not _show_trace():
+            _say(f"The stack trace is in {_save_trace()}; --debug prints it. It may quote the table's texts.")
+        return MetaEOLError.exit_code
+    return 0
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done to standard error.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Print the stack trace of an error.")] = False,
+) -> None:
+    """Options of all commands."""
+    if version:
+        typer.echo(f"metaeol-udf {metaeol_udf.__version__}")
+        raise typer.Exit
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if verbose:
+        logging.getLogger("metaeol_udf").setLevel(logging.INFO)
+    if debug:
+        os.environ[_DEBUG] = "1"
+
+
+@app.command()
+def embed(conf: Conf, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Embed the rows that changed and write their vectors into the Delta table, once."""
+    config = load_config(conf, overrides or ())
+    from metaeol_udf.delta.job import run_embed
+
+    report = run_embed(config)
+    if as_json:
+        typer.echo(json.dumps(report, indent=1))
+        return
+    from metaeol_udf.terminal import show_report
+
+    show_report(Console(), f"{config.target_table}: column {config.column}", report)
+
+
+@app.command()
+def search(
+    conf: Conf,
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="What to look for.", show_default=False)],
+    overrides: Overrides = None,
+    k: Annotated[int, typer.Option("--k", "-k", min=1, max=10_000, help="How many rows.")] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Print the rows of an embedded table that are nearest to a query."""
+    config = load_config(conf, overrides or ())
+    from metaeol_udf.search import search_table
+
+    (hits,) = search_table(config, [query], k=k)
+    if as_json:
+        typer.echo(json.dumps([{"key": hit.key, "text": hit.text, "score": hit.score} for hit in hits], indent=1, default=str))
+        return
+    from metaeol_udf.terminal import show_hits
+
+    show_hits(Console(), query, hits)
+
+
+@model_app.command()
+def prepare(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SRC", help="GGUF file, checkpoint folder, installed package with a GGUF file, or hub id.", show_default=False
+        ),
+    ],
+    destination: Annotated[Path, typer.Argument(metavar="DEST", help="The folder to make.", show_default=False)],
+    dtype: Annotated[str, typer.Option(help="Of the weights: bfloat16, float16, float32, or auto as in the source.")] = "bfloat16",
+    revision: Annotated[str | None, typer.Option(help="Commit of a hub id.")] = None,
+    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the source.")] = False,
+    allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Read weights that are not safetensors.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a model folder that is there already.")] = False,
+) -> None:
+    """Turn a model into a folder of safetensors with a manifest of SHA-256 hashes, which are checked whenever it is loaded."""
+    from metaeol_udf.encoder.prepare import PrepareOptions, prepare_model
+
+    asked = PrepareOptions(dtype=dtype, revision=revision, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, force=force)
+    made = prepare_model(source, destination, asked)
+    typer.echo(f"{destination}: made from {source}, {dtype}" if made else f"{destination}: already there and verified")
+
+
+def _say(message: str) -> None:
+    sys.stdout.flush()
+    typer.echo(message, err=True)
+
+
+def _show_trace() -> bool:
+    if _DEBUG not in os.environ:
+        return False
+    traceback.print_exc()
+    return True
+
+
+def _save_trace() -> str:
+    handle, path = tempfile.mkstemp(prefix="metaeol-", suffix=".trace")  # mode 0600
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        traceback.print_exc(file=file)
+    return path
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else "no message"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""How results look: tables on a terminal, plain aligned lines in a pipe or a log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+#: Report keys in the order of the summary, with the words for people.
+SUMMARY = (
+    ("rows_selected", "rows selected"),
+    ("rows_embedded", "rows embedded"),
+    ("rows_failed", "rows failed"),
+    ("rows_skipped", "rows up to date"),
+    ("rows_trimmed", "rows trimmed"),
+    ("unique_texts", "unique texts"),
+    ("tokens_computed", "tokens computed"),
+    ("tokens_saved", "tokens saved"),
+    ("texts_per_second", "texts per second"),
+    ("seconds", "seconds"),
+    ("model_loads", "model loads"),
+    ("executors", "executors"),
+    ("fingerprint", "fingerprint"),
+    ("delta_versions", "Delta versions"),
+)
+
+
+def show_report(console: Console, title: str, report: Mapping[str, Any]) -> None:
+    """Print a run report's figures, one a line; keys that the report lacks are left out."""
+    lines = [(words, format_value(report[key])) for key, words in SUMMARY if key in report]
+    if not console.is_terminal:
+        width = max(len(words) for words, _ in lines)
+        console.print(
+            "\n".join([title, *(f"  {words:<{width}}  {value}" for words, value in lines)]), markup=False, highlight=False, soft_wrap=True
+        )
+        return
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column(style="cyan")
+    table.add_column(justify="left", overflow="fold")
+    for words, value in lines:
+        table.add_row(Text(words), Text(value))
+    console.print(table)
+
+
+def show_hits(console: Console, query: str, hits: Sequence[Any]) -> None:
+    """Print the nearest rows of a query, best first: score, key and the beginning of the text on one line."""
+    console.print(f'"{query}"', markup=False, highlight=False, style="bold", soft_wrap=True)
+    keys = [" ".join(str(value) for value in hit.key.values()) for hit in hits]
+    width = min(48, max(map(len, keys), default=0))
+    for hit, key in zip(hits, keys, strict=True):
+        start = f"  {hit.score:6.4f}  {key:<{width}}  "
+        line = start + shorten(hit.text, max(20, (console.width if console.is_terminal else 140) - len(start)))
+        console.print(line, markup=False, highlight=False, no_wrap=True, soft_wrap=True)
+
+
+def shorten(text: str | None, n_characters: int) -> str:
+    """The beginning of a text on one line."""
+    line = " ".join((text or "").split())
+    return line if len(line) <= n_characters else line[: n_characters - 1] + "…"
+
+
+def format_value(value: Any) -> str:
+    """A figure for people: thousands apart, two decimals, mappings as `name value` pairs."""
+    if isinstance(value, bool) or value is None:
+        return "-" if value is None else str(value).lower()
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.2f}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {format_value(item)}" for name, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(format_value(item) for item in value)
+    return str(value)
