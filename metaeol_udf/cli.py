@@ -11,6 +11,7 @@ import os
 import sys
 import tempfile
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -53,11 +54,19 @@ def run(arguments: list[str] | None = None) -> int:
         arguments: Without the program's name; None takes the process's own.
 
     Returns:
-        The exit status: 0 done, 1 unexpected, 2 configuration or input, 3 over the failure budget, 4 conflict,
-        5 environment, 130 interrupted.
+        The exit status, as `run_guarded` gives it.
+    """
+    return run_guarded(lambda: app(args=arguments, prog_name="metaeol"))
+
+
+def run_guarded(command: Callable[[], object]) -> int:
+    """Run something that a person started, and turn its errors into one message and an exit status.
+
+    Returns:
+        0 done, 1 unexpected, 2 configuration or input, 3 over the failure budget, 4 conflict, 5 environment, 130 interrupted.
     """
     try:
-        app(args=arguments, prog_name="metaeol")
+        command()
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except KeyboardInterrupt:
