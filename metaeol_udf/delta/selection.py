@@ -1,0 +1,165 @@
+"""Which rows need an embedding: plain Spark SQL over a pinned version of the source, no Python."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pyspark.errors import AnalysisException, ParseException
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from metaeol_udf.config import SourceConfig
+from metaeol_udf.delta.columns import VectorColumns, find_field
+from metaeol_udf.delta.fingerprint import row_fingerprint, textless_error
+from metaeol_udf.errors import InputError
+from metaeol_udf.spark.udf import quoted
+
+#: Columns of a selection beside the key; no user's table may have them.
+FINGERPRINT, STORED, TEXT = "metaeol_row_fingerprint", "metaeol_stored_fingerprint", "metaeol_text"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The rows a run looks at.
+
+    Attributes:
+        rows: Key columns, FINGERPRINT of the text, STORED fingerprint (NULL where there is none) and TEXT.
+        key: Names of the key columns.
+    """
+
+    rows: DataFrame
+    key: tuple[str, ...]
+
+    @property
+    def changed(self) -> DataFrame:
+        """The rows whose vector is missing or belongs to another text or spec."""
+        return self.rows.where(~F.col(STORED).eqNullSafe(F.col(FINGERPRINT)))
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Of one selection: rows, and rows that need no work."""
+
+    rows_selected: int
+    rows_skipped: int
+
+
+def select(
+    source: DataFrame, config: SourceConfig, spec_fingerprint: str, columns: VectorColumns, target: DataFrame | None, in_place: bool
+) -> Selection:
+    """Describe the rows of a run; starts no Spark work.
+
+    Args:
+        source: The source table at its pinned version.
+        config: Key, text and condition.
+        spec_fingerprint: Of the job's spec.
+        columns: Where stored fingerprints are found.
+        target: The separate target table; None where there is none, or none yet.
+        in_place: Whether vectors stand in the source itself.
+
+    Raises:
+        InputError: The condition cannot be parsed or names what is not there.
+    """
+    text = F.col(quoted(config.text))
+    key = [F.col(quoted(name)) for name in config.key]
+    chosen = filtered(source, config.where)
+    fingerprint = row_fingerprint(spec_fingerprint, text).alias(FINGERPRINT)
+    if target is None or find_field(target.schema, columns.fingerprint) is None:
+        has_stored = in_place and find_field(source.schema, columns.fingerprint) is not None
+        stored = F.col(quoted(columns.fingerprint)) if has_stored else F.lit(None).cast("string")
+        return Selection(chosen.select(*key, fingerprint, stored.alias(STORED), text.alias(TEXT)), config.key)
+    rows = chosen.select(*key, fingerprint, text.alias(TEXT))
+    stored_by_key = target.select(*key, F.col(quoted(columns.fingerprint)).alias(STORED))
+    return Selection(rows.join(stored_by_key, on=list(config.key), how="left"), config.key)
+
+
+def filtered(source: DataFrame, condition: str | None) -> DataFrame:
+    """The rows that a user's SQL condition keeps.
+
+    Raises:
+        InputError: It cannot be parsed, names what is not there, or is not a condition.
+    """
+    if condition is None:
+        return source
+    try:
+        return source.where(where_column(condition))
+    except (ParseException, AnalysisException) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise InputError(f"source.where {condition!r} is no condition over the source's columns: {lines[0]}") from None
+
+
+def where_column(condition: str) -> Column:
+    """The user's condition as an expression: trusted input, and in a MERGE only ever a part of its condition."""
+    return F.expr(condition)
+
+
+def check_keys(source: DataFrame, config: SourceConfig) -> None:
+    """See that the key names every selected row: no NULL, nothing twice. One aggregation over the key columns.
+
+    Raises:
+        InputError: With counts, and hashes rather than values of the first offenders.
+    """
+    key = [F.col(quoted(name)) for name in config.key]
+    is_null = F.lit(False)
+    for column in key:
+        is_null = is_null | column.isNull()
+    digest = F.substring(F.sha2(F.to_json(F.struct(*key)), 256), 1, 12)
+    groups = filtered(source, config.where).groupBy(*key).agg(F.count(F.lit(1)).alias("n")).select(is_null.alias("is_null"), "n", digest.alias("digest"))
+    repeated = (~F.col("is_null")) & (F.col("n") > 1)
+    found = groups.agg(
+        F.sum(F.when(F.col("is_null"), F.col("n"))).alias("null_rows"),
+        F.count(F.when(repeated, True)).alias("repeated_keys"),
+        F.sum(F.when(repeated, F.col("n"))).alias("repeated_rows"),
+        F.min(F.when(repeated, F.col("digest"))).alias("example"),
+    ).collect()[0]
+    names = ", ".join(config.key)
+    if found["null_rows"]:
+        raise InputError(f"source.key: {found['null_rows']} rows of {config.table} have NULL in the key ({names}): a key names a row")
+    if found["repeated_keys"]:
+        raise InputError(
+            f"source.key: {found['repeated_keys']} keys ({names}) of {config.table} stand in {found['repeated_rows']} rows, "
+            f"for example the key with SHA-256 {found['example']}…: a key names one row"
+        )
+
+
+@dataclass(frozen=True)
+class Pending:
+    """Distinct fingerprints of a selection that the journal does not hold yet, each with its text.
+
+    Attributes:
+        texts: FINGERPRINT and TEXT of what the model must see.
+        textless: FINGERPRINT and error of NULL and blank texts.
+        n_texts: Rows of `texts`.
+        n_textless: Rows of `textless`.
+    """
+
+    texts: DataFrame
+    textless: DataFrame
+    n_texts: int
+    n_textless: int
+
+
+def count(selection: Selection) -> Counts:
+    """Count rows, and rows that are current already: one aggregation."""
+    current = F.col(STORED).eqNullSafe(F.col(FINGERPRINT))
+    found = selection.rows.agg(F.count(F.lit(1)).alias("n"), F.count(F.when(current, True)).alias("current")).collect()[0]
+    return Counts(found["n"], found["current"])
+
+
+def find_pending(selection: Selection, journalled: DataFrame) -> Pending:
+    """Find what must be embedded: once for each fingerprint, and not what a journal holds from a run that was cut off.
+
+    Args:
+        selection: The rows of the run.
+        journalled: One column, `fingerprint`, of what is in the journal without an error.
+    """
+    distinct = selection.changed.groupBy(FINGERPRINT).agg(F.first(TEXT).alias(TEXT))
+    fresh = distinct.join(journalled, F.col(FINGERPRINT) == F.col("fingerprint"), "left_anti")
+    marked = fresh.withColumn("error", textless_error(F.col(TEXT)))
+    counts = marked.agg(F.count(F.lit(1)).alias("n"), F.count("error").alias("textless")).collect()[0]
+    return Pending(
+        texts=marked.where(F.col("error").isNull()).select(FINGERPRINT, TEXT),
+        textless=marked.where(F.col("error").isNotNull()).select(FINGERPRINT, "error"),
+        n_texts=counts["n"] - counts["textless"],
+        n_textless=counts["textless"],
+    )

@@ -1,0 +1,42 @@
+"""A target table of its own: key columns and vectors, apart from the source."""
+
+from __future__ import annotations
+
+from delta import DeltaTable
+from pyspark.sql import SparkSession
+from pyspark.sql.types import StructType
+
+from metaeol_udf.delta.columns import VectorColumns, check_vector_columns, require_field
+from metaeol_udf.delta.tables import TableRef, exists, open_table
+from metaeol_udf.errors import InputError
+from metaeol_udf.spark.udf import quoted
+
+
+def check_target(spark: SparkSession, ref: TableRef, key: StructType, columns: VectorColumns) -> None:
+    """See that the target may be created, or has the source's key and room for the vectors.
+
+    Raises:
+        InputError: It has not.
+    """
+    if not exists(spark, ref):
+        check_vector_columns(key, columns, key.names, ref)
+        return
+    schema = open_table(spark, ref, "target.table").toDF().schema
+    for field in key.fields:
+        found = require_field(schema, field.name, "target.table", ref)
+        if found.dataType != field.dataType:
+            raise InputError(
+                f"target.table: key column {field.name!r} of {ref} is {found.dataType.simpleString()}, "
+                f"the source's is {field.dataType.simpleString()}"
+            )
+    check_vector_columns(schema, columns, key.names, ref)
+
+
+def create_target(spark: SparkSession, ref: TableRef, key: StructType) -> None:
+    """Create the target with the key's columns where there is none; the vectors' columns are added with their lineage."""
+    if exists(spark, ref):
+        return
+    builder = DeltaTable.createIfNotExists(spark).addColumns(key)
+    builder = builder.location(ref.name) if ref.is_path else builder.tableName(ref.identifier)
+    # Delta keeps the smallest and largest value of its statistics' columns in the log: keys only, for vectors it would be waste.
+    builder.property("delta.dataSkippingStatsColumns", ",".join(quoted(name) for name in key.names)).execute()

@@ -1,0 +1,153 @@
+"""Pandas UDFs, iterator form: text in, embedding out, one model a Python worker."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql.types import ArrayType, BooleanType, FloatType, LongType, StringType, StructField, StructType
+
+from metaeol_udf.encoder.model_files import resolve_spec
+from metaeol_udf.errors import InputError
+from metaeol_udf.spark.worker import EncoderRequest
+from metaeol_udf.spec import EmbeddingSpec
+
+VECTOR_TYPE = ArrayType(FloatType())
+
+#: What becomes of one text.
+RESULT_TYPE = StructType(
+    [
+        StructField("vector", VECTOR_TYPE),
+        StructField("error", StringType()),
+        StructField("trimmed", BooleanType()),
+        StructField("tokens_computed", LongType()),
+        StructField("tokens_saved", LongType()),
+        StructField("load_id", StringType()),
+    ]
+)
+
+
+def embed_udf(spec: EmbeddingSpec, device: str = "auto", max_batch_tokens: int | str = "auto") -> Callable[..., Column]:
+    """A Pandas UDF from text to embedding.
+
+    It is marked non-deterministic: not because values vary, but so that Spark never evaluates it twice for one row.
+
+    Args:
+        spec: What an embedding is; checked and pinned here, on the driver.
+        device: `auto` (the task's GPU, else the first, else the CPU), `cpu`, `cuda` or `cuda:N`.
+        max_batch_tokens: Tokens of one forward pass, or `auto`.
+
+    Returns:
+        A function of one string column that gives ``array<float>``, NULL where a text has no embedding (NULL, blank or
+        failed). No row raises. `with_embeddings` tells the reason too.
+
+    Raises:
+        ConfigError: The spec names a model, layer or template set that does not exist.
+        ModelFilesError: The model's files are not whole.
+    """
+    return _on_valid_text(vector_udf(EncoderRequest(pin(spec), device, max_batch_tokens)))
+
+
+def vector_udf(request: EncoderRequest) -> Any:
+    """The Pandas UDF itself, for registration by name; it takes valid UTF-8 only. `request.spec` is pinned already."""
+
+    def embed(batches: Iterator[pd.Series]) -> Iterator[pd.Series]:
+        from metaeol_udf.spark.windows import encode_windows
+
+        for frame in encode_windows(request, batches):
+            yield frame["vector"]
+
+    return _pandas_udf(embed, VECTOR_TYPE)
+
+
+def result_udf(request: EncoderRequest) -> Callable[..., Column]:
+    """A Pandas UDF from text to `RESULT_TYPE`: the vector with its error and counts. `request.spec` is pinned already."""
+
+    def embed(batches: Iterator[pd.Series]) -> Iterator[pd.DataFrame]:
+        from metaeol_udf.spark.windows import encode_windows
+
+        return encode_windows(request, batches)
+
+    return _on_valid_text(_pandas_udf(embed, RESULT_TYPE))
+
+
+def with_embeddings(
+    df: DataFrame,
+    spec: EmbeddingSpec,
+    text: str = "text",
+    output: str = "embedding",
+    device: str = "auto",
+    max_batch_tokens: int | str = "auto",
+) -> DataFrame:
+    """Add an embedding and its error to every row; starts no Spark work by itself.
+
+    Args:
+        df: Any DataFrame.
+        spec: What an embedding is.
+        text: Name of the string column.
+        output: Name of the new ``array<float>`` column; `<output>_error`, a string that is NULL where all is well, stands beside it.
+        device: As in `embed_udf`.
+        max_batch_tokens: As in `embed_udf`.
+
+    Raises:
+        InputError: There is no such column, it holds no strings, or an output column exists already.
+        ConfigError: The spec names a model, layer or template set that does not exist.
+    """
+    _check_columns(df, text, output)
+    request = EncoderRequest(pin(spec), device, max_batch_tokens)
+    # One column of structs, so that the plan holds one model: two columns would be two UDFs.
+    result = f"{output}_result"
+    embedded = df.withColumn(result, result_udf(request)(F.col(quoted(text))))
+    fields = embedded.withColumns({output: F.col(quoted(result))["vector"], f"{output}_error": F.col(quoted(result))["error"]})
+    return fields.drop(result)
+
+
+def pin(spec: EmbeddingSpec) -> EmbeddingSpec:
+    """Resolve a spec on the driver, and give workers the absolute path of a model folder: their working folder is another.
+
+    Raises:
+        ConfigError: The spec names something that does not exist.
+        ModelFilesError: The model's files are not whole.
+    """
+    resolved = spec if spec.is_resolved else resolve_spec(spec)[0]
+    folder = Path(resolved.model)
+    return dataclasses.replace(resolved, model=str(folder.resolve())) if folder.is_dir() else resolved
+
+
+def quoted(name: str) -> str:
+    """A column name as an expression: back-quoted, so that dots, spaces and keywords are part of the name."""
+    return "`" + name.replace("`", "``") + "`"
+
+
+def _pandas_udf(function: Callable[..., Any], return_type: ArrayType | StructType) -> Any:
+    # The iterator form is read off the function's type hints.
+    udf: Any = F.pandas_udf(function, return_type)  # type: ignore[call-overload]
+    return udf.asNondeterministic()
+
+
+def _on_valid_text(udf: Any) -> Callable[..., Column]:
+    """Repair invalid UTF-8 in Spark: Arrow would refuse the whole batch, and quote the text in its message."""
+
+    def embed(text: Column | str) -> Column:
+        column = F.col(text) if isinstance(text, str) else text
+        embedded: Column = udf(F.make_valid_utf8(column))
+        return embedded
+
+    return embed
+
+
+def _check_columns(df: DataFrame, text: str, output: str) -> None:
+    known = {field.name.casefold(): field for field in df.schema.fields}
+    field = known.get(text.casefold())
+    if field is None:
+        raise InputError(f"column {text!r} is not in the DataFrame (columns: {', '.join(df.columns)})")
+    if not isinstance(field.dataType, StringType):
+        raise InputError(f"column {text!r} must be a string, found {field.dataType.simpleString()}")
+    for name in (output, f"{output}_error", f"{output}_result"):
+        if name.casefold() in known:
+            raise InputError(f"column {name!r} is in the DataFrame already: choose another output name")
