@@ -77,7 +77,9 @@ def translate(error: Exception) -> MetaEOLError | None:
             return kind(raised.group(2).strip())
     conflict = conflict_in(error)
     if conflict is not None:
-        return ConflictError(f"another writer changed the table at the same time ({conflict}), and trying again did not help: run the job again")
+        return ConflictError(
+            f"another writer changed the table at the same time ({conflict}), and trying again did not help: run the job again"
+        )
     if any("MULTIPLE_SOURCE_ROW_MATCHING" in cause for cause in chain):
         return InputError("source.key: a key came to stand in several rows of the source while the job ran")
     for mark, advice in _ENVIRONMENT:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import time
 import uuid
 from dataclasses import dataclass
 from typing import Any
 
+from delta import DeltaTable
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
-from delta import DeltaTable
 from metaeol_udf.config import JobConfig
 from metaeol_udf.delta import lineage, publish, selection
 from metaeol_udf.delta.columns import VectorColumns, check_source_columns, check_vector_columns, require_field
@@ -26,12 +25,11 @@ from metaeol_udf.delta.selection import FINGERPRINT, Selection
 from metaeol_udf.delta.tables import TableRef, current_version, exists, open_table, parse_table, read
 from metaeol_udf.delta.target import check_target, create_target
 from metaeol_udf.delta.waves import embed_waves
-from metaeol_udf.encoder.model_files import ModelInfo, resolve_spec
-from metaeol_udf.errors import BudgetError, InputError, MetaEOLError
+from metaeol_udf.encoder.model_files import resolve_spec
+from metaeol_udf.errors import BudgetError, MetaEOLError
 from metaeol_udf.spark.session import get_session
 from metaeol_udf.spark.udf import pin
 from metaeol_udf.spark.worker import EncoderRequest
-from metaeol_udf.spec import EmbeddingSpec
 
 logger = logging.getLogger(__name__)
 
@@ -232,8 +230,9 @@ class _Run:
         logger.info("run %s: %s", report.run_id, report.as_dict())
         if over:
             raise BudgetError(
-                f"{report.rows_failed} of {report.rows_selected} rows have no embedding, more than runtime.max_failed_fraction="
-                f"{self._config.runtime.max_failed_fraction} allows; all others are published, the reasons are in {tables.target.beside('quarantine')}"
+                f"{report.rows_failed} of {report.rows_selected} rows have no embedding, more than "
+                f"runtime.max_failed_fraction={self._config.runtime.max_failed_fraction} allows; "
+                f"all others are published, the reasons are in {tables.target.beside('quarantine')}"
             )
         return report.as_dict()
 

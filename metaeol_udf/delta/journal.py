@@ -96,7 +96,9 @@ class Journal:
             return
         builder = DeltaTable.createIfNotExists(self.spark).addColumns(SCHEMA)
         builder = builder.location(self.ref.name) if self.ref.is_path else builder.tableName(self.ref.identifier)
-        builder.comment("Computed embeddings on their way to a table; holds no text").property("delta.dataSkippingStatsColumns", "fingerprint").execute()
+        builder.comment("Computed embeddings on their way to a table; holds no text").property(
+            "delta.dataSkippingStatsColumns", "fingerprint"
+        ).execute()
 
     def drop_runs(self, run_ids: Iterable[str]) -> None:
         """Delete what these runs journalled, once it is published. Each wave has files of its own, so few are rewritten."""

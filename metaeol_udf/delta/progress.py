@@ -36,7 +36,14 @@ class BarProgress:
     """A bar with rate and time left, for a terminal."""
 
     def __init__(self) -> None:
-        columns = (TextColumn("embedding"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[detail]}"), TimeElapsedColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("embedding"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[detail]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
         self._bar = RichProgress(*columns, transient=False)
 
     def start(self, total: int) -> None:

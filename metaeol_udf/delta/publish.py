@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from delta import DeltaTable
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from delta import DeltaTable
 from metaeol_udf.delta.columns import VectorColumns
 from metaeol_udf.delta.fingerprint import row_fingerprint
 from metaeol_udf.delta.selection import FINGERPRINT, Selection, where_column

@@ -104,7 +104,12 @@ def check_keys(source: DataFrame, config: SourceConfig) -> None:
     for column in key:
         is_null = is_null | column.isNull()
     digest = F.substring(F.sha2(F.to_json(F.struct(*key)), 256), 1, 12)
-    groups = filtered(source, config.where).groupBy(*key).agg(F.count(F.lit(1)).alias("n")).select(is_null.alias("is_null"), "n", digest.alias("digest"))
+    groups = (
+        filtered(source, config.where)
+        .groupBy(*key)
+        .agg(F.count(F.lit(1)).alias("n"))
+        .select(is_null.alias("is_null"), "n", digest.alias("digest"))
+    )
     repeated = (~F.col("is_null")) & (F.col("n") > 1)
     found = groups.agg(
         F.sum(F.when(F.col("is_null"), F.col("n"))).alias("null_rows"),

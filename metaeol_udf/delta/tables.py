@@ -56,13 +56,17 @@ def parse_table(name: str, setting: str) -> TableRef:
     """
     if "/" in name or _SCHEME.match(name):
         if _NEVER_IN_PATH.search(name) or not name.strip("/"):
-            raise InputError(f"{setting}: the path {name!r} must name one folder, without back-ticks, semicolons, wildcards or control characters")
+            raise InputError(
+                f"{setting}: the path {name!r} must name one folder, without back-ticks, semicolons, wildcards or control characters"
+            )
         absolute = name if _SCHEME.match(name) else os.path.abspath(name)  # Delta's catalog takes no relative paths
         return TableRef(absolute.rstrip("/"), is_path=True)
     parts = name.split(".")
     plain = len(parts) <= 3 and all(_NAME_PART.fullmatch(part) for part in parts)
     if not plain or (len(parts) == 2 and parts[0].lower() in _FORMATS):
-        raise InputError(f"{setting}: {name!r} must be a path with a / in it, or one to three names (letters, digits, _ and -) with dots between")
+        raise InputError(
+            f"{setting}: {name!r} must be a path with a / in it, or one to three names (letters, digits, _ and -) with dots between"
+        )
     return TableRef(name, is_path=False)
 
 

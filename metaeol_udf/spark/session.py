@@ -115,7 +115,8 @@ def _require_delta(session: SparkSession) -> None:
     missing = [f"{key}={value}" for key, value in DELTA_SETTINGS.items() if value not in (session.conf.get(key, "") or "")]
     if missing and not os.environ.get("DATABRICKS_RUNTIME_VERSION"):
         raise EnvironmentFault(
-            f"the running Spark session has no Delta; start it with {' and '.join(missing)} (and the JARs, for example --packages {delta_package()})"
+            f"the running Spark session has no Delta; start it with {' and '.join(missing)} "
+            f"(and the JARs, for example --packages {delta_package()})"
         )
     if not _has_class(session, DELTA_SETTINGS["spark.sql.extensions"]):
         raise EnvironmentFault(f"the running Spark session lacks Delta's JARs; start it with --packages {delta_package()}")

@@ -47,7 +47,13 @@ def resolved_delta_jars() -> list[str]:
     import pyspark
 
     spark_line = ".".join(pyspark.__version__.split(".")[:2])
-    artifacts = (f"delta-spark_{spark_line}_2.13", "delta-storage", "delta-kernel-api", "delta-kernel-defaults", "delta-kernel-unitycatalog")
+    artifacts = (
+        f"delta-spark_{spark_line}_2.13",
+        "delta-storage",
+        "delta-kernel-api",
+        "delta-kernel-defaults",
+        "delta-kernel-unitycatalog",
+    )
     version = metadata.version("delta-spark")
     folders = sorted(Path.home().glob(".ivy2*/jars"), reverse=True)
     for folder in folders:

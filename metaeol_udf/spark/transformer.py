@@ -17,7 +17,7 @@ from metaeol_udf.spark.udf import VECTOR_TYPE, with_embeddings
 from metaeol_udf.spec import SETTINGS, EmbeddingSpec
 
 
-class MetaEOLEmbedder(Transformer, HasInputCol, HasOutputCol, DefaultParamsReadable, DefaultParamsWritable):  # type: ignore[misc]
+class MetaEOLEmbedder(Transformer, HasInputCol, HasOutputCol, DefaultParamsReadable["MetaEOLEmbedder"], DefaultParamsWritable):
     """Embeds a text column; adds `outputCol`, ``array<float>``, and `<outputCol>_error`, NULL where all is well.
 
     ``MetaEOLEmbedder(inputCol="text", outputCol="embedding", model="models/smollm2-135m-instruct", layer=-1)``. The
@@ -31,7 +31,7 @@ class MetaEOLEmbedder(Transformer, HasInputCol, HasOutputCol, DefaultParamsReada
     def __init__(self, *, inputCol: str = "text", outputCol: str = "embedding", device: str = "auto", **settings: Any) -> None:
         super().__init__()
         del settings
-        given = dict(self._input_kwargs)
+        given: dict[str, Any] = dict(self._input_kwargs)  # type: ignore[attr-defined]  # set by keyword_only
         own = {name: given.pop(name) for name in ("inputCol", "outputCol", "device") if name in given}
         self._setDefault(inputCol="text", outputCol="embedding", device="auto")
         self._set(**own)

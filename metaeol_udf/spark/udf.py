@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql.pandas.functions import pandas_udf
 from pyspark.sql.types import ArrayType, BooleanType, FloatType, LongType, StringType, StructField, StructType
 
 from metaeol_udf.encoder.model_files import resolve_spec
@@ -126,7 +127,7 @@ def quoted(name: str) -> str:
 
 def _pandas_udf(function: Callable[..., Any], return_type: ArrayType | StructType) -> Any:
     # The iterator form is read off the function's type hints.
-    udf: Any = F.pandas_udf(function, return_type)  # type: ignore[call-overload]
+    udf: Any = pandas_udf(function, return_type)  # type: ignore[call-overload]  # its overloads name one hint each
     return udf.asNondeterministic()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -77,7 +78,7 @@ def _checked_errors(encoded: Encoded, n_texts: int, dim: int) -> list[str | None
     shape = encoded.vectors.shape
     if len(shape) != 2 or shape[0] != n_texts or len(encoded.errors) != n_texts:
         raise RuntimeError(f"the encoder returned vectors of shape {shape} for {n_texts} texts of dimension {dim}")
-    finite = np.isfinite(encoded.vectors).all(axis=1)
+    finite: Any = np.isfinite(encoded.vectors).all(axis=1).tolist()
     return [error if error is not None or ok else "non_finite" for error, ok in zip(encoded.errors, finite, strict=True)]
 
 

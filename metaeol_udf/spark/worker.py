@@ -10,7 +10,7 @@ import itertools
 import os
 import socket
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pyspark import TaskContext
 
@@ -63,9 +63,7 @@ def get_encoder(request: EncoderRequest) -> LoadedEncoder:
         ModelFilesError: The model's files are missing or damaged on this machine.
     """
     if request.version != metaeol_udf.__version__:
-        raise EnvironmentFault(
-            f"metaeol-udf is {request.version} on the driver and {metaeol_udf.__version__} on {socket.gethostname()}"
-        )
+        raise EnvironmentFault(f"metaeol-udf is {request.version} on the driver and {metaeol_udf.__version__} on {socket.gethostname()}")
     device = pick_device(request.device)
     key = (request.spec, device, request.max_batch_tokens)
     if key not in _loaded:
@@ -104,14 +102,11 @@ def _leased_gpu() -> str | None:
 
 def _load(request: EncoderRequest, device: str) -> MetaEOLEncoder:
     import torch
-    from transformers.utils import logging as transformers_logging
 
     from metaeol_udf.encoder import MetaEOLEncoder
 
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # a worker writes to the job's terminal
     torch.set_num_threads(_threads())
-    encoder: Any = MetaEOLEncoder.from_spec(request.spec, device=device, max_batch_tokens=request.max_batch_tokens)
-    return encoder  # type: ignore[no-any-return]
+    return MetaEOLEncoder.from_spec(request.spec, device=device, max_batch_tokens=request.max_batch_tokens)
 
 
 def _threads() -> int:

@@ -1,0 +1,73 @@
+"""Fixtures that several rooms share: one real Spark with Delta, the demo model, and a small random one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+ROOT = Path(__file__).resolve().parent.parent
+MODEL = ROOT / "models" / "smollm2-135m-instruct"
+
+
+@pytest.fixture(scope="session")
+def model_dir() -> Path:
+    """The demo model, SmolLM2-135M-Instruct: `make test` makes it where it is missing."""
+    if not (MODEL / "config.json").is_file():
+        pytest.fail(f"{MODEL.relative_to(ROOT)} is missing: `make test` makes it", pytrace=False)
+    return MODEL
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of two layers and 32 dimensions with the demo model's tokenizer: a true transformer that costs nothing."""
+    import torch
+    from transformers import LlamaConfig, LlamaModel
+
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    torch.manual_seed(7)
+    config = LlamaConfig(
+        vocab_size=49_152,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=8192,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=2,
+    )
+    LlamaModel(config).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(model_dir / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
+    """Two Python workers side by side, on Delta; named tables live in a temporary warehouse."""
+    from metaeol_udf.config import SparkConfig
+    from metaeol_udf.spark.session import get_session
+
+    os.environ["PYSPARK_PYTHON"] = sys.executable  # workers import what the tests import
+    # A worker unpickles functions of the installed package only, yet needs to find it when tests run from a bare checkout.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    warehouse = tmp_path_factory.mktemp("warehouse")
+    conf = {
+        "spark.sql.warehouse.dir": str(warehouse),
+        "spark.sql.shuffle.partitions": "2",  # not 200: ten rows
+        "spark.databricks.delta.snapshotPartitions": "1",
+        "spark.python.worker.idleTimeoutSeconds": "600",
+    }
+    session = get_session(SparkConfig(master="local[2]", conf=conf))
+    yield session
+    session.stop()

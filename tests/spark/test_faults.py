@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import pytest
+
+from metaeol_udf.delta import faults
+from metaeol_udf.delta.faults import conflict_in, translate, with_retries
+from metaeol_udf.errors import ConflictError, EnvironmentFault, InputError, ModelFilesError
+
+
+class ConcurrentAppendException(Exception):
+    """Named as Delta's, which is all that tells conflicts apart."""
+
+
+class MetadataChangedException(Exception):
+    pass
+
+
+def _wrapped(inner: Exception) -> Exception:
+    try:
+        try:
+            raise inner
+        except Exception as error:
+            raise RuntimeError("job aborted") from error
+    except RuntimeError as error:
+        return error
+
+
+def test_a_conflict_is_found_below_the_errors_that_wrap_it() -> None:
+    assert conflict_in(_wrapped(ConcurrentAppendException("files were added"))) == "ConcurrentAppend"
+    assert conflict_in(_wrapped(ValueError("something else"))) is None
+
+
+def test_a_conflict_is_retried_from_the_start_until_it_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faults.time, "sleep", lambda seconds: None)
+    failures = [ConcurrentAppendException(), ConcurrentAppendException(), MetadataChangedException()]
+
+    def commit() -> str:
+        if failures:
+            raise failures.pop()
+        return "done"
+
+    assert with_retries(commit) == "done"
+
+
+@pytest.mark.parametrize(("kind", "calls"), [(ConcurrentAppendException, 6), (MetadataChangedException, 3), (ValueError, 1)])
+def test_retries_end_after_as_many_tries_as_the_kind_of_conflict_deserves(
+    kind: type[Exception], calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faults.time, "sleep", lambda seconds: None)
+    seen = []
+
+    def commit() -> None:
+        seen.append(1)
+        raise kind("no")
+
+    with pytest.raises(kind):
+        with_retries(commit)
+    assert len(seen) == calls
+
+
+@pytest.mark.parametrize(
+    ("failure", "expected", "message"),
+    [
+        (ConcurrentAppendException("x"), ConflictError, "another writer"),
+        (OSError("write: No space left on device"), EnvironmentFault, "disk is full"),
+        (RuntimeError("DELTA_MULTIPLE_SOURCE_ROW_MATCHING_TARGET_ROW_IN_MERGE"), InputError, "source.key"),
+        (
+            RuntimeError("Traceback\n  File x\nmetaeol_udf.errors.ModelFilesError: model file m is truncated\n\tat org.apache"),
+            ModelFilesError,
+            "model file m is truncated",
+        ),
+        (
+            RuntimeError("metaeol_udf.errors.EnvironmentFault: runtime.device is 'cuda', but torch sees no GPU"),
+            EnvironmentFault,
+            "runtime.device is 'cuda', but torch sees no GPU",
+        ),
+    ],
+)
+def test_a_failure_of_spark_becomes_the_error_that_it_means(failure: Exception, expected: type[Exception], message: str) -> None:
+    translated = translate(_wrapped(failure))
+    assert type(translated) is expected
+    assert message in str(translated)
+
+
+def test_an_unknown_failure_stays_what_it_is() -> None:
+    assert translate(_wrapped(KeyError("x"))) is None

@@ -1,0 +1,104 @@
+"""Re-batching, without Spark: the encoder is stood in for, so that windows can be seen."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from metaeol_udf.encoder import Encoded
+from metaeol_udf.prompts import TemplateSet
+from metaeol_udf.spark import windows, worker
+from metaeol_udf.spark.worker import EncoderRequest, LoadedEncoder
+from metaeol_udf.spec import EmbeddingSpec
+
+
+class _Lengths:
+    """Encodes a text as its length and its place in the window."""
+
+    dim = 2
+
+    def __init__(self) -> None:
+        self.windows: list[int] = []
+
+    def encode_rows(self, texts: Sequence[str | None]) -> Encoded:
+        self.windows.append(len(texts))
+        vectors = np.array([[len(text or ""), i] for i, text in enumerate(texts)], np.float32)
+        vectors[[text == "nan" for text in texts]] = np.nan
+        errors = [None if text else "null_text" for text in texts]
+        zeros = np.zeros(len(texts), np.int64)
+        return Encoded(vectors, errors, zeros.astype(bool), zeros, zeros)
+
+
+@pytest.fixture
+def request_and_encoder(monkeypatch: pytest.MonkeyPatch) -> tuple[EncoderRequest, _Lengths]:
+    encoder = _Lengths()
+    spec = EmbeddingSpec(model="m", templates_json=TemplateSet.load("metaeol").to_json(), model_hash="h")
+    monkeypatch.setattr(windows, "get_encoder", lambda request: LoadedEncoder(encoder, "here:1:0:"))  # type: ignore[arg-type]
+    return EncoderRequest(spec, "cpu"), encoder
+
+
+def _lengths(frames: Sequence[pd.DataFrame]) -> list[float | None]:
+    return [None if vector is None else float(vector[0]) for frame in frames for vector in frame["vector"]]
+
+
+def test_small_arrow_batches_are_joined_into_one_window(request_and_encoder: tuple[EncoderRequest, _Lengths]) -> None:
+    request, encoder = request_and_encoder
+    texts = ["x" * n for n in range(1, 31)]
+    batches = [pd.Series(texts[i : i + 3]) for i in range(0, 30, 3)]
+    frames = list(windows.encode_windows(request, iter(batches)))
+    assert encoder.windows == [30]
+    assert _lengths(frames) == [float(n) for n in range(1, 31)]
+
+
+def test_long_texts_close_a_window_and_rows_keep_their_order(request_and_encoder: tuple[EncoderRequest, _Lengths]) -> None:
+    request, encoder = request_and_encoder
+    texts = ["x" * (2000 + n) for n in range(40)]
+    frames = list(windows.encode_windows(request, iter([pd.Series(texts)])))
+    assert len(encoder.windows) > 1
+    assert sum(encoder.windows) == 40
+    assert _lengths(frames) == [float(len(text)) for text in texts]
+
+
+def test_a_window_never_holds_more_rows_than_its_bound(request_and_encoder: tuple[EncoderRequest, _Lengths]) -> None:
+    request, encoder = request_and_encoder
+    list(windows.encode_windows(request, iter([pd.Series([None] * 10_000, dtype=object)])))
+    assert encoder.windows == [4096, 4096, 1808]
+
+
+def test_empty_batches_and_no_batches_never_ask_for_the_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = EmbeddingSpec(model="m", templates_json=TemplateSet.load("metaeol").to_json(), model_hash="h")
+
+    def refuse(request: EncoderRequest) -> LoadedEncoder:
+        raise AssertionError("asked for")
+
+    monkeypatch.setattr(windows, "get_encoder", refuse)
+    assert list(windows.encode_windows(EncoderRequest(spec), iter([]))) == []
+    assert list(windows.encode_windows(EncoderRequest(spec), iter([pd.Series([], dtype=object)]))) == []
+
+
+def test_missing_and_not_finite_vectors_are_none_with_their_reason(request_and_encoder: tuple[EncoderRequest, _Lengths]) -> None:
+    request, _ = request_and_encoder
+    frame = next(windows.encode_windows(request, iter([pd.Series(["abc", None, "nan"], dtype=object)])))
+    assert frame["error"].tolist() == [None, "null_text", "non_finite"]
+    assert [vector is None for vector in frame["vector"]] == [False, True, True]
+    assert frame["vector"][0].dtype == np.float32
+
+
+def test_a_worker_of_another_version_refuses_before_it_loads(request_and_encoder: tuple[EncoderRequest, _Lengths]) -> None:
+    request, _ = request_and_encoder
+    with pytest.raises(worker.EnvironmentFault, match=r"0\.0\.0 on the driver"):
+        worker.get_encoder(dataclasses.replace(request, version="0.0.0"))
+
+
+def test_a_gpu_that_is_required_and_absent_is_an_environment_fault() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(worker.EnvironmentFault, match="torch sees no GPU"):
+        worker.pick_device("cuda")
+    assert worker.pick_device("auto") == "cpu"
