@@ -1,0 +1,115 @@
+"""Runs planned batches to the end, whatever single texts do: out of memory halves the batch, a text that fails is isolated."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from metaeol_udf.encoder.loading import Engine
+from metaeol_udf.encoder.plan import Cell
+
+logger = logging.getLogger(__name__)
+
+_AUTO_BATCH_TOKENS = {"cpu": 1024, "cuda": 16_384}  # a CPU's caches hold the activations of about a thousand tokens
+_BATCHES_UNTIL_RAISE = 32  # after running out of memory, so many good batches raise the size again by a quarter
+
+
+class BatchRunner:
+    """Feeds batches to the engine and adds up the templates' hidden states.
+
+    Attributes:
+        max_batch_tokens: Tokens of one forward pass; shrinks when memory runs out and grows back slowly.
+    """
+
+    def __init__(self, engine: Engine, max_batch_tokens: int | str) -> None:
+        self._engine = engine
+        self._wanted = _AUTO_BATCH_TOKENS[engine.device.type] if isinstance(max_batch_tokens, str) else max_batch_tokens
+        self.max_batch_tokens = self._wanted
+        self._n_good = 0
+
+    def run(
+        self, batches: Sequence[Sequence[Cell]], text_ids: Sequence[Sequence[Sequence[int]]], n_texts: int, per_template: bool
+    ) -> tuple[NDArray[np.float32], list[str | None]]:
+        """Run batches in order.
+
+        Args:
+            batches: From `plan_batches`.
+            text_ids: Indexed ``[group][row]``.
+            n_texts: Rows that the batches speak of.
+            per_template: Keep templates apart.
+
+        Returns:
+            The mean over templates, shape ``(n_texts, hidden_size)``, or each template's hidden state, shape ``(n_texts,
+            n_templates, hidden_size)``; and an error or None for each text.
+        """
+        groups = self._engine.trie.groups
+        n_templates = sum(len(group.template_indices) for group in groups)
+        shape = (n_texts, n_templates, self._engine.hidden_size) if per_template else (n_texts, self._engine.hidden_size)
+        states, errors = np.zeros(shape, np.float32), [None] * n_texts
+        waiting = list(reversed(batches))
+        while waiting:
+            batch = waiting.pop()
+            if sum(cell.n_tokens for cell in batch) > self.max_batch_tokens and _can_halve(batch):
+                waiting += reversed(_halves(batch))
+                continue
+            outcome = self._try(batch, text_ids)
+            if isinstance(outcome, str):
+                if _can_halve(batch):
+                    waiting += reversed(_halves(batch))
+                else:
+                    errors[batch[0].rows[0]] = outcome
+                continue
+            for cell, state in zip(batch, outcome, strict=True):
+                rows = np.array(cell.rows)
+                if per_template:
+                    states[rows[:, None], np.array(groups[cell.group].template_indices)[None]] = state
+                else:
+                    states[rows] += state.sum(1) / n_templates
+        return states, errors
+
+    def _try(self, batch: Sequence[Cell], text_ids: Sequence[Sequence[Sequence[int]]]) -> list[NDArray[np.float32]] | str:
+        """Hidden states a cell, or the code of what went wrong. What goes wrong is not raised: other rows are fine."""
+        try:
+            states = [state.cpu().numpy() for state in self._engine.runner.run(batch, text_ids)]
+        except Exception as error:
+            if _is_out_of_memory(error):
+                self._shrink(sum(cell.n_tokens for cell in batch))
+                return "oom"
+            # The message of an error may quote a text, so only its type goes on.
+            logger.warning("a batch of %d rows failed with %s; it is halved to find the row", sum(len(c.rows) for c in batch), type(error).__name__)
+            return f"error: {type(error).__name__}"
+        self._n_good += 1
+        if self.max_batch_tokens < self._wanted and self._n_good % _BATCHES_UNTIL_RAISE == 0:
+            self.max_batch_tokens = min(self._wanted, self.max_batch_tokens * 5 // 4 + 1)
+        return states
+
+    def _shrink(self, n_tokens: int) -> None:
+        self.max_batch_tokens = max(1, min(self.max_batch_tokens, n_tokens) // 2)
+        self._n_good = 0
+        logger.warning("out of memory with %d tokens in a batch: going on with at most %d", n_tokens, self.max_batch_tokens)
+        if self._engine.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """CUDA has an error of its own; the CPU allocator raises a RuntimeError that only its words tell apart."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+def _can_halve(batch: Sequence[Cell]) -> bool:
+    return len(batch) > 1 or len(batch[0].rows) > 1
+
+
+def _halves(batch: Sequence[Cell]) -> list[list[Cell]]:
+    if len(batch) > 1:
+        middle = len(batch) // 2
+        return [list(batch[:middle]), list(batch[middle:])]
+    cell, middle = batch[0], len(batch[0].rows) // 2
+    n_row = cell.n_tokens // len(cell.rows)
+    parts = (cell.rows[:middle], cell.rows[middle:])
+    return [[dataclasses.replace(cell, rows=rows, n_tokens=n_row * len(rows))] for rows in parts]

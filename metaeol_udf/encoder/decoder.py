@@ -1,0 +1,137 @@
+"""A decoder-only transformer as plain tensors, and what its layers compute on a padding-free stream of tokens.
+
+One description covers the families that differ only in norms, positions and activations: Llama, Mistral, Qwen2, Qwen3,
+Gemma 1 to 3, GPT-2 and OPT. `families.py` fills it from transformers' models; `forward.py` runs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Linear:
+    """``x @ weight.T + bias`` with `weight` of shape ``(n_out, n_in)``."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+    def rows(self, start: int, stop: int) -> Linear:
+        """The part that computes outputs `start` to `stop`; shares memory."""
+        return Linear(self.weight[start:stop], None if self.bias is None else self.bias[start:stop])
+
+
+@dataclass(frozen=True)
+class Norm:
+    """RMSNorm, or LayerNorm where `centers`, over the last axis.
+
+    Attributes:
+        weight: Shape ``(size,)``; for Gemma already ``1 + weight``.
+        bias: Shape ``(size,)`` or None.
+        eps: Added to the variance.
+        centers: Subtract the mean first (LayerNorm).
+        scales_in_float32: Multiply by `weight` before going back to the model's dtype, as Gemma does.
+    """
+
+    weight: Tensor | None
+    bias: Tensor | None
+    eps: float
+    centers: bool = False
+    scales_in_float32: bool = False
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.centers:
+            return F.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps)
+        if x.dtype == torch.float32:
+            scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(self.eps).rsqrt_()
+            return torch.mul(x, scale).mul_(self.weight)
+        wide = x.float()
+        wide.mul_(wide.square().mean(-1, keepdim=True).add_(self.eps).rsqrt_())
+        return wide.mul_(self.weight).to(x.dtype) if self.scales_in_float32 else wide.to(x.dtype).mul_(self.weight)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One decoder layer. Norms after attention and after the MLP exist in Gemma 2 and 3 only."""
+
+    attention_norm: Norm
+    qkv: Linear  # queries of all heads, then keys, then values
+    q_norm: Norm | None
+    k_norm: Norm | None
+    attention_out: Linear
+    after_attention_norm: Norm | None
+    mlp_norm: Norm
+    mlp_in: Linear  # gate and up projections, stacked, where the MLP is gated
+    mlp_out: Linear
+    after_mlp_norm: Norm | None
+    scaling: float  # of the attention scores
+    window: int | None = None  # a token sees the `window` latest tokens, itself included
+    rope: int = 0  # which of the decoder's rotary tables
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A whole decoder without its language-model head.
+
+    Attributes:
+        token_table: Shape ``(vocabulary, hidden_size)``.
+        token_scale: Multiplies token embeddings (Gemma), else None.
+        position_table: Learned positions, shape ``(n_positions, hidden_size)``, else None.
+        ropes: Rotary cosines and sines, each of shape ``(n_positions, head_dim / 2)``; empty where positions are learned.
+        layers: In order.
+        final_norm: Applied to the last hidden state only.
+        activation: Of the MLP.
+        is_gated: Whether the MLP multiplies the activated gate by the up projection.
+        softcap: Attention scores pass ``softcap * tanh(score / softcap)`` (Gemma 2), else None.
+        n_heads, n_kv_heads, head_dim: Attention heads; each key-value head serves ``n_heads / n_kv_heads`` of them.
+    """
+
+    token_table: Tensor
+    token_scale: Tensor | None
+    position_table: Tensor | None
+    ropes: tuple[tuple[Tensor, Tensor], ...]
+    layers: tuple[Layer, ...]
+    final_norm: Norm
+    activation: Callable[[Tensor], Tensor]
+    is_gated: bool
+    softcap: float | None
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+
+    @property
+    def hidden_size(self) -> int:
+        """Length of a hidden state."""
+        return self.token_table.shape[1]
+
+    @property
+    def n_positions(self) -> int:
+        """Positions for which rotary or learned tables exist."""
+        table = self.position_table if self.position_table is not None else self.ropes[0][0]
+        return table.shape[0]
+
+    def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """Hidden state 0 of a stream of tokens, shape ``(n_tokens, hidden_size)``."""
+        x = F.embedding(ids, self.token_table)
+        if self.token_scale is not None:
+            x = x * self.token_scale
+        return x if self.position_table is None else x + F.embedding(positions, self.position_table)
+
+    def mlp(self, layer: Layer, x: Tensor) -> Tensor:
+        """What the layer's MLP adds to the residual stream `x`, shape ``(n_tokens, hidden_size)``."""
+        inner = layer.mlp_in(layer.mlp_norm(x))
+        if self.is_gated:
+            gate, up = inner.chunk(2, dim=-1)
+            inner = self.activation(gate).mul_(up)
+        else:
+            inner = self.activation(inner)
+        out = layer.mlp_out(inner)
+        return out if layer.after_mlp_norm is None else layer.after_mlp_norm(out)

@@ -1,0 +1,36 @@
+"""The slower exact path, for architectures that the fast one does not know: whole prompts through transformers' own forward."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metaeol_udf.encoder.plan import Cell
+
+
+class WholePass:
+    """Runs cells of whole prompts of equal length: no padding, no cache, no mask, so nothing can differ from one at a time.
+
+    Attributes:
+        layer: Index into the hidden states of what is read.
+        n_head_tokens: Always 0; nothing is shared.
+    """
+
+    n_head_tokens = 0
+
+    def __init__(self, model: Any, layer: int) -> None:
+        self._model = model
+        self.layer = layer
+
+    @torch.inference_mode()
+    def run(self, batch: Sequence[Cell], text_ids: Sequence[Sequence[Sequence[int]]]) -> list[Tensor]:
+        """Hidden state of every prompt's last token; as `TriePass.run`."""
+        states = []
+        for cell in batch:
+            ids = torch.tensor([text_ids[cell.group][row] for row in cell.rows], device=self._model.device)
+            outputs = self._model(input_ids=ids, use_cache=False, output_hidden_states=True)
+            states.append(outputs.hidden_states[self.layer][:, -1:].float())
+        return states

@@ -1,0 +1,189 @@
+"""From transformers' models to `Decoder`: which weights stand where in each family.
+
+An architecture that is not here, or whose configuration asks for something `Decoder` cannot say, gives None; the encoder
+then runs transformers' own forward. Whatever is built here is checked against that forward before it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metaeol_udf.encoder.decoder import Decoder, Layer, Linear, Norm
+
+_STATIC_ROPES = ("default", "linear", "llama3", "yarn")  # tables that do not depend on the length of the prompt
+
+
+def build_decoder(model: Any, n_positions: int) -> Decoder | None:
+    """Describe a transformers base model as a `Decoder`, or None where its architecture is not known.
+
+    Args:
+        model: A base model without its language-model head, in eval mode.
+        n_positions: Positions to make rotary tables for.
+    """
+    build = _BUILDERS.get(model.config.model_type)
+    return None if build is None else build(model, n_positions)
+
+
+def _build_rotary(model: Any, n_positions: int) -> Decoder | None:
+    """Llama, Mistral, Qwen2, Qwen3 and Gemma 1 to 3: RMSNorm, rotary positions, gated MLP."""
+    config = model.config
+    kinds = list(getattr(config, "layer_types", None) or [])
+    kinds = kinds or ["sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"] * len(model.layers)
+    if set(kinds) - {"sliding_attention", "full_attention"}:
+        return None
+    ropes = _rotary_tables(model, kinds, n_positions)
+    head_dim = model.layers[0].self_attn.head_dim
+    if ropes is None or next(iter(ropes.values()))[0].shape[1] * 2 != head_dim:
+        return None
+    names = list(ropes)
+    layers = [_rotary_layer(block, kind, names.index(kind) if kind in names else 0, config) for block, kind in zip(model.layers, kinds, strict=True)]
+    scale = getattr(model.embed_tokens, "embed_scale", None)
+    return Decoder(
+        token_table=model.embed_tokens.weight,
+        token_scale=None if scale is None else scale.to(model.embed_tokens.weight.dtype),
+        position_table=None,
+        ropes=tuple(ropes.values()),
+        layers=tuple(layers),
+        final_norm=_rms_norm(model.norm),
+        activation=model.layers[0].mlp.act_fn,
+        is_gated=True,
+        softcap=getattr(config, "attn_logit_softcapping", None),
+        n_heads=config.num_attention_heads,
+        n_kv_heads=config.num_key_value_heads,
+        head_dim=head_dim,
+    )
+
+
+def _rotary_layer(block: Any, kind: str, rope: int, config: Any) -> Layer:
+    attention, mlp = block.self_attn, block.mlp
+    has_four_norms = hasattr(block, "pre_feedforward_layernorm")
+    return Layer(
+        attention_norm=_rms_norm(block.input_layernorm),
+        qkv=_stack([attention.q_proj, attention.k_proj, attention.v_proj]),
+        q_norm=_rms_norm(attention.q_norm) if hasattr(attention, "q_norm") else None,
+        k_norm=_rms_norm(attention.k_norm) if hasattr(attention, "k_norm") else None,
+        attention_out=_linear(attention.o_proj),
+        after_attention_norm=_rms_norm(block.post_attention_layernorm) if has_four_norms else None,
+        mlp_norm=_rms_norm(block.pre_feedforward_layernorm if has_four_norms else block.post_attention_layernorm),
+        mlp_in=_stack([mlp.gate_proj, mlp.up_proj]),
+        mlp_out=_linear(mlp.down_proj),
+        after_mlp_norm=_rms_norm(block.post_feedforward_layernorm) if has_four_norms else None,
+        scaling=attention.scaling,
+        window=config.sliding_window if kind == "sliding_attention" else None,
+        rope=rope,
+    )
+
+
+def _rotary_tables(model: Any, kinds: Sequence[str], n_positions: int) -> dict[str, tuple[Tensor, Tensor]] | None:
+    """Cosines and sines from the model's own rotary module, for each kind of layer that has its own."""
+    parameters = model.config.rope_parameters
+    per_kind = not isinstance(parameters.get("rope_type"), str)
+    types = [p["rope_type"] for p in parameters.values() if p] if per_kind else [parameters["rope_type"]]
+    if not set(types) <= set(_STATIC_ROPES):
+        return None
+    positions = torch.arange(n_positions, device=model.device)[None]
+    like = model.embed_tokens.weight[:1]
+    tables = {}
+    for kind in dict.fromkeys(kinds) if per_kind else ["every layer"]:
+        cos, sin = model.rotary_emb(like, positions, kind) if per_kind else model.rotary_emb(like, positions)
+        half = cos.shape[-1] // 2
+        tables[kind] = (cos[0, :, :half].contiguous(), sin[0, :, :half].contiguous())
+    return tables
+
+
+def _build_gpt2(model: Any, n_positions: int) -> Decoder | None:
+    config = model.config
+    if config.add_cross_attention or config.reorder_and_upcast_attn:
+        return None
+    layers = [
+        _layer_norm_layer(
+            block.ln_1, _transposed(block.attn.c_attn), _transposed(block.attn.c_proj),
+            block.ln_2, _transposed(block.mlp.c_fc), _transposed(block.mlp.c_proj), block.attn.scaling,
+        )
+        for block in model.h
+    ]  # fmt: skip
+    return _learned_positions(model.wte, model.wpe.weight, layers, model.ln_f, model.h[0].mlp.act, config)
+
+
+def _build_opt(model: Any, n_positions: int) -> Decoder | None:
+    decoder, config = model.decoder, model.config
+    if not config.do_layer_norm_before or decoder.final_layer_norm is None or decoder.project_in is not None:
+        return None
+    layers = []
+    for block in decoder.layers:
+        attention = block.self_attn
+        qkv = _stack([attention.q_proj, attention.k_proj, attention.v_proj])
+        layers.append(
+            _layer_norm_layer(
+                block.self_attn_layer_norm, qkv, _linear(attention.out_proj),
+                block.final_layer_norm, _linear(block.fc1), _linear(block.fc2), attention.scaling,
+            )
+        )  # fmt: skip
+    positions = decoder.embed_positions
+    table = positions.weight[positions.offset :]
+    return _learned_positions(decoder.embed_tokens, table, layers, decoder.final_layer_norm, decoder.layers[0].activation_fn, config)
+
+
+def _learned_positions(
+    tokens: Any, positions: Tensor, layers: Sequence[Layer], norm: Any, activation: Callable[[Tensor], Tensor], config: Any
+) -> Decoder:
+    return Decoder(
+        token_table=tokens.weight, token_scale=None, position_table=positions, ropes=(), layers=tuple(layers),
+        final_norm=_layer_norm(norm), activation=activation, is_gated=False, softcap=None,
+        n_heads=config.num_attention_heads, n_kv_heads=config.num_attention_heads,
+        head_dim=config.hidden_size // config.num_attention_heads,
+    )  # fmt: skip
+
+
+def _layer_norm_layer(norm: Any, qkv: Linear, out: Linear, mlp_norm: Any, mlp_in: Linear, mlp_out: Linear, scaling: float) -> Layer:
+    return Layer(
+        attention_norm=_layer_norm(norm), qkv=qkv, q_norm=None, k_norm=None, attention_out=out, after_attention_norm=None,
+        mlp_norm=_layer_norm(mlp_norm), mlp_in=mlp_in, mlp_out=mlp_out, after_mlp_norm=None, scaling=scaling,
+    )  # fmt: skip
+
+
+def _rms_norm(norm: Any) -> Norm:
+    """Gemma keeps ``weight - 1`` and scales before it goes back to the model's dtype."""
+    if type(norm).__name__.startswith("Gemma"):
+        return Norm(1.0 + norm.weight.float(), None, norm.eps, scales_in_float32=True)
+    return Norm(norm.weight, None, norm.variance_epsilon)
+
+
+def _layer_norm(norm: Any) -> Norm:
+    return Norm(norm.weight, norm.bias, norm.eps, centers=True)
+
+
+def _linear(module: Any) -> Linear:
+    return Linear(module.weight, module.bias)
+
+
+def _transposed(conv: Any) -> Linear:
+    """GPT-2 stores its projections as ``(n_in, n_out)``."""
+    linear = Linear(conv.weight.t().contiguous(), conv.bias)
+    _release([conv])
+    return linear
+
+
+def _stack(modules: Sequence[Any]) -> Linear:
+    """Projections of the same input as one, whose originals are given up at once: weights are never held twice."""
+    weight = torch.cat([module.weight for module in modules])
+    bias = None if modules[0].bias is None else torch.cat([module.bias for module in modules])
+    _release(modules)
+    return Linear(weight, bias)
+
+
+def _release(modules: Sequence[Any]) -> None:
+    for module in modules:
+        module.weight = torch.nn.Parameter(module.weight.new_empty(0), requires_grad=False)
+
+
+_BUILDERS: dict[str, Callable[[Any, int], Decoder | None]] = {
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"), _build_rotary),
+    "gpt2": _build_gpt2,
+    "opt": _build_opt,
+}
+KNOWN_MODEL_TYPES = tuple(_BUILDERS)

@@ -1,0 +1,144 @@
+"""The forward pass over batches of cells: from token ids to the hidden states that templates ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metaeol_udf.encoder.attention import HeadCache, Layout, attend, make_layout
+from metaeol_udf.encoder.decoder import Decoder, Layer
+from metaeol_udf.encoder.plan import Cell
+from metaeol_udf.prompts.trie import HeadGroup
+
+_MAX_KEPT_TEXT_TOKENS = 96  # layouts of longer texts are large and rarely met again, so they are made anew
+
+KeptCache = list[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A cell's place in the stream of a batch: its tokens from `start` to `stop`."""
+
+    layout: Layout
+    head: HeadCache | None
+    n_rows: int
+    start: int
+    stop: int
+
+    def output_rows(self) -> Tensor:
+        """Places of the outputs in the stream, row after row."""
+        rows = torch.arange(self.n_rows, device=self.layout.outputs.device)
+        return (self.start + rows[:, None] * self.layout.n_tokens + self.layout.outputs[None]).flatten()
+
+
+class TriePass:
+    """Runs a decoder over a template set's trie. Heads go through the model once, when this is made.
+
+    Attributes:
+        layer: Index into the hidden states of what is read.
+        n_head_tokens: Tokens that the heads took.
+    """
+
+    def __init__(self, decoder: Decoder, groups: Sequence[HeadGroup], layer: int) -> None:
+        self._decoder = decoder
+        self.layer = layer
+        self._groups: Sequence[HeadGroup] = ()
+        self.use_groups(groups)
+
+    def use_groups(self, groups: Sequence[HeadGroup]) -> None:
+        """Run the heads of these groups, unless they are those in use."""
+        if groups is self._groups:
+            return
+        self._groups = groups
+        self._layouts: dict[tuple[int, int], Layout] = {}
+        self.n_head_tokens = sum(len(group.head_ids) for group in groups)
+        self._heads = [self._run_head(group) for group in groups]
+
+    @torch.inference_mode()
+    def run(self, batch: Sequence[Cell], text_ids: Sequence[Sequence[Sequence[int]]]) -> list[Tensor]:
+        """Hidden state of every prompt's last token.
+
+        Args:
+            batch: Cells that go through the model together.
+            text_ids: Token ids of each text in each group, indexed ``[group][row]``.
+
+        Returns:
+            One float32 tensor a cell, shape ``(n_rows, n_group_templates, hidden_size)``, on the decoder's device.
+        """
+        parts, start = [], 0
+        ids: list[int] = []
+        for cell in batch:
+            layout = self._layout(cell.group, cell.n_text_tokens)
+            parts.append(_Part(layout, self._heads[cell.group], len(cell.rows), start, start + cell.n_tokens))
+            start += cell.n_tokens
+            for row in cell.rows:
+                ids += text_ids[cell.group][row]
+                ids += self._groups[cell.group].tail_ids
+        states = self._forward(torch.tensor(ids), parts, None).float()
+        sizes = [part.n_rows * len(part.layout.outputs) for part in parts]
+        return [state.view(part.n_rows, -1, states.shape[-1]) for part, state in zip(parts, states.split(sizes), strict=True)]
+
+    def _layout(self, group: int, n_text: int) -> Layout:
+        layout = self._layouts.get((group, n_text))
+        if layout is None:
+            layout = make_layout(self._groups[group], n_text, self._decoder)
+            if n_text <= _MAX_KEPT_TEXT_TOKENS:
+                self._layouts[group, n_text] = layout
+        return layout
+
+    @torch.inference_mode()
+    def _run_head(self, group: HeadGroup) -> HeadCache | None:
+        """Keys and values of a head, a layer each."""
+        if not group.head_ids:
+            return None
+        alone = HeadGroup((), (0,), (), (), group.tail_sees[:0, :0], (-1,), (0,))
+        layout = make_layout(alone, len(group.head_ids), self._decoder)
+        kept: KeptCache = []
+        self._forward(torch.tensor(group.head_ids), [_Part(layout, None, 1, 0, len(group.head_ids))], kept)
+        return tuple(kept)
+
+    def _forward(self, ids: Tensor, parts: Sequence[_Part], kept: KeptCache | None) -> Tensor:
+        """Hidden states at the outputs of all parts, one after the other, shape ``(n_outputs, hidden_size)``."""
+        decoder = self._decoder
+        positions = torch.cat([part.layout.positions.repeat(part.n_rows) for part in parts])
+        outputs = torch.cat([part.output_rows() for part in parts])
+        x = decoder.embed(ids.to(decoder.token_table.device), positions)
+        if self.layer == 0:
+            return x[outputs]
+        for index in range(self.layer):
+            x = self._run_layer(index, x, parts, outputs if index == self.layer - 1 else None, kept)
+        return decoder.final_norm(x) if self.layer == len(decoder.layers) else x
+
+    def _run_layer(self, index: int, x: Tensor, parts: Sequence[_Part], outputs: Tensor | None, kept: KeptCache | None) -> Tensor:
+        """One layer over the stream `x`, which it may overwrite.
+
+        Where `outputs` is given, the layer is the last: keys and values of all tokens, the rest only for the outputs.
+        """
+        layer, n_query, n_key = self._decoder.layers[index], self._decoder.n_heads * self._decoder.head_dim, 0
+        n_key = self._decoder.n_kv_heads * self._decoder.head_dim
+        h = layer.attention_norm(x)
+        if outputs is None:
+            queries, keys, values = layer.qkv(h).split([n_query, n_key, n_key], dim=-1)
+        else:
+            keys, values = layer.qkv.rows(n_query, n_query + 2 * n_key)(h).split([n_key, n_key], dim=-1)
+            queries, x = layer.qkv.rows(0, n_query)(h[outputs]), x[outputs]
+        out = layer.attention_out(self._attend(index, layer, parts, (queries, keys, values), outputs is not None, kept))
+        x = x.add_(out if layer.after_attention_norm is None else layer.after_attention_norm(out))
+        return x.add_(self._decoder.mlp(layer, x))
+
+    def _attend(
+        self, index: int, layer: Layer, parts: Sequence[_Part], qkv: Sequence[Tensor], is_last: bool, kept: KeptCache | None
+    ) -> Tensor:
+        """Attention of each part; in the last layer `qkv` holds the queries of the outputs alone."""
+        attended, start = [], 0
+        for part in parts:
+            only = part.layout.outputs if is_last else None
+            stop = start + (part.n_rows * len(only) if only is not None else part.stop - part.start)
+            of_part = (qkv[0][start:stop], qkv[1][part.start : part.stop], qkv[2][part.start : part.stop])
+            head = None if part.head is None else part.head[index]
+            attended.append(attend(self._decoder, layer, part.layout, part.n_rows, of_part, head, only, kept))
+            start = stop
+        return attended[0] if len(attended) == 1 else torch.cat(attended)

@@ -1,0 +1,58 @@
+"""Which tokens go through the model together: cells of equal shape, packed into batches without padding."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Texts of one head group with the same number of tokens, so that attention runs over them as one dense block.
+
+    Attributes:
+        group: Index of the head group.
+        rows: Which texts, positions in the planner's input, shape ``(n_rows,)``.
+        n_text_tokens: Tokens of each of them between head and tails.
+        n_tokens: Tokens of the whole cell: rows times text and tail tokens.
+    """
+
+    group: int
+    rows: tuple[int, ...]
+    n_text_tokens: int
+    n_tokens: int
+
+
+def plan_batches(lengths: Sequence[Sequence[int]], n_tails: Sequence[int], max_batch_tokens: int) -> list[list[Cell]]:
+    """Group texts into batches that fit the token budget. Nothing is padded.
+
+    Longest texts first, so that the batch most likely to run out of memory runs first. Within a length, head groups
+    follow each other, so that a batch may hold several of them: the linear layers do not care.
+
+    Args:
+        lengths: Tokens of each text in each head group, shape ``(n_groups, n_texts)``.
+        n_tails: Tokens of each group's tail trie, shape ``(n_groups,)``.
+        max_batch_tokens: Tokens a batch may hold; a text that is longer by itself makes a batch of its own.
+
+    Returns:
+        Batches of cells; each (group, text) stands in exactly one cell.
+    """
+    same: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for group, of_group in enumerate(lengths):
+        for row, length in enumerate(of_group):
+            same[length, group].append(row)
+    batches: list[list[Cell]] = []
+    room = 0
+    for length, group in sorted(same, key=lambda key: (-key[0], key[1])):
+        rows = same[length, group]
+        n_row = length + n_tails[group]
+        while rows:
+            if not batches or room < n_row:
+                batches.append([])
+                room = max_batch_tokens
+            n_fit = max(1, min(len(rows), room // n_row))
+            batches[-1].append(Cell(group, tuple(rows[:n_fit]), length, n_fit * n_row))
+            room -= n_fit * n_row
+            rows = rows[n_fit:]
+    return batches
