@@ -93,9 +93,7 @@ def options(
     if version:
         typer.echo(f"metaeol-udf {metaeol_udf.__version__}")
         raise typer.Exit
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    if verbose:
-        logging.getLogger("metaeol_udf").setLevel(logging.INFO)
+    start_logging(verbose)
     if debug:
         os.environ[_DEBUG] = "1"
 
@@ -157,6 +155,12 @@ def prepare(
     asked = PrepareOptions(dtype=dtype, revision=revision, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, force=force)
     made = prepare_model(source, destination, asked)
     typer.echo(f"{destination}: made from {source}, {dtype}" if made else f"{destination}: already there and verified")
+
+
+def start_logging(verbose: bool = False) -> None:
+    """Log to standard error: warnings, and how far a job is where no bar can show it; everything of ours if `verbose`."""
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("metaeol_udf" if verbose else "metaeol_udf.delta.progress").setLevel(logging.INFO)
 
 
 def _say(message: str) -> None:

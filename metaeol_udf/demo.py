@@ -12,7 +12,7 @@ from pathlib import Path
 from pyspark.sql import SparkSession
 from rich.console import Console
 
-from metaeol_udf.cli import run_guarded
+from metaeol_udf.cli import run_guarded, start_logging
 from metaeol_udf.config import JobConfig, load_config
 from metaeol_udf.delta.job import run_embed
 from metaeol_udf.search import search_table
@@ -23,15 +23,17 @@ CONF = "conf/demo.yaml"
 QUERIES = ("compress a file", "parse command line arguments", "start another process")
 
 #: Modules whose functions and classes a reader knows, without generated or purely internal ones.
-MODULES = """
-    argparse ast base64 bisect bz2 calendar cmd codecs collections/__init__ colorsys configparser contextlib copy csv dataclasses
-    datetime difflib dis email/message email/utils enum fileinput fnmatch fractions functools getpass gettext glob graphlib gzip
-    hashlib heapq hmac html/__init__ http/client http/server inspect ipaddress json/__init__ linecache locale logging/__init__
-    lzma mimetypes multiprocessing/pool os pathlib pickle platform plistlib pprint queue random re sched secrets shelve shlex
-    shutil smtplib socket sqlite3/__init__ ssl statistics string subprocess tarfile tempfile textwrap threading timeit tokenize
-    traceback urllib/parse urllib/request uuid venv/__init__ warnings wave weakref webbrowser xml/etree/ElementTree zipfile
-    zoneinfo/_tzpath
-""".split()
+MODULES = (
+    "argparse", "ast", "base64", "bisect", "bz2", "calendar", "cmd", "codecs", "collections/__init__", "colorsys", "configparser",
+    "contextlib", "copy", "csv", "dataclasses", "datetime", "difflib", "dis", "email/message", "email/utils", "enum", "fileinput",
+    "fnmatch", "fractions", "functools", "getpass", "gettext", "glob", "graphlib", "gzip", "hashlib", "heapq", "hmac",
+    "html/__init__", "http/client", "http/server", "inspect", "ipaddress", "json/__init__", "linecache", "locale",
+    "logging/__init__", "lzma", "mimetypes", "multiprocessing/pool", "os", "pathlib", "pickle", "platform", "plistlib", "pprint",
+    "queue", "random", "re", "sched", "secrets", "shelve", "shlex", "shutil", "smtplib", "socket", "sqlite3/__init__", "ssl",
+    "statistics", "string", "subprocess", "tarfile", "tempfile", "textwrap", "threading", "timeit", "tokenize", "traceback",
+    "urllib/parse", "urllib/request", "uuid", "venv/__init__", "warnings", "wave", "weakref", "webbrowser",
+    "xml/etree/ElementTree", "zipfile", "zoneinfo/_tzpath",
+)  # fmt: skip
 MAX_PER_MODULE = 8
 
 
@@ -42,6 +44,7 @@ def main() -> None:
 
 def _demo() -> None:
     started = time.perf_counter()
+    start_logging()
     console = Console()
     config = load_config(CONF)
     spark = get_session(config.spark)

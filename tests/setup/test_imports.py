@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Top-level modules in a fresh interpreter after a statement."""
+    script = f"import sys\n{statement}\nprint(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
+    return set(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120).stdout.split())
+
+
+def test_the_engine_imports_no_spark() -> None:
+    loaded = loaded_by("import metaeol_udf.encoder.encoder, metaeol_udf.encoder.prepare, metaeol_udf.prompts")
+    assert "torch" in loaded
+    assert not loaded & {"pyspark", "delta", "py4j"}
+
+
+@pytest.mark.parametrize("module", ["metaeol_udf.delta", "metaeol_udf.spark", "metaeol_udf.search", "metaeol_udf.encoder.model_files"])
+def test_the_driver_imports_neither_torch_nor_transformers(module: str) -> None:
+    assert not loaded_by(f"import {module}") & {"torch", "transformers"}
+
+
+def test_the_command_line_starts_without_anything_heavy() -> None:
+    loaded = loaded_by("import metaeol_udf.cli")
+    assert not loaded & {"torch", "transformers", "pyspark", "pandas", "pyarrow"}
+
+
+def test_prompts_and_spec_import_nothing_of_the_rooms_above() -> None:
+    loaded = loaded_by("import metaeol_udf.prompts, metaeol_udf.spec")
+    assert not loaded & {"torch", "transformers", "pyspark", "pandas"}
+
+
+def test_the_public_names_are_these() -> None:
+    import metaeol_udf
+    import metaeol_udf.delta
+    import metaeol_udf.encoder
+    import metaeol_udf.prompts
+    import metaeol_udf.spark
+
+    assert metaeol_udf.__all__ == ["EmbeddingSpec", "MetaEOLEncoder", "MetaEOLError", "TemplateSet", "__version__"]
+    assert metaeol_udf.spark.__all__ == ["MetaEOLEmbedder", "embed_udf", "register_sql", "with_embeddings"]
+    assert metaeol_udf.delta.__all__ == ["Progress", "run_embed"]
+    assert metaeol_udf.encoder.__all__ == ["Encoded", "MetaEOLEncoder"]
+    assert metaeol_udf.prompts.__all__ == ["TEXT_SLOT", "PromptTemplate", "TemplateSet", "clean_text"]
+    for package in (metaeol_udf, metaeol_udf.spark, metaeol_udf.delta, metaeol_udf.encoder, metaeol_udf.prompts):
+        assert all(hasattr(package, name) for name in package.__all__)
