@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from metaeol_udf import __version__, cli
+from metaeol_udf.errors import BudgetError, ConflictError
+
+
+@pytest.fixture
+def conf(tiny_model_dir: Path, tmp_path: Path) -> Path:
+    """A job whose settings are fine and whose table is not there."""
+    path = tmp_path / "job.yaml"
+    source = {"table": str(tmp_path / "table"), "key": ["id"]}
+    path.write_text(yaml.safe_dump({"source": source, "embedding": {"model": str(tiny_model_dir)}}))
+    return path
+
+
+def refused(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
+    """Exit status and the one line on standard error of a command that must print nothing else."""
+    status = cli.run([str(argument) for argument in arguments])
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1, captured.err
+    assert "Traceback" not in captured.err
+    return status, captured.err
+
+
+def test_the_version_is_the_packages() -> None:
+    done = subprocess.run([sys.executable, "-m", "metaeol_udf.cli", "--version"], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == f"metaeol-udf {__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["embed", "--help"], ["search", "--help"], ["model", "prepare", "--help"]])
+def test_every_command_explains_itself(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(arguments) == 0
+    assert "Usage: metaeol" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["embed"], ["no-such-command"], ["search", "CONF", "query", "--k", "0"], ["model", "prepare", "SRC"]]
+)
+def test_a_wrong_command_line_exits_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(arguments) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("runtime.max_batch_token=1", "did you mean 'max_batch_tokens'"),
+        ("runtime.wave_rows=0", "runtime.wave_rows must be a positive integer"),
+        ("runtime.device=tpu", "auto, cpu, cuda or cuda:N"),
+        ("embedding.dtype=float64", "embedding.dtype must be one of"),
+        ("embedding.layer=99", "the model has 2 layers"),
+        ("embedding.templates=nope", "no built-in set and no file 'nope'"),
+        ("embedding.model=no/where", "no such folder"),
+        ("sourse.table=x", "did you mean 'source'"),
+        ("nonsense", "must have the form section.key=value"),
+    ],
+)
+def test_a_wrong_setting_exits_2_with_one_line(conf: Path, override: str, message: str, capfd: pytest.CaptureFixture[str]) -> None:
+    status, line = refused(capfd, "embed", conf, override)
+    assert status == 2
+    assert message in line
+
+
+def test_a_missing_configuration_exits_2(capfd: pytest.CaptureFixture[str]) -> None:
+    status, line = refused(capfd, "embed", "no-such.yaml")
+    assert status == 2
+    assert "no-such.yaml" in line
+
+
+def test_damaged_model_files_exit_5(conf: Path, tiny_model_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for path in tiny_model_dir.iterdir():
+        (broken / path.name).write_bytes(path.read_bytes()[:-1])
+    status, line = refused(capfd, "embed", conf, f"embedding.model={broken}")
+    assert status == 5
+    assert str(broken) in line
+
+
+@pytest.mark.parametrize(("error", "status"), [(BudgetError("too many"), 3), (ConflictError("too late"), 4)])
+def test_each_error_has_its_status(error: Exception, status: int, capfd: pytest.CaptureFixture[str]) -> None:
+    def command() -> None:
+        raise error
+
+    assert cli.run_guarded(command) == status
+    assert capfd.readouterr().err == f"metaeol: {error}\n"
+
+
+def test_an_unexpected_error_exits_1_and_says_where_its_trace_is(capfd: pytest.CaptureFixture[str]) -> None:
+    def command() -> None:
+        raise RuntimeError("first line\nsecond line")
+
+    assert cli.run_guarded(command) == 1
+    message = capfd.readouterr().err
+    assert message.startswith("metaeol: unexpected RuntimeError: first line\n")
+    assert "Traceback" not in message
+    trace = Path(message.split("The stack trace is in ")[1].split(";")[0])
+    assert "second line" in trace.read_text()
+    assert trace.stat().st_mode & 0o077 == 0
+    trace.unlink()
+
+
+def test_debug_prints_the_trace(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def command() -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setitem(os.environ, "METAEOL_DEBUG", "1")
+    assert cli.run_guarded(command) == 1
+    assert "Traceback" in capfd.readouterr().err
+
+
+def test_an_interrupt_exits_130_in_silence(capfd: pytest.CaptureFixture[str]) -> None:
+    def command() -> None:
+        raise KeyboardInterrupt
+
+    assert cli.run_guarded(command) == 130
+    assert capfd.readouterr().err == ""
