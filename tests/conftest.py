@@ -66,7 +66,6 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
         "spark.sql.warehouse.dir": str(warehouse),
         "spark.sql.shuffle.partitions": "2",  # not 200: ten rows
         "spark.databricks.delta.snapshotPartitions": "1",
-        "spark.python.worker.idleTimeoutSeconds": "600",
     }
     session = get_session(SparkConfig(master="local[2]", conf=conf))
     yield session

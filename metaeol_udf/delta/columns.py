@@ -11,6 +11,7 @@ from pyspark.sql.types import ArrayType, AtomicType, DataType, FloatType, String
 from metaeol_udf.errors import InputError, did_you_mean
 
 _REFUSED = re.compile(r"[ ,;{}()\n\t=`]")  # Delta stores such names only with column mapping
+_QUARANTINE = ("text_hash", "fingerprint", "reason", "attempts", "last_run_id")  # stand beside the key there
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,8 @@ def check_source_columns(schema: StructType, key: Sequence[str], text: str, tabl
         kind = require_field(schema, name, "source.key", table).dataType
         if not isinstance(kind, AtomicType):
             raise InputError(f"source.key: column {name!r} of {table} must hold plain values, found {kind.simpleString()}")
+        if name.casefold() in _QUARANTINE:
+            raise InputError(f"source.key: {name!r} is a column of the quarantine table: give the key another name in the source")
     if len({name.casefold() for name in key}) < len(key):
         raise InputError(f"source.key names a column twice: {', '.join(key)}")
 

@@ -21,8 +21,8 @@ from metaeol_udf.delta.journal import Journal
 from metaeol_udf.delta.progress import Progress, default_progress
 from metaeol_udf.delta.quarantine import update_quarantine
 from metaeol_udf.delta.report import Report, Stopwatch, check_writable, write_report
-from metaeol_udf.delta.selection import FINGERPRINT, Selection
-from metaeol_udf.delta.tables import TableRef, current_version, exists, open_table, parse_table, read
+from metaeol_udf.delta.selection import OUTCOME, Selection
+from metaeol_udf.delta.tables import TableRef, current_version, open_table, parse_table, read
 from metaeol_udf.delta.target import check_target, create_target
 from metaeol_udf.delta.waves import embed_waves
 from metaeol_udf.encoder.model_files import resolve_spec
@@ -73,6 +73,7 @@ class _Tables:
     Attributes:
         source: The source as it was when the run began.
         source_version: Its version.
+        target_version: The version of a target of its own as the run began; None where there is none yet, and in place.
         target: Where vectors go; the source itself where the settings name no other.
         in_place: Whether it is the source itself.
     """
@@ -80,6 +81,7 @@ class _Tables:
     source_ref: TableRef
     source: DataFrame
     source_version: int
+    target_version: int | None
     target: TableRef
     in_place: bool
 
@@ -104,10 +106,11 @@ class _Run:
     def run(self) -> dict[str, Any]:
         """All phases in order."""
         started = time.monotonic()
-        logger.info("run %s: %s", self._report.run_id, self._config)
+        settings = dataclasses.replace(self._config.spark, conf=dict.fromkeys(self._config.spark.conf, "…"))  # values may be secrets
+        logger.info("run %s: %s", self._report.run_id, dataclasses.replace(self._config, spark=settings))
         with self._watch.phase("select"):
             tables = self._open_checked()
-            chosen = self._select(tables, tables.source_version)
+            chosen = self._select(tables, pinned=True)
             counts = selection.count(chosen)
         self._report.rows_selected, self._report.rows_skipped = counts.rows_selected, counts.rows_skipped
         with self._watch.phase("prepare"):
@@ -128,18 +131,21 @@ class _Run:
         taken = (*config.source.key, config.source.text) if in_place else config.source.key
         if in_place:
             check_vector_columns(source.schema, self._columns, taken, self._source_ref)
+            target_version = None
         else:
-            check_target(self._spark, self._target_ref, self._key_fields(source), self._columns)
+            target_version = check_target(self._spark, self._target_ref, self._key_fields(source), self._columns)
         selection.check_keys(source, config.source)
-        return _Tables(self._source_ref, source, version, self._target_ref, in_place)
+        return _Tables(self._source_ref, source, version, target_version, self._target_ref, in_place)
 
     def _key_fields(self, source: DataFrame) -> StructType:
         return StructType([require_field(source.schema, name, "source.key", self._source_ref) for name in self._config.source.key])
 
-    def _select(self, tables: _Tables, version: int | None) -> Selection:
-        """The selection at a version, or as the tables stand now."""
-        source = tables.source if version is not None else read(self._spark, tables.source_ref)
-        stored = None if tables.in_place or not exists(self._spark, tables.target) else read(self._spark, tables.target)
+    def _select(self, tables: _Tables, *, pinned: bool) -> Selection:
+        """The selection as the tables stood when the run began, or as they stand now."""
+        source = tables.source if pinned else read(self._spark, tables.source_ref)
+        stored = None
+        if not tables.in_place and not (pinned and tables.target_version is None):
+            stored = read(self._spark, tables.target, tables.target_version if pinned else None)
         return selection.select(source, self._config.source, self._report.fingerprint, self._columns, stored, tables.in_place)
 
     def _prepare(self, tables: _Tables) -> None:
@@ -176,15 +182,14 @@ class _Run:
         with self._watch.phase("publish"):
             with_retries(lambda: self._merge(tables, outcomes))
         with self._watch.phase("verify"):
-            # Not `chosen`: in place, its stored fingerprints are those of the pinned version, from before the MERGE.
-            publish.verify(self._select(tables, None), outcomes)
-            results = chosen.changed.join(outcomes, F.col(FINGERPRINT) == F.col("fingerprint"), "left")
+            # Not `chosen`: its stored fingerprints are those from before the MERGE.
+            publish.verify(self._select(tables, pinned=False), outcomes)
+            results = selection.with_outcomes(chosen, outcomes)
             contributing = self._count_rows(results)
         with self._watch.phase("quarantine"):
             ref = tables.target.beside("quarantine")
-            rows = results.select(*self._config.source.key, FINGERPRINT, "error")
             key, failed = self._key_fields(tables.source), self._report.rows_failed
-            with_retries(lambda: update_quarantine(self._spark, ref, rows, key, self._report.run_id, failed))
+            with_retries(lambda: update_quarantine(self._spark, ref, results, key, self._report.run_id, failed))
         self._journal.drop_runs(contributing)
 
     def _merge(self, tables: _Tables, outcomes: DataFrame) -> None:
@@ -193,7 +198,7 @@ class _Run:
         if tables.in_place:
             publish.publish_in_place(target, outcomes, self._columns, self._report.fingerprint, source.text, source.where)
         else:
-            publish.publish_to_target(target, self._select(tables, None), outcomes, self._columns)
+            publish.publish_to_target(target, self._select(tables, pinned=False), outcomes, self._columns)
 
     def _count_rows(self, results: DataFrame) -> list[str]:
         """Count what became of the rows worked on; gives the runs whose journal rows they used.
@@ -201,13 +206,14 @@ class _Run:
         Raises:
             MetaEOLError: A row of the run is in no journal.
         """
-        ok = F.col("run_id").isNotNull() & F.col("error").isNull()
+        outcome = F.col(OUTCOME)
+        ok = outcome.isNotNull() & outcome["error"].isNull()
         found = results.agg(
-            F.count(F.when(F.col("run_id").isNull(), True)).alias("lost"),
+            F.count(F.when(outcome.isNull(), True)).alias("lost"),
             F.count(F.when(ok, True)).alias("embedded"),
-            F.count("error").alias("failed"),
-            F.count(F.when(F.col("trimmed"), True)).alias("trimmed"),
-            F.collect_set("run_id").alias("run_ids"),
+            F.count(outcome["error"]).alias("failed"),
+            F.count(F.when(outcome["trimmed"], True)).alias("trimmed"),
+            F.collect_set(outcome["run_id"]).alias("run_ids"),
         ).collect()[0]
         if found["lost"]:
             raise MetaEOLError(f"{found['lost']} rows were embedded but are in no journal: run the job again")

@@ -7,7 +7,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import IntegerType, StringType, StructField, StructType
 
-from metaeol_udf.delta.selection import FINGERPRINT
+from metaeol_udf.delta.selection import FINGERPRINT, OUTCOME
 from metaeol_udf.delta.tables import TableRef, exists, open_table
 from metaeol_udf.spark.udf import quoted
 
@@ -29,7 +29,7 @@ def update_quarantine(spark: SparkSession, ref: TableRef, results: DataFrame, ke
     Args:
         spark: The session.
         ref: Where it stands.
-        results: Key columns, FINGERPRINT and `error` of every row that the run worked on.
+        results: Key columns, FINGERPRINT and OUTCOME of every row that the run worked on.
         key: Fields of the key columns.
         run_id: Of this run.
         n_failed: Rows of `results` with an error.
@@ -42,7 +42,7 @@ def update_quarantine(spark: SparkSession, ref: TableRef, results: DataFrame, ke
         *[F.col(quoted(name)).alias(f"new_key_{i}") for i, name in enumerate(key.names)],
         F.substring_index(F.col(FINGERPRINT), "-", -1).alias("new_text_hash"),
         F.col(FINGERPRINT).alias("new_fingerprint"),
-        F.col("error").alias("new_reason"),
+        F.col(OUTCOME)["error"].alias("new_reason"),
     )
     same_key = F.lit(True)
     for i, name in enumerate(key.names):

@@ -16,6 +16,7 @@ from metaeol_udf.spark.udf import quoted
 
 #: Columns of a selection beside the key; no user's table may have them.
 FINGERPRINT, STORED, TEXT = "metaeol_row_fingerprint", "metaeol_stored_fingerprint", "metaeol_text"
+OUTCOME = "metaeol_outcome"
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,12 @@ def select(
         stored = F.col(quoted(columns.fingerprint)) if has_stored else F.lit(None).cast("string")
         return Selection(chosen.select(*key, fingerprint, stored.alias(STORED), text.alias(TEXT)), config.key)
     rows = chosen.select(*key, fingerprint, text.alias(TEXT))
-    stored_by_key = target.select(*key, F.col(quoted(columns.fingerprint)).alias(STORED))
-    return Selection(rows.join(stored_by_key, on=list(config.key), how="left"), config.key)
+    known = [F.col(quoted(name)).alias(f"{STORED}_{i}") for i, name in enumerate(config.key)]
+    stored_by_key = target.select(*known, F.col(quoted(columns.fingerprint)).alias(STORED))
+    same_key = F.lit(True)
+    for i, column in enumerate(key):
+        same_key = same_key & (column == F.col(f"{STORED}_{i}"))
+    return Selection(rows.join(stored_by_key, same_key, "left").select(*key, FINGERPRINT, TEXT, STORED), config.key)
 
 
 def filtered(source: DataFrame, condition: str | None) -> DataFrame:
@@ -99,23 +104,19 @@ def check_keys(source: DataFrame, config: SourceConfig) -> None:
     Raises:
         InputError: With counts, and hashes rather than values of the first offenders.
     """
-    key = [F.col(quoted(name)) for name in config.key]
+    # Renamed, so that no name of the user's meets one of ours.
+    key = [F.col(quoted(name)).alias(f"key_{i}") for i, name in enumerate(config.key)]
+    groups = filtered(source, config.where).select(*key).groupBy(*[f"key_{i}" for i in range(len(key))]).agg(F.count(F.lit(1)).alias("n"))
     is_null = F.lit(False)
-    for column in key:
-        is_null = is_null | column.isNull()
-    digest = F.substring(F.sha2(F.to_json(F.struct(*key)), 256), 1, 12)
-    groups = (
-        filtered(source, config.where)
-        .groupBy(*key)
-        .agg(F.count(F.lit(1)).alias("n"))
-        .select(is_null.alias("is_null"), "n", digest.alias("digest"))
-    )
-    repeated = (~F.col("is_null")) & (F.col("n") > 1)
+    for i in range(len(key)):
+        is_null = is_null | F.col(f"key_{i}").isNull()
+    repeated = ~is_null & (F.col("n") > 1)
+    digest = F.substring(F.sha2(F.to_json(F.struct(*[f"key_{i}" for i in range(len(key))])), 256), 1, 12)
     found = groups.agg(
-        F.sum(F.when(F.col("is_null"), F.col("n"))).alias("null_rows"),
+        F.sum(F.when(is_null, F.col("n"))).alias("null_rows"),
         F.count(F.when(repeated, True)).alias("repeated_keys"),
         F.sum(F.when(repeated, F.col("n"))).alias("repeated_rows"),
-        F.min(F.when(repeated, F.col("digest"))).alias("example"),
+        F.min(F.when(repeated, digest)).alias("example"),
     ).collect()[0]
     names = ", ".join(config.key)
     if found["null_rows"]:
@@ -142,6 +143,19 @@ class Pending:
     textless: DataFrame
     n_texts: int
     n_textless: int
+
+
+def with_outcomes(selection: Selection, outcomes: DataFrame) -> DataFrame:
+    """What became of every row that needed work: key columns, FINGERPRINT and OUTCOME, a struct that is NULL where nothing did.
+
+    Args:
+        selection: The rows of the run.
+        outcomes: The journal, one row a fingerprint.
+    """
+    fate = F.struct(*[F.col(name) for name in ("error", "trimmed", "run_id")]).alias(OUTCOME)
+    by_fingerprint = outcomes.select(F.col("fingerprint").alias(f"{FINGERPRINT}_journalled"), fate)
+    rows = selection.changed.select(*[F.col(quoted(name)) for name in selection.key], FINGERPRINT)
+    return rows.join(by_fingerprint, F.col(FINGERPRINT) == F.col(f"{FINGERPRINT}_journalled"), "left")
 
 
 def count(selection: Selection) -> Counts:

@@ -7,21 +7,26 @@ from pyspark.sql import SparkSession
 from pyspark.sql.types import StructType
 
 from metaeol_udf.delta.columns import VectorColumns, check_vector_columns, require_field
-from metaeol_udf.delta.tables import TableRef, exists, open_table
+from metaeol_udf.delta.tables import TableRef, current_version, exists, open_table
 from metaeol_udf.errors import InputError
 from metaeol_udf.spark.udf import quoted
 
 
-def check_target(spark: SparkSession, ref: TableRef, key: StructType, columns: VectorColumns) -> None:
+def check_target(spark: SparkSession, ref: TableRef, key: StructType, columns: VectorColumns) -> int | None:
     """See that the target may be created, or has the source's key and room for the vectors.
+
+    Returns:
+        The target's version; None where there is no such table yet.
 
     Raises:
         InputError: It has not.
     """
     if not exists(spark, ref):
         check_vector_columns(key, columns, key.names, ref)
-        return
-    schema = open_table(spark, ref, "target.table").toDF().schema
+        return None
+    table = open_table(spark, ref, "target.table")
+    version = current_version(table)
+    schema = table.toDF().schema
     for field in key.fields:
         found = require_field(schema, field.name, "target.table", ref)
         if found.dataType != field.dataType:
@@ -30,6 +35,7 @@ def check_target(spark: SparkSession, ref: TableRef, key: StructType, columns: V
                 f"the source's is {field.dataType.simpleString()}"
             )
     check_vector_columns(schema, columns, key.names, ref)
+    return version
 
 
 def create_target(spark: SparkSession, ref: TableRef, key: StructType) -> None:

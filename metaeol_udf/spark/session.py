@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Mapping
 from typing import Any
 
 from py4j.protocol import Py4JJavaError
+from pyspark.logger import PySparkLogger
 from pyspark.sql import SparkSession
 
 from metaeol_udf.config import SparkConfig
@@ -41,6 +43,7 @@ def get_session(config: SparkConfig) -> SparkSession:
         check_java()
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # workers import what the driver imports
     session = _build(config, submitted)
+    _silence_query_loggers()
     _require_delta(session)
     return session
 
@@ -61,6 +64,12 @@ def _build(config: SparkConfig, submitted: bool) -> SparkSession:
         except Exception as error:  # py4j, pyspark and the launcher each have their own class for this
             lines = [line.strip() for line in held if "WARN" not in line and line.strip()]
             raise EnvironmentFault(f"Spark does not start: {_first_line(error)}; its last words: {' | '.join(lines[-5:])}") from error
+
+
+def _silence_query_loggers() -> None:
+    """Keep pyspark from writing failed queries to standard error as JSON: the exception says it, and a plan may quote a text."""
+    for name in ("DataFrameQueryContextLogger", "SQLQueryContextLogger"):
+        PySparkLogger.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
 def _defaults(master: str | None, submitted: bool) -> dict[str, str]:

@@ -13,7 +13,7 @@ from metaeol_udf.spark.startup import check_java
 def _fake_java(folder: Path, version: str) -> Path:
     java = folder / "bin" / "java"
     java.parent.mkdir()
-    java.write_text(f'#!/bin/sh\necho \'openjdk version "{version}"\' >&2\n')
+    java.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}\"' >&2\n")
     java.chmod(0o755)
     return folder
 
