@@ -50,7 +50,8 @@ class BatchRunner:
         groups = self._engine.trie.groups
         n_templates = sum(len(group.template_indices) for group in groups)
         shape = (n_texts, n_templates, self._engine.hidden_size) if per_template else (n_texts, self._engine.hidden_size)
-        states, errors = np.zeros(shape, np.float32), [None] * n_texts
+        states = np.zeros(shape, np.float32)
+        errors: list[str | None] = [None] * n_texts
         waiting = list(reversed(batches))
         while waiting:
             batch = waiting.pop()
@@ -70,18 +71,23 @@ class BatchRunner:
                     states[rows[:, None], np.array(groups[cell.group].template_indices)[None]] = state
                 else:
                     states[rows] += state.sum(1) / n_templates
+        if any(errors):
+            reasons = sorted({error for error in errors if error is not None})
+            logger.warning("%d of %d texts failed: %s", sum(map(bool, errors)), n_texts, ", ".join(reasons))
         return states, errors
 
     def _try(self, batch: Sequence[Cell], text_ids: Sequence[Sequence[Sequence[int]]]) -> list[NDArray[np.float32]] | str:
         """Hidden states a cell, or the code of what went wrong. What goes wrong is not raised: other rows are fine."""
         try:
             states = [state.cpu().numpy() for state in self._engine.runner.run(batch, text_ids)]
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever one text does to the model, the others are embedded
             if _is_out_of_memory(error):
                 self._shrink(sum(cell.n_tokens for cell in batch))
                 return "oom"
             # The message of an error may quote a text, so only its type goes on.
-            logger.warning("a batch of %d rows failed with %s; it is halved to find the row", sum(len(c.rows) for c in batch), type(error).__name__)
+            logger.warning(
+                "a batch of %d rows failed with %s; it is halved to find the row", sum(len(c.rows) for c in batch), type(error).__name__
+            )
             return f"error: {type(error).__name__}"
         self._n_good += 1
         if self.max_batch_tokens < self._wanted and self._n_good % _BATCHES_UNTIL_RAISE == 0:

@@ -22,6 +22,7 @@ class Linear:
     bias: Tensor | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
+        """Shape ``(..., n_in)`` to ``(..., n_out)``."""
         return F.linear(x, self.weight, self.bias)
 
     def rows(self, start: int, stop: int) -> Linear:
@@ -41,13 +42,14 @@ class Norm:
         scales_in_float32: Multiply by `weight` before going back to the model's dtype, as Gemma does.
     """
 
-    weight: Tensor | None
+    weight: Tensor
     bias: Tensor | None
     eps: float
     centers: bool = False
     scales_in_float32: bool = False
 
     def __call__(self, x: Tensor) -> Tensor:
+        """Normalise the last axis; the result is a new tensor of the same shape and dtype."""
         if self.centers:
             return F.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps)
         if x.dtype == torch.float32:

@@ -29,7 +29,8 @@ class Encoded:
         vectors: float32, shape ``(n_texts, dim)``; zeros where there is an error.
         errors: None where all is well, else a code: `null_text`, `empty_text`, `non_finite`, `oom` or `error: TypeName`.
         trimmed: Whether the text was longer than `max_tokens`.
-        tokens_computed: Tokens that went through the model for this text; 0 for a repeated one. The first text after a load also carries the heads.
+        tokens_computed: Tokens that went through the model for this text; 0 for a repeated one. The first text after a load
+            also carries the heads.
         tokens_saved: Tokens that one pass a prompt would have computed beyond those.
     """
 
@@ -189,5 +190,3 @@ def _windows(texts: Sequence[str]) -> Iterator[range]:
         n_characters += len(text)
     if start < len(texts):
         yield range(start, len(texts))
-
-

@@ -40,7 +40,10 @@ def _build_rotary(model: Any, n_positions: int) -> Decoder | None:
     if ropes is None or next(iter(ropes.values()))[0].shape[1] * 2 != head_dim:
         return None
     names = list(ropes)
-    layers = [_rotary_layer(block, kind, names.index(kind) if kind in names else 0, config) for block, kind in zip(model.layers, kinds, strict=True)]
+    layers = [
+        _rotary_layer(block, kind, names.index(kind) if kind in names else 0, config)
+        for block, kind in zip(model.layers, kinds, strict=True)
+    ]
     scale = getattr(model.embed_tokens, "embed_scale", None)
     return Decoder(
         token_table=model.embed_tokens.weight,

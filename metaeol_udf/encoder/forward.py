@@ -79,7 +79,7 @@ class TriePass:
                 ids += self._groups[cell.group].tail_ids
         states = self._forward(torch.tensor(ids), parts, None).float()
         sizes = [part.n_rows * len(part.layout.outputs) for part in parts]
-        return [state.view(part.n_rows, -1, states.shape[-1]) for part, state in zip(parts, states.split(sizes), strict=True)]
+        return [state.view(part.n_rows, -1, states.shape[-1]) for part, state in zip(parts, torch.split(states, sizes), strict=True)]
 
     def _layout(self, group: int, n_text: int) -> Layout:
         layout = self._layouts.get((group, n_text))
@@ -117,13 +117,13 @@ class TriePass:
 
         Where `outputs` is given, the layer is the last: keys and values of all tokens, the rest only for the outputs.
         """
-        layer, n_query, n_key = self._decoder.layers[index], self._decoder.n_heads * self._decoder.head_dim, 0
+        layer, n_query = self._decoder.layers[index], self._decoder.n_heads * self._decoder.head_dim
         n_key = self._decoder.n_kv_heads * self._decoder.head_dim
         h = layer.attention_norm(x)
         if outputs is None:
-            queries, keys, values = layer.qkv(h).split([n_query, n_key, n_key], dim=-1)
+            queries, keys, values = torch.split(layer.qkv(h), [n_query, n_key, n_key], dim=-1)
         else:
-            keys, values = layer.qkv.rows(n_query, n_query + 2 * n_key)(h).split([n_key, n_key], dim=-1)
+            keys, values = torch.split(layer.qkv.rows(n_query, n_query + 2 * n_key)(h), [n_key, n_key], dim=-1)
             queries, x = layer.qkv.rows(0, n_query)(h[outputs]), x[outputs]
         out = layer.attention_out(self._attend(index, layer, parts, (queries, keys, values), outputs is not None, kept))
         x = x.add_(out if layer.after_attention_norm is None else layer.after_attention_norm(out))

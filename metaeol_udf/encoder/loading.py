@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from transformers import AutoModel, AutoTokenizer
+from transformers.utils import logging as hf_logging
 
 from metaeol_udf.encoder.exact import WholePass
 from metaeol_udf.encoder.families import KNOWN_MODEL_TYPES, build_decoder
@@ -29,7 +29,7 @@ from metaeol_udf.spec import EmbeddingSpec, output_layer
 
 logger = logging.getLogger(__name__)
 
-_PROBES = ("A short text to check with.", "Ein zweiter, etwas längerer Text: \"quoted\", with 12 numbers (and brackets)?")
+_PROBES = ("A short text to check with.", 'Ein zweiter, etwas längerer Text: "quoted", with 12 numbers (and brackets)?')
 _MIN_COSINE = {torch.float32: 0.99999, torch.bfloat16: 0.995, torch.float16: 0.995}  # fast path against transformers, same dtype
 
 
@@ -112,7 +112,9 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        raise EnvironmentFault(f"runtime.device is {name!r}, but torch sees {torch.cuda.device_count()} GPUs here; set runtime.device to auto or cpu")
+        raise EnvironmentFault(
+            f"runtime.device is {name!r}, but torch sees {torch.cuda.device_count()} GPUs here; set runtime.device to auto or cpu"
+        )
     return device
 
 
@@ -121,7 +123,9 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     if name != "auto":
         dtype: torch.dtype = getattr(torch, name)
         return dtype
-    has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
+    has_bfloat16 = (
+        torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
+    )
     return torch.bfloat16 if has_bfloat16 else torch.float32
 
 
@@ -146,8 +150,8 @@ def _check_room(spec: EmbeddingSpec, templates: TemplateSet, tokenizer: PromptTo
     n_prompt = max(len(ids) for ids in tokenizer.tokenize([templates.fill(template, "x") for template in templates.templates]))
     if n_positions is not None and n_prompt + spec.max_tokens > n_positions:
         raise ConfigError(
-            f"embedding.max_tokens is {spec.max_tokens}, but the model has {n_positions} positions and the longest prompt takes {n_prompt}: "
-            f"use at most {n_positions - n_prompt}"
+            f"embedding.max_tokens is {spec.max_tokens}, but the model has {n_positions} positions and the longest prompt takes "
+            f"{n_prompt}: use at most {n_positions - n_prompt}"
         )
 
 
@@ -163,7 +167,9 @@ def _run(trie: PromptTrie, runner: TriePass, templates: TemplateSet) -> np.ndarr
     for batch in batches:
         for cell, state in zip(batch, runner.run(batch, ids), strict=True):
             for row, of_row in zip(cell.rows, state, strict=True):
-                states |= {(row, template): vector for template, vector in zip(trie.groups[cell.group].template_indices, of_row, strict=True)}
+                states |= {
+                    (row, template): vector for template, vector in zip(trie.groups[cell.group].template_indices, of_row, strict=True)
+                }
     rows = [torch.stack([states[row, template] for template in range(len(templates.templates))]) for row in range(len(_PROBES))]
     return torch.stack(rows).cpu().numpy()
 
@@ -176,13 +182,13 @@ def _worst_cosine(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
 @contextlib.contextmanager
 def _quiet_transformers() -> Iterator[None]:
     """Progress bars and load reports are for people at a terminal, not for a worker's log."""
-    verbosity = transformers.logging.get_verbosity()
-    had_bars = transformers.logging.is_progress_bar_enabled()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    verbosity = hf_logging.get_verbosity()
+    had_bars = hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+    hf_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
     try:
         yield
     finally:
-        transformers.logging.set_verbosity(verbosity)
+        hf_logging.set_verbosity(verbosity)
         if had_bars:
-            transformers.logging.enable_progress_bar()
+            hf_logging.enable_progress_bar()  # type: ignore[no-untyped-call]  # transformers leaves it untyped

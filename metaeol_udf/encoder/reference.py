@@ -14,9 +14,7 @@ from metaeol_udf.prompts.tokens import PromptTokenizer
 
 
 @torch.inference_mode()
-def encode_plainly(
-    model: Any, tokenizer: PromptTokenizer, templates: TemplateSet, texts: Sequence[str], layer: int
-) -> NDArray[np.float32]:
+def encode_plainly(model: Any, tokenizer: PromptTokenizer, templates: TemplateSet, texts: Sequence[str], layer: int) -> NDArray[np.float32]:
     """Hidden state of every prompt's last token, one forward pass a prompt.
 
     Args:

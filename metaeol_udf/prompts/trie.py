@@ -4,11 +4,9 @@ A prompt is ``head + text + tail``. Heads are constant, so they are computed onc
 form a *head group*: the text runs once after their head, and the group's tails fork from it. Tails that begin alike share
 their first tokens too.
 
-Tokens do not stop at the seams: `tok(head) + tok(text) + tok(tail)` is not the tokenisation of the prompt, because a quote
-at the seam merges with its neighbours. So the seams are cut a few tokens away from the text, in the constant parts: the
-*middle* is ``end of head + text + start of tail``, tokenised as one string. At load the cuts are proved against whole
-prompts over awkward texts, while running they are proved again on samples, and where the proof fails whole prompts are
-tokenised, every template by itself: slower, and as exact.
+Prompts are cut where `seams.py` proves it right, a few tokens away from the text: the *middle* is ``end of head + text +
+start of tail``, tokenised as one string. While running, the cuts are proved again on samples, and where a proof fails
+whole prompts are tokenised, every template by itself: slower, and as exact.
 """
 
 from __future__ import annotations
@@ -20,24 +18,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from metaeol_udf.prompts.cleanup import clean_text
-from metaeol_udf.prompts.templates import PromptTemplate, TemplateSet
+from metaeol_udf.prompts.seams import Cut, prove_cuts
+from metaeol_udf.prompts.templates import TemplateSet
 from metaeol_udf.prompts.tokens import PromptTokenizer
 
 logger = logging.getLogger(__name__)
 
-_CUTS = ((1, 1), (2, 1), (1, 2), (2, 2), (3, 3), (4, 4))  # tokens of the head's end and of the tail's start left in the middle
 _SAMPLE_EVERY = 256  # texts between two proofs of the cuts while running
-
-#: Texts that begin and end in the ways that merge with a prompt's quotes, spaces and newlines.
-AWKWARD_TEXTS = (
-    "x", "A plain sentence.", "Ends with a question?", "\"Quoted\" twice \"", "'single'", "...", "?!", "(brackets)", "[x]", "{text}", "{}", "%s",
-    "don't", "'s", "it's'", ": \"", "\"\"\"", "`code`", "a", "I", "7", "3.14", "1,000,000", "-5", "--", "—dash—", "…", "“curly”", "‘x’", "«g»",
-    " x", "x ", "\tx\t", "x\n", "\n\nx\n\n", "x  y   z", "\u00a0x\u00a0", "\u200bx\u200b", "\ufeffx", "\x00", "a\x01b", "\x7f", "é", "e\u0301", "\u0301",
-    "日本語", "日本語。", "中文\"引号\"", "العربية", "עברית", "русский", "ไทย", "हिन्दी", "한국어", "😀", "👩‍👩‍👧‍👦", "x😀", "😀\"", "🇩🇪",
-    "<s>", "</s>", "<|endoftext|>", "<|im_start|>user", "<|im_end|>", "<unk>", "[INST]", "<bos>", "<pad>", "http://a.b/c?d=e&f=\"g\"", "<br />x<br />",
-    "a_b", "CamelCase", "ALLCAPS", "x=y;", "#tag @name", "C:\\path\\", "\\", "/", "*", "**bold**", "~", "$5", "5%", "&amp;", "a\u2028b", "\ud7ff", "\U0010ffff",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -63,16 +50,6 @@ class HeadGroup:
     prompt_lengths: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class _Cut:
-    """One template, cut: ``prompt ids = head_ids + ids(head_end + text + tail_start) + tail_ids``."""
-
-    head_ids: tuple[int, ...]
-    head_end: str
-    tail_start: str
-    tail_ids: tuple[int, ...]
-
-
 class PromptTrie:
     """Tokenises texts into what has to be computed: head groups, and each text's tokens in each of them.
 
@@ -86,7 +63,7 @@ class PromptTrie:
         self._templates = templates
         self.tokenizer = tokenizer
         self._seen = 0
-        self._cuts = self._prove_cuts() if may_cut and tokenizer.has_offsets else None
+        self._cuts = prove_cuts(templates, tokenizer) if may_cut else None
         self.is_cut = self._cuts is not None
         self.groups = self._make_groups()
 
@@ -100,7 +77,9 @@ class PromptTrie:
             One list a group, in the order of `groups`, of one list of token ids a text, in the order of the texts.
         """
         if self._cuts is not None and not self._holds_on_samples(cleaned_texts):
-            logger.warning("prompts cannot be cut around the text with this tokenizer: whole prompts are tokenised from now on, which is slower")
+            logger.warning(
+                "prompts cannot be cut around the text with this tokenizer: whole prompts are tokenised from now on, which is slower"
+            )
             self._cuts, self.is_cut = None, False
             self.groups = self._make_groups()
         if self._cuts is None:
@@ -121,43 +100,6 @@ class PromptTrie:
             per_group.append(ids)
         return per_group
 
-    def _prove_cuts(self) -> list[_Cut] | None:
-        """Cut every template, or none: cuts that hold for all awkward texts, else None."""
-        texts = [clean_text(text, self._templates.text_cleanup) for text in AWKWARD_TEXTS]
-        texts = [text for text in texts if text.strip()]
-        found = [self._prove_cut(template, texts) for template in self._templates.templates]
-        proved = [cut for cut in found if cut is not None]
-        return proved if len(proved) == len(found) else None
-
-    def _prove_cut(self, template: PromptTemplate, texts: Sequence[str]) -> _Cut | None:
-        whole = self.tokenizer.tokenize([self._templates.fill(template, text) for text in texts])
-        for n_head, n_tail in _CUTS:
-            cut = self._cut(template, n_head, n_tail, texts[0], whole[0])
-            if cut is not None and self._equals(cut, texts, whole):
-                return cut
-        return None
-
-    def _cut(self, template: PromptTemplate, n_head: int, n_tail: int, text: str, whole: Sequence[int]) -> _Cut | None:
-        """Cut a template that many tokens away from the text; the constant ids are read off one whole prompt."""
-        strips = self._templates.text_cleanup == "paper"
-        head, tail = (template.head.lstrip(), template.tail.rstrip()) if strips else (template.head, template.tail)
-        if strips and not tail:
-            return None  # the end of the prompt is the text's own, stripped: no constant tail
-        head_starts = [start for start, _ in self.tokenizer.offsets(head)]
-        tail_ends = [end for _, end in self.tokenizer.offsets(tail)]
-        head_end = head[head_starts[-n_head] :] if n_head <= len(head_starts) else head
-        tail_start = tail[: tail_ends[n_tail - 1]] if n_tail <= len(tail_ends) else tail
-        middle = tuple(self.tokenizer.tokenize_inside([head_end + text + tail_start])[0])
-        n_before = self.tokenizer.n_leading + max(0, len(head_starts) - n_head)
-        n_after = n_before + len(middle)
-        if not middle or tuple(whole[n_before:n_after]) != middle:
-            return None
-        return _Cut(tuple(whole[:n_before]), head_end, tail_start, tuple(whole[n_after:]))
-
-    def _equals(self, cut: _Cut, texts: Sequence[str], whole: Sequence[Sequence[int]]) -> bool:
-        middles = self.tokenizer.tokenize_inside([cut.head_end + text + cut.tail_start for text in texts])
-        return all([*cut.head_ids, *middle, *cut.tail_ids] == list(ids) for middle, ids in zip(middles, whole, strict=True))
-
     def _holds_on_samples(self, cleaned_texts: Sequence[str]) -> bool:
         """Prove the cuts again on some of the texts that really come, each with the next template in turn."""
         assert self._cuts is not None
@@ -165,7 +107,7 @@ class PromptTrie:
             which = (self._seen + index) // _SAMPLE_EVERY % len(self._cuts)
             text = cleaned_texts[index]
             whole = self.tokenizer.tokenize([self._templates.fill(self._templates.templates[which], text)])
-            if not self._equals(self._cuts[which], [text], whole):
+            if not self._cuts[which].equals(self.tokenizer, [text], whole):
                 return False
         self._seen += len(cleaned_texts)
         return True
@@ -178,7 +120,7 @@ class PromptTrie:
         return [_join(key[0], [i for i, other in enumerate(keys) if other == key], self._cuts) for key in dict.fromkeys(keys)]
 
 
-def _join(head_ids: tuple[int, ...], members: Sequence[int], cuts: Sequence[_Cut]) -> HeadGroup:
+def _join(head_ids: tuple[int, ...], members: Sequence[int], cuts: Sequence[Cut]) -> HeadGroup:
     """Join the tails of one head group into a trie."""
     nodes: dict[tuple[int, ...], int] = {}  # a node is named by the tokens that lead to it
     for member in members:

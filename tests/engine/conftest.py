@@ -13,10 +13,61 @@ import torch
 import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-WORDS = (
-    "the a sentence text means in one word its main topic feeling idea fact is are was of and to for with that this it he she they "
-    "people river guitar music good bad new old great small read write play run eat see say go come take make know think work day"
-).split()
+WORDS = [
+    "the",
+    "a",
+    "sentence",
+    "text",
+    "means",
+    "in",
+    "one",
+    "word",
+    "its",
+    "main",
+    "topic",
+    "feeling",
+    "idea",
+    "fact",
+    "is",
+    "are",
+    "was",
+    "of",
+    "and",
+    "to",
+    "for",
+    "with",
+    "that",
+    "this",
+    "it",
+    "he",
+    "she",
+    "they",
+    "people",
+    "river",
+    "guitar",
+    "music",
+    "good",
+    "bad",
+    "new",
+    "old",
+    "great",
+    "small",
+    "read",
+    "write",
+    "play",
+    "run",
+    "eat",
+    "see",
+    "say",
+    "go",
+    "come",
+    "take",
+    "make",
+    "know",
+    "think",
+    "work",
+    "day",
+]
 
 
 def _corpus() -> list[str]:
@@ -30,7 +81,9 @@ def byte_level() -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=700, special_tokens=["<|end|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=700, special_tokens=["<|end|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
     tokenizer.train_from_iterator(_corpus(), trainer)
     return tokenizer
 
@@ -63,6 +116,15 @@ _SHARED = {"vocab_size": 1024, "hidden_size": 48, "num_hidden_layers": 4, "num_a
 _GATED = {**_SHARED, "num_key_value_heads": 2, "intermediate_size": 96, "head_dim": 8}
 _IDS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
 
+_LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+
 
 def configs() -> dict[str, Any]:
     """One configuration a shape; windows are short so that they matter."""
@@ -72,11 +134,17 @@ def configs() -> dict[str, Any]:
     return {
         "llama": transformers.LlamaConfig(**_GATED, **_IDS),
         "llama3-rope": transformers.LlamaConfig(
-            **_GATED, **_IDS, rope_parameters={
-                "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0,
-                "high_freq_factor": 4.0, "original_max_position_embeddings": 64,
+            **_GATED,
+            **_IDS,
+            rope_parameters={
+                "rope_type": "llama3",
+                "rope_theta": 10000.0,
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 64,
             },
-        ),  # fmt: skip
+        ),
         "mistral": transformers.MistralConfig(**_GATED, **_IDS, sliding_window=24),
         "qwen2": transformers.Qwen2Config(**{k: v for k, v in _GATED.items() if k != "head_dim"}, **_IDS),
         "qwen3": transformers.Qwen3Config(**_GATED, **_IDS),

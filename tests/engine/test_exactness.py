@@ -15,9 +15,10 @@ from tests.engine.oracle import one_at_a_time, worst_cosine
 
 SLOW_SHAPES = ("gpt_neox", "phi3")  # no fast path
 TEXTS = [
-    "a good day", "the people play music by the river and the old guitar is great", "x", 'she said "run"', "is it new?", "don't {text} stop",
-    "日本語 text", "<|end|> </s> <s>", "  spaces  inside   too ", "word " * 40 + "end", "the old guitar", "a bad day", "…", "it's ''quoted''",
-]  # fmt: skip
+    *("a good day", "the people play music by the river and the old guitar is great", "x", 'she said "run"', "is it new?"),
+    *("don't {text} stop", "日本語 text", "<|end|> </s> <s>", "  spaces  inside   too ", "word " * 40 + "end", "the old guitar"),
+    *("a bad day", "…", "it's ''quoted''"),
+]
 
 
 def encoder(folder: Path, templates: str | TemplateSet = "metaeol", **options: object) -> MetaEOLEncoder:
@@ -48,13 +49,17 @@ def test_every_layer_is_the_hidden_state_that_transformers_counts(shape: str, la
 
 @pytest.mark.parametrize("tokenizer", TOKENIZERS)
 @pytest.mark.parametrize("templates", ["metaeol", "metaeol-fast", "metaeol-separate", "prompteol"])
-def test_every_tokenizer_and_template_set_equals_one_prompt_at_a_time(tokenizer: str, templates: str, tiny_model: Callable[..., Path]) -> None:
+def test_every_tokenizer_and_template_set_equals_one_prompt_at_a_time(
+    tokenizer: str, templates: str, tiny_model: Callable[..., Path]
+) -> None:
     folder = tiny_model("llama", tokenizer)
     ours = encoder(folder, templates).encode(TEXTS, per_template=True)
     assert worst_cosine(ours, one_at_a_time(folder, prompts(templates), TEXTS, -1)) >= 0.99999
 
 
-@pytest.mark.parametrize("prompt", ["{text}", "{text} so", "say {text}", " a {text} b ", "{text}\n\nword:", "{{text}}", '"{text}"', "x{text}y"])
+@pytest.mark.parametrize(
+    "prompt", ["{text}", "{text} so", "say {text}", " a {text} b ", "{text}\n\nword:", "{{text}}", '"{text}"', "x{text}y"]
+)
 @pytest.mark.parametrize("cleanup", ["paper", "none"])
 @pytest.mark.parametrize("tokenizer", TOKENIZERS)
 def test_seams_of_any_kind_are_exact(prompt: str, cleanup: str, tokenizer: str, tiny_model: Callable[..., Path]) -> None:
