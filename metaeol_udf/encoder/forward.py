@@ -38,12 +38,13 @@ class TriePass:
     """Runs a decoder over a template set's trie. Heads go through the model once, when this is made.
 
     Attributes:
+        decoder: What it runs.
         layer: Index into the hidden states of what is read.
         n_head_tokens: Tokens that the heads took.
     """
 
     def __init__(self, decoder: Decoder, groups: Sequence[HeadGroup], layer: int) -> None:
-        self._decoder = decoder
+        self.decoder = decoder
         self.layer = layer
         self._groups: Sequence[HeadGroup] = ()
         self.use_groups(groups)
@@ -84,7 +85,7 @@ class TriePass:
     def _layout(self, group: int, n_text: int) -> Layout:
         layout = self._layouts.get((group, n_text))
         if layout is None:
-            layout = make_layout(self._groups[group], n_text, self._decoder)
+            layout = make_layout(self._groups[group], n_text, self.decoder)
             if n_text <= _MAX_KEPT_TEXT_TOKENS:
                 self._layouts[group, n_text] = layout
         return layout
@@ -95,14 +96,14 @@ class TriePass:
         if not group.head_ids:
             return None
         alone = HeadGroup((), (0,), (), (), group.tail_sees[:0, :0], (-1,), (0,))
-        layout = make_layout(alone, len(group.head_ids), self._decoder)
+        layout = make_layout(alone, len(group.head_ids), self.decoder)
         kept: KeptCache = []
         self._forward(torch.tensor(group.head_ids), [_Part(layout, None, 1, 0, len(group.head_ids))], kept)
         return tuple(kept)
 
     def _forward(self, ids: Tensor, parts: Sequence[_Part], kept: KeptCache | None) -> Tensor:
         """Hidden states at the outputs of all parts, one after the other, shape ``(n_outputs, hidden_size)``."""
-        decoder = self._decoder
+        decoder = self.decoder
         positions = torch.cat([part.layout.positions.repeat(part.n_rows) for part in parts])
         outputs = torch.cat([part.output_rows() for part in parts])
         x = decoder.embed(ids.to(decoder.token_table.device), positions)
@@ -117,8 +118,8 @@ class TriePass:
 
         Where `outputs` is given, the layer is the last: keys and values of all tokens, the rest only for the outputs.
         """
-        layer, n_query = self._decoder.layers[index], self._decoder.n_heads * self._decoder.head_dim
-        n_key = self._decoder.n_kv_heads * self._decoder.head_dim
+        layer, n_query = self.decoder.layers[index], self.decoder.n_heads * self.decoder.head_dim
+        n_key = self.decoder.n_kv_heads * self.decoder.head_dim
         h = layer.attention_norm(x)
         if outputs is None:
             queries, keys, values = torch.split(layer.qkv(h), [n_query, n_key, n_key], dim=-1)
@@ -127,7 +128,7 @@ class TriePass:
             queries, x = layer.qkv.rows(0, n_query)(h[outputs]), x[outputs]
         out = layer.attention_out(self._attend(index, layer, parts, (queries, keys, values), outputs is not None, kept))
         x = x.add_(out if layer.after_attention_norm is None else layer.after_attention_norm(out))
-        return x.add_(self._decoder.mlp(layer, x))
+        return x.add_(self.decoder.mlp(layer, x))
 
     def _attend(
         self, index: int, layer: Layer, parts: Sequence[_Part], qkv: Sequence[Tensor], is_last: bool, kept: KeptCache | None
@@ -139,6 +140,6 @@ class TriePass:
             stop = start + (part.n_rows * len(only) if only is not None else part.stop - part.start)
             of_part = (qkv[0][start:stop], qkv[1][part.start : part.stop], qkv[2][part.start : part.stop])
             head = None if part.head is None else part.head[index]
-            attended.append(attend(self._decoder, layer, part.layout, part.n_rows, of_part, head, only, kept))
+            attended.append(attend(self.decoder, layer, part.layout, part.n_rows, of_part, head, only, kept))
             start = stop
         return attended[0] if len(attended) == 1 else torch.cat(attended)
