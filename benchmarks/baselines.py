@@ -21,7 +21,7 @@ def _prompts(templates: TemplateSet, texts: Sequence[str]) -> list[str]:
 
 
 class PublishedLoop:
-    """How the paper's script runs: texts in input order, 16 at a time with all their prompts, left padding, logits and all hidden states."""
+    """How the paper's script runs: 16 texts at a time in input order with all their prompts, left padding, logits, all hidden states."""
 
     def __init__(self, model: Path, dtype: torch.dtype = torch.float32) -> None:
         self._tokenizer: Any = AutoTokenizer.from_pretrained(model, padding_side="left")

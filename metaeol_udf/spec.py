@@ -64,7 +64,9 @@ class EmbeddingSpec:
         _check("layer", is_index or is_fraction, self.layer, "an integer index or a fraction of depth from 0.0 to 1.0")
         for name in ("normalize", "per_template"):
             _check(name, isinstance(getattr(self, name), bool), getattr(self, name), "true or false")
-        _check("truncate_dim", self.truncate_dim is None or _is_positive(self.truncate_dim), self.truncate_dim, "a positive integer, or null")
+        _check(
+            "truncate_dim", self.truncate_dim is None or _is_positive(self.truncate_dim), self.truncate_dim, "a positive integer, or null"
+        )
         _check("max_tokens", _is_positive(self.max_tokens), self.max_tokens, "a positive integer")
 
     @classmethod

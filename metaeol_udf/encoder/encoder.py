@@ -50,13 +50,15 @@ class MetaEOLEncoder:
         spec: What is computed.
         templates: The template set.
         dim: Length of a vector.
+        engine: The loaded model.
+        batch_runner: Runs planned batches; knows how many tokens fit.
     """
 
     def __init__(self, spec: EmbeddingSpec, templates: TemplateSet, engine: Engine, max_batch_tokens: int | str = "auto") -> None:
         self.spec = spec
         self.templates = templates
         self.engine = engine
-        self._runner = BatchRunner(engine, max_batch_tokens)
+        self.batch_runner = BatchRunner(engine, max_batch_tokens)
         width = min(spec.truncate_dim or engine.hidden_size, engine.hidden_size)
         self.dim = width * (len(templates.templates) if spec.per_template else 1)
         self._head_tokens_to_report = engine.runner.n_head_tokens
@@ -156,8 +158,8 @@ class MetaEOLEncoder:
         ids = self.engine.tokenize(unique)
         groups = self.engine.trie.groups
         lengths = [[len(text) for text in group] for group in ids]
-        batches = plan_batches(lengths, [len(group.tail_ids) for group in groups], self._runner.max_batch_tokens)
-        states, failures = self._runner.run(batches, ids, len(unique), per_template)
+        batches = plan_batches(lengths, [len(group.tail_ids) for group in groups], self.batch_runner.max_batch_tokens)
+        states, failures = self.batch_runner.run(batches, ids, len(unique), per_template)
         computed = np.zeros(len(unique), np.int64)
         whole = np.zeros(len(unique), np.int64)
         for group, of_group in zip(groups, lengths, strict=True):

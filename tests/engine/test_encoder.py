@@ -85,10 +85,10 @@ def test_out_of_memory_halves_the_batch_remembers_and_recovers(tiny_model: Calla
     rows = ours.encode_rows(TEXTS)
     assert rows.errors == [None] * len(TEXTS)
     assert worst_cosine(rows.vectors, expected) >= 0.99999
-    assert ours._runner.max_batch_tokens <= 120
+    assert ours.batch_runner.max_batch_tokens <= 120
     limit[0] = 10**6
     ours.encode_rows([f"the people play {i} times" for i in range(1500)])
-    assert ours._runner.max_batch_tokens > 120
+    assert ours.batch_runner.max_batch_tokens > 120
     limit[0] = 10
     assert set(ours.encode_rows(["the river", "music"]).errors) == {"oom"}
 

@@ -1,0 +1,75 @@
+"""Where the time of a window goes: matrix products, attention, element-wise work, copies, tokeniser, planning, Arrow.
+
+    python -m benchmarks.profile [--model DIR] [--templates NAME] [--dtype DTYPE] [--texts N]
+
+The forward pass is measured by torch's profiler, each operation by its own time without what it calls; the rest by a clock
+around it. Shares are of their sum.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+from torch.profiler import ProfilerActivity, profile
+from transformers.utils import logging as hf_logging
+
+from benchmarks.encode import short_texts, show
+from metaeol_udf import MetaEOLEncoder, TemplateSet
+from metaeol_udf.encoder.plan import plan_batches
+from metaeol_udf.prompts import clean_text
+
+_KINDS = {
+    "GEMM": ("aten::mm", "aten::addmm", "aten::linear", "mkldnn::"),
+    "attention": ("aten::bmm", "aten::baddbmm", "aten::_softmax", "aten::softmax", "aten::_scaled_dot_product"),
+    "copies": ("aten::copy_", "aten::cat", "aten::index", "aten::clone", "aten::embedding", "aten::index_select", "aten::_to_copy"),
+}
+
+
+def profile_window(encoder: MetaEOLEncoder, texts: list[str]) -> dict[str, float]:
+    """Seconds a kind of work, for one window of texts."""
+    seconds: dict[str, float] = defaultdict(float)
+    cleanup, engine = encoder.templates.text_cleanup, encoder.engine
+    encoder.encode(texts)  # lays out, warms caches
+    started = time.perf_counter()
+    ids = engine.tokenize([clean_text(text, cleanup) for text in texts])
+    seconds["tokeniser"] = time.perf_counter() - started
+    started = time.perf_counter()
+    lengths = [[len(text) for text in group] for group in ids]
+    batches = plan_batches(lengths, [len(group.tail_ids) for group in engine.trie.groups], encoder.batch_runner.max_batch_tokens)
+    seconds["planning"] = time.perf_counter() - started
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        states, _ = encoder.batch_runner.run(batches, ids, len(texts), False)
+    for event in profiler.key_averages():
+        kind = next((kind for kind, names in _KINDS.items() if event.key.startswith(names)), "element-wise and other")
+        seconds[kind] += event.self_cpu_time_total / 1e6
+    started = time.perf_counter()
+    pa.ListArray.from_arrays(pa.array(range(0, states.size + 1, states.shape[1]), pa.int32()), pa.array(states.reshape(-1)))
+    seconds["Arrow"] = time.perf_counter() - started
+    return dict(seconds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=Path("models/smollm2-135m-instruct"))
+    parser.add_argument("--templates", default="metaeol-separate")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--texts", type=int, default=128)
+    arguments = parser.parse_args()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    templates = TemplateSet.load(arguments.templates)
+    encoder = MetaEOLEncoder.from_pretrained(str(arguments.model), templates=templates, dtype=arguments.dtype, device="cpu")
+    seconds = profile_window(encoder, short_texts(arguments.texts))
+    total = sum(seconds.values())
+    print(f"{arguments.templates}, {arguments.dtype}, {arguments.texts} texts, {torch.get_num_threads()} threads, {total:.2f} s")
+    rows = sorted(seconds.items(), key=lambda item: -item[1])
+    show([{"work": kind, "ms": round(1000 * spent, 1), "share": f"{spent / total:.1%}"} for kind, spent in rows])
+
+
+if __name__ == "__main__":
+    main()
