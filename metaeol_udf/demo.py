@@ -20,7 +20,7 @@ from metaeol_udf.spark.session import get_session
 from metaeol_udf.terminal import show_hits, show_report
 
 CONF = "conf/demo.yaml"
-QUERIES = ("compress a file", "parse command line arguments", "start another process")
+QUERIES = ("compress a file", "generate random numbers", "compare two sequences")
 
 #: Modules whose functions and classes a reader knows, without generated or purely internal ones.
 MODULES = (
