@@ -19,7 +19,7 @@ from metaeol_udf.spec import EmbeddingSpec
 from .conftest import Bench
 
 ROOT = Path(__file__).resolve().parents[2]
-N_TEXTS = 120
+N_TEXTS = 60
 
 
 def _start(bench: Bench, *overrides: str) -> subprocess.Popen[str]:
