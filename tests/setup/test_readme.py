@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 
-from metaeol_udf.config import load_config
+from metaeol_udf.config import RuntimeConfig, SourceConfig, SparkConfig, TargetConfig, load_config, parse_config
 from metaeol_udf.prompts import TemplateSet
+from metaeol_udf.spec import SETTINGS
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -55,10 +58,21 @@ def test_the_example_template_set_can_be_read() -> None:
     ]
 
 
+def settings() -> set[tuple[str, str]]:
+    """Section and key of everything that a configuration may hold."""
+    sections = {"source": SourceConfig, "target": TargetConfig, "runtime": RuntimeConfig, "spark": SparkConfig}
+    found = {(name, field.name) for name, kind in sections.items() for field in dataclasses.fields(kind)}
+    return found | {("embedding", key) for key in ("column", *SETTINGS)}
+
+
+def test_the_example_configuration_holds_every_setting_with_its_default() -> None:
+    blocks = yaml.safe_load((ROOT / "conf/embed.yaml").read_text(encoding="utf-8"))
+    assert {(section, key) for section, block in blocks.items() for key in block} == settings()
+    required = {"source": blocks["source"], "embedding": {"model": blocks["embedding"]["model"]}}
+    assert parse_config(blocks) == parse_config(required)
+
+
 def test_the_configuration_table_lists_every_setting() -> None:
     table = README.partition("## Configuration")[2].partition("## Guarantees")[0]
-    sections = re.findall(r"^(\w+):\n((?:  .*\n)+)", (ROOT / "conf/embed.yaml").read_text(encoding="utf-8"), flags=re.MULTILINE)
-    settings = {(section, key) for section, block in sections for key in re.findall(r"^  (\w+):", block, flags=re.MULTILINE)}
-    assert len(settings) == 21
-    missing = [f"{section}.{key}" for section, key in settings if f"`{section}.{key}`" not in table and f"`.{key}`" not in table]
+    missing = [f"{section}.{key}" for section, key in settings() if f"`{section}.{key}`" not in table and f"`.{key}`" not in table]
     assert missing == []
