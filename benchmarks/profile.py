@@ -20,7 +20,7 @@ from transformers.utils import logging as hf_logging
 
 from benchmarks.encode import short_texts, show
 from metaeol_udf import MetaEOLEncoder, TemplateSet
-from metaeol_udf.encoder.plan import plan_batches
+from metaeol_udf.encoder.window import prepare_window
 from metaeol_udf.prompts import clean_text
 
 _KINDS = {
@@ -33,17 +33,18 @@ _KINDS = {
 def profile_window(encoder: MetaEOLEncoder, texts: list[str]) -> dict[str, float]:
     """Seconds a kind of work, for one window of texts."""
     seconds: dict[str, float] = defaultdict(float)
-    cleanup, engine = encoder.templates.text_cleanup, encoder.engine
+    engine = encoder.engine
     encoder.encode(texts)  # lays out, warms caches
+    n_tokens, n_batch = encoder.spec.max_tokens, encoder.batch_runner.max_batch_tokens
     started = time.perf_counter()
-    ids = engine.tokenize([clean_text(text, cleanup) for text in texts])
+    window = prepare_window(texts, engine.trie, encoder.templates, n_tokens, n_batch, shares_starts=True)
+    prepared = time.perf_counter() - started
+    started = time.perf_counter()
+    engine.trie.tokenize([clean_text(text, encoder.templates.text_cleanup) for text in texts])
     seconds["tokeniser"] = time.perf_counter() - started
-    started = time.perf_counter()
-    lengths = [[len(text) for text in group] for group in ids]
-    batches = plan_batches(lengths, [len(group.tail_ids) for group in engine.trie.groups], encoder.batch_runner.max_batch_tokens)
-    seconds["planning"] = time.perf_counter() - started
+    seconds["planning"] = max(0.0, prepared - seconds["tokeniser"])
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
-        states, _ = encoder.batch_runner.run(batches, ids, len(texts), False)
+        states, _ = encoder.batch_runner.run(window, len(encoder.templates.templates), False)
     for event in profiler.key_averages():
         kind = next((kind for kind, names in _KINDS.items() if event.key.startswith(names)), "element-wise and other")
         seconds[kind] += event.self_cpu_time_total / 1e6

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from metaeol_udf.encoder.loading import Engine
 from metaeol_udf.encoder.plan import Cell
+from metaeol_udf.encoder.window import Window
 
 logger = logging.getLogger(__name__)
 
@@ -32,27 +33,24 @@ class BatchRunner:
         self.max_batch_tokens = self._wanted
         self._n_good = 0
 
-    def run(
-        self, batches: Sequence[Sequence[Cell]], text_ids: Sequence[Sequence[Sequence[int]]], n_texts: int, per_template: bool
-    ) -> tuple[NDArray[np.float32], list[str | None]]:
-        """Run batches in order.
+    def run(self, window: Window, n_templates: int, per_template: bool) -> tuple[NDArray[np.float32], list[str | None]]:
+        """Run a window's batches in order.
 
         Args:
-            batches: From `plan_batches`.
-            text_ids: Indexed ``[group][row]``.
-            n_texts: Rows that the batches speak of.
+            window: What to run.
+            n_templates: Templates of the set.
             per_template: Keep templates apart.
 
         Returns:
-            The mean over templates, shape ``(n_texts, hidden_size)``, or each template's hidden state, shape ``(n_texts,
-            n_templates, hidden_size)``; and an error or None for each text.
+            The mean over templates, shape ``(n_unique, hidden_size)``, or each template's hidden state, shape ``(n_unique,
+            n_templates, hidden_size)``; and an error or None for each unique text.
         """
-        groups = self._engine.trie.groups
-        n_templates = sum(len(group.template_indices) for group in groups)
-        shape = (n_texts, n_templates, self._engine.hidden_size) if per_template else (n_texts, self._engine.hidden_size)
-        states = np.zeros(shape, np.float32)
+        n_texts, hidden_size = window.n_unique, self._engine.hidden_size
+        states = np.zeros((n_texts, n_templates, hidden_size) if per_template else (n_texts, hidden_size), np.float32)
         errors: list[str | None] = [None] * n_texts
-        waiting = list(reversed(batches))
+        self._engine.runner.use_groups(window.groups)
+        groups, text_ids = window.groups, window.text_ids
+        waiting = list(reversed(window.batches))
         while waiting:
             batch = waiting.pop()
             if sum(cell.n_tokens for cell in batch) > self.max_batch_tokens and _can_halve(batch):
@@ -76,7 +74,7 @@ class BatchRunner:
             logger.warning("%d of %d texts failed: %s", sum(map(bool, errors)), n_texts, ", ".join(reasons))
         return states, errors
 
-    def _try(self, batch: Sequence[Cell], text_ids: Sequence[Sequence[Sequence[int]]]) -> list[NDArray[np.float32]] | str:
+    def _try(self, batch: Sequence[Cell], text_ids: Sequence[Mapping[int, Sequence[int]]]) -> list[NDArray[np.float32]] | str:
         """Hidden states a cell, or the code of what went wrong. What goes wrong is not raised: other rows are fine."""
         try:
             states = [state.cpu().numpy() for state in self._engine.runner.run(batch, text_ids)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,10 +12,10 @@ from numpy.typing import NDArray
 
 from metaeol_udf.encoder.batches import BatchRunner
 from metaeol_udf.encoder.loading import Engine, load_engine
-from metaeol_udf.encoder.plan import plan_batches
 from metaeol_udf.encoder.pooling import finish_vectors
+from metaeol_udf.encoder.window import Window, prepare_window
 from metaeol_udf.errors import MetaEOLError
-from metaeol_udf.prompts import TemplateSet, clean_text
+from metaeol_udf.prompts import TemplateSet
 from metaeol_udf.prompts.cleanup import is_blank
 from metaeol_udf.spec import EmbeddingSpec
 
@@ -115,12 +117,15 @@ class MetaEOLEncoder:
         n_templates, hidden_size = len(self.templates.templates), self.engine.hidden_size
         shape = (len(texts), n_templates, hidden_size) if per_template else (len(texts), self.dim)
         vectors = np.empty(shape, np.float32)
-        for window in _windows(texts):
-            states, errors, *_ = self._encode_window(texts[window.start : window.stop], per_template or self.spec.per_template)
-            failed = next(((i, error) for i, error in enumerate(errors) if error is not None), None)
+        keep = per_template or self.spec.per_template
+        ranges = list(_windows(texts))
+        windows = self._prepared(texts[r.start : r.stop] for r in ranges)
+        for place, window in zip(ranges, windows, strict=True):
+            states, failures = self.batch_runner.run(window, n_templates, keep)
+            failed = next(((i, error) for i, error in enumerate(failures[u] for u in window.unique) if error is not None), None)
             if failed is not None:
-                raise MetaEOLError(f"text {window.start + failed[0]} could not be embedded: {failed[1]}")
-            vectors[window.start : window.stop] = states if per_template else finish_vectors(states, self.spec)
+                raise MetaEOLError(f"text {place.start + failed[0]} could not be embedded: {failed[1]}")
+            vectors[place.start : place.stop] = (states if per_template else finish_vectors(states, self.spec))[window.unique]
         return vectors
 
     def encode_rows(self, texts: Sequence[str | None]) -> Encoded:
@@ -128,58 +133,64 @@ class MetaEOLEncoder:
 
         NULL and blank texts get an error in place of a vector, and so does a text on which the model fails.
         """
-        errors: list[str | None] = ["null_text" if text is None else "empty_text" if is_blank(text) else None for text in texts]
-        encoded = Encoded(
-            np.zeros((len(texts), self.dim), np.float32), errors, np.zeros(len(texts), bool),
-            np.zeros(len(texts), np.int64), np.zeros(len(texts), np.int64),
-        )  # fmt: skip
-        present = np.array([i for i, error in enumerate(errors) if error is None], np.int64)
-        for window in _windows([texts[i] or "" for i in present]):
-            rows = present[window.start : window.stop]
-            states, failures, trimmed, computed, saved = self._encode_window([texts[i] or "" for i in rows], self.spec.per_template)
-            encoded.vectors[rows] = finish_vectors(states, self.spec)
-            encoded.trimmed[rows], encoded.tokens_computed[rows], encoded.tokens_saved[rows] = trimmed, computed, saved
-            for row, failure in zip(rows, failures, strict=True):
-                if failure is None and not np.isfinite(encoded.vectors[row]).all():
-                    failure = "non_finite"
-                if failure is not None:
-                    errors[row] = failure
-                    encoded.vectors[row] = 0.0
-        return encoded
+        return next(self.encode_stream([texts]))
 
-    def _encode_window(
-        self, texts: Sequence[str], per_template: bool
-    ) -> tuple[NDArray[np.float32], list[str | None], NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]:
-        """Hidden states (their mean, or one a template), errors, trims and token counts of one window of texts."""
-        trims = [self._clean(text) for text in texts]
-        cleaned = [text for text, _ in trims]
-        places = {text: place for place, text in enumerate(dict.fromkeys(cleaned))}
-        unique = list(places)
-        ids = self.engine.tokenize(unique)
-        groups = self.engine.trie.groups
-        lengths = [[len(text) for text in group] for group in ids]
-        batches = plan_batches(lengths, [len(group.tail_ids) for group in groups], self.batch_runner.max_batch_tokens)
-        states, failures = self.batch_runner.run(batches, ids, len(unique), per_template)
-        computed = np.zeros(len(unique), np.int64)
-        whole = np.zeros(len(unique), np.int64)
-        for group, of_group in zip(groups, lengths, strict=True):
-            n_texts = np.array(of_group, np.int64)
-            computed += n_texts + len(group.tail_ids)
-            whole += len(group.prompt_lengths) * n_texts + sum(group.prompt_lengths)
-        at = np.array([places[text] for text in cleaned], np.int64)
-        first = np.zeros(len(texts), bool)
-        first[np.unique(at, return_index=True)[1]] = True
-        tokens = np.where(first, computed[at], 0)
-        if len(texts):
-            tokens[0] += self._head_tokens_to_report
+    def encode_stream(self, windows: Iterable[Sequence[str | None]]) -> Iterator[Encoded]:
+        """Embed lists of cells one after the other, each as `encode_rows` does.
+
+        While the model runs on one list, the next is cleaned, tokenised and planned in a thread. `windows` itself is only
+        ever advanced by the caller's thread, one list ahead.
+
+        Yields:
+            One result a list, in order.
+        """
+        pending: deque[tuple[list[str | None], NDArray[np.int64]]] = deque()
+
+        def present() -> Iterator[list[str]]:
+            for texts in windows:
+                errors: list[str | None] = ["null_text" if t is None else "empty_text" if is_blank(t) else None for t in texts]
+                pending.append((errors, np.array([i for i, error in enumerate(errors) if error is None], np.int64)))
+                yield [text for text, error in zip(texts, errors, strict=True) if text is not None and error is None]
+
+        for window in self._prepared(present()):
+            yield self._encode(window, *pending.popleft())
+
+    def _encode(self, window: Window, errors: list[str | None], rows: NDArray[np.int64]) -> Encoded:
+        """Run a window, whose texts are those `rows` that have no error yet."""
+        n_rows = len(errors)
+        vectors, trimmed = np.zeros((n_rows, self.dim), np.float32), np.zeros(n_rows, bool)
+        computed, whole = np.zeros(n_rows, np.int64), np.zeros(n_rows, np.int64)
+        if len(rows):
+            states, failures = self.batch_runner.run(window, len(self.templates.templates), self.spec.per_template)
+            finished = finish_vectors(states, self.spec)
+            for unique in np.flatnonzero(~np.isfinite(finished).all(1)):
+                failures[unique] = failures[unique] or "non_finite"
+            failed = np.array([failure is not None for failure in failures])
+            finished[failed] = 0.0
+            vectors[rows], trimmed[rows] = finished[window.unique], window.trimmed
+            computed[rows], whole[rows] = window.tokens_computed, window.tokens_whole
+            for row, unique in zip(rows, window.unique, strict=True):
+                errors[row] = failures[unique]
+            computed[rows[0]] += self._head_tokens_to_report
             self._head_tokens_to_report = 0
-        return states[at], [failures[i] for i in at], np.array([cut for _, cut in trims], bool), tokens, whole[at] - tokens
+        return Encoded(vectors, errors, trimmed, computed, whole - computed)
 
-    def _clean(self, text: str) -> tuple[str, bool]:
-        """Clean a text, trim it, and clean the cut end too, so that it closes like any other."""
-        cleanup = self.templates.text_cleanup
-        kept, is_cut = self.engine.trie.tokenizer.trim(clean_text(text, cleanup), self.spec.max_tokens)
-        return clean_text(kept, cleanup) if is_cut else kept, is_cut
+    def _prepared(self, windows: Iterable[Sequence[str]]) -> Iterator[Window]:
+        """Prepare windows one ahead of the one in use."""
+
+        def prepare(texts: Sequence[str]) -> Window:
+            trie, runner = self.engine.trie, self.engine.runner
+            return prepare_window(texts, trie, self.templates, self.spec.max_tokens, self.batch_runner.max_batch_tokens, runner.has_heads)
+
+        with ThreadPoolExecutor(1, thread_name_prefix="metaeol-prepare") as pool:
+            ahead: Future[Window] | None = None
+            for texts in windows:
+                following = pool.submit(prepare, texts)
+                if ahead is not None:
+                    yield ahead.result()
+                ahead = following
+            if ahead is not None:
+                yield ahead.result()
 
 
 def _windows(texts: Sequence[str]) -> Iterator[range]:

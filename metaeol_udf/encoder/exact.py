@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from metaeol_udf.encoder.plan import Cell
+from metaeol_udf.prompts.trie import HeadGroup
 
 
 class WholePass:
@@ -17,20 +18,25 @@ class WholePass:
     Attributes:
         layer: Index into the hidden states of what is read.
         n_head_tokens: Always 0; nothing is shared.
+        has_heads: False: it must be given whole prompts.
     """
 
     n_head_tokens = 0
+    has_heads = False
 
     def __init__(self, model: Any, layer: int) -> None:
         self._model = model
         self.layer = layer
 
+    def use_groups(self, groups: Sequence[HeadGroup]) -> None:
+        """Nothing to do: whole prompts have no heads."""
+
     @torch.inference_mode()
-    def run(self, batch: Sequence[Cell], text_ids: Sequence[Sequence[Sequence[int]]]) -> list[Tensor]:
+    def run(self, batch: Sequence[Cell], text_ids: Sequence[Mapping[int, Sequence[int]]]) -> list[Tensor]:
         """Hidden state of every prompt's last token; as `TriePass.run`."""
         states = []
         for cell in batch:
-            ids = torch.tensor([text_ids[cell.group][row] for row in cell.rows], device=self._model.device)
+            ids = torch.tensor([list(text_ids[cell.group][row]) for row in cell.rows], device=self._model.device)
             outputs = self._model(input_ids=ids, use_cache=False, output_hidden_states=True)
             states.append(outputs.hidden_states[self.layer][:, -1:].float())
         return states

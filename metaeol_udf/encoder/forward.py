@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -41,25 +41,31 @@ class TriePass:
         decoder: What it runs.
         layer: Index into the hidden states of what is read.
         n_head_tokens: Tokens that the heads took.
+        has_heads: True: it runs heads once and texts after them.
     """
+
+    has_heads = True
 
     def __init__(self, decoder: Decoder, groups: Sequence[HeadGroup], layer: int) -> None:
         self.decoder = decoder
         self.layer = layer
         self._groups: Sequence[HeadGroup] = ()
+        self._heads: dict[tuple[int, ...], HeadCache | None] = {}
+        self._layouts: dict[tuple[HeadGroup, int], Layout] = {}
+        self.n_head_tokens = sum(len(group.head_ids) for group in groups)
         self.use_groups(groups)
 
     def use_groups(self, groups: Sequence[HeadGroup]) -> None:
-        """Run the heads of these groups, unless they are those in use."""
-        if groups is self._groups:
-            return
+        """Set the groups that cells speak of: heads that are new run, heads that are no longer used are given up."""
         self._groups = groups
-        self._layouts: dict[tuple[int, int], Layout] = {}
-        self.n_head_tokens = sum(len(group.head_ids) for group in groups)
-        self._heads = [self._run_head(group) for group in groups]
+        in_use = {group.head_ids for group in groups}
+        self._heads = {ids: head for ids, head in self._heads.items() if ids in in_use}
+        for group in groups:
+            if group.head_ids not in self._heads:
+                self._heads[group.head_ids] = self._run_head(group)
 
     @torch.inference_mode()
-    def run(self, batch: Sequence[Cell], text_ids: Sequence[Sequence[Sequence[int]]]) -> list[Tensor]:
+    def run(self, batch: Sequence[Cell], text_ids: Sequence[Mapping[int, Sequence[int]]]) -> list[Tensor]:
         """Hidden state of every prompt's last token.
 
         Args:
@@ -72,33 +78,35 @@ class TriePass:
         parts, start = [], 0
         ids: list[int] = []
         for cell in batch:
-            layout = self._layout(cell.group, cell.n_text_tokens)
-            parts.append(_Part(layout, self._heads[cell.group], len(cell.rows), start, start + cell.n_tokens))
+            group = self._groups[cell.group]
+            layout = self._layout(group, cell.n_text_tokens)
+            parts.append(_Part(layout, self._heads[group.head_ids], len(cell.rows), start, start + cell.n_tokens))
             start += cell.n_tokens
             for row in cell.rows:
                 ids += text_ids[cell.group][row]
-                ids += self._groups[cell.group].tail_ids
+                ids += group.tail_ids
         states = self._forward(torch.tensor(ids), parts, None).float()
         sizes = [part.n_rows * len(part.layout.outputs) for part in parts]
         return [state.view(part.n_rows, -1, states.shape[-1]) for part, state in zip(parts, torch.split(states, sizes), strict=True)]
 
-    def _layout(self, group: int, n_text: int) -> Layout:
+    def _layout(self, group: HeadGroup, n_text: int) -> Layout:
         layout = self._layouts.get((group, n_text))
         if layout is None:
-            layout = make_layout(self._groups[group], n_text, self.decoder)
-            if n_text <= _MAX_KEPT_TEXT_TOKENS:
+            layout = make_layout(group, n_text, self.decoder)
+            if n_text <= _MAX_KEPT_TEXT_TOKENS and not group.n_inherited:
                 self._layouts[group, n_text] = layout
         return layout
 
     @torch.inference_mode()
     def _run_head(self, group: HeadGroup) -> HeadCache | None:
-        """Keys and values of a head, a layer each."""
+        """Keys and values of a head, a layer each; what it inherits is not run again."""
         if not group.head_ids:
             return None
-        alone = HeadGroup((), (0,), (), (), group.tail_sees[:0, :0], (-1,), (0,))
-        layout = make_layout(alone, len(group.head_ids), self.decoder)
+        inherited, own = group.head_ids[: group.n_inherited], group.head_ids[group.n_inherited :]
+        alone = HeadGroup(inherited, (0,), (), (), group.tail_sees[:0, :0], (-1,), (0,))
+        part = _Part(make_layout(alone, len(own), self.decoder), self._heads.get(inherited), 1, 0, len(own))
         kept: KeptCache = []
-        self._forward(torch.tensor(group.head_ids), [_Part(layout, None, 1, 0, len(group.head_ids))], kept)
+        self._forward(torch.tensor(own), [part], kept)
         return tuple(kept)
 
     def _forward(self, ids: Tensor, parts: Sequence[_Part], kept: KeptCache | None) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,10 @@ from metaeol_udf.encoder.exact import WholePass
 from metaeol_udf.encoder.families import KNOWN_MODEL_TYPES, build_decoder
 from metaeol_udf.encoder.forward import TriePass
 from metaeol_udf.encoder.model_files import check_weights, find_folder, verify_folder
-from metaeol_udf.encoder.plan import plan_batches
 from metaeol_udf.encoder.reference import encode_plainly
+from metaeol_udf.encoder.window import prepare_window
 from metaeol_udf.errors import ConfigError, EnvironmentFault, ModelFilesError
-from metaeol_udf.prompts import TemplateSet, clean_text
+from metaeol_udf.prompts import TemplateSet
 from metaeol_udf.prompts.tokens import PromptTokenizer
 from metaeol_udf.prompts.trie import PromptTrie
 from metaeol_udf.spec import EmbeddingSpec, output_layer
@@ -52,13 +52,6 @@ class Engine:
     dtype: torch.dtype
     hidden_size: int
     is_fast: bool
-
-    def tokenize(self, cleaned_texts: Sequence[str]) -> list[list[list[int]]]:
-        """As `PromptTrie.tokenize`; where the trie had to give up its cuts on the way, the runner follows."""
-        ids = self.trie.tokenize(cleaned_texts)
-        if isinstance(self.runner, TriePass):
-            self.runner.use_groups(self.trie.groups)
-        return ids
 
 
 def load_engine(spec: EmbeddingSpec, templates: TemplateSet, device_name: str) -> Engine:
@@ -161,17 +154,13 @@ def _text_config(model: Any) -> Any:
 
 def _run(trie: PromptTrie, runner: TriePass, templates: TemplateSet) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Hidden states of the probe texts by the fast path, shape ``(n_texts, n_templates, hidden_size)``."""
-    ids = trie.tokenize([clean_text(text, templates.text_cleanup) for text in _PROBES])
-    batches = plan_batches([[len(text) for text in group] for group in ids], [len(group.tail_ids) for group in trie.groups], 1024)
-    states: dict[tuple[int, int], Any] = {}
-    for batch in batches:
-        for cell, state in zip(batch, runner.run(batch, ids), strict=True):
-            for row, of_row in zip(cell.rows, state, strict=True):
-                states |= {
-                    (row, template): vector for template, vector in zip(trie.groups[cell.group].template_indices, of_row, strict=True)
-                }
-    rows = [torch.stack([states[row, template] for template in range(len(templates.templates))]) for row in range(len(_PROBES))]
-    return torch.stack(rows).cpu().numpy()
+    window = prepare_window(_PROBES, trie, templates, max_tokens=1024, max_batch_tokens=1024, shares_starts=True)
+    runner.use_groups(window.groups)
+    states = np.zeros((len(_PROBES), len(templates.templates), runner.decoder.hidden_size), np.float32)
+    for batch in window.batches:
+        for cell, state in zip(batch, runner.run(batch, window.text_ids), strict=True):
+            states[np.array(cell.rows)[:, None], np.array(window.groups[cell.group].template_indices)] = state.cpu().numpy()
+    return states
 
 
 def _worst_cosine(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -13,7 +13,7 @@ class Cell:
 
     Attributes:
         group: Index of the head group.
-        rows: Which texts, positions in the planner's input, shape ``(n_rows,)``.
+        rows: Which texts of the group, shape ``(n_rows,)``.
         n_text_tokens: Tokens of each of them between head and tails.
         n_tokens: Tokens of the whole cell: rows times text and tail tokens.
     """
@@ -24,14 +24,14 @@ class Cell:
     n_tokens: int
 
 
-def plan_batches(lengths: Sequence[Sequence[int]], n_tails: Sequence[int], max_batch_tokens: int) -> list[list[Cell]]:
+def plan_batches(lengths: Sequence[Mapping[int, int]], n_tails: Sequence[int], max_batch_tokens: int) -> list[list[Cell]]:
     """Group texts into batches that fit the token budget. Nothing is padded.
 
     Longest texts first, so that the batch most likely to run out of memory runs first. Within a length, head groups
     follow each other, so that a batch may hold several of them: the linear layers do not care.
 
     Args:
-        lengths: Tokens of each text in each head group, shape ``(n_groups, n_texts)``.
+        lengths: For each head group its texts and their tokens.
         n_tails: Tokens of each group's tail trie, shape ``(n_groups,)``.
         max_batch_tokens: Tokens a batch may hold; a text that is longer by itself makes a batch of its own.
 
@@ -40,7 +40,7 @@ def plan_batches(lengths: Sequence[Sequence[int]], n_tails: Sequence[int], max_b
     """
     same: dict[tuple[int, int], list[int]] = defaultdict(list)
     for group, of_group in enumerate(lengths):
-        for row, length in enumerate(of_group):
+        for row, length in of_group.items():
             same[length, group].append(row)
     batches: list[list[Cell]] = []
     room = 0

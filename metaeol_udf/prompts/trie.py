@@ -39,6 +39,7 @@ class HeadGroup:
         tail_sees: Whether tail token i attends to tail token j, shape ``(n_tail, n_tail)``.
         outputs: Tail token whose hidden state is each template's, -1 for the text's last token, shape ``(n_group,)``.
         prompt_lengths: Tokens of head and tail in each template's whole prompt, shape ``(n_group,)``.
+        n_inherited: Tokens of the head that are the head of another group.
     """
 
     head_ids: tuple[int, ...]
@@ -48,6 +49,7 @@ class HeadGroup:
     tail_sees: NDArray[np.bool_] = field(repr=False, compare=False)
     outputs: tuple[int, ...]
     prompt_lengths: tuple[int, ...]
+    n_inherited: int = 0
 
 
 class PromptTrie:

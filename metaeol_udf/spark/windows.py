@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from metaeol_udf.encoder import Encoded
 from metaeol_udf.prompts import TemplateSet
-from metaeol_udf.spark.worker import EncoderRequest, get_encoder
+from metaeol_udf.spark.worker import EncoderRequest, LoadedEncoder, get_encoder
 
 WINDOW_TOKENS = 65_536  # estimated prompt tokens: enough to sort by length and fill many forward passes
 WINDOW_ROWS = 4_096  # bounds the vectors that are held at a time
@@ -30,6 +31,16 @@ def encode_windows(request: EncoderRequest, batches: Iterator[pd.Series]) -> Ite
     Yields:
         One frame a window, with the columns of `RESULT_TYPE`, rows in the order of the texts.
     """
+    windows = _windows(request, batches)
+    first = next(windows, None)
+    if first is None:
+        return
+    loaded = get_encoder(request)
+    for encoded in loaded.encoder.encode_stream(itertools.chain([first], windows)):
+        yield _frame(encoded, loaded)
+
+
+def _windows(request: EncoderRequest, batches: Iterator[pd.Series]) -> Iterator[list[str | None]]:
     window: list[str | None] = []
     tokens = 0
     cost = _Cost(request)
@@ -39,10 +50,10 @@ def encode_windows(request: EncoderRequest, batches: Iterator[pd.Series]) -> Ite
             window.append(text)
             tokens += cost.of(text)
             if tokens >= WINDOW_TOKENS or len(window) >= WINDOW_ROWS:
-                yield _encode(request, window)
+                yield window
                 window, tokens = [], 0
     if window:
-        yield _encode(request, window)
+        yield window
 
 
 class _Cost:
@@ -57,10 +68,9 @@ class _Cost:
         return n_tokens * self._n_templates
 
 
-def _encode(request: EncoderRequest, texts: Sequence[str | None]) -> pd.DataFrame:
-    loaded = get_encoder(request)
-    encoded = loaded.encoder.encode_rows(texts)
-    errors = _checked_errors(encoded, len(texts), loaded.encoder.dim)
+def _frame(encoded: Encoded, loaded: LoadedEncoder) -> pd.DataFrame:
+    n_texts = len(encoded.errors)
+    errors = _checked_errors(encoded, n_texts, loaded.encoder.dim)
     return pd.DataFrame(
         {
             "vector": vector_column(encoded.vectors, errors),
@@ -68,7 +78,7 @@ def _encode(request: EncoderRequest, texts: Sequence[str | None]) -> pd.DataFram
             "trimmed": encoded.trimmed,
             "tokens_computed": encoded.tokens_computed,
             "tokens_saved": encoded.tokens_saved,
-            "load_id": pd.Series([loaded.load_id] * len(texts), dtype=object),
+            "load_id": pd.Series([loaded.load_id] * n_texts, dtype=object),
         }
     )
 

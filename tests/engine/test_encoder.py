@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from metaeol_udf import EmbeddingSpec, MetaEOLEncoder, TemplateSet
 from metaeol_udf.encoder import loading
 from metaeol_udf.errors import ConfigError, EnvironmentFault, MetaEOLError
+from metaeol_udf.prompts import clean_text
 from tests.engine.oracle import one_at_a_time, worst_cosine
 from tests.engine.test_exactness import TEXTS, encoder
 from tests.engine.test_prompts import NASTY
@@ -44,8 +45,8 @@ def test_tokens_computed_are_those_that_went_through_the_model(tiny_model: Calla
 
 
 def _whole_prompts(ours: MetaEOLEncoder, text: str) -> list[list[int]]:
-    templates = ours.templates
-    return ours.engine.trie.tokenizer.tokenize([templates.fill(t, ours._clean(text)[0]) for t in templates.templates])
+    cleaned, templates = clean_text(text, "paper"), ours.templates
+    return ours.engine.trie.tokenizer.tokenize([templates.fill(t, cleaned) for t in templates.templates])
 
 
 def test_a_text_that_breaks_the_model_is_isolated_and_its_neighbours_are_embedded(

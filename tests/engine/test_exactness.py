@@ -90,3 +90,25 @@ def test_long_texts_are_attended_in_blocks_and_stay_exact(tiny_model: Callable[.
 def test_the_mean_over_templates_is_the_embedding(tiny_model: Callable[..., Path]) -> None:
     ours = encoder(tiny_model("llama"))
     np.testing.assert_allclose(ours.encode(TEXTS), ours.encode(TEXTS, per_template=True).mean(1), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", ["llama", "gemma3", "gpt2", "gpt_neox"])
+def test_common_starts_of_texts_are_computed_once_and_exactly(shape: str, tiny_model: Callable[..., Path]) -> None:
+    folder = tiny_model(shape)
+    line = "the people of the river know that this is good work and go to see it "
+    ends = ("a", "the old guitar", "music", "bad", "the old guitar plays")
+    texts = [*(line * 2 + end for end in ends), "a short one", line + "x", line + "y day"]
+    ours = encoder(folder)
+    rows = ours.encode_rows(texts)
+    assert worst_cosine(ours.encode(texts, per_template=True), one_at_a_time(folder, prompts("metaeol"), texts, -1)) >= 0.99999
+    assert (rows.tokens_computed[1:5].max() < rows.tokens_computed[0] / 2) == ours.engine.is_fast
+
+
+def test_a_stream_of_lists_equals_one_list(tiny_model: Callable[..., Path]) -> None:
+    ours = encoder(tiny_model("llama"))
+    lists: list[list[str | None]] = [[*TEXTS[:5]], [], [None, " "], [*TEXTS[5:], None]]
+    found = list(ours.encode_stream(iter(lists)))
+    assert [len(encoded.errors) for encoded in found] == [5, 0, 2, len(TEXTS) - 4]
+    assert found[2].errors == ["null_text", "empty_text"]
+    together = np.concatenate([found[0].vectors, found[3].vectors[:-1]])
+    assert worst_cosine(together, ours.encode(TEXTS)) >= 0.99999

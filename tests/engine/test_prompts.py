@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from metaeol_udf import TemplateSet
 from metaeol_udf.errors import ConfigError
 from metaeol_udf.prompts import PromptTemplate, clean_text
+from metaeol_udf.prompts.common import CommonStart, find_common_starts
 from metaeol_udf.prompts.templates import builtin_names
 from metaeol_udf.prompts.tokens import PromptTokenizer
 from metaeol_udf.prompts.trie import PromptTrie
@@ -154,3 +155,25 @@ def test_a_broken_template_file_is_refused_with_its_reason(yaml_text: str, messa
 def test_an_unknown_set_offers_the_nearest_name() -> None:
     with pytest.raises(ConfigError, match="did you mean 'metaeol-fast'"):
         TemplateSet.load("metaeol-fats")
+
+
+@settings(max_examples=400, deadline=None, database=None)
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 40), st.integers(0, 5)), min_size=1, max_size=20))
+def test_common_starts_are_disjoint_real_and_leave_every_text_a_token(parts: list[tuple[int, int, int]]) -> None:
+    ids = [[start] * n + [9] * rest for start, n, rest in parts]
+    starts = find_common_starts(ids)
+    rows = [row for start in starts for row in start.rows]
+    assert len(rows) == len(set(rows))
+    for start in starts:
+        assert len(start.rows) > 1
+        assert len({tuple(ids[row][: start.n_tokens]) for row in start.rows}) == 1
+        assert all(len(ids[row]) > start.n_tokens >= 16 for row in start.rows)
+
+
+def test_the_common_start_that_saves_most_is_chosen() -> None:
+    log = list(range(100, 140))
+    ids = [[*log, i] for i in range(6)] + [[*log, *range(200, 260), i] for i in range(4)] + [[7, i] for i in range(5)]
+    assert find_common_starts(ids) == [CommonStart(40, tuple(range(10)))]
+    ids = [[*log[:20], 1]] * 2 + [[*log, *range(200, 260), i] for i in range(4)]
+    assert find_common_starts(ids) == [CommonStart(100, (2, 3, 4, 5))]
+    assert find_common_starts([]) == []
