@@ -130,9 +130,8 @@ def main() -> None:
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
     rows = run(arguments.model, arguments.texts, arguments.rounds)
-    print(
-        f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {arguments.rounds} rounds of {arguments.texts} texts"
-    )
+    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    print(f"{machine}, {arguments.rounds} rounds of {arguments.texts} texts")
     show(rows)
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
