@@ -27,6 +27,7 @@ from transformers.utils import logging as hf_logging
 from benchmarks.baselines import PublishedLoop, SortedBatches
 from benchmarks.gemm import flops_per_token, gemm_rate
 from metaeol_udf import MetaEOLEncoder, TemplateSet
+from metaeol_udf.encoder.window import prepare_window
 
 STS = Path("../shared/data/sts/stsb_dev.tsv.gz")
 
@@ -97,9 +98,11 @@ def _row(contender: Contender, base: Contender, texts: Sequence[str], roofs: Seq
     }
     if contender.encoder is not None and roofs:
         decoder = contender.encoder.engine.runner.decoder
-        rows = contender.encoder.encode_rows(texts)
-        row["tokens_per_text"] = round(float(rows.tokens_computed.sum()) / len(texts), 1)
-        flops = float(rows.tokens_computed.sum()) / len(texts) * flops_per_token(decoder)
+        engine, templates = contender.encoder.engine, contender.encoder.templates
+        window = prepare_window(texts, engine.trie, templates, contender.encoder.spec.max_tokens, 1024, shares_starts=True)
+        tokens_per_text = float(window.tokens_computed.sum()) / len(texts)
+        row["tokens_per_text"] = round(tokens_per_text, 1)
+        flops = tokens_per_text * flops_per_token(decoder)
         shares = [rate * flops / roof for rate, roof in zip(contender.rates, roofs, strict=True)]
         row["share_of_gemm_rate"] = round(statistics.median(shares), 3)
     if contender.vectors is not None and base.vectors is not None and contender.templates in ("", "metaeol-separate"):

@@ -13,6 +13,7 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -30,11 +31,12 @@ _KINDS = {
 }
 
 
-def profile_window(encoder: MetaEOLEncoder, texts: list[str]) -> dict[str, float]:
+def profile_window(encoder: MetaEOLEncoder, texts: list[str], show_operations: bool) -> dict[str, float]:
     """Seconds a kind of work, for one window of texts."""
     seconds: dict[str, float] = defaultdict(float)
     engine = encoder.engine
     encoder.encode(texts)  # lays out, warms caches
+    pa.array(np.zeros(1, np.float32))  # Arrow imports what it needs
     n_tokens, n_batch = encoder.spec.max_tokens, encoder.batch_runner.max_batch_tokens
     started = time.perf_counter()
     window = prepare_window(texts, engine.trie, encoder.templates, n_tokens, n_batch, shares_starts=True)
@@ -45,6 +47,8 @@ def profile_window(encoder: MetaEOLEncoder, texts: list[str]) -> dict[str, float
     seconds["planning"] = max(0.0, prepared - seconds["tokeniser"])
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         states, _ = encoder.batch_runner.run(window, len(encoder.templates.templates), False)
+    if show_operations:
+        print(profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=16, max_name_column_width=40))
     for event in profiler.key_averages():
         kind = next((kind for kind, names in _KINDS.items() if event.key.startswith(names)), "element-wise and other")
         seconds[kind] += event.self_cpu_time_total / 1e6
@@ -60,12 +64,13 @@ def main() -> None:
     parser.add_argument("--templates", default="metaeol-separate")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--texts", type=int, default=128)
+    parser.add_argument("--operations", action="store_true", help="also list single operations")
     arguments = parser.parse_args()
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
     templates = TemplateSet.load(arguments.templates)
     encoder = MetaEOLEncoder.from_pretrained(str(arguments.model), templates=templates, dtype=arguments.dtype, device="cpu")
-    seconds = profile_window(encoder, short_texts(arguments.texts))
+    seconds = profile_window(encoder, short_texts(arguments.texts), arguments.operations)
     total = sum(seconds.values())
     print(f"{arguments.templates}, {arguments.dtype}, {arguments.texts} texts, {torch.get_num_threads()} threads, {total:.2f} s")
     rows = sorted(seconds.items(), key=lambda item: -item[1])

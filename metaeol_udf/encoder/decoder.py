@@ -6,6 +6,7 @@ Gemma 1 to 3, GPT-2 and OPT. `families.py` fills it from transformers' models; `
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -24,6 +25,10 @@ class Linear:
     def __call__(self, x: Tensor) -> Tensor:
         """Shape ``(..., n_in)`` to ``(..., n_out)``."""
         return F.linear(x, self.weight, self.bias)
+
+    def added_to(self, residual: Tensor, x: Tensor) -> Tensor:
+        """``residual + self(x)``; may overwrite `residual`."""
+        return residual.add_(self(x))
 
     def rows(self, start: int, stop: int) -> Linear:
         """The part that computes outputs `start` to `stop`; shares memory."""
@@ -60,9 +65,43 @@ class Norm:
         return wide.mul_(self.weight).to(x.dtype) if self.scales_in_float32 else wide.to(x.dtype).mul_(self.weight)
 
 
+#: What MLPs apply, by the name that `Mlp.activation` gives it.
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+}
+
+
+@dataclass(frozen=True)
+class Mlp:
+    """The feed-forward part of a layer.
+
+    Attributes:
+        into: First projection; where the MLP is gated, gate and up projections stacked.
+        out: Last projection.
+        activation: A key of `ACTIVATIONS`.
+        is_gated: Whether the activated gate multiplies the up projection.
+    """
+
+    into: Linear
+    out: Linear
+    activation: str
+    is_gated: bool
+
+    def inner(self, x: Tensor) -> Tensor:
+        """What goes into the last projection, shape ``(n_tokens, intermediate_size)``."""
+        activate = ACTIVATIONS[self.activation]
+        if not self.is_gated:
+            return activate(self.into(x))
+        gate, up = self.into(x).chunk(2, dim=-1)
+        return activate(gate).mul_(up)
+
+
 @dataclass(frozen=True)
 class Layer:
-    """One decoder layer. Norms after attention and after the MLP exist in Gemma 2 and 3 only."""
+    """One decoder layer. Norms after attention and after the MLP exist in Gemma 2 and 3 only; with them, sums cannot be fused."""
 
     attention_norm: Norm
     qkv: Linear  # queries of all heads, then keys, then values
@@ -71,8 +110,7 @@ class Layer:
     attention_out: Linear
     after_attention_norm: Norm | None
     mlp_norm: Norm
-    mlp_in: Linear  # gate and up projections, stacked, where the MLP is gated
-    mlp_out: Linear
+    mlp: Mlp
     after_mlp_norm: Norm | None
     scaling: float  # of the attention scores
     window: int | None = None  # a token sees the `window` latest tokens, itself included
@@ -89,9 +127,7 @@ class Decoder:
         position_table: Learned positions, shape ``(n_positions, hidden_size)``, else None.
         ropes: Rotary cosines and sines, each of shape ``(n_positions, head_dim / 2)``; empty where positions are learned.
         layers: In order.
-        final_norm: Applied to the last hidden state only.
-        activation: Of the MLP.
-        is_gated: Whether the MLP multiplies the activated gate by the up projection.
+        final_norm: Applied to the last hidden state; None where `layers` stops before it.
         softcap: Attention scores pass ``softcap * tanh(score / softcap)`` (Gemma 2), else None.
         n_heads, n_kv_heads, head_dim: Attention heads; each key-value head serves ``n_heads / n_kv_heads`` of them.
     """
@@ -101,9 +137,7 @@ class Decoder:
     position_table: Tensor | None
     ropes: tuple[tuple[Tensor, Tensor], ...]
     layers: tuple[Layer, ...]
-    final_norm: Norm
-    activation: Callable[[Tensor], Tensor]
-    is_gated: bool
+    final_norm: Norm | None
     softcap: float | None
     n_heads: int
     n_kv_heads: int
@@ -127,13 +161,8 @@ class Decoder:
             x = x * self.token_scale
         return x if self.position_table is None else x + F.embedding(positions, self.position_table)
 
-    def mlp(self, layer: Layer, x: Tensor) -> Tensor:
-        """What the layer's MLP adds to the residual stream `x`, shape ``(n_tokens, hidden_size)``."""
-        inner = layer.mlp_in(layer.mlp_norm(x))
-        if self.is_gated:
-            gate, up = inner.chunk(2, dim=-1)
-            inner = self.activation(gate).mul_(up)
-        else:
-            inner = self.activation(inner)
-        out = layer.mlp_out(inner)
-        return out if layer.after_mlp_norm is None else layer.after_mlp_norm(out)
+    def up_to(self, layer: int) -> Decoder:
+        """The decoder that ends with hidden state `layer`: what lies above is given up, the final norm too."""
+        if layer == len(self.layers):
+            return self
+        return dataclasses.replace(self, layers=self.layers[:layer], final_norm=None)

@@ -12,7 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metaeol_udf.encoder.decoder import Decoder, Layer, Linear, Norm
+from metaeol_udf.encoder.decoder import Decoder, Layer, Linear, Mlp, Norm
+
+#: transformers' names of the activations that `Decoder` has.
+_ACTIVATIONS = {
+    **dict.fromkeys(("silu", "swish"), "silu"),
+    **dict.fromkeys(("gelu_new", "gelu_fast", "gelu_pytorch_tanh"), "gelu_tanh"),
+    "gelu": "gelu",
+    "relu": "relu",
+}
 
 _STATIC_ROPES = ("default", "linear", "llama3", "yarn")  # tables that do not depend on the length of the prompt
 
@@ -24,8 +32,10 @@ def build_decoder(model: Any, n_positions: int) -> Decoder | None:
         model: A base model without its language-model head, in eval mode.
         n_positions: Positions to make rotary tables for.
     """
-    build = _BUILDERS.get(model.config.model_type)
-    return None if build is None else build(model, n_positions)
+    config, build = model.config, _BUILDERS.get(model.config.model_type)
+    names = (getattr(config, name, None) for name in ("hidden_activation", "hidden_act", "activation_function"))
+    activation = next((name for name in names if name), None)
+    return None if build is None or activation not in _ACTIVATIONS else build(model, n_positions)
 
 
 def _build_rotary(model: Any, n_positions: int) -> Decoder | None:
@@ -52,8 +62,6 @@ def _build_rotary(model: Any, n_positions: int) -> Decoder | None:
         ropes=tuple(ropes.values()),
         layers=tuple(layers),
         final_norm=_rms_norm(model.norm),
-        activation=model.layers[0].mlp.act_fn,
-        is_gated=True,
         softcap=getattr(config, "attn_logit_softcapping", None),
         n_heads=config.num_attention_heads,
         n_kv_heads=config.num_key_value_heads,
@@ -63,6 +71,7 @@ def _build_rotary(model: Any, n_positions: int) -> Decoder | None:
 
 def _rotary_layer(block: Any, kind: str, rope: int, config: Any) -> Layer:
     attention, mlp = block.self_attn, block.mlp
+    activation = _ACTIVATIONS[getattr(config, "hidden_activation", None) or config.hidden_act]
     has_four_norms = hasattr(block, "pre_feedforward_layernorm")
     return Layer(
         attention_norm=_rms_norm(block.input_layernorm),
@@ -72,8 +81,7 @@ def _rotary_layer(block: Any, kind: str, rope: int, config: Any) -> Layer:
         attention_out=_linear(attention.o_proj),
         after_attention_norm=_rms_norm(block.post_attention_layernorm) if has_four_norms else None,
         mlp_norm=_rms_norm(block.pre_feedforward_layernorm if has_four_norms else block.post_attention_layernorm),
-        mlp_in=_stack([mlp.gate_proj, mlp.up_proj]),
-        mlp_out=_linear(mlp.down_proj),
+        mlp=Mlp(_stack([mlp.gate_proj, mlp.up_proj]), _linear(mlp.down_proj), activation, is_gated=True),
         after_mlp_norm=_rms_norm(block.post_feedforward_layernorm) if has_four_norms else None,
         scaling=attention.scaling,
         window=config.sliding_window if kind == "sliding_attention" else None,
@@ -102,14 +110,15 @@ def _build_gpt2(model: Any, n_positions: int) -> Decoder | None:
     config = model.config
     if config.add_cross_attention or config.reorder_and_upcast_attn:
         return None
+    activation = _ACTIVATIONS[config.activation_function]
     layers = [
         _layer_norm_layer(
             block.ln_1, _transposed(block.attn.c_attn), _transposed(block.attn.c_proj),
-            block.ln_2, _transposed(block.mlp.c_fc), _transposed(block.mlp.c_proj), block.attn.scaling,
+            block.ln_2, Mlp(_transposed(block.mlp.c_fc), _transposed(block.mlp.c_proj), activation, is_gated=False), block.attn.scaling,
         )
         for block in model.h
     ]  # fmt: skip
-    return _learned_positions(model.wte, model.wpe.weight, layers, model.ln_f, model.h[0].mlp.act, config)
+    return _learned_positions(model.wte, model.wpe.weight, layers, model.ln_f, config)
 
 
 def _build_opt(model: Any, n_positions: int) -> Decoder | None:
@@ -120,32 +129,31 @@ def _build_opt(model: Any, n_positions: int) -> Decoder | None:
     for block in decoder.layers:
         attention = block.self_attn
         qkv = _stack([attention.q_proj, attention.k_proj, attention.v_proj])
+        mlp = Mlp(_linear(block.fc1), _linear(block.fc2), _ACTIVATIONS[config.activation_function], is_gated=False)
         layers.append(
             _layer_norm_layer(
                 block.self_attn_layer_norm, qkv, _linear(attention.out_proj),
-                block.final_layer_norm, _linear(block.fc1), _linear(block.fc2), attention.scaling,
+                block.final_layer_norm, mlp, attention.scaling,
             )
         )  # fmt: skip
     positions = decoder.embed_positions
     table = positions.weight[positions.offset :]
-    return _learned_positions(decoder.embed_tokens, table, layers, decoder.final_layer_norm, decoder.layers[0].activation_fn, config)
+    return _learned_positions(decoder.embed_tokens, table, layers, decoder.final_layer_norm, config)
 
 
-def _learned_positions(
-    tokens: Any, positions: Tensor, layers: Sequence[Layer], norm: Any, activation: Callable[[Tensor], Tensor], config: Any
-) -> Decoder:
+def _learned_positions(tokens: Any, positions: Tensor, layers: Sequence[Layer], norm: Any, config: Any) -> Decoder:
     return Decoder(
         token_table=tokens.weight, token_scale=None, position_table=positions, ropes=(), layers=tuple(layers),
-        final_norm=_layer_norm(norm), activation=activation, is_gated=False, softcap=None,
+        final_norm=_layer_norm(norm), softcap=None,
         n_heads=config.num_attention_heads, n_kv_heads=config.num_attention_heads,
         head_dim=config.hidden_size // config.num_attention_heads,
     )  # fmt: skip
 
 
-def _layer_norm_layer(norm: Any, qkv: Linear, out: Linear, mlp_norm: Any, mlp_in: Linear, mlp_out: Linear, scaling: float) -> Layer:
+def _layer_norm_layer(norm: Any, qkv: Linear, out: Linear, mlp_norm: Any, mlp: Mlp, scaling: float) -> Layer:
     return Layer(
         attention_norm=_layer_norm(norm), qkv=qkv, q_norm=None, k_norm=None, attention_out=out, after_attention_norm=None,
-        mlp_norm=_layer_norm(mlp_norm), mlp_in=mlp_in, mlp_out=mlp_out, after_mlp_norm=None, scaling=scaling,
+        mlp_norm=_layer_norm(mlp_norm), mlp=mlp, after_mlp_norm=None, scaling=scaling,
     )  # fmt: skip
 
 
@@ -161,7 +169,9 @@ def _layer_norm(norm: Any) -> Norm:
 
 
 def _linear(module: Any) -> Linear:
-    return Linear(module.weight, module.bias)
+    linear = Linear(module.weight, module.bias)
+    _release([module])
+    return linear
 
 
 def _transposed(conv: Any) -> Linear:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from metaeol_udf.encoder.attention import HeadCache, Layout, attend, make_layout
-from metaeol_udf.encoder.decoder import Decoder, Layer
+from metaeol_udf.encoder.decoder import Decoder, Layer, Linear, Norm
 from metaeol_udf.encoder.plan import Cell
 from metaeol_udf.prompts.trie import HeadGroup
 
@@ -39,16 +39,14 @@ class TriePass:
 
     Attributes:
         decoder: What it runs.
-        layer: Index into the hidden states of what is read.
         n_head_tokens: Tokens that the heads took.
         has_heads: True: it runs heads once and texts after them.
     """
 
     has_heads = True
 
-    def __init__(self, decoder: Decoder, groups: Sequence[HeadGroup], layer: int) -> None:
+    def __init__(self, decoder: Decoder, groups: Sequence[HeadGroup]) -> None:
         self.decoder = decoder
-        self.layer = layer
         self._groups: Sequence[HeadGroup] = ()
         self._heads: dict[tuple[int, ...], HeadCache | None] = {}
         self._layouts: dict[tuple[HeadGroup, int], Layout] = {}
@@ -115,11 +113,11 @@ class TriePass:
         positions = torch.cat([part.layout.positions.repeat(part.n_rows) for part in parts])
         outputs = torch.cat([part.output_rows() for part in parts])
         x = decoder.embed(ids.to(decoder.token_table.device), positions)
-        if self.layer == 0:
+        if not decoder.layers:
             return x[outputs]
-        for index in range(self.layer):
-            x = self._run_layer(index, x, parts, outputs if index == self.layer - 1 else None, kept)
-        return decoder.final_norm(x) if self.layer == len(decoder.layers) else x
+        for index in range(len(decoder.layers)):
+            x = self._run_layer(index, x, parts, outputs if index == len(decoder.layers) - 1 else None, kept)
+        return x if decoder.final_norm is None else decoder.final_norm(x)
 
     def _run_layer(self, index: int, x: Tensor, parts: Sequence[_Part], outputs: Tensor | None, kept: KeptCache | None) -> Tensor:
         """One layer over the stream `x`, which it may overwrite.
@@ -134,9 +132,9 @@ class TriePass:
         else:
             keys, values = torch.split(layer.qkv.rows(n_query, n_query + 2 * n_key)(h), [n_key, n_key], dim=-1)
             queries, x = layer.qkv.rows(0, n_query)(h[outputs]), x[outputs]
-        out = layer.attention_out(self._attend(index, layer, parts, (queries, keys, values), outputs is not None, kept))
-        x = x.add_(out if layer.after_attention_norm is None else layer.after_attention_norm(out))
-        return x.add_(self.decoder.mlp(layer, x))
+        attended = self._attend(index, layer, parts, (queries, keys, values), outputs is not None, kept)
+        x = _add(x, layer.attention_out, attended, layer.after_attention_norm)
+        return _add(x, layer.mlp.out, layer.mlp.inner(layer.mlp_norm(x)), layer.after_mlp_norm)
 
     def _attend(
         self, index: int, layer: Layer, parts: Sequence[_Part], qkv: Sequence[Tensor], is_last: bool, kept: KeptCache | None
@@ -151,3 +149,8 @@ class TriePass:
             attended.append(attend(self.decoder, layer, part.layout, part.n_rows, of_part, head, only, kept))
             start = stop
         return attended[0] if len(attended) == 1 else torch.cat(attended)
+
+
+def _add(residual: Tensor, linear: Linear, x: Tensor, norm: Norm | None) -> Tensor:
+    """The residual stream after another part of the layer; may overwrite `residual`."""
+    return linear.added_to(residual, x) if norm is None else residual.add_(norm(linear(x)))

@@ -19,6 +19,7 @@ from metaeol_udf.encoder.exact import WholePass
 from metaeol_udf.encoder.families import KNOWN_MODEL_TYPES, build_decoder
 from metaeol_udf.encoder.forward import TriePass
 from metaeol_udf.encoder.model_files import check_weights, find_folder, verify_folder
+from metaeol_udf.encoder.packed import can_pack, pack
 from metaeol_udf.encoder.reference import encode_plainly
 from metaeol_udf.encoder.window import prepare_window
 from metaeol_udf.errors import ConfigError, EnvironmentFault, ModelFilesError
@@ -134,7 +135,10 @@ def _fast_pass(model: Any, spec: EmbeddingSpec, trie: PromptTrie, layer: int) ->
     longest = max(max(group.prompt_lengths) for group in trie.groups)
     with torch.inference_mode():
         decoder = build_decoder(model, longest + 2 * spec.max_tokens + 64)
-    return None if decoder is None else TriePass(decoder, trie.groups, layer)
+        if decoder is None:
+            return None
+        decoder = decoder.up_to(layer)
+        return TriePass(pack(decoder) if can_pack(decoder) else decoder, trie.groups)
 
 
 def _check_room(spec: EmbeddingSpec, templates: TemplateSet, tokenizer: PromptTokenizer, model: Any) -> None:
