@@ -59,8 +59,8 @@ def contenders(model: Path, n_texts: int) -> list[Contender]:
     separate = TemplateSet.load("metaeol-separate")
     published, careful = PublishedLoop(model), SortedBatches(model)
     found = [
-        Contender("published loop, fp32, 8 heads", lambda texts: published.encode(texts, separate), min(n_texts, 32), []),
-        Contender("sorted batches, fp32, 8 heads", lambda texts: careful.encode(texts, separate), min(n_texts, 64), []),
+        Contender("published loop, fp32, 8 heads", lambda texts: published.encode(texts, separate), min(n_texts, 16), []),
+        Contender("sorted batches, fp32, 8 heads", lambda texts: careful.encode(texts, separate), min(n_texts, 32), []),
     ]
     dtypes = ("float32", "bfloat16") if torch.cpu._is_avx512_bf16_supported() else ("float32",)
     for dtype in dtypes:
