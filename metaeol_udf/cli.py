@@ -76,9 +76,10 @@ def run_guarded(command: Callable[[], object]) -> int:
         _show_trace()
         return error.exit_code
     except Exception as error:  # noqa: BLE001 - the last one on the stack: whatever it is, say it shortly
-        _say(f"metaeol: unexpected {type(error).__name__}: {_first_line(error)}")
+        # The message of an error that is not ours may quote a text, so it goes to a file that only its owner reads.
+        _say(f"metaeol: unexpected {type(error).__name__}")
         if not _show_trace():
-            _say(f"The stack trace is in {_save_trace()}; --debug prints it. It may quote the table's texts.")
+            _say(f"Its message and stack trace are in {_save_trace()}; --debug prints them. They may quote the table's texts.")
         return MetaEOLError.exit_code
     return 0
 
@@ -180,11 +181,6 @@ def _save_trace() -> str:
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         traceback.print_exc(file=file)
     return path
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else "no message"
 
 
 if __name__ == "__main__":
