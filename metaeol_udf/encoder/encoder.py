@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,7 +121,8 @@ class MetaEOLEncoder:
         keep = per_template or self.spec.per_template
         ranges = list(_windows(texts))
         windows = self._prepared(texts[r.start : r.stop] for r in ranges)
-        for place, window in zip(ranges, windows, strict=True):
+        for place, ahead in zip(ranges, windows, strict=True):
+            window = ahead.result()
             states, failures = self.batch_runner.run(window, n_templates, keep)
             failed = next(((i, error) for i, error in enumerate(failures[u] for u in window.unique) if error is not None), None)
             if failed is not None:
@@ -144,53 +146,71 @@ class MetaEOLEncoder:
         Yields:
             One result a list, in order.
         """
-        pending: deque[tuple[list[str | None], NDArray[np.int64]]] = deque()
+        pending: deque[tuple[list[str | None], NDArray[np.int64], list[str]]] = deque()
 
         def present() -> Iterator[list[str]]:
             for texts in windows:
                 errors: list[str | None] = ["null_text" if t is None else "empty_text" if is_blank(t) else None for t in texts]
-                pending.append((errors, np.array([i for i, error in enumerate(errors) if error is None], np.int64)))
-                yield [text for text, error in zip(texts, errors, strict=True) if text is not None and error is None]
+                rows = np.array([i for i, error in enumerate(errors) if error is None], np.int64)
+                found = [text for text, error in zip(texts, errors, strict=True) if text is not None and error is None]
+                pending.append((errors, rows, found))
+                yield found
 
-        for window in self._prepared(present()):
-            yield self._encode(window, *pending.popleft())
+        for ahead in self._prepared(present()):
+            errors, rows, found = pending.popleft()
+            yield self._encode(ahead.result, errors, rows, found)
 
-    def _encode(self, window: Window, errors: list[str | None], rows: NDArray[np.int64]) -> Encoded:
-        """Run a window, whose texts are those `rows` that have no error yet."""
+    def _encode(self, prepare: Callable[[], Window], errors: list[str | None], rows: NDArray[np.int64], texts: Sequence[str]) -> Encoded:
+        """Run a window of `texts`, which stand at `rows` and have no error yet."""
         n_rows = len(errors)
-        vectors, trimmed = np.zeros((n_rows, self.dim), np.float32), np.zeros(n_rows, bool)
-        computed, whole = np.zeros(n_rows, np.int64), np.zeros(n_rows, np.int64)
+        encoded = Encoded(
+            np.zeros((n_rows, self.dim), np.float32), errors, np.zeros(n_rows, bool), np.zeros(n_rows, np.int64), np.zeros(n_rows, np.int64)
+        )
         if len(rows):
-            states, failures = self.batch_runner.run(window, len(self.templates.templates), self.spec.per_template)
-            finished = finish_vectors(states, self.spec)
-            for unique in np.flatnonzero(~np.isfinite(finished).all(1)):
-                failures[unique] = failures[unique] or "non_finite"
-            failed = np.array([failure is not None for failure in failures])
-            finished[failed] = 0.0
-            vectors[rows], trimmed[rows] = finished[window.unique], window.trimmed
-            computed[rows], whole[rows] = window.tokens_computed, window.tokens_whole
-            for row, unique in zip(rows, window.unique, strict=True):
-                errors[row] = failures[unique]
-            computed[rows[0]] += self._head_tokens_to_report
+            self._fill(encoded, prepare, rows, texts)
+            encoded.tokens_computed[rows[0]] += self._head_tokens_to_report
+            encoded.tokens_saved[rows[0]] -= self._head_tokens_to_report
             self._head_tokens_to_report = 0
-        return Encoded(vectors, errors, trimmed, computed, whole - computed)
+        return encoded
 
-    def _prepared(self, windows: Iterable[Sequence[str]]) -> Iterator[Window]:
+    def _fill(self, encoded: Encoded, prepare: Callable[[], Window], rows: NDArray[np.int64], texts: Sequence[str]) -> None:
+        """Fill in `rows`; where a text cannot even be prepared, halves are tried until it stands alone."""
+        try:
+            window = prepare()
+        except Exception as error:  # noqa: BLE001 - whatever one text does to the tokenizer, the others are embedded
+            if len(rows) == 1:
+                encoded.errors[rows[0]] = f"error: {type(error).__name__}"
+                return
+            middle = len(rows) // 2
+            for part in (slice(0, middle), slice(middle, None)):
+                self._fill(encoded, partial(self._prepare, texts[part]), rows[part], texts[part])
+            return
+        states, failures = self.batch_runner.run(window, len(self.templates.templates), self.spec.per_template)
+        finished = finish_vectors(states, self.spec)
+        for unique in np.flatnonzero(~np.isfinite(finished).all(1)):
+            failures[unique] = failures[unique] or "non_finite"
+        finished[np.array([failure is not None for failure in failures])] = 0.0
+        encoded.vectors[rows], encoded.trimmed[rows] = finished[window.unique], window.trimmed
+        encoded.tokens_computed[rows] = window.tokens_computed
+        encoded.tokens_saved[rows] = window.tokens_whole - window.tokens_computed
+        for row, unique in zip(rows, window.unique, strict=True):
+            encoded.errors[row] = failures[unique]
+
+    def _prepare(self, texts: Sequence[str]) -> Window:
+        trie, runner = self.engine.trie, self.engine.runner
+        return prepare_window(texts, trie, self.templates, self.spec.max_tokens, self.batch_runner.max_batch_tokens, runner.has_heads)
+
+    def _prepared(self, windows: Iterable[Sequence[str]]) -> Iterator[Future[Window]]:
         """Prepare windows one ahead of the one in use."""
-
-        def prepare(texts: Sequence[str]) -> Window:
-            trie, runner = self.engine.trie, self.engine.runner
-            return prepare_window(texts, trie, self.templates, self.spec.max_tokens, self.batch_runner.max_batch_tokens, runner.has_heads)
-
         with ThreadPoolExecutor(1, thread_name_prefix="metaeol-prepare") as pool:
             ahead: Future[Window] | None = None
             for texts in windows:
-                following = pool.submit(prepare, texts)
+                following = pool.submit(self._prepare, texts)
                 if ahead is not None:
-                    yield ahead.result()
+                    yield ahead
                 ahead = following
             if ahead is not None:
-                yield ahead.result()
+                yield ahead
 
 
 def _windows(texts: Sequence[str]) -> Iterator[range]:

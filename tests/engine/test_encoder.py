@@ -72,6 +72,23 @@ def test_a_text_that_breaks_the_model_is_isolated_and_its_neighbours_are_embedde
         ours.encode(TEXTS)
 
 
+def test_a_text_that_breaks_the_tokenizer_is_isolated_too(tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tiny_model("llama")
+    ours, expected = encoder(folder), encoder(folder).encode(TEXTS)
+    tokenize = ours.engine.trie.tokenize
+
+    def fail_on_poison(texts: list[str]) -> Any:
+        if "the old guitar." in texts:
+            raise OverflowError("the old guitar is poison")
+        return tokenize(texts)
+
+    monkeypatch.setattr(ours.engine.trie, "tokenize", fail_on_poison)
+    rows = ours.encode_rows([None, *TEXTS])
+    bad = 1 + TEXTS.index("the old guitar")
+    assert rows.errors == ["null_text"] + ["error: OverflowError" if row == bad else None for row in range(1, 1 + len(TEXTS))]
+    assert worst_cosine(np.delete(rows.vectors, [0, bad], 0), np.delete(expected, bad - 1, 0)) >= 0.99999
+
+
 def test_out_of_memory_halves_the_batch_remembers_and_recovers(tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tiny_model("llama")
     ours, expected = encoder(folder, max_batch_tokens=800), encoder(folder).encode(TEXTS)
