@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -24,7 +24,10 @@ class _Lengths:
     def __init__(self) -> None:
         self.windows: list[int] = []
 
-    def encode_rows(self, texts: Sequence[str | None]) -> Encoded:
+    def encode_stream(self, texts: Iterable[Sequence[str | None]]) -> Iterator[Encoded]:
+        return map(self._encode, texts)
+
+    def _encode(self, texts: Sequence[str | None]) -> Encoded:
         self.windows.append(len(texts))
         vectors = np.array([[len(text or ""), i] for i, text in enumerate(texts)], np.float32)
         vectors[[text == "nan" for text in texts]] = np.nan
