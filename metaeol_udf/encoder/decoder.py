@@ -148,12 +148,6 @@ class Decoder:
         """Length of a hidden state."""
         return self.token_table.shape[1]
 
-    @property
-    def n_positions(self) -> int:
-        """Positions for which rotary or learned tables exist."""
-        table = self.position_table if self.position_table is not None else self.ropes[0][0]
-        return table.shape[0]
-
     def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
         """Hidden state 0 of a stream of tokens, shape ``(n_tokens, hidden_size)``."""
         x = F.embedding(ids, self.token_table)

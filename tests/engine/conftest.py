@@ -133,18 +133,7 @@ def configs() -> dict[str, Any]:
     kinds = ["sliding_attention", "full_attention"] * 2
     return {
         "llama": transformers.LlamaConfig(**_GATED, **_IDS),
-        "llama3-rope": transformers.LlamaConfig(
-            **_GATED,
-            **_IDS,
-            rope_parameters={
-                "rope_type": "llama3",
-                "rope_theta": 10000.0,
-                "factor": 8.0,
-                "low_freq_factor": 1.0,
-                "high_freq_factor": 4.0,
-                "original_max_position_embeddings": 64,
-            },
-        ),
+        "llama3-rope": transformers.LlamaConfig(**_GATED, **_IDS, rope_parameters=_LLAMA3_ROPE),
         "mistral": transformers.MistralConfig(**_GATED, **_IDS, sliding_window=24),
         "qwen2": transformers.Qwen2Config(**{k: v for k, v in _GATED.items() if k != "head_dim"}, **_IDS),
         "qwen3": transformers.Qwen3Config(**_GATED, **_IDS),
