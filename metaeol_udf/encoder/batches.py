@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from metaeol_udf.encoder.lanes import Lanes, one_a_core
 from metaeol_udf.encoder.loading import Engine
 from metaeol_udf.encoder.plan import Cell
 from metaeol_udf.encoder.window import Window
@@ -19,18 +22,23 @@ logger = logging.getLogger(__name__)
 _AUTO_BATCH_TOKENS = {"cpu": 1024, "cuda": 16_384}  # a CPU's caches hold the activations of about a thousand tokens
 _BATCHES_UNTIL_RAISE = 32  # after running out of memory, so many good batches raise the size again by a quarter
 
+_Outcome = list[NDArray[np.float32]] | str  # hidden states a cell, or the code of what went wrong
+
 
 class BatchRunner:
     """Feeds batches to the engine and adds up the templates' hidden states.
 
     Attributes:
         max_batch_tokens: Tokens of one forward pass; shrinks when memory runs out and grows back slowly.
+        lanes: The threads that run batches.
     """
 
     def __init__(self, engine: Engine, max_batch_tokens: int | str) -> None:
         self._engine = engine
         self._wanted = _AUTO_BATCH_TOKENS[engine.device.type] if isinstance(max_batch_tokens, str) else max_batch_tokens
         self.max_batch_tokens = self._wanted
+        # transformers' own forward, on the slower exact path, is not meant to be called by several threads.
+        self.lanes = Lanes(one_a_core() if engine.device.type == "cpu" and engine.runner.has_heads else 1)
         self._n_good = 0
 
     def run(self, window: Window, n_templates: int, per_template: bool) -> tuple[NDArray[np.float32], list[str | None]]:
@@ -49,24 +57,14 @@ class BatchRunner:
         states = np.zeros((n_texts, n_templates, hidden_size) if per_template else (n_texts, hidden_size), np.float32)
         errors: list[str | None] = [None] * n_texts
         self._engine.runner.use_groups(window.groups)
-        groups, text_ids = window.groups, window.text_ids
-        waiting = list(reversed(window.batches))
-        while waiting:
-            batch = waiting.pop()
-            if sum(cell.n_tokens for cell in batch) > self.max_batch_tokens and _can_halve(batch):
-                waiting += reversed(_halves(batch))
-                continue
-            outcome = self._try(batch, text_ids)
+        for batch, outcome in self._outcomes(window):
             if isinstance(outcome, str):
-                if _can_halve(batch):
-                    waiting += reversed(_halves(batch))
-                else:
-                    errors[batch[0].rows[0]] = outcome
+                errors[batch[0].rows[0]] = outcome
                 continue
             for cell, state in zip(batch, outcome, strict=True):
                 rows = np.array(cell.rows)
                 if per_template:
-                    states[rows[:, None], np.array(groups[cell.group].template_indices)[None]] = state
+                    states[rows[:, None], np.array(window.groups[cell.group].template_indices)[None]] = state
                 else:
                     states[rows] += state.sum(1) / n_templates
         if any(errors):
@@ -74,26 +72,49 @@ class BatchRunner:
             logger.warning("%d of %d texts failed: %s", sum(map(bool, errors)), n_texts, ", ".join(reasons))
         return states, errors
 
-    def _try(self, batch: Sequence[Cell], text_ids: Sequence[Mapping[int, Sequence[int]]]) -> list[NDArray[np.float32]] | str:
-        """Hidden states a cell, or the code of what went wrong. What goes wrong is not raised: other rows are fine."""
+    def _outcomes(self, window: Window) -> Iterator[tuple[Sequence[Cell], _Outcome]]:
+        """Batches as they were run in the end, in the order of the plan, so that sums do not depend on which lane was faster."""
+        waiting = deque(window.batches)
+        running: deque[tuple[Sequence[Cell], Future[_Outcome]]] = deque()
+        while waiting or running:
+            while waiting and len(running) <= self.lanes.n:
+                batch = waiting.popleft()
+                if _n_tokens(batch) > self.max_batch_tokens and _can_halve(batch):
+                    waiting.extendleft(reversed(_halves(batch)))
+                    continue
+                running.append((batch, self.lanes.submit(self._try, batch, window.text_ids)))
+            batch, ahead = running.popleft()
+            outcome = ahead.result()
+            self._adapt(batch, outcome)
+            if isinstance(outcome, str) and _can_halve(batch):
+                waiting.extendleft(reversed(_halves(batch)))
+            else:
+                yield batch, outcome
+
+    def _try(self, batch: Sequence[Cell], text_ids: Sequence[Mapping[int, Sequence[int]]]) -> _Outcome:
+        """Run a batch, in a lane. What goes wrong is not raised: other rows are fine."""
         try:
-            states = [state.cpu().numpy() for state in self._engine.runner.run(batch, text_ids)]
+            return [state.cpu().numpy() for state in self._engine.runner.run(batch, text_ids)]
         except Exception as error:  # noqa: BLE001 - whatever one text does to the model, the others are embedded
             if _is_out_of_memory(error):
-                self._shrink(sum(cell.n_tokens for cell in batch))
                 return "oom"
             # The message of an error may quote a text, so only its type goes on.
             logger.warning(
                 "a batch of %d rows failed with %s; it is halved to find the row", sum(len(c.rows) for c in batch), type(error).__name__
             )
             return f"error: {type(error).__name__}"
-        self._n_good += 1
-        if self.max_batch_tokens < self._wanted and self._n_good % _BATCHES_UNTIL_RAISE == 0:
-            self.max_batch_tokens = min(self._wanted, self.max_batch_tokens * 5 // 4 + 1)
-        return states
+
+    def _adapt(self, batch: Sequence[Cell], outcome: _Outcome) -> None:
+        """Take smaller batches after running out of memory, and slowly larger ones again."""
+        if outcome == "oom":
+            self._shrink(_n_tokens(batch))
+        elif not isinstance(outcome, str):
+            self._n_good += 1
+            if self.max_batch_tokens < self._wanted and self._n_good % _BATCHES_UNTIL_RAISE == 0:
+                self.max_batch_tokens = min(self._wanted, self.max_batch_tokens * 5 // 4 + 1)
 
     def _shrink(self, n_tokens: int) -> None:
-        self.max_batch_tokens = max(1, min(self.max_batch_tokens, n_tokens) // 2)
+        self.max_batch_tokens = max(1, min(self.max_batch_tokens, n_tokens // 2))
         self._n_good = 0
         logger.warning("out of memory with %d tokens in a batch: going on with at most %d", n_tokens, self.max_batch_tokens)
         if self._engine.device.type == "cuda":
@@ -103,6 +124,10 @@ class BatchRunner:
 def _is_out_of_memory(error: Exception) -> bool:
     """CUDA has an error of its own; the CPU allocator raises a RuntimeError that only its words tell apart."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+def _n_tokens(batch: Sequence[Cell]) -> int:
+    return sum(cell.n_tokens for cell in batch)
 
 
 def _can_halve(batch: Sequence[Cell]) -> bool:

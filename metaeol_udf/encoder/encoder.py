@@ -197,8 +197,10 @@ class MetaEOLEncoder:
             encoded.errors[row] = failures[unique]
 
     def _prepare(self, texts: Sequence[str]) -> Window:
-        trie, runner = self.engine.trie, self.engine.runner
-        return prepare_window(texts, trie, self.templates, self.spec.max_tokens, self.batch_runner.max_batch_tokens, runner.has_heads)
+        engine, runner, max_tokens = self.engine, self.batch_runner, self.spec.max_tokens
+        return prepare_window(
+            texts, engine.trie, self.templates, max_tokens, runner.max_batch_tokens, engine.runner.has_heads, runner.lanes.n
+        )
 
     def _prepared(self, windows: Iterable[Sequence[str]]) -> Iterator[Future[Window]]:
         """Prepare windows one ahead of the one in use."""

@@ -56,3 +56,14 @@ def plan_batches(lengths: Sequence[Mapping[int, int]], n_tails: Sequence[int], m
             room -= n_fit * n_row
             rows = rows[n_fit:]
     return batches
+
+
+def share_evenly(lengths: Sequence[Mapping[int, int]], n_tails: Sequence[int], max_batch_tokens: int, n_lanes: int) -> int:
+    """A token budget, at most `max_batch_tokens`, at which the number of batches is a multiple of the lanes that run them.
+
+    Matters to few texts alone: three equal batches on two lanes would leave one of them idle for a quarter of the time.
+    """
+    rows = [length + n_tail for of_group, n_tail in zip(lengths, n_tails, strict=True) for length in of_group.values()]
+    n_rounds = -(-sum(rows) // (n_lanes * max_batch_tokens))
+    # A row more than its share keeps what does not fit exactly from making another batch.
+    return min(max_batch_tokens, sum(rows) // (n_lanes * n_rounds) + max(rows)) if rows else max_batch_tokens

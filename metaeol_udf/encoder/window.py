@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from metaeol_udf.encoder.plan import Cell, plan_batches
+from metaeol_udf.encoder.plan import Cell, plan_batches, share_evenly
 from metaeol_udf.prompts import TemplateSet, clean_text
 from metaeol_udf.prompts.common import find_common_starts
 from metaeol_udf.prompts.tokens import PromptTokenizer
@@ -43,8 +43,9 @@ class Window:
 
 
 def prepare_window(
-    texts: Sequence[str], trie: PromptTrie, templates: TemplateSet, max_tokens: int, max_batch_tokens: int, shares_starts: bool
-) -> Window:
+    texts: Sequence[str], trie: PromptTrie, templates: TemplateSet, max_tokens: int, max_batch_tokens: int, shares_starts: bool,
+    n_lanes: int = 1,
+) -> Window:  # fmt: skip
     """Prepare texts for the model.
 
     Args:
@@ -54,6 +55,7 @@ def prepare_window(
         max_tokens: Tokens kept of a text.
         max_batch_tokens: Tokens of one forward pass.
         shares_starts: Whether texts with a common start get a head of their own.
+        n_lanes: Threads that run batches; few texts are shared out evenly among them.
     """
     trims = [_clean(text, templates.text_cleanup, trie.tokenizer, max_tokens) for text in texts]
     cleaned, trimmed = [text for text, _ in trims], np.array([is_cut for _, is_cut in trims], bool)
@@ -66,7 +68,8 @@ def prepare_window(
             computed[row] += len(tokens) + len(group.tail_ids)
             whole[row] += len(group.prompt_lengths) * len(tokens) + sum(group.prompt_lengths)
     lengths = [{row: len(tokens) for row, tokens in of_group.items()} for of_group in text_ids]
-    batches = plan_batches(lengths, [len(group.tail_ids) for group in groups], max_batch_tokens)
+    n_tails = [len(group.tail_ids) for group in groups]
+    batches = plan_batches(lengths, n_tails, share_evenly(lengths, n_tails, max_batch_tokens, n_lanes))
     unique = np.array([places[text] for text in cleaned], np.int64)
     is_first = np.zeros(len(texts), bool)
     is_first[np.unique(unique, return_index=True)[1]] = True
