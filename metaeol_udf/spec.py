@@ -18,6 +18,7 @@ import yaml
 from metaeol_udf.errors import ConfigError, did_you_mean
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+QUANTIZATIONS = ("int8", "int4")
 
 #: Raised by one whenever a release computes other vectors from the same settings, so that rows are embedded anew.
 VECTOR_VERSION = 1
@@ -34,6 +35,7 @@ class EmbeddingSpec:
         layer: Index into the hidden states as transformers counts them (0: embeddings, -1: last, after the final norm),
             or a fraction of the depth, a float in [0, 1].
         dtype: Weights and activations of the forward pass; `auto` is bfloat16 where the device computes it, else float32.
+        quantization: Bits that the weights of linear layers are kept in, `int8` or `int4`; None keeps them in `dtype`.
         normalize: Scale every vector to length 1.
         truncate_dim: Keep this many leading dimensions; None keeps all.
         per_template: Keep the templates' vectors side by side (n_templates * dim) instead of their mean.
@@ -47,6 +49,7 @@ class EmbeddingSpec:
     templates: str = "metaeol"
     layer: int | float = -1
     dtype: str = "auto"
+    quantization: str | None = None
     normalize: bool = False
     truncate_dim: int | None = None
     per_template: bool = False
@@ -59,6 +62,8 @@ class EmbeddingSpec:
         _check("revision", self.revision is None or isinstance(self.revision, str), self.revision, "a commit, or null")
         _check("templates", isinstance(self.templates, str) and bool(self.templates), self.templates, "a name or a path")
         _check("dtype", self.dtype in DTYPES, self.dtype, f"one of {', '.join(DTYPES)}")
+        known = self.quantization is None or self.quantization in QUANTIZATIONS
+        _check("quantization", known, self.quantization, f"one of {', '.join(QUANTIZATIONS)}, or null")
         is_index = isinstance(self.layer, int) and not isinstance(self.layer, bool)
         is_fraction = isinstance(self.layer, float) and 0.0 <= self.layer <= 1.0
         _check("layer", is_index or is_fraction, self.layer, "an integer index or a fraction of depth from 0.0 to 1.0")
@@ -113,6 +118,8 @@ class EmbeddingSpec:
         value = {name: getattr(self, name) for name in SETTINGS}
         if self.is_resolved:
             value |= {"model": self.model_hash, "revision": None, "templates": self.templates_json}
+        if self.quantization is None:
+            del value["quantization"]  # vectors from before the setting existed stay valid
         canonical = json.dumps([VECTOR_VERSION, value], sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 

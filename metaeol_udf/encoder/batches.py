@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from metaeol_udf.encoder.lanes import Lanes, one_a_core
 from metaeol_udf.encoder.loading import Engine
 from metaeol_udf.encoder.plan import Cell
+from metaeol_udf.encoder.stream_pass import StreamPass
+from metaeol_udf.encoder.transfer import ResultCopier, Results
 from metaeol_udf.encoder.window import Window
 
 logger = logging.getLogger(__name__)
@@ -39,7 +41,10 @@ class BatchRunner:
         self.max_batch_tokens = self._wanted
         # transformers' own forward, on the slower exact path, is not meant to be called by several threads.
         self.lanes = Lanes(one_a_core() if engine.device.type == "cpu" and engine.runner.has_heads else 1)
+        self._copier = ResultCopier(engine.device)
         self._n_good = 0
+        if isinstance(engine.runner, StreamPass):
+            engine.runner.set_batch_tokens(self._wanted)
 
     def run(self, window: Window, n_templates: int, per_template: bool) -> tuple[NDArray[np.float32], list[str | None]]:
         """Run a window's batches in order.
@@ -75,34 +80,37 @@ class BatchRunner:
     def _outcomes(self, window: Window) -> Iterator[tuple[Sequence[Cell], _Outcome]]:
         """Batches as they were run in the end, in the order of the plan, so that sums do not depend on which lane was faster."""
         waiting = deque(window.batches)
-        running: deque[tuple[Sequence[Cell], Future[_Outcome]]] = deque()
+        running: deque[tuple[Sequence[Cell], Future[Results | str]]] = deque()
         while waiting or running:
             while waiting and len(running) <= self.lanes.n:
                 batch = waiting.popleft()
                 if _n_tokens(batch) > self.max_batch_tokens and _can_halve(batch):
                     waiting.extendleft(reversed(_halves(batch)))
                     continue
-                running.append((batch, self.lanes.submit(self._try, batch, window.text_ids)))
+                running.append((batch, self.lanes.submit(self._start, batch, window.text_ids)))
             batch, ahead = running.popleft()
-            outcome = ahead.result()
+            outcome = self._finish(batch, ahead.result())
             self._adapt(batch, outcome)
             if isinstance(outcome, str) and _can_halve(batch):
                 waiting.extendleft(reversed(_halves(batch)))
             else:
                 yield batch, outcome
 
-    def _try(self, batch: Sequence[Cell], text_ids: Sequence[Mapping[int, Sequence[int]]]) -> _Outcome:
-        """Run a batch, in a lane. What goes wrong is not raised: other rows are fine."""
+    def _start(self, batch: Sequence[Cell], text_ids: Sequence[Mapping[int, Sequence[int]]]) -> Results | str:
+        """Run a batch, in a lane; on a GPU that is to launch it. What goes wrong is not raised: other rows are fine."""
         try:
-            return [state.cpu().numpy() for state in self._engine.runner.run(batch, text_ids)]
+            return self._copier.start(self._engine.runner.run(batch, text_ids))
         except Exception as error:  # noqa: BLE001 - whatever one text does to the model, the others are embedded
-            if _is_out_of_memory(error):
-                return "oom"
-            # The message of an error may quote a text, so only its type goes on.
-            logger.warning(
-                "a batch of %d rows failed with %s; it is halved to find the row", sum(len(c.rows) for c in batch), type(error).__name__
-            )
-            return f"error: {type(error).__name__}"
+            return _explain(batch, error)
+
+    def _finish(self, batch: Sequence[Cell], started: Results | str) -> _Outcome:
+        """Wait for a batch's results, while a GPU works on the next one already."""
+        if isinstance(started, str):
+            return started
+        try:
+            return started()
+        except Exception as error:  # noqa: BLE001 - as above; what fails on a GPU may only show when its results are read
+            return _explain(batch, error)
 
     def _adapt(self, batch: Sequence[Cell], outcome: _Outcome) -> None:
         """Take smaller batches after running out of memory, and slowly larger ones again."""
@@ -119,6 +127,15 @@ class BatchRunner:
         logger.warning("out of memory with %d tokens in a batch: going on with at most %d", n_tokens, self.max_batch_tokens)
         if self._engine.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _explain(batch: Sequence[Cell], error: Exception) -> str:
+    """The code of what went wrong. The message of an error may quote a text, so only its type goes on."""
+    if _is_out_of_memory(error):
+        return "oom"
+    n_rows = sum(len(cell.rows) for cell in batch)
+    logger.warning("a batch of %d rows failed with %s; it is halved to find the row", n_rows, type(error).__name__)
+    return f"error: {type(error).__name__}"
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -69,7 +69,7 @@ class MetaEOLEncoder:
     @classmethod
     def from_pretrained(
         cls, model: str, *, templates: TemplateSet, layer: int | float = -1, dtype: str = "auto", device: str = "auto",
-        revision: str | None = None, max_tokens: int = 512, max_batch_tokens: int | str = "auto",
+        quantization: str | None = None, revision: str | None = None, max_tokens: int = 512, max_batch_tokens: int | str = "auto",
     ) -> MetaEOLEncoder:  # fmt: skip
         """Load a model.
 
@@ -79,6 +79,7 @@ class MetaEOLEncoder:
             layer: Index into the hidden states as transformers counts them, or a fraction of depth.
             dtype: `auto`, `float32`, `bfloat16` or `float16`.
             device: `auto`, `cpu`, `cuda` or `cuda:N`.
+            quantization: `int8` or `int4` weights, or None.
             revision: Commit of a hub id.
             max_tokens: Tokens kept of a text.
             max_batch_tokens: Tokens of one forward pass, or `auto`.
@@ -89,8 +90,8 @@ class MetaEOLEncoder:
             EnvironmentFault: The device is not there.
         """
         spec = EmbeddingSpec(
-            model=model, revision=revision, templates=templates.name, layer=layer, dtype=dtype, max_tokens=max_tokens,
-            templates_json=templates.to_json(),
+            model=model, revision=revision, templates=templates.name, layer=layer, dtype=dtype, quantization=quantization,
+            max_tokens=max_tokens, templates_json=templates.to_json(),
         )  # fmt: skip
         return cls.from_spec(spec, device=device, max_batch_tokens=max_batch_tokens)
 

@@ -116,8 +116,13 @@ class TriePass:
         if not decoder.layers:
             return x[outputs]
         for index in range(len(decoder.layers)):
+            x, parts, outputs = self._carry(index, x, parts, outputs)
             x = self._run_layer(index, x, parts, outputs if index == len(decoder.layers) - 1 else None, kept)
         return x if decoder.final_norm is None else decoder.final_norm(x)
+
+    def _carry(self, index: int, x: Tensor, parts: Sequence[_Part], outputs: Tensor) -> tuple[Tensor, Sequence[_Part], Tensor]:
+        """Bring a batch to the device of a layer; here all layers stand on one."""
+        return x, parts, outputs
 
     def _run_layer(self, index: int, x: Tensor, parts: Sequence[_Part], outputs: Tensor | None, kept: KeptCache | None) -> Tensor:
         """One layer over the stream `x`, which it may overwrite.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,23 +16,33 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
+from metaeol_udf.encoder.cuda_graphs import GraphCache
+from metaeol_udf.encoder.decoder import Decoder
 from metaeol_udf.encoder.exact import WholePass
 from metaeol_udf.encoder.families import KNOWN_MODEL_TYPES, build_decoder
+from metaeol_udf.encoder.flex import compile_layer
 from metaeol_udf.encoder.forward import TriePass
 from metaeol_udf.encoder.model_files import check_weights, find_folder, verify_folder
 from metaeol_udf.encoder.packed import can_pack, pack
+from metaeol_udf.encoder.placement import count_bytes, place
+from metaeol_udf.encoder.quantized import quantize
 from metaeol_udf.encoder.reference import encode_plainly
+from metaeol_udf.encoder.stream_pass import StreamPass
 from metaeol_udf.encoder.window import prepare_window
 from metaeol_udf.errors import ConfigError, EnvironmentFault, ModelFilesError
 from metaeol_udf.prompts import TemplateSet
 from metaeol_udf.prompts.tokens import PromptTokenizer
-from metaeol_udf.prompts.trie import PromptTrie
+from metaeol_udf.prompts.trie import HeadGroup, PromptTrie
 from metaeol_udf.spec import EmbeddingSpec, output_layer
 
 logger = logging.getLogger(__name__)
 
 _PROBES = ("A short text to check with.", 'Ein zweiter, etwas längerer Text: "quoted", with 12 numbers (and brackets)?')
 _MIN_COSINE = {torch.float32: 0.99999, torch.bfloat16: 0.995, torch.float16: 0.995}  # fast path against transformers, same dtype
+_MIN_QUANTIZED_COSINE = {"int8": 0.99, "int4": 0.9}  # against transformers with whole weights
+_DEVICE_SHARE = 0.8  # of a GPU's free memory may hold weights; the rest is for activations and heads
+_CELL_TOKENS = 500_000  # run cell by cell before a GPU's layers are compiled, which a short job would wait for in vain
+_GRAPH_BYTES = 4 * 2**30  # larger models keep a GPU busy without CUDA graphs
 
 
 @dataclass(frozen=True)
@@ -67,28 +78,33 @@ def load_engine(spec: EmbeddingSpec, templates: TemplateSet, device_name: str) -
         EnvironmentFault: The device is not there.
     """
     started = time.monotonic()
-    device = choose_device(device_name)
+    devices = choose_devices(device_name)
+    device = devices[0]
     dtype = choose_dtype(spec.dtype, device)
     folder = find_folder(spec.model, spec.revision)
     check_weights(folder)
     verify_folder(folder)
     with _quiet_transformers():
         tokenizer = PromptTokenizer(AutoTokenizer.from_pretrained(folder))
-        model = _load_model(folder, dtype, device)
+        model = _load_model(folder, dtype)
+    is_apart = spec.quantization is not None or not _fits(model, device)  # moved to its devices only as a `Decoder`
+    model = model if is_apart else model.to(device)
     layer = output_layer(spec.layer, _text_config(model).num_hidden_layers)
     trie = PromptTrie(templates, tokenizer)
     _check_room(spec, templates, tokenizer, model)
     expected = encode_plainly(model, tokenizer, templates, _PROBES, layer)
-    runner: TriePass | WholePass | None = _fast_pass(model, spec, trie, layer)
+    runner: TriePass | WholePass | None = _fast_pass(model, spec, trie, layer, devices if is_apart else ())
     why = f"architecture {model.config.model_type!r} is not one of {', '.join(KNOWN_MODEL_TYPES)}"
     if isinstance(runner, TriePass):
         cosine = _worst_cosine(expected, _run(trie, runner, templates))
-        if cosine < _MIN_COSINE[dtype]:
+        logger.info("worst cosine of %s to transformers' own forward: %.6f", spec.model, cosine)
+        if cosine < (_MIN_COSINE[dtype] if spec.quantization is None else _MIN_QUANTIZED_COSINE[spec.quantization]):
             why = f"it differs from transformers (cosine {cosine:.6f})"
-            runner = None
-            with _quiet_transformers():
-                model = _load_model(folder, dtype, device)
+            runner = model = None  # its weights were given up for the fast path
     if runner is None:
+        _refuse_slow(spec, is_apart, why)
+        with _quiet_transformers():
+            model = model or _load_model(folder, dtype).to(device)
         logger.warning("the fast path is not used for %s: %s. Vectors are exact, but come several times slower", spec.model, why)
         trie = PromptTrie(templates, tokenizer, may_cut=False)
         runner = WholePass(model, layer)
@@ -96,20 +112,20 @@ def load_engine(spec: EmbeddingSpec, templates: TemplateSet, device_name: str) -
     return Engine(trie, runner, device, dtype, expected.shape[-1], isinstance(runner, TriePass))
 
 
-def choose_device(name: str) -> torch.device:
-    """The device that `runtime.device` means on this machine.
+def choose_devices(name: str) -> list[torch.device]:
+    """The devices that `runtime.device` means on this machine; several where a model may be split: `auto`, or `cuda:0,1`.
 
     Raises:
         EnvironmentFault: A GPU is asked for and is not there.
     """
+    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        raise EnvironmentFault(
-            f"runtime.device is {name!r}, but torch sees {torch.cuda.device_count()} GPUs here; set runtime.device to auto or cpu"
-        )
-    return device
+        return [torch.device("cuda", index) for index in range(n_gpus)] or [torch.device("cpu")]
+    kind, _, numbers = name.partition(":")
+    devices = [torch.device(kind, int(number)) for number in (numbers or "0").split(",")] if kind == "cuda" else [torch.device(name)]
+    if any(device.type == "cuda" and (device.index or 0) >= n_gpus for device in devices):
+        raise EnvironmentFault(f"runtime.device is {name!r}, but torch sees {n_gpus} GPUs here; set runtime.device to auto or cpu")
+    return devices
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -123,22 +139,61 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if has_bfloat16 else torch.float32
 
 
-def _load_model(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
+def _load_model(folder: Path, dtype: torch.dtype) -> Any:
     try:
         model = AutoModel.from_pretrained(folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelFilesError(f"transformers cannot load the model in {folder}: {' '.join(str(error).split())[:500]}") from error
-    return model.eval().requires_grad_(False).to(device)
+    return model.eval().requires_grad_(False)
 
 
-def _fast_pass(model: Any, spec: EmbeddingSpec, trie: PromptTrie, layer: int) -> TriePass | None:
+def _fits(model: Any, device: torch.device) -> bool:
+    """Whether a GPU has room for a whole model; a CPU's memory is not asked."""
+    return device.type != "cuda" or sum(p.numel() * p.element_size() for p in model.parameters()) <= _room(device)
+
+
+def _room(device: torch.device) -> int:
+    """Bytes of a device that weights may take."""
+    return int(torch.cuda.mem_get_info(device)[0] * _DEVICE_SHARE) if device.type == "cuda" else sys.maxsize
+
+
+def _refuse_slow(spec: EmbeddingSpec, is_apart: bool, why: str) -> None:
+    """Quantized and split models exist on the fast path only."""
+    if spec.quantization is not None:
+        raise ConfigError(f"embedding.quantization is {spec.quantization!r}, which {spec.model} cannot use: {why}; set it to null")
+    if is_apart:
+        raise EnvironmentFault(f"{spec.model} is larger than a GPU and cannot be split: {why}")
+
+
+def _fast_pass(model: Any, spec: EmbeddingSpec, trie: PromptTrie, layer: int, devices: Sequence[torch.device]) -> TriePass | None:
+    """The fast path, or None for an unknown architecture; where `devices` are given, the decoder is moved to them."""
     longest = max(max(group.prompt_lengths) for group in trie.groups)
     with torch.inference_mode():
         decoder = build_decoder(model, longest + 2 * spec.max_tokens + 64)
         if decoder is None:
             return None
         decoder = decoder.up_to(layer)
-        return TriePass(pack(decoder) if can_pack(decoder) else decoder, trie.groups)
+        if spec.quantization is not None:
+            decoder = quantize(decoder, spec.quantization)
+        if devices:
+            decoder = place(decoder, devices, [_room(device) for device in devices])
+        return choose_runner(decoder, trie.groups)
+
+
+def choose_runner(decoder: Decoder, groups: Sequence[HeadGroup], tokens_before: int = _CELL_TOKENS) -> TriePass:
+    """The fast path for the devices that a decoder stands on.
+
+    Args:
+        decoder: In place.
+        groups: The template set's head groups.
+        tokens_before: On a GPU, tokens to run before layers are compiled.
+    """
+    if decoder.token_table.device.type != "cuda":
+        return TriePass(pack(decoder) if can_pack(decoder) else decoder, groups)
+    runner = StreamPass(decoder, groups, layer_function=compile_layer(), tokens_before=tokens_before)
+    if len(runner.stages) == 1 and count_bytes(decoder.layers) <= _GRAPH_BYTES:
+        runner.graphs = GraphCache()
+    return runner
 
 
 def _check_room(spec: EmbeddingSpec, templates: TemplateSet, tokenizer: PromptTokenizer, model: Any) -> None:

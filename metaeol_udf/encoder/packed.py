@@ -62,7 +62,8 @@ def can_pack(decoder: Decoder) -> bool:
     table = decoder.token_table
     fits = table.device.type == "cpu" and table.dtype in (torch.float32, torch.bfloat16)
     has_operators = torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
-    return fits and has_operators and all(layer.mlp.activation in _FUSED for layer in decoder.layers)
+    is_plain = all(type(layer.qkv) is Linear and layer.mlp.activation in _FUSED for layer in decoder.layers)
+    return fits and has_operators and is_plain
 
 
 def pack(decoder: Decoder) -> Decoder:

@@ -75,7 +75,7 @@ def get_encoder(request: EncoderRequest) -> LoadedEncoder:
 
 
 def pick_device(device: str) -> str:
-    """The device of the current task: the GPU that Spark leased to it, else the first one, else the CPU.
+    """The device of the current task: the GPUs that Spark leased to it (`cuda:0,1`), else the first one, else the CPU.
 
     Raises:
         EnvironmentFault: `cuda` is required and this machine has none.
@@ -90,14 +90,13 @@ def pick_device(device: str) -> str:
         raise EnvironmentFault(f"runtime.device is {device!r}, but torch sees no GPU on {socket.gethostname()}: use device auto or cpu")
     if device.startswith("cuda:"):
         return device
-    address = _leased_gpu()
-    return "cuda:0" if address is None else f"cuda:{address}"
+    return f"cuda:{','.join(_leased_gpus() or ['0'])}"
 
 
-def _leased_gpu() -> str | None:
+def _leased_gpus() -> list[str]:
     context = TaskContext.get()
     gpu = context.resources().get("gpu") if context is not None else None
-    return str(gpu.addresses[0]) if gpu is not None and gpu.addresses else None
+    return [str(address) for address in gpu.addresses] if gpu is not None else []
 
 
 def _load(request: EncoderRequest, device: str) -> MetaEOLEncoder:
