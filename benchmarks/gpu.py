@@ -186,7 +186,8 @@ def measure(
         seconds = seconds_of(embed, device, least)
         n_tokens = n_texts * sum(length + len(group.tail_ids) for group in groups)
         row: dict[str, object] = {
-            "model": name, "text tokens": length, "path": "streams" if getattr(runner, "sizes", ()) else "cells", "texts/s": round(n_texts / seconds, 1), "tokens/s": round(n_tokens / seconds),
+            "model": name, "text tokens": length, "path": "streams" if getattr(runner, "sizes", ()) else "cells",
+            "texts/s": round(n_texts / seconds, 1), "tokens/s": round(n_tokens / seconds),
             "MFU": round(2 * sum(w.numel() for w in weights) * n_tokens / seconds / peak, 3),
             "GEMM peak, TFLOP/s": round(peak / 1e12, 2),
         }  # fmt: skip

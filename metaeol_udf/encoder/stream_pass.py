@@ -99,7 +99,8 @@ class StreamPass(TriePass):
 
     def _prove(self, batch: Batch, text_ids: TextIds, states: Sequence[Tensor]) -> list[Tensor]:
         expected = super().run(batch, text_ids)
-        cosine = min(float(F.cosine_similarity(ours, cells, dim=-1).min()) for ours, cells in zip(states, expected, strict=True))
+        cosines = [F.cosine_similarity(ours, cells, dim=-1).flatten() for ours, cells in zip(states, expected, strict=True)]
+        cosine = float(torch.cat(cosines).nan_to_num(nan=-1.0).min())
         self._is_proved = True
         return expected if cosine >= _MIN_COSINE else self._give_up(batch, text_ids, f"its cosine to them is {cosine:.6f}")
 

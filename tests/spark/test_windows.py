@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -105,3 +106,14 @@ def test_a_gpu_that_is_required_and_absent_is_an_environment_fault() -> None:
     with pytest.raises(worker.EnvironmentFault, match="torch sees no GPU"):
         worker.pick_device("cuda")
     assert worker.pick_device("auto") == "cpu"
+
+
+@pytest.mark.parametrize(("leased", "expected"), [([], "cuda:0"), (["3"], "cuda:3"), (["2", "5"], "cuda:2,5")])
+def test_a_task_takes_all_gpus_that_spark_leased_to_it(leased: list[str], expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    context = SimpleNamespace(resources=lambda: {"gpu": SimpleNamespace(addresses=leased)})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(worker, "TaskContext", SimpleNamespace(get=lambda: context))
+    assert worker.pick_device("auto") == expected
+    assert worker.pick_device("cuda:1") == "cuda:1"
