@@ -15,7 +15,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -118,9 +118,8 @@ def linears(decoder: Decoder) -> list[torch.Tensor]:
     return [linear.weight for layer in decoder.layers for linear in (layer.qkv, layer.attention_out, layer.mlp.into, layer.mlp.out)]
 
 
-def seconds_of(work: object, device: torch.device, least: float) -> float:
+def seconds_of(work: Callable[[], object], device: torch.device, least: float) -> float:
     """Seconds of one call, after one that is not timed, over at least so many seconds."""
-    assert callable(work)
     work()
     _wait(device)
     n_calls, started = 0, time.perf_counter()
@@ -163,6 +162,9 @@ def measure(
     name: str, shape: Shape, lengths: Sequence[int], device: torch.device, least: float, max_batch_tokens: int
 ) -> list[dict[str, object]]:
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
     with torch.inference_mode():
         decoder = build_decoder(shape, device, dtype)
         weights = linears(decoder)
