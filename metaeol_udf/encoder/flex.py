@@ -75,7 +75,7 @@ def unflatten_stream(flat: Tensor, n_tokens: int, n_slab: int, n_outputs: int, d
     n_keys, n_query, n_wanted = n_slab + n_tokens, n_tokens // BLOCK, n_outputs // BLOCK
     n_key = n_keys // BLOCK
     sizes = (n_tokens, n_keys, n_keys, n_keys, n_outputs, n_query, n_query * n_key, n_wanted, n_wanted * n_key)
-    ids, enters, leaves, key_positions, outputs, counts, order, output_counts, output_order = flat.split(sizes)
+    ids, enters, leaves, key_positions, outputs, counts, order, output_counts, output_order = torch.split(flat, sizes)
     positions, windows = key_positions[n_slab:], {layer.window for layer in decoder.layers}
     tokens = torch.arange(n_tokens, dtype=torch.int32, device=flat.device)
 
@@ -107,10 +107,14 @@ def _make_mask(enters: Tensor, leaves: Tensor, key_positions: Tensor, queries: T
         token = queries[q]
         return (enters[k] <= token) & (token <= leaves[k])
 
-    def sees_near(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        return sees(b, h, q, k) & (positions[queries[q]] - key_positions[k] < window)
+    if window is None:
+        return sees
+    width = window
 
-    return sees if window is None else sees_near
+    def sees_near(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return sees(b, h, q, k) & (positions[queries[q]] - key_positions[k] < width)
+
+    return sees_near
 
 
 def run_layer(
@@ -135,9 +139,9 @@ def run_layer(
     n_query, n_key = shape.n_heads * shape.head_dim, shape.n_kv_heads * shape.head_dim
     h = layer.attention_norm(x)
     if outputs is None:
-        queries, keys, values = layer.qkv(h).split([n_query, n_key, n_key], dim=-1)
+        queries, keys, values = torch.split(layer.qkv(h), [n_query, n_key, n_key], dim=-1)
     else:
-        keys, values = layer.qkv.rows(n_query, n_query + 2 * n_key)(h).split([n_key, n_key], dim=-1)
+        keys, values = torch.split(layer.qkv.rows(n_query, n_query + 2 * n_key)(h), [n_key, n_key], dim=-1)
         queries, x = layer.qkv.rows(0, n_query)(h.index_select(0, outputs)), x.index_select(0, outputs)
     new_keys = _place(keys.view(-1, shape.n_kv_heads, shape.head_dim), layer.k_norm, rotation)
     new_values = values.view(-1, shape.n_kv_heads, shape.head_dim).transpose(0, 1)[None]
@@ -151,7 +155,7 @@ def run_layer(
         scale=layer.scaling,
         enable_gqa=shape.n_heads != shape.n_kv_heads,
     )
-    x = _add(x, layer.attention_out(attended[0].transpose(0, 1).flatten(1)), layer.after_attention_norm)  # type: ignore[index,union-attr]
+    x = _add(x, layer.attention_out(attended[0].transpose(0, 1).flatten(1)), layer.after_attention_norm)
     return _add(x, layer.mlp.out(layer.mlp.inner(layer.mlp_norm(x))), layer.after_mlp_norm)
 
 

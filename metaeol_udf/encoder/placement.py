@@ -94,7 +94,8 @@ def place(decoder: Decoder, devices: Sequence[torch.device], rooms: Sequence[int
     last = devices[places[-1]] if places else devices[0]
     norm = None if decoder.final_norm is None else _moved(decoder.final_norm, last)
     ropes = tuple((cos.to(devices[0]), sin.to(devices[0])) for cos, sin in decoder.ropes)
-    return dataclasses.replace(_moved(decoder, devices[0]), layers=tuple(layers), final_norm=norm, ropes=ropes)
+    first: Decoder = _moved(decoder, devices[0])
+    return dataclasses.replace(first, layers=tuple(layers), final_norm=norm, ropes=ropes)
 
 
 def count_bytes(value: Any) -> int:

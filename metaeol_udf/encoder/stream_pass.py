@@ -125,7 +125,7 @@ class StreamPass(TriePass):
         graphs = self.graphs if is_constant else None
         states = forward(flat) if graphs is None else graphs.run((size, n_wanted, layout), flat, forward)
         sizes = [len(batch[index].rows) * len(self._groups[batch[index].group].outputs) for index in stream.cells]
-        parts = dict(zip(stream.cells, states[: stream.n_outputs].split(sizes), strict=True))
+        parts = dict(zip(stream.cells, torch.split(states[: stream.n_outputs], sizes), strict=True))
         return [parts[index].view(len(cell.rows), -1, states.shape[-1]) for index, cell in enumerate(batch)]
 
     def _slab_for(self, batch: Batch) -> tuple[SlabLayout, list[LayerCache], bool]:

@@ -42,7 +42,7 @@ class ResultCopier:
         flat = torch.cat([tensor.flatten() for tensor in tensors])
         host = torch.empty(flat.shape, dtype=flat.dtype, pin_memory=True)
         if flat.device not in self._streams:
-            self._streams[flat.device] = torch.cuda.Stream(flat.device)
+            self._streams[flat.device] = torch.cuda.Stream(flat.device)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         stream = self._streams[flat.device]
         stream.wait_stream(torch.cuda.current_stream(flat.device))
         with torch.cuda.stream(stream):
@@ -53,7 +53,7 @@ class ResultCopier:
 
         def wait() -> list[NDArray[np.float32]]:
             done.synchronize()
-            parts = host.split([shape.numel() for shape in shapes])
+            parts = torch.split(host, [shape.numel() for shape in shapes])
             return [part.view(shape).numpy() for part, shape in zip(parts, shapes, strict=True)]
 
         return wait
