@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.utils._triton import has_triton
@@ -23,6 +24,8 @@ from metaeol_udf.encoder.stream import BLOCK, Stream
 logger = logging.getLogger(__name__)
 
 _MOST_SHAPES = 64  # compiled; torch's own limit of 8 is met by two sizes of streams, two windows and a few sizes of outputs
+
+_ALIGNED = 32  # integers; compiled kernels copy what does not begin at a whole 128 bytes
 
 Rotation = tuple[Tensor, Tensor]
 LayerCache = tuple[Tensor, Tensor]  # keys and values, shape (1, n_kv_heads, n_tokens, head_dim)
@@ -67,7 +70,8 @@ def flatten_stream(stream: Stream) -> Tensor:
         stream.ids, stream.enters, stream.leaves, stream.positions, stream.outputs,
         stream.blocks.counts, stream.blocks.order, stream.output_blocks.counts, stream.output_blocks.order,
     )  # fmt: skip
-    return torch.cat([torch.from_numpy(part).flatten() for part in parts])
+    flat = [torch.from_numpy(part).flatten() for part in parts]
+    return torch.cat([F.pad(part, (0, -len(part) % _ALIGNED)) for part in flat])
 
 
 def unflatten_stream(flat: Tensor, n_tokens: int, n_slab: int, n_outputs: int, decoder: Decoder) -> DeviceStream:
@@ -75,7 +79,10 @@ def unflatten_stream(flat: Tensor, n_tokens: int, n_slab: int, n_outputs: int, d
     n_keys, n_query, n_wanted = n_slab + n_tokens, n_tokens // BLOCK, n_outputs // BLOCK
     n_key = n_keys // BLOCK
     sizes = (n_tokens, n_keys, n_keys, n_keys, n_outputs, n_query, n_query * n_key, n_wanted, n_wanted * n_key)
-    ids, enters, leaves, key_positions, outputs, counts, order, output_counts, output_order = torch.split(flat, sizes)
+    padded = torch.split(flat, [size + -size % _ALIGNED for size in sizes])
+    ids, enters, leaves, key_positions, outputs, counts, order, output_counts, output_order = (
+        part[:size] for part, size in zip(padded, sizes, strict=True)
+    )
     positions, windows = key_positions[n_slab:], {layer.window for layer in decoder.layers}
     tokens = torch.arange(n_tokens, dtype=torch.int32, device=flat.device)
 

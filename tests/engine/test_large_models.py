@@ -94,7 +94,6 @@ def test_the_demo_model_embeds_alike_in_few_bits(quantization: str, least: float
     ours = load(model_dir, "metaeol", quantization=quantization)
     assert all(isinstance(layer.mlp.out, QuantizedLinear) for layer in ours.engine.runner.decoder.layers)
     cosine = worst_cosine(ours.encode(TEXTS[:6]), load(model_dir, "metaeol").encode(TEXTS[:6]))
-    print(f"{quantization}: worst cosine {cosine:.5f}")
     assert least <= cosine < 0.9999999
 
 
