@@ -1,144 +1,147 @@
 """Texts a second of the encoder against what people would run instead, side by side in one process.
 
-    python -m benchmarks.encode [--model DIR] [--texts N] [--rounds N] [--json FILE]
+    python -m benchmarks.encode [--texts-from short|12|30|100|500|mixed] [--contenders all|KEY,...] [--texts N] [--rounds N]
 
 Every round runs every contender once on the same texts, in turn, so that a machine that drifts drifts for all of them.
-Ratios are taken round by round against the published script's loop and printed with their spread. Short texts are STS-B
-dev sentences where `../shared/data` stands beside the repository, else first lines of the standard library's docstrings.
+Ratios are taken round by round against the published script's loop and given as median, least and greatest. Slow contenders
+run on a part of the texts with the same spread of lengths; their rate is put on all texts by the tokens of their prompts.
+Each timed call follows a short untimed one. What is not installed is left out, and the row says why.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
-import json
-import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
-from benchmarks.baselines import PublishedLoop, SortedBatches
+from benchmarks.contenders import BASE, Contender, Places, all_contenders, pick
 from benchmarks.gemm import flops_per_token, gemm_rate
-from metaeol_udf import MetaEOLEncoder, TemplateSet
-from metaeol_udf.encoder.window import prepare_window
+from benchmarks.results import Row, describe_machine, show, significant, write_results
+from benchmarks.texts import NAMES, TextSet, load_texts
+from metaeol_udf import TemplateSet
+from metaeol_udf.encoder.reference import encode_plainly
+from metaeol_udf.prompts.tokens import PromptTokenizer
 
-STS = Path("../shared/data/sts/stsb_dev.tsv.gz")
-
-
-@dataclass
-class Contender:
-    """One way to embed, and what it took."""
-
-    name: str
-    encode: Callable[[Sequence[str]], NDArray[np.float32]]
-    n_texts: int
-    rates: list[float]
-    vectors: NDArray[np.float32] | None = None
-    encoder: MetaEOLEncoder | None = None
-    templates: str = ""
+#: Texts for this engine and for slow contenders: what takes each about as long as the others, and a round a few minutes.
+SIZES = {"short": (192, 16), "12": (192, 16), "30": (128, 16), "100": (48, 8), "500": (16, 4), "mixed": (64, 16)}
 
 
-def short_texts(n: int) -> list[str]:
-    """`n` real short texts."""
-    if STS.is_file():
-        with gzip.open(STS, "rt", encoding="utf-8", newline="\n") as file:
-            return [line.split("\t")[1] for line in file][1 : n + 1]
-    from metaeol_udf.demo import collect_docstrings
-
-    return [text.splitlines()[0] for text in collect_docstrings().values()][:n]
-
-
-def contenders(model: Path, n_texts: int) -> list[Contender]:
-    separate = TemplateSet.load("metaeol-separate")
-    published, careful = PublishedLoop(model), SortedBatches(model)
-    found = [
-        Contender("published loop, fp32, 8 heads", lambda texts: published.encode(texts, separate), min(n_texts, 16), []),
-        Contender("sorted batches, fp32, 8 heads", lambda texts: careful.encode(texts, separate), min(n_texts, 32), []),
-    ]
-    dtypes = ("float32", "bfloat16") if torch.cpu._is_avx512_bf16_supported() else ("float32",)
-    for dtype in dtypes:
-        for name in ("metaeol-separate", "metaeol", "metaeol-fast"):
-            encoder = MetaEOLEncoder.from_pretrained(str(model), templates=TemplateSet.load(name), dtype=dtype, device="cpu")
-            found.append(Contender(f"ours, {dtype}, {name}", encoder.encode, n_texts, [], encoder=encoder, templates=name))
-    return found
-
-
-def run(model: Path, n_texts: int, n_rounds: int) -> list[dict[str, object]]:
-    texts = short_texts(n_texts)
-    everyone = contenders(model, len(texts))
-    roofs: dict[str, list[float]] = {}
-    for contender in everyone:
-        contender.encode(texts[:4])  # the first call pays for lazy set-up
+def run(texts: TextSet, contenders: Sequence[Contender], n_slow: int, n_rounds: int) -> None:
+    """Time all contenders; rates and roofs are left in them."""
+    part = texts.sample(n_slow)
+    for contender in contenders:
+        _make(contender)
+    ready = [contender for contender in contenders if contender.encode is not None]
     for _ in range(n_rounds):
-        for contender in everyone:
-            started = time.perf_counter()
-            contender.vectors = contender.encode(texts[: contender.n_texts])
-            contender.rates.append(contender.n_texts / (time.perf_counter() - started))
+        for contender in ready:
+            rows = part if contender.is_slow else np.arange(len(texts.texts))
+            contender.rates.append(_rate(contender, texts, rows))
             if contender.encoder is not None:
-                roofs.setdefault(contender.name, []).append(gemm_rate(contender.encoder.engine.runner.decoder))
-    base = everyone[0]
-    return [_row(contender, base, texts, roofs.get(contender.name)) for contender in everyone]
+                contender.roofs.append(gemm_rate(contender.encoder.engine.runner.decoder))
 
 
-def _row(contender: Contender, base: Contender, texts: Sequence[str], roofs: Sequence[float] | None) -> dict[str, object]:
+def _make(contender: Contender) -> None:
+    try:
+        contender.encode = contender.make(contender)
+    except RuntimeError as error:
+        contender.absent = str(error)
+
+
+def _rate(contender: Contender, texts: TextSet, rows: NDArray[np.int64]) -> float:
+    """Texts a second, of texts as long as the set's are on average."""
+    assert contender.encode is not None
+    chosen = [texts.texts[row] for row in rows]
+    contender.encode(chosen[:2])  # pays for lazy set-up, and wakes a worker that idled away
+    started = time.perf_counter()
+    contender.encode(chosen)
+    seconds = time.perf_counter() - started
+    constant = _constant_tokens(contender.templates)
+    work = float((texts.n_tokens[rows] + constant).mean() / (texts.n_tokens + constant).mean())
+    return len(rows) * work / seconds
+
+
+def _constant_tokens(templates: str) -> float:
+    """Tokens of an average prompt beside its text, about."""
+    prompts = [template.prompt for template in TemplateSet.load(templates).templates]
+    return statistics.mean(len(prompt) / 4.5 for prompt in prompts)
+
+
+def tabulate(texts: TextSet, contenders: Sequence[Contender], model: Path, n_reference: int) -> list[Row]:
+    """One row a contender, with its worst cosine to one prompt at a time on `n_reference` of the texts."""
+    base = next(contender for contender in contenders if contender.key == BASE)
+    rows = texts.sample(n_reference)
+    chosen = [texts.texts[row] for row in rows]
+    plain = {name: _plainly(model, name, chosen) for name in dict.fromkeys(c.templates for c in contenders if c.encode is not None)}
+    return [_row(contender, base, texts, chosen, plain) for contender in contenders]
+
+
+def _row(contender: Contender, base: Contender, texts: TextSet, chosen: list[str], plain: dict[str, NDArray[np.float32]]) -> Row:
+    row: Row = {"contender": contender.name, "templates": contender.templates, "key": contender.key}
+    if contender.encode is None:
+        return {**row, "note": f"not measured: {contender.absent}"}
     ratios = [rate / other for rate, other in zip(contender.rates, base.rates, strict=True)]
-    row: dict[str, object] = {
-        "contender": contender.name,
-        "texts_per_second": round(statistics.median(contender.rates), 2),
-        "ratio": round(statistics.median(ratios), 2),
-        "ratio_min": round(min(ratios), 2),
-        "ratio_max": round(max(ratios), 2),
-    }
-    if contender.encoder is not None and roofs:
-        decoder = contender.encoder.engine.runner.decoder
-        engine, templates = contender.encoder.engine, contender.encoder.templates
-        window = prepare_window(texts, engine.trie, templates, contender.encoder.spec.max_tokens, 1024, shares_starts=True)
-        tokens_per_text = float(window.tokens_computed.sum()) / len(texts)
-        row["tokens_per_text"] = round(tokens_per_text, 1)
-        flops = tokens_per_text * flops_per_token(decoder)
-        shares = [rate * flops / roof for rate, roof in zip(contender.rates, roofs, strict=True)]
-        row["share_of_gemm_rate"] = round(statistics.median(shares), 3)
-    if contender.vectors is not None and base.vectors is not None and contender.templates in ("", "metaeol-separate"):
-        row["worst_cosine_to_base"] = round(_worst_cosine(contender.vectors[: base.n_texts], base.vectors), 6)
-    return row
+    row |= {"texts_per_second": significant(statistics.median(contender.rates)), **spread(ratios)}
+    if contender.encoder is not None and contender.roofs:
+        computed = contender.tokens_per_text
+        flops = computed * flops_per_token(contender.encoder.engine.runner.decoder)
+        shares = [rate * flops / roof for rate, roof in zip(contender.rates, contender.roofs, strict=True)]
+        row |= {"tokens_per_text": round(computed, 1), "share_of_gemm_rate": round(statistics.median(shares), 3)}
+    row["worst_cosine"] = round(worst_cosine(contender.encode(chosen), plain[contender.templates]), 6)
+    return row | ({"note": contender.note} if contender.note else {})
 
 
-def _worst_cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+def spread(ratios: Sequence[float]) -> Row:
+    """Median, least and greatest of the rounds."""
+    named = {"ratio": statistics.median(ratios), "ratio_min": min(ratios), "ratio_max": max(ratios)}
+    return {name: significant(value) for name, value in named.items()}
+
+
+def worst_cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    """The least cosine between rows."""
     return float(((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).min())
 
 
-def show(rows: Sequence[dict[str, object]]) -> None:
-    """Print rows as a Markdown table."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    print("| " + " | ".join(columns) + " |")
-    print("|" + " --- |" * len(columns))
-    for row in rows:
-        print("| " + " | ".join(str(row.get(column, "")) for column in columns) + " |")
+def _plainly(model: Path, templates: str, texts: Sequence[str]) -> NDArray[np.float32]:
+    """The mean over templates, one prompt at a time without padding, in float32."""
+    bare = AutoModel.from_pretrained(model, dtype=torch.float32).eval()
+    tokenizer = PromptTokenizer(AutoTokenizer.from_pretrained(model))
+    mean: NDArray[np.float32] = encode_plainly(bare, tokenizer, TemplateSet.load(templates), texts, bare.config.num_hidden_layers).mean(1)
+    return mean
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=Path("models/smollm2-135m-instruct"))
-    parser.add_argument("--texts", type=int, default=256)
+    parser.add_argument("--texts-from", choices=NAMES, default="short")
+    parser.add_argument("--contenders", default="all")
+    parser.add_argument("--texts", type=int, help="texts for this engine")
+    parser.add_argument("--slow-texts", type=int, help="texts for the other contenders")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--llama-python", help="a Python that has llama-cpp-python")
+    parser.add_argument("--distribatch", metavar="DIR", help="a folder that holds distribatch, where it is not installed")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
-    rows = run(arguments.model, arguments.texts, arguments.rounds)
-    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    print(f"{machine}, {arguments.rounds} rounds of {arguments.texts} texts")
+    n_texts, n_slow = SIZES[arguments.texts_from]
+    n_texts, n_slow = arguments.texts or n_texts, arguments.slow_texts or n_slow
+    texts = load_texts(arguments.texts_from, n_texts, arguments.model)
+    contenders = pick(all_contenders(arguments.model, Places(arguments.llama_python, arguments.distribatch)), arguments.contenders)
+    run(texts, contenders, n_slow, arguments.rounds)
+    rows = tabulate(texts, contenders, arguments.model, min(8, n_slow))
+    note = f"{len(texts.texts)} texts of {texts.n_tokens.mean():.0f} tokens on average ({arguments.texts_from}), {n_slow} of them for others"
+    print(f"{describe_machine()}\n{note}, {arguments.rounds} rounds")
     show(rows)
     if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
+        write_results(arguments.json, rows, [note], texts_from=arguments.texts_from, n_rounds=arguments.rounds)
 
 
 if __name__ == "__main__":

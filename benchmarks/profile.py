@@ -19,7 +19,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers.utils import logging as hf_logging
 
-from benchmarks.encode import short_texts, show
+from benchmarks.results import show
+from benchmarks.texts import short_texts
 from metaeol_udf import MetaEOLEncoder, TemplateSet
 from metaeol_udf.encoder.window import prepare_window
 from metaeol_udf.prompts import clean_text

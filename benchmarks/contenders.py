@@ -1,0 +1,147 @@
+"""The contenders: each way to embed, with the prompts it runs, made only when it is asked for."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from benchmarks.baselines import Encode, MeanOfCalls, PublishedLoop, SortedBatches, Vectors, load_causal_model
+from benchmarks.llama import LlamaCpp, find_gguf
+from metaeol_udf import MetaEOLEncoder, TemplateSet
+from metaeol_udf.spec import DTYPES
+
+BASE = "published"
+SETS = ("metaeol-separate", "metaeol", "metaeol-fast")
+_SHORT = {"float32": "fp32", "bfloat16": "bf16", "int8": "int8"}
+
+
+@dataclass
+class Contender:
+    """One way to embed.
+
+    Attributes:
+        key: For `--contenders`.
+        name: For people.
+        templates: Template set it runs.
+        is_slow: Whether it gets a part of the texts only.
+        make: Loads what it needs; raises RuntimeError with the reason where that is not here.
+        note: What a reader of the table must know.
+        encode: Texts to vectors, once made.
+        encoder: This package's encoder, where it is one.
+        absent: Why it could not be made.
+        rates: Texts a second, one for each round.
+        roofs: Operations a second of the model's matrix products, one for each round.
+        tokens_per_text: Tokens that went through the model for a text of the last call; the first call also has the heads'.
+    """
+
+    key: str
+    name: str
+    templates: str
+    is_slow: bool
+    make: Callable[[Contender], Encode]
+    note: str = ""
+    encode: Encode | None = None
+    encoder: MetaEOLEncoder | None = None
+    absent: str = ""
+    rates: list[float] = field(default_factory=list)
+    roofs: list[float] = field(default_factory=list)
+    tokens_per_text: float = 0.0
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where optional contenders are: a Python with llama-cpp-python, and a folder with distribatch."""
+
+    llama_python: str | None = None
+    distribatch: str | None = None
+
+
+def all_contenders(model: Path, places: Places) -> list[Contender]:
+    """Every contender, the published loop first; none is loaded yet."""
+    separate = TemplateSet.load(SETS[0])
+    shared = functools.cache(lambda: load_causal_model(model))
+    session = functools.cache(_session)
+
+    def plain(kind: type[PublishedLoop] | type[SortedBatches] | type[MeanOfCalls]) -> Callable[[Contender], Encode]:
+        return lambda _: functools.partial(kind(model, shared()).encode, templates=separate)
+
+    def llama(contender: Contender) -> Encode:
+        if places.llama_python is None:
+            raise RuntimeError("no Python with llama-cpp-python was named (--llama-python)")
+        gguf = find_gguf()
+        running = LlamaCpp(places.llama_python, gguf, torch.get_num_threads())
+        contender.note = f"llama-cpp-python {running.version} on {gguf.name}: quantised weights, so other vectors"
+        return functools.partial(running.encode, templates=separate)
+
+    def distribatch(contender: Contender) -> Encode:
+        from importlib.metadata import version
+
+        from benchmarks.spark_columns import Distribatch, find_distribatch
+
+        find_distribatch(places.distribatch)
+        contender.note = f"distribatch {version('distribatch')}, its transformers engine, 32 rows a batch, a row a prompt"
+        return functools.partial(Distribatch(session(), model).encode, templates=separate)
+
+    found = [
+        Contender(BASE, "the published script's loop, fp32", SETS[0], True, plain(PublishedLoop)),
+        Contender("sorted", "bare model, prompts sorted by length, fp32", SETS[0], True, plain(SortedBatches)),
+        Contender("calls", "sentence-transformers style mean of 8 calls, fp32", SETS[0], True, plain(MeanOfCalls)),
+        Contender("llama", "llama.cpp, Q4_1", SETS[0], True, llama),
+        Contender("distribatch", "distribatch through Spark, fp32", SETS[0], True, distribatch),
+    ]
+    for dtype in cpu_dtypes():
+        found += [_ours(model, dtype, name) for name in SETS]
+    best = cpu_dtypes()[-1] if "int8" not in cpu_dtypes() else "bfloat16"
+
+    def through_spark(_: Contender) -> Encode:
+        from benchmarks.spark_columns import SparkColumn, column_spec
+
+        return SparkColumn(session(), column_spec(model, SETS[0], best)).encode
+
+    found.append(Contender("ours-spark", f"this engine through Spark, {_SHORT[best]}", SETS[0], False, through_spark))
+    return found
+
+
+def cpu_dtypes() -> list[str]:
+    """The dtypes that this processor computes in and this version has."""
+    has_bfloat16 = torch.cpu._is_avx512_bf16_supported()
+    return [dtype for dtype in _SHORT if dtype in DTYPES and (dtype != "bfloat16" or has_bfloat16)]
+
+
+def pick(contenders: list[Contender], keys: str) -> list[Contender]:
+    """Those named by a comma-separated list of keys, or `all`; the published loop is always among them.
+
+    Raises:
+        ValueError: There is no such contender.
+    """
+    wanted = {BASE, *keys.split(",")}
+    unknown = wanted - {"all"} - {contender.key for contender in contenders}
+    if unknown:
+        raise ValueError(f"no contender {', '.join(sorted(unknown))}; known: all, {', '.join(c.key for c in contenders)}")
+    return [contender for contender in contenders if "all" in wanted or contender.key in wanted]
+
+
+def _ours(model: Path, dtype: str, templates: str) -> Contender:
+    def load(contender: Contender) -> Encode:
+        encoder = MetaEOLEncoder.from_pretrained(str(model), templates=TemplateSet.load(templates), dtype=dtype, device="cpu")
+        contender.encoder = encoder
+
+        def encode(texts: Sequence[str]) -> Vectors:
+            encoded = encoder.encode_rows(texts)
+            contender.tokens_per_text = float(encoded.tokens_computed.sum()) / len(texts)
+            return encoded.vectors
+
+        return encode
+
+    short = _SHORT[dtype]
+    return Contender(f"{short}-{templates.removeprefix('metaeol').strip('-') or 'metaeol'}", f"this engine, {short}", templates, False, load)
+
+
+def _session() -> object:
+    from benchmarks.spark_columns import start_session
+
+    return start_session(1, torch.get_num_threads())
