@@ -1,5 +1,70 @@
-"""`python -m benchmarks`, which `make bench` calls: the encoder against what people would run instead."""
+"""`python -m benchmarks`, which `make bench` calls: every comparison, each in a process of its own, results in `artifacts/bench`.
 
-from benchmarks.encode import main
+    python -m benchmarks [--only short,12,30,100,500,mixed,scaling,job] [--rounds N] [--llama-python PATH] [--distribatch DIR]
 
-main()
+`python -m benchmarks.publish` makes tables and figures out of the results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from benchmarks.results import FOLDER
+
+_OURS = "fp32-separate,bf16-separate,bf16-metaeol,bf16-fast"
+
+#: Name of the results, module, arguments; the order is that of worth, so that an early stop leaves the most.
+STEPS: dict[str, tuple[str, list[str]]] = {
+    "short": ("benchmarks.encode", ["--texts-from", "short", "--rounds", "3"]),
+    "mixed": ("benchmarks.encode", ["--texts-from", "mixed", "--rounds", "1", "--contenders", "sorted," + _OURS]),
+    "job": ("benchmarks.job", []),
+    "scaling": ("benchmarks.scaling", []),
+    "12": ("benchmarks.encode", ["--texts-from", "12", "--rounds", "1", "--contenders", _OURS]),
+    "30": ("benchmarks.encode", ["--texts-from", "30", "--rounds", "1", "--contenders", _OURS]),
+    "100": ("benchmarks.encode", ["--texts-from", "100", "--rounds", "1", "--contenders", _OURS]),
+    "500": ("benchmarks.encode", ["--texts-from", "500", "--rounds", "1", "--contenders", _OURS]),
+}
+
+
+def command(name: str, arguments: argparse.Namespace) -> list[str]:
+    """The command of a step; what the user gave comes after its own arguments and wins."""
+    module, own = STEPS[name]
+    found = [sys.executable, "-m", module, "--model", str(arguments.model), *own, "--json", str(arguments.folder / f"{name}.json")]
+    if module == "benchmarks.encode":
+        found += ["--llama-python", arguments.llama_python] if arguments.llama_python else []
+        found += ["--distribatch", arguments.distribatch] if arguments.distribatch else []
+    if arguments.rounds is not None and module != "benchmarks.scaling":
+        found += ["--rounds", str(arguments.rounds)]
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=Path("models/smollm2-135m-instruct"))
+    parser.add_argument("--folder", type=Path, default=FOLDER)
+    parser.add_argument("--only", default=",".join(STEPS))
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--llama-python")
+    parser.add_argument("--distribatch", metavar="DIR")
+    arguments = parser.parse_args()
+    names = arguments.only.split(",")
+    unknown = set(names) - set(STEPS)
+    if unknown:
+        parser.error(f"--only: no {', '.join(sorted(unknown))}; known: {', '.join(STEPS)}")
+    failed = []
+    for name in names:
+        print(f"\n## {name}", flush=True)
+        started = time.monotonic()
+        if subprocess.run(command(name, arguments), check=False).returncode:
+            failed.append(name)
+        print(f"({time.monotonic() - started:.0f} s)", flush=True)
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -138,7 +138,9 @@ def _ours(model: Path, dtype: str, templates: str) -> Contender:
         return encode
 
     short = _SHORT[dtype]
-    return Contender(f"{short}-{templates.removeprefix('metaeol').strip('-') or 'metaeol'}", f"this engine, {short}", templates, False, load)
+    return Contender(
+        f"{short}-{templates.removeprefix('metaeol').strip('-') or 'metaeol'}", f"this engine, {short}", templates, False, load
+    )
 
 
 def _session() -> object:

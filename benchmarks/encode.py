@@ -137,7 +137,9 @@ def main() -> None:
     contenders = pick(all_contenders(arguments.model, Places(arguments.llama_python, arguments.distribatch)), arguments.contenders)
     run(texts, contenders, n_slow, arguments.rounds)
     rows = tabulate(texts, contenders, arguments.model, min(8, n_slow))
-    note = f"{len(texts.texts)} texts of {texts.n_tokens.mean():.0f} tokens on average ({arguments.texts_from}), {n_slow} of them for others"
+    note = (
+        f"{len(texts.texts)} texts of {texts.n_tokens.mean():.0f} tokens on average ({arguments.texts_from}), {n_slow} of them for others"
+    )
     print(f"{describe_machine()}\n{note}, {arguments.rounds} rounds")
     show(rows)
     if arguments.json:

