@@ -1,7 +1,8 @@
 """`python -m benchmarks`, which `make bench` calls: every comparison, each in a process of its own, results in `artifacts/bench`.
 
-    python -m benchmarks [--only short,12,30,100,500,mixed,scaling,job] [--rounds N] [--llama-python PATH] [--distribatch DIR]
+    python -m benchmarks [--only short,mixed,job,scaling,12,30,100,500,others] [--rounds N] [--llama-python PATH] [--distribatch DIR]
 
+Without --only all are run; `others`, which has llama.cpp and distribatch in it, only where one of them is named.
 `python -m benchmarks.publish` makes tables and figures out of the results.
 """
 
@@ -15,11 +16,11 @@ from pathlib import Path
 
 from benchmarks.results import FOLDER
 
-_OURS = "fp32-separate,bf16-separate,bf16-metaeol,bf16-fast"
+_OURS = "ours"
 
 #: Name of the results, module, arguments; the order is that of worth, so that an early stop leaves the most.
 STEPS: dict[str, tuple[str, list[str]]] = {
-    "short": ("benchmarks.encode", ["--texts-from", "short", "--rounds", "3"]),
+    "short": ("benchmarks.encode", ["--texts-from", "short", "--rounds", "3", "--contenders", "sorted,calls," + _OURS]),
     "mixed": ("benchmarks.encode", ["--texts-from", "mixed", "--rounds", "1", "--contenders", "sorted," + _OURS]),
     "job": ("benchmarks.job", []),
     "scaling": ("benchmarks.scaling", []),
@@ -27,6 +28,7 @@ STEPS: dict[str, tuple[str, list[str]]] = {
     "30": ("benchmarks.encode", ["--texts-from", "30", "--rounds", "1", "--contenders", _OURS]),
     "100": ("benchmarks.encode", ["--texts-from", "100", "--rounds", "1", "--contenders", _OURS]),
     "500": ("benchmarks.encode", ["--texts-from", "500", "--rounds", "1", "--contenders", _OURS]),
+    "others": ("benchmarks.encode", ["--texts-from", "short", "--rounds", "1", "--contenders", "llama,distribatch,ours-spark," + _OURS]),
 }
 
 
@@ -46,12 +48,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=Path("models/smollm2-135m-instruct"))
     parser.add_argument("--folder", type=Path, default=FOLDER)
-    parser.add_argument("--only", default=",".join(STEPS))
+    parser.add_argument("--only")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--llama-python")
     parser.add_argument("--distribatch", metavar="DIR")
     arguments = parser.parse_args()
-    names = arguments.only.split(",")
+    has_others = bool(arguments.llama_python or arguments.distribatch)
+    names = arguments.only.split(",") if arguments.only else [name for name in STEPS if name != "others" or has_others]
     unknown = set(names) - set(STEPS)
     if unknown:
         parser.error(f"--only: no {', '.join(sorted(unknown))}; known: {', '.join(STEPS)}")

@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from benchmarks.baselines import Encode, MeanOfCalls, PublishedLoop, SortedBatches, Vectors, load_causal_model
 from benchmarks.llama import LlamaCpp, find_gguf
@@ -36,6 +38,8 @@ class Contender:
         rates: Texts a second, one for each round.
         roofs: Operations a second of the model's matrix products, one for each round.
         tokens_per_text: Tokens that went through the model for a text of the last call; the first call also has the heads'.
+        rows: Positions of the texts that it is timed on, ascending.
+        vectors: Of those texts, from the last round.
     """
 
     key: str
@@ -50,6 +54,8 @@ class Contender:
     rates: list[float] = field(default_factory=list)
     roofs: list[float] = field(default_factory=list)
     tokens_per_text: float = 0.0
+    rows: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    vectors: Vectors | None = None
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,7 @@ def all_contenders(model: Path, places: Places) -> list[Contender]:
     ]
     for dtype in cpu_dtypes():
         found += [_ours(model, dtype, name) for name in SETS]
-    best = cpu_dtypes()[-1] if "int8" not in cpu_dtypes() else "bfloat16"
+    best = best_dtype()
 
     def through_spark(_: Contender) -> Encode:
         from benchmarks.spark_columns import SparkColumn, column_spec
@@ -112,16 +118,28 @@ def cpu_dtypes() -> list[str]:
     return [dtype for dtype in _SHORT if dtype in DTYPES and (dtype != "bfloat16" or has_bfloat16)]
 
 
+def best_dtype() -> str:
+    """The quickest of them that is no opt-in."""
+    return "bfloat16" if "bfloat16" in cpu_dtypes() else "float32"
+
+
 def pick(contenders: list[Contender], keys: str) -> list[Contender]:
-    """Those named by a comma-separated list of keys, or `all`; the published loop is always among them.
+    """Those named by a comma-separated list of keys; the published loop is always among them.
+
+    Args:
+        contenders: All.
+        keys: `all` means every contender; `ours` this engine with separate heads in each dtype, and with the other sets in bfloat16.
 
     Raises:
         ValueError: There is no such contender.
     """
     wanted = {BASE, *keys.split(",")}
+    if "ours" in wanted:
+        best = _SHORT[best_dtype()]
+        wanted = wanted - {"ours"} | {f"{_SHORT[dtype]}-separate" for dtype in cpu_dtypes()} | {f"{best}-metaeol", f"{best}-fast"}
     unknown = wanted - {"all"} - {contender.key for contender in contenders}
     if unknown:
-        raise ValueError(f"no contender {', '.join(sorted(unknown))}; known: all, {', '.join(c.key for c in contenders)}")
+        raise ValueError(f"no contender {', '.join(sorted(unknown))}; known: all, ours, {', '.join(c.key for c in contenders)}")
     return [contender for contender in contenders if "all" in wanted or contender.key in wanted]
 
 

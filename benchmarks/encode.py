@@ -31,7 +31,7 @@ from metaeol_udf.encoder.reference import encode_plainly
 from metaeol_udf.prompts.tokens import PromptTokenizer
 
 #: Texts for this engine and for slow contenders: what takes each about as long as the others, and a round a few minutes.
-SIZES = {"short": (192, 16), "12": (192, 16), "30": (128, 16), "100": (48, 8), "500": (16, 4), "mixed": (64, 16)}
+SIZES = {"short": (96, 16), "12": (64, 8), "30": (48, 8), "100": (24, 8), "500": (8, 2), "mixed": (40, 16)}
 
 
 def run(texts: TextSet, contenders: Sequence[Contender], n_slow: int, n_rounds: int) -> None:
@@ -42,8 +42,8 @@ def run(texts: TextSet, contenders: Sequence[Contender], n_slow: int, n_rounds: 
     ready = [contender for contender in contenders if contender.encode is not None]
     for _ in range(n_rounds):
         for contender in ready:
-            rows = part if contender.is_slow else np.arange(len(texts.texts))
-            contender.rates.append(_rate(contender, texts, rows))
+            contender.rows = part if contender.is_slow else np.arange(len(texts.texts))
+            contender.rates.append(_rate(contender, texts))
             if contender.encoder is not None:
                 contender.roofs.append(gemm_rate(contender.encoder.engine.runner.decoder))
 
@@ -55,13 +55,14 @@ def _make(contender: Contender) -> None:
         contender.absent = str(error)
 
 
-def _rate(contender: Contender, texts: TextSet, rows: NDArray[np.int64]) -> float:
+def _rate(contender: Contender, texts: TextSet) -> float:
     """Texts a second, of texts as long as the set's are on average."""
     assert contender.encode is not None
+    rows = contender.rows
     chosen = [texts.texts[row] for row in rows]
     contender.encode(chosen[:2])  # pays for lazy set-up, and wakes a worker that idled away
     started = time.perf_counter()
-    contender.encode(chosen)
+    contender.vectors = contender.encode(chosen)
     seconds = time.perf_counter() - started
     constant = _constant_tokens(contender.templates)
     work = float((texts.n_tokens[rows] + constant).mean() / (texts.n_tokens + constant).mean())
@@ -77,24 +78,31 @@ def _constant_tokens(templates: str) -> float:
 def tabulate(texts: TextSet, contenders: Sequence[Contender], model: Path, n_reference: int) -> list[Row]:
     """One row a contender, with its worst cosine to one prompt at a time on `n_reference` of the texts."""
     base = next(contender for contender in contenders if contender.key == BASE)
-    rows = texts.sample(n_reference)
+    rows = base.rows[:: max(1, len(base.rows) // n_reference)][:n_reference]
     chosen = [texts.texts[row] for row in rows]
-    plain = {name: _plainly(model, name, chosen) for name in dict.fromkeys(c.templates for c in contenders if c.encode is not None)}
-    return [_row(contender, base, texts, chosen, plain) for contender in contenders]
+    found = []
+    plain: dict[str, NDArray[np.float32]] = {}
+    for contender in contenders:
+        row = _row(contender, base)
+        if contender.vectors is not None:
+            if contender.templates not in plain:
+                plain[contender.templates] = _plainly(model, contender.templates, chosen)
+            vectors = contender.vectors[np.searchsorted(contender.rows, rows)]
+            row["worst_cosine"] = round(worst_cosine(vectors, plain[contender.templates]), 6)
+        found.append(row)
+    return found
 
 
-def _row(contender: Contender, base: Contender, texts: TextSet, chosen: list[str], plain: dict[str, NDArray[np.float32]]) -> Row:
+def _row(contender: Contender, base: Contender) -> Row:
     row: Row = {"contender": contender.name, "templates": contender.templates, "key": contender.key}
     if contender.encode is None:
         return {**row, "note": f"not measured: {contender.absent}"}
     ratios = [rate / other for rate, other in zip(contender.rates, base.rates, strict=True)]
     row |= {"texts_per_second": significant(statistics.median(contender.rates)), **spread(ratios)}
-    if contender.encoder is not None and contender.roofs:
-        computed = contender.tokens_per_text
-        flops = computed * flops_per_token(contender.encoder.engine.runner.decoder)
+    if contender.encoder is not None:
+        flops = contender.tokens_per_text * flops_per_token(contender.encoder.engine.runner.decoder)
         shares = [rate * flops / roof for rate, roof in zip(contender.rates, contender.roofs, strict=True)]
-        row |= {"tokens_per_text": round(computed, 1), "share_of_gemm_rate": round(statistics.median(shares), 3)}
-    row["worst_cosine"] = round(worst_cosine(contender.encode(chosen), plain[contender.templates]), 6)
+        row |= {"tokens_per_text": round(contender.tokens_per_text, 1), "share_of_gemm_rate": round(statistics.median(shares), 3)}
     return row | ({"note": contender.note} if contender.note else {})
 
 
@@ -136,7 +144,7 @@ def main() -> None:
     texts = load_texts(arguments.texts_from, n_texts, arguments.model)
     contenders = pick(all_contenders(arguments.model, Places(arguments.llama_python, arguments.distribatch)), arguments.contenders)
     run(texts, contenders, n_slow, arguments.rounds)
-    rows = tabulate(texts, contenders, arguments.model, min(8, n_slow))
+    rows = tabulate(texts, contenders, arguments.model, min(8 if texts.n_tokens.mean() < 60 else 4, n_slow))
     note = (
         f"{len(texts.texts)} texts of {texts.n_tokens.mean():.0f} tokens on average ({arguments.texts_from}), {n_slow} of them for others"
     )

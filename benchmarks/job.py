@@ -1,6 +1,6 @@
 """The Spark and Delta job against the bare encoder: marginal rate, a worker's peak memory, and a cold job of 300 rows.
 
-    python -m benchmarks.job [--rows 128,640] [--rounds N] [--threads N]
+    python -m benchmarks.job [--rows 128,512] [--rounds N] [--threads N]
 
 Two tables of different size go through the job, workers warm; rows by which they differ over seconds by which they differ is the
 marginal rate, from select to verify. The bare encoder embeds just those rows in this process with as many threads. The job
@@ -20,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
-from json import loads
+from json import dumps, loads
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -31,13 +31,14 @@ import yaml
 from pyspark.sql import SparkSession
 from transformers.utils import logging as hf_logging
 
-from benchmarks.contenders import cpu_dtypes
+from benchmarks.contenders import best_dtype
 from benchmarks.results import Row, describe_machine, show, significant, write_results
 from benchmarks.spark_columns import start_session
 from benchmarks.texts import NAMES, load_texts
 from metaeol_udf import MetaEOLEncoder, TemplateSet
 from metaeol_udf.config import parse_config
 from metaeol_udf.delta import run_embed
+from metaeol_udf.delta.waves import ROWS_PER_TASK
 
 COLD_ROWS = 300
 _BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
@@ -143,12 +144,14 @@ class JobBench:
         return report
 
 
-def measure_rates(bench: JobBench, encoder: MetaEOLEncoder, texts: Sequence[str], sizes: tuple[int, int], n_rounds: int) -> Row:
+def measure_rates(
+    bench: JobBench, encoder: MetaEOLEncoder, texts: Sequence[str], sizes: tuple[int, int], n_rounds: int, n_warm: int = 0
+) -> Row:
     """The job's marginal rate and the bare encoder's, round by round."""
     small, large = sizes
     bare, job, loads_seen = [], [], 0
     for _ in range(n_rounds):
-        bench.run(texts[:small])  # workers that idled for a minute were ended: this brings them back
+        bench.run(texts[: max(small, n_warm)])  # workers that idled for a minute were ended: this brings all of them back
         reports = [bench.run(texts[:n]) for n in sizes]
         loads_seen += sum(report["model_loads"] for report in reports)
         job.append((large - small) / (reports[1]["seconds"]["total"] - reports[0]["seconds"]["total"]))
@@ -174,22 +177,18 @@ def measure_cold(bench: JobBench, folder: Path, texts: Sequence[str], n_threads:
     conf["spark"] = {"master": "local[1]", "conf": {"spark.executorEnv.OMP_NUM_THREADS": str(n_threads)}}
     path, listed = folder / "cold.yaml", folder / "texts.json"
     path.write_text(yaml.safe_dump(conf), encoding="utf-8")
-    listed.write_text(_as_json(list(texts)), encoding="utf-8")
+    listed.write_text(dumps(list(texts)), encoding="utf-8")
     embedding = conf["embedding"]
     job = _seconds([sys.executable, "-m", "metaeol_udf.cli", "embed", str(path)])
     bare = _seconds([sys.executable, "-c", _COLD_ENCODER, embedding["model"], embedding["templates"], embedding["dtype"], str(listed)])
     return {"rows": len(texts), "job_seconds": round(job, 1), "encoder_seconds": round(bare, 1)}
 
 
-def _as_json(texts: list[str]) -> str:
-    from json import dumps
-
-    return dumps(texts)
-
-
 def _seconds(command: list[str]) -> float:
     started = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command[1:4])} ended with status {done.returncode}: {done.stderr.strip()[-300:]}")
     return time.perf_counter() - started
 
 
@@ -197,10 +196,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=Path("models/smollm2-135m-instruct"))
     parser.add_argument("--templates", default="metaeol")
-    parser.add_argument("--dtype", default="bfloat16" if "bfloat16" in cpu_dtypes() else "float32")
+    parser.add_argument("--dtype", default=best_dtype())
     parser.add_argument("--texts-from", choices=NAMES, default="short")
-    parser.add_argument("--rows", default="128,640", help="of the smaller and the larger table")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rows", default="128,512", help="of the smaller and the larger table")
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--cold-rows", type=int, default=COLD_ROWS)
     parser.add_argument("--json", type=Path)
@@ -225,7 +224,7 @@ def main() -> None:
             session = start_session(slots, threads)
             bench = JobBench(session, Path(folder) / f"slots-{slots}", embedding)
             with PeakMemory() as memory:
-                row = measure_rates(bench, encoder, texts, (small, large), arguments.rounds)
+                row = measure_rates(bench, encoder, texts, (small, large), arguments.rounds, ROWS_PER_TASK * (slots + 1))
             row |= {
                 "worker_peak_mib": memory.worst >> 20,
                 "weights_mib": weights >> 20,

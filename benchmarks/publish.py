@@ -61,7 +61,7 @@ _JOB = {
 def sections(results: Mapping[str, dict[str, Any]]) -> dict[str, str]:
     """Markdown by marker, for the results that are there."""
     found: dict[str, str] = {}
-    for name in NAMES:
+    for name in (*NAMES, "others"):
         if name in results:
             found[name] = encode_section(results[name])
     for name, tables in (("scaling", _SCALING), ("job", _JOB)):
@@ -147,7 +147,7 @@ def main() -> None:
         parser.error(f"unknown: {' '.join(rest)}")
     if arguments.measure:
         subprocess.run([sys.executable, "-m", "benchmarks", "--folder", str(arguments.folder), *rest], check=True)
-    names = [*NAMES, "scaling", "job"]
+    names = [*NAMES, "others", "scaling", "job"]
     results = {name: read_results(arguments.folder / f"{name}.json") for name in names if (arguments.folder / f"{name}.json").is_file()}
     if not results:
         sys.exit(f"no results in {arguments.folder}: run `python -m benchmarks`, or add --measure")

@@ -18,7 +18,7 @@ import torch
 from transformers import AutoTokenizer
 from transformers.utils import logging as hf_logging
 
-from benchmarks.contenders import SETS, cpu_dtypes
+from benchmarks.contenders import SETS, best_dtype
 from benchmarks.results import Row, describe_machine, show, significant, write_results
 from benchmarks.texts import cut_texts, load_texts, short_texts
 from metaeol_udf import MetaEOLEncoder, TemplateSet
@@ -167,7 +167,7 @@ def main() -> None:
     arguments = parser.parse_args()
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
-    dtype = arguments.dtype or ("bfloat16" if "bfloat16" in cpu_dtypes() else "float32")
+    dtype = arguments.dtype or best_dtype()
     short, kinds = short_texts(arguments.texts), arguments.only.split(",")
     rows: list[Row] = []
     if "length" in kinds:

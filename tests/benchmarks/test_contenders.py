@@ -58,7 +58,7 @@ def test_what_is_not_installed_is_left_out_and_says_why(causal_dir: Path, tmp_pa
 
 
 def test_an_unknown_contender_is_named_with_the_known_ones(causal_dir: Path) -> None:
-    with pytest.raises(ValueError, match="no contender fastest; known: all, published, sorted"):
+    with pytest.raises(ValueError, match="no contender fastest; known: all, ours, published, sorted"):
         pick(all_contenders(causal_dir, Places()), "sorted,fastest")
 
 

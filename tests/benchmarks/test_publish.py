@@ -71,8 +71,8 @@ def test_a_table_holds_rows_that_were_measured_and_notes_the_others(results: dic
 
 def test_the_page_has_a_place_for_every_table(results: dict[str, dict[str, Any]]) -> None:
     page = (ROOT / PAGE).read_text(encoding="utf-8")
-    found = sections(results | dict.fromkeys(("12", "30", "100", "500", "mixed"), results["short"]))
-    assert len(found) == 6 + 5 + 2
+    found = sections(results | dict.fromkeys(("12", "30", "100", "500", "mixed", "others"), results["short"]))
+    assert len(found) == 7 + 5 + 2
     changed = put_between_markers(page, found)
     assert all(f"<!-- begin {name} -->\n{section}\n<!-- end {name} -->" in changed for name, section in found.items())
     assert put_between_markers(changed, found) == changed
