@@ -11,7 +11,7 @@ import argparse
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -77,7 +77,7 @@ def measure_templates(model: Path, dtype: str, texts: Sequence[str]) -> list[Row
         for n_templates in TEMPLATES:
             part = dataclasses.replace(whole, name=f"{name}-{n_templates}", templates=whole.templates[:n_templates])
             encoder = _encoder(model, part, dtype)
-            seconds = time_call(lambda encoder=encoder: encoder.encode(texts), 2)  # type: ignore[misc]
+            seconds = time_call(lambda encoder=encoder: encoder.encode(texts), 1)  # type: ignore[misc]
             rows.append(
                 {
                     "kind": "templates",
@@ -141,9 +141,9 @@ def measure_partitions(model: Path, dtype: str, texts: Sequence[str]) -> list[Ro
     run(texts[:16], torch.get_num_threads() * 4)  # every worker loads its model
     rows: list[Row] = []
     for n_partitions in PARTITIONS:
-        seconds = time_call(lambda n=n_partitions: run(texts, n), 2)  # type: ignore[misc]
+        seconds = time_call(lambda n=n_partitions: run(texts, n), 1)  # type: ignore[misc]
         rows.append({"kind": "partitions", "partitions": n_partitions, "rows": len(texts), "seconds": significant(seconds)})
-    with_giant = time_call(lambda: run([*texts, giant], PARTITIONS[-1]), 2)
+    with_giant = time_call(lambda: run([*texts, giant], PARTITIONS[-1]), 1)
     rows.append(
         {
             "kind": "partitions",
@@ -169,24 +169,29 @@ def main() -> None:
     hf_logging.disable_progress_bar()
     dtype = arguments.dtype or best_dtype()
     short, kinds = short_texts(arguments.texts), arguments.only.split(",")
-    rows: list[Row] = []
-    if "length" in kinds:
-        rows += measure_lengths(arguments.model, dtype, 4 * len(short))
-    if "templates" in kinds:
-        rows += measure_templates(arguments.model, dtype, short[: len(short) // 8])
-    if {"rows", "long"} & set(kinds):
-        encoder = _encoder(arguments.model, TemplateSet.load("metaeol"), dtype)
-        mixed = load_texts("mixed", len(short), arguments.model).texts
-        rows += measure_rows(encoder, short) if "rows" in kinds else []
-        rows += measure_long(encoder, mixed[: len(short) // 5]) if "long" in kinds else []
-    if "partitions" in kinds:
-        rows += measure_partitions(arguments.model, dtype, short)
     print(f"{describe_machine()}, {dtype}")
-    for kind in dict.fromkeys(row["kind"] for row in rows):
+    rows: list[Row] = []
+    for found in _measure(kinds, arguments.model, dtype, short):
         print()
-        show([{key: value for key, value in row.items() if key != "kind"} for row in rows if row["kind"] == kind])
-    if arguments.json:
-        write_results(arguments.json, rows, dtype=dtype)
+        show([{key: value for key, value in row.items() if key != "kind"} for row in found])
+        rows += found
+        if arguments.json:  # after each, so that what was measured stays if the rest is stopped
+            write_results(arguments.json, rows, dtype=dtype)
+
+
+def _measure(kinds: Sequence[str], model: Path, dtype: str, short: Sequence[str]) -> Iterator[list[Row]]:
+    """One list of rows a kind."""
+    encoder = _encoder(model, TemplateSet.load("metaeol"), dtype)
+    if "rows" in kinds:
+        yield measure_rows(encoder, short)
+    if "long" in kinds:
+        yield measure_long(encoder, load_texts("mixed", len(short) // 5, model).texts)
+    if "length" in kinds:
+        yield measure_lengths(model, dtype, 4 * len(short))
+    if "templates" in kinds:
+        yield measure_templates(model, dtype, short[: len(short) // 8])
+    if "partitions" in kinds:
+        yield measure_partitions(model, dtype, short)
 
 
 if __name__ == "__main__":
