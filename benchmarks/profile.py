@@ -40,13 +40,16 @@ def profile_window(encoder: MetaEOLEncoder, texts: list[str], show_operations: b
     pa.array(np.zeros(1, np.float32))  # Arrow imports what it needs
     n_tokens, n_batch = encoder.spec.max_tokens, encoder.batch_runner.max_batch_tokens
     started = time.perf_counter()
-    window = prepare_window(texts, engine.trie, encoder.templates, n_tokens, n_batch, shares_starts=True)
+    n_lanes = encoder.batch_runner.lanes.n
+    window = prepare_window(texts, engine.trie, encoder.templates, n_tokens, n_batch, engine.runner.has_heads, n_lanes)
     prepared = time.perf_counter() - started
     started = time.perf_counter()
     engine.trie.tokenize([clean_text(text, encoder.templates.text_cleanup) for text in texts])
     seconds["tokeniser"] = time.perf_counter() - started
     seconds["planning"] = max(0.0, prepared - seconds["tokeniser"])
-    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+    # Batches run in threads of their own, which the profiler leaves out unless told so. Times are those of all threads together.
+    everywhere = torch._C._profiler._ExperimentalConfig(profile_all_threads=True)
+    with profile(activities=[ProfilerActivity.CPU], experimental_config=everywhere) as profiler:
         states, _ = encoder.batch_runner.run(window, len(encoder.templates.templates), False)
     if show_operations:
         print(profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=16, max_name_column_width=40))
