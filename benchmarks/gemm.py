@@ -12,7 +12,7 @@ from metaeol_udf.encoder.lanes import Lanes, one_a_core
 from metaeol_udf.encoder.packed import PackedMlp
 
 
-def gemm_rate(decoder: Decoder, n_tokens: int = 1024, repeats: int = 3) -> float:
+def gemm_rate(decoder: Decoder, n_tokens: int = 1024, repeats: int = 2) -> float:
     """Floating point operations a second over passes through all linear layers: the best of `repeats`.
 
     Tried both with all cores on one pass and with one pass a core, side by side, as the encoder runs its batches; the better one counts.
@@ -23,7 +23,7 @@ def gemm_rate(decoder: Decoder, n_tokens: int = 1024, repeats: int = 3) -> float
     lanes = Lanes(one_a_core())
     best = 0.0
     for n_passes in dict.fromkeys((1, lanes.n)):
-        for _ in range(repeats + 1):
+        for _ in range(repeats):
             started = time.perf_counter()
             if n_passes == 1:
                 _run_pass(linears, inputs)
