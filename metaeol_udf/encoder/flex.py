@@ -150,9 +150,9 @@ def run_layer(
     else:
         keys, values = torch.split(layer.qkv.rows(n_query, n_query + 2 * n_key)(h), [n_key, n_key], dim=-1)
         queries, x = layer.qkv.rows(0, n_query)(h.index_select(0, outputs)), x.index_select(0, outputs)
-    new_keys = _place(keys.view(-1, shape.n_kv_heads, shape.head_dim), layer.k_norm, rotation)
-    new_values = values.view(-1, shape.n_kv_heads, shape.head_dim).transpose(0, 1)[None]
-    placed = _place(queries.view(-1, shape.n_heads, shape.head_dim), layer.q_norm, rotation if outputs is None else output_rotation)
+    new_keys = _place(keys.view(1, -1, shape.n_kv_heads, shape.head_dim), layer.k_norm, rotation)
+    new_values = values.view(1, -1, shape.n_kv_heads, shape.head_dim).transpose(1, 2)
+    placed = _place(queries.view(1, -1, shape.n_heads, shape.head_dim), layer.q_norm, rotation if outputs is None else output_rotation)
     attended = flex_attention(
         placed,
         torch.cat([slab[0], new_keys], dim=2),
@@ -181,14 +181,14 @@ def _cap(softcap: float) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], T
 
 
 def _place(x: Tensor, norm: Norm | None, rotation: Rotation | None) -> Tensor:
-    """Normalise and rotate heads, shape ``(n_tokens, n_heads, head_dim)`` to ``(1, n_heads, n_tokens, head_dim)``."""
+    """Normalise and rotate heads, shape ``(1, n_tokens, n_heads, head_dim)`` to ``(1, n_heads, n_tokens, head_dim)``."""
     if norm is not None:
         x = norm(x)
     if rotation is not None:
         cos, sin = rotation
         first, second = x.chunk(2, dim=-1)
         x = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
-    return x.transpose(0, 1)[None]
+    return x.transpose(1, 2)
 
 
 def _add(residual: Tensor, x: Tensor, norm: Norm | None) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from metaeol_udf.encoder.flex import run_layer
 from metaeol_udf.encoder.forward import TriePass
 from metaeol_udf.encoder.stream_pass import StreamPass
 from metaeol_udf.encoder.window import prepare_window
+from tests.engine import conftest
 from tests.engine.oracle import worst_cosine
 from tests.engine.test_exactness import TEXTS
 
@@ -231,3 +233,18 @@ def test_a_pass_that_cannot_be_recorded_runs_as_it_is(monkeypatch: pytest.Monkey
     for number in range(4):
         assert cache.run("shape", torch.ones(2), lambda x, n=number: x * n).tolist() == [number] * 2
     assert caplog.text.count("CUDA graphs are not used") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a compiler")
+@pytest.mark.parametrize("shape", ["llama", "gemma2"])
+def test_a_stream_that_is_really_compiled_equals_its_cells(shape: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By torch's compiler for CPUs: the mask, the soft cap and the window are turned into code as they are for GPUs."""
+    torch._dynamo.reset()
+    monkeypatch.setattr(loading, "can_pack", lambda decoder: False)
+    encoder = load(conftest.save_tiny_model(tmp_path, shape), "metaeol")
+    stream = as_stream(encoder, least_full=0.0, layer_function=torch.compile(run_layer, fullgraph=True, dynamic=False))
+    stream.sizes = (512,)
+    cells, ours = both(encoder, stream, [*TEXTS, *LOGS])
+    assert worst_cosine(ours, cells) >= 0.99999
+    assert stream.sizes, "the stream was given up"
