@@ -64,7 +64,7 @@ def build_decoder(shape: Shape, device: torch.device, dtype: torch.dtype) -> Dec
         return Norm(torch.ones(shape.hidden_size, dtype=dtype, device=device), None, 1e-5)
 
     n_query, n_key, n_inner = shape.n_heads * shape.head_dim, shape.n_kv_heads * shape.head_dim, shape.intermediate_size
-    layers = tuple(
+    layers = [
         Layer(
             attention_norm=norm(), qkv=linear(n_query + 2 * n_key, shape.hidden_size), q_norm=None, k_norm=None,
             attention_out=linear(shape.hidden_size, n_query), after_attention_norm=None, mlp_norm=norm(),
@@ -72,7 +72,7 @@ def build_decoder(shape: Shape, device: torch.device, dtype: torch.dtype) -> Dec
             after_mlp_norm=None, scaling=shape.head_dim**-0.5,
         )
         for _ in range(shape.n_layers)
-    )  # fmt: skip
+    ]  # fmt: skip
     angles = torch.arange(2048)[:, None] * 10_000.0 ** -(torch.arange(shape.head_dim // 2) * 2 / shape.head_dim)
     rope = (angles.cos().to(device, dtype), angles.sin().to(device, dtype))
     return Decoder(

@@ -26,7 +26,8 @@ class Layout:
         n_head: Tokens of the head before it.
         positions: Position of each of a row's tokens in its prompt, shape ``(n_tokens,)``.
         outputs: Tokens of a row whose hidden states are wanted, shape ``(n_outputs,)``.
-        masks: For each window in use, 0 where a token sees another and -inf elsewhere, shape ``(n_tokens, n_head + n_tokens)``.
+        masks: For each window in use, 0 where a token sees another and -inf elsewhere, shape ``(n_tokens, n_shared, n_head +
+            n_tokens)``: written out for the query heads that share a key-value head, because sums with it are many.
         rotations: Cosines and sines at `positions` for each (rotary table, scaling) in use, shape ``(n_tokens, head_dim / 2)``.
         blocks: Queries from, queries to, keys to: the parts that attention takes one after the other.
     """
@@ -59,7 +60,8 @@ def make_layout(group: HeadGroup, n_text: int, decoder: Decoder) -> Layout:
     masks = {}
     for window in {layer.window for layer in decoder.layers}:
         seen = sees if window is None else sees & (distances < window)
-        masks[window] = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, -torch.inf).to(device)
+        mask = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, -torch.inf)
+        masks[window] = mask[:, None].repeat(1, decoder.n_heads // decoder.n_kv_heads, 1).to(device)
     positions = positions.to(device)
     rotations = {}
     for rope, scaling in {(layer.rope, scale) for layer in decoder.layers for scale in (1.0, layer.scaling) if decoder.ropes}:
@@ -120,7 +122,7 @@ def attend(
         attended = _weigh(placed, keys, values, mask if only is None else mask[only], decoder.softcap)
     else:
         parts = [
-            _weigh(placed[:, :, start:stop], keys[:, :, :n_keys], values[:, :, :n_keys], mask[start:stop, :n_keys], decoder.softcap)
+            _weigh(placed[:, :, start:stop], keys[:, :, :n_keys], values[:, :, :n_keys], mask[start:stop, :, :n_keys], decoder.softcap)
             for start, stop, n_keys in layout.blocks
         ]
         attended = torch.cat(parts, dim=2)
@@ -134,19 +136,20 @@ def _weigh(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, softcap: float | None)
         q: Shape ``(n_rows, n_kv_heads, n_queries, n_shared, head_dim)``, scaled.
         k: Shape ``(n_rows, n_kv_heads, n_keys, head_dim)``.
         v: As `k`.
-        mask: Shape ``(n_queries, n_keys)``, added to the scores.
+        mask: Shape ``(n_queries, n_shared, n_keys)``, added to the scores.
         softcap: See `Decoder`.
 
     Returns:
         Same shape as `q`.
     """
-    n_rows, n_kv, n_queries, n_shared, dim = q.shape
+    n_rows, n_kv, _, _, dim = q.shape
     n_keys = k.shape[2]
     scores = torch.bmm(q.reshape(n_rows * n_kv, -1, dim), k.reshape(n_rows * n_kv, n_keys, dim).transpose(1, 2))
     if softcap is not None:
         scores = scores.div_(softcap).tanh_().mul_(softcap)
-    scores = scores.view(-1, n_queries, n_shared, n_keys).add_(mask[:, None])
-    weights = torch.softmax(scores, dim=-1).view(n_rows * n_kv, -1, n_keys)
+    scores = scores.add_(mask.reshape(-1, n_keys))
+    # On CPUs a softmax in bfloat16 takes three times as long as one in float32.
+    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)
     return torch.bmm(weights, v.reshape(n_rows * n_kv, n_keys, dim)).view(q.shape)
 
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+V = TypeVar("V")
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,7 @@ class Decoder:
     token_scale: Tensor | None
     position_table: Tensor | None
     ropes: tuple[tuple[Tensor, Tensor], ...]
-    layers: tuple[Layer, ...]
+    layers: list[Layer]
     final_norm: Norm | None
     softcap: float | None
     n_heads: int
@@ -160,3 +163,16 @@ class Decoder:
         if layer == len(self.layers):
             return self
         return dataclasses.replace(self, layers=self.layers[:layer], final_norm=None)
+
+
+def map_tensors(value: V, function: Callable[[Tensor], Tensor]) -> V:
+    """A decoder or a part of one, with `function` applied to each of its tensors."""
+    result: Any = value
+    if isinstance(value, Tensor):
+        result = function(value)
+    elif isinstance(value, (tuple, list)):
+        result = type(value)(map_tensors(part, function) for part in value)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: map_tensors(getattr(value, field.name), function) for field in dataclasses.fields(value)}
+        result = dataclasses.replace(value, **fields)
+    return cast("V", result)

@@ -60,7 +60,7 @@ def _build_rotary(model: Any, n_positions: int) -> Decoder | None:
         token_scale=None if scale is None else scale.to(model.embed_tokens.weight.dtype),
         position_table=None,
         ropes=tuple(ropes.values()),
-        layers=tuple(layers),
+        layers=layers,
         final_norm=_rms_norm(model.norm),
         softcap=getattr(config, "attn_logit_softcapping", None),
         n_heads=config.num_attention_heads,
@@ -141,9 +141,9 @@ def _build_opt(model: Any, n_positions: int) -> Decoder | None:
     return _learned_positions(decoder.embed_tokens, table, layers, decoder.final_layer_norm, config)
 
 
-def _learned_positions(tokens: Any, positions: Tensor, layers: Sequence[Layer], norm: Any, config: Any) -> Decoder:
+def _learned_positions(tokens: Any, positions: Tensor, layers: list[Layer], norm: Any, config: Any) -> Decoder:
     return Decoder(
-        token_table=tokens.weight, token_scale=None, position_table=positions, ropes=(), layers=tuple(layers),
+        token_table=tokens.weight, token_scale=None, position_table=positions, ropes=(), layers=layers,
         final_norm=_layer_norm(norm), softcap=None,
         n_heads=config.num_attention_heads, n_kv_heads=config.num_attention_heads,
         head_dim=config.hidden_size // config.num_attention_heads,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import sys
 import time
@@ -95,12 +96,15 @@ def load_engine(spec: EmbeddingSpec, templates: TemplateSet, device_name: str) -
     expected = encode_plainly(model, tokenizer, templates, _PROBES, layer)
     runner: TriePass | WholePass | None = _fast_pass(model, spec, trie, layer, devices if is_apart else ())
     why = f"architecture {model.config.model_type!r} is not one of {', '.join(KNOWN_MODEL_TYPES)}"
+    if runner is not None:
+        model = None  # its weights were given up for the fast path; what it still holds keeps the file of weights in memory
+        gc.collect()
     if isinstance(runner, TriePass):
         cosine = _worst_cosine(expected, _run(trie, runner, templates))
         logger.info("worst cosine of %s to transformers' own forward: %.6f", spec.model, cosine)
         if cosine < (_MIN_COSINE[dtype] if spec.quantization is None else _MIN_QUANTIZED_COSINE[spec.quantization]):
             why = f"it differs from transformers (cosine {cosine:.6f})"
-            runner = model = None  # its weights were given up for the fast path
+            runner = None
     if runner is None:
         _refuse_slow(spec, is_apart, why)
         with _quiet_transformers():

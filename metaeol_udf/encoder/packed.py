@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metaeol_udf.encoder.decoder import Decoder, Layer, Linear, Mlp
+from metaeol_udf.encoder.decoder import Decoder, Layer, Linear, Mlp, map_tensors
 
 _FUSED = {"silu": ("swish", ""), "gelu_tanh": ("gelu", "tanh"), "gelu": ("gelu", "none"), "relu": ("relu", "")}
 _N_TOKENS = 1024  # of a forward pass; the layout is best there and right for any other
@@ -67,12 +67,14 @@ def can_pack(decoder: Decoder) -> bool:
 
 
 def pack(decoder: Decoder) -> Decoder:
-    """Pack every layer but the last, which takes its weights apart. Originals are given up one layer after the other."""
-    layers = list(decoder.layers)
-    decoder = dataclasses.replace(decoder, layers=())
-    for index in range(len(layers) - 1):
-        layers[index] = _pack_layer(layers[index])
-    return dataclasses.replace(decoder, layers=tuple(layers))
+    """Pack every layer but the last, which takes its weights apart.
+
+    Happens in place, so that originals are given up one layer after the other. What is not packed is copied: it lies in the
+    mapped file of weights, all of which would stay in memory for it.
+    """
+    for index in range(len(decoder.layers) - 1):
+        decoder.layers[index] = _pack_layer(decoder.layers[index])
+    return map_tensors(decoder, lambda tensor: tensor if tensor.is_mkldnn else tensor.clone())
 
 
 def _pack_layer(layer: Layer) -> Layer:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from metaeol_udf.encoder.attention import Layout
-from metaeol_udf.encoder.decoder import Decoder, Layer
+from metaeol_udf.encoder.decoder import Decoder, Layer, V, map_tensors
 from metaeol_udf.errors import EnvironmentFault
 
 DeviceOf = Callable[[Layer], torch.device]
@@ -88,31 +88,27 @@ def place(decoder: Decoder, devices: Sequence[torch.device], rooms: Sequence[int
     n_outside = count_bytes(outside)
     places = fill_devices([count_bytes(layer) for layer in decoder.layers], [rooms[0] - n_outside, *rooms[1:]])
     layers = list(decoder.layers)
-    decoder = dataclasses.replace(decoder, layers=())
+    decoder = dataclasses.replace(decoder, layers=[])
     for index, which in enumerate(places):
         layers[index] = _moved(layers[index], devices[which])
     last = devices[places[-1]] if places else devices[0]
     norm = None if decoder.final_norm is None else _moved(decoder.final_norm, last)
     ropes = tuple((cos.to(devices[0]), sin.to(devices[0])) for cos, sin in decoder.ropes)
     first: Decoder = _moved(decoder, devices[0])
-    return dataclasses.replace(first, layers=tuple(layers), final_norm=norm, ropes=ropes)
+    return dataclasses.replace(first, layers=layers, final_norm=norm, ropes=ropes)
 
 
 def count_bytes(value: Any) -> int:
-    """Bytes of a tensor, or of all in a tuple or a dataclass."""
+    """Bytes of a tensor, or of all in a sequence or a dataclass."""
     if isinstance(value, Tensor):
         return value.numel() * value.element_size()
-    parts = value if isinstance(value, tuple) else [getattr(value, field.name) for field in _fields(value)]
+    parts = value if isinstance(value, (tuple, list)) else [getattr(value, field.name) for field in _fields(value)]
     return sum(map(count_bytes, parts))
-
-
-def _moved(value: Any, device: torch.device) -> Any:
-    """A dataclass whose tensors are on a device."""
-    if isinstance(value, Tensor):
-        return value.to(device)
-    fields = {field.name: getattr(value, field.name) for field in _fields(value)}
-    return dataclasses.replace(value, **{name: _moved(of, device) for name, of in fields.items()}) if fields else value
 
 
 def _fields(value: Any) -> tuple[dataclasses.Field[Any], ...]:
     return dataclasses.fields(value) if dataclasses.is_dataclass(value) else ()
+
+
+def _moved(value: V, device: torch.device) -> V:
+    return map_tensors(value, lambda tensor: tensor.to(device))

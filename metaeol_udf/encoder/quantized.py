@@ -51,13 +51,13 @@ def quantize(decoder: Decoder, kind: str) -> Decoder:
         kind: `int8`, a scale an output; or `int4`, a scale for 32 weights.
     """
     layers = list(decoder.layers)
-    decoder = dataclasses.replace(decoder, layers=())
+    decoder = dataclasses.replace(decoder, layers=[])
     for index, layer in enumerate(layers):
         mlp = dataclasses.replace(layer.mlp, into=_quantize(layer.mlp.into, kind), out=_quantize(layer.mlp.out, kind))
         layers[index] = dataclasses.replace(
             layer, qkv=_quantize(layer.qkv, kind), attention_out=_quantize(layer.attention_out, kind), mlp=mlp
         )
-    return dataclasses.replace(decoder, layers=tuple(layers))
+    return dataclasses.replace(decoder, layers=layers)
 
 
 def _quantize(linear: Linear, kind: str) -> QuantizedLinear:
