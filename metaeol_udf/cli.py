@@ -13,13 +13,13 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 import metaeol_udf
-from metaeol_udf.config import load_config
+from metaeol_udf.config import JobConfig, load_config
 from metaeol_udf.errors import MetaEOLError
 
 app = typer.Typer(
@@ -63,7 +63,8 @@ def run_guarded(command: Callable[[], object]) -> int:
     """Run something that a person started, and turn its errors into one message and an exit status.
 
     Returns:
-        0 done, 1 unexpected, 2 configuration or input, 3 over the failure budget, 4 conflict, 5 environment, 130 interrupted.
+        0 done, 1 unexpected, 2 configuration or input, 3 over the failure budget, 4 conflict, 5 environment, 130 interrupted,
+        143 ended by SIGTERM.
     """
     try:
         command()
@@ -105,13 +106,25 @@ def embed(conf: Conf, overrides: Overrides = None, as_json: AsJson = False) -> N
     config = load_config(conf, overrides or ())
     from metaeol_udf.delta.job import run_embed
 
-    report = run_embed(config)
-    if as_json:
-        typer.echo(json.dumps(report, indent=1))
-        return
-    from metaeol_udf.terminal import show_report
+    _run_job(run_embed, config, as_json)
 
-    show_report(Console(), f"{config.target_table}: column {config.column}", report)
+
+@app.command()
+def stream(conf: Conf, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Embed what the source's new commits bring: all there is and then end, or every so often (stream.trigger)."""
+    config = load_config(conf, overrides or ())
+    from metaeol_udf.delta.stream import run_stream
+
+    _run_job(run_stream, config, as_json)
+
+
+@app.command()
+def retry(conf: Conf, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Try the rows again that failed, but for NULL and blank texts; those that succeed leave the quarantine."""
+    config = load_config(conf, overrides or ())
+    from metaeol_udf.delta.retry import run_retry
+
+    _run_job(run_retry, config, as_json)
 
 
 @app.command()
@@ -156,6 +169,20 @@ def prepare(
     asked = PrepareOptions(dtype=dtype, revision=revision, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, force=force)
     made = prepare_model(source, destination, asked)
     typer.echo(f"{destination}: made from {source}, {dtype}" if made else f"{destination}: already there and verified")
+
+
+def _run_job(job: Callable[[JobConfig], dict[str, Any]], config: JobConfig, as_json: bool) -> None:
+    """Run a job that heeds SIGTERM, and print its report."""
+    from metaeol_udf.delta.termination import end_on_sigterm
+
+    with end_on_sigterm():
+        report = job(config)
+    if as_json:
+        typer.echo(json.dumps(report, indent=1))
+        return
+    from metaeol_udf.terminal import show_report
+
+    show_report(Console(), f"{config.target_table}: column {config.column}", report)
 
 
 def start_logging(verbose: bool = False) -> None:

@@ -6,6 +6,7 @@ Checks are arithmetic only: no file, network or device is touched beyond reading
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +44,8 @@ class RuntimeConfig:
     wave_rows: int = 50_000  # unique texts between two journal commits
     max_failed_fraction: float = 0.01  # of the selected rows; more end the job with status 3
     report: str | None = None  # path of the JSON run report
+    mlflow: bool | str | None = None  # true: a run in MLflow's current experiment; a string: in that experiment
+    prometheus: str | None = None  # path of a textfile for node_exporter
 
     def __post_init__(self) -> None:
         auto = self.max_batch_tokens == "auto"
@@ -53,6 +56,30 @@ class RuntimeConfig:
         kind, _, number = self.device.partition(":")
         known = self.device in ("auto", "cpu", "cuda") or (kind == "cuda" and number.isdecimal())
         _check("runtime.device", known, self.device, "auto, cpu, cuda or cuda:N")
+        experiment = self.mlflow is None or isinstance(self.mlflow, bool) or (isinstance(self.mlflow, str) and bool(self.mlflow))
+        _check("runtime.mlflow", experiment, self.mlflow, "true, false or the name of an experiment")
+        textfile = self.prometheus is None or self.prometheus.endswith(".prom")  # node_exporter reads no other
+        _check("runtime.prometheus", textfile, self.prometheus, "a path that ends in .prom")
+
+
+_INTERVAL = re.compile(r"[1-9][0-9]* (second|minute|hour)s?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamConfig:
+    """How `metaeol stream` follows the source. No other command reads it."""
+
+    checkpoint: str | None = None  # folder of Spark's checkpoints; null: beside the target
+    trigger: str = "availableNow"  # all there is, then end; or an interval such as 30 seconds, without an end
+    start: int | str = "earliest"  # where a first run begins: all rows, only later commits, or at that version of the source
+    max_files: int = 1_000  # of the source, in one micro-batch
+
+    def __post_init__(self) -> None:
+        known = self.trigger == "availableNow" or _INTERVAL.fullmatch(self.trigger) is not None
+        _check("stream.trigger", known, self.trigger, "availableNow or an interval such as 30 seconds")
+        is_version = isinstance(self.start, int) and not isinstance(self.start, bool) and self.start >= 0
+        _check("stream.start", is_version or self.start in ("earliest", "latest"), self.start, "earliest, latest or a version")
+        _check("stream.max_files", _is_count(self.max_files), self.max_files, "a positive integer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +100,7 @@ class JobConfig:
     embedding: EmbeddingSpec
     runtime: RuntimeConfig
     spark: SparkConfig
+    stream: StreamConfig = field(default_factory=StreamConfig)
 
     @property
     def target_table(self) -> str:
@@ -103,7 +131,7 @@ def parse_config(blocks: Mapping[str, Any]) -> JobConfig:
     Raises:
         ConfigError: A key is unknown or missing, or a value is out of range.
     """
-    sections = ("source", "target", "embedding", "runtime", "spark")
+    sections = ("source", "target", "embedding", "runtime", "stream", "spark")
     for name in blocks:
         if name not in sections:
             raise ConfigError(f"unknown section {name!r}; {did_you_mean(str(name), sections)}")
@@ -118,10 +146,11 @@ def parse_config(blocks: Mapping[str, Any]) -> JobConfig:
         embedding=spec,
         runtime=_section(RuntimeConfig, "runtime", blocks.get("runtime")),
         spark=_section(SparkConfig, "spark", blocks.get("spark")),
+        stream=_section(StreamConfig, "stream", blocks.get("stream")),
     )
 
 
-Section = TypeVar("Section", SourceConfig, TargetConfig, RuntimeConfig, SparkConfig)
+Section = TypeVar("Section", SourceConfig, TargetConfig, RuntimeConfig, StreamConfig, SparkConfig)
 
 
 def _section(kind: type[Section], name: str, block: Any) -> Section:

@@ -5,8 +5,9 @@ MetaEOLError                 1  anything unexpected
 ├── InputError               2  a table, column or key is not what the settings say
 ├── BudgetError              3  more rows failed than `runtime.max_failed_fraction` allows
 ├── ConflictError            4  another writer won, and retrying did not help
-└── EnvironmentFault         5  disk, memory, Java, device
-    └── ModelFilesError      5  model files missing, truncated, altered or not allowed
+├── EnvironmentFault         5  disk, memory, Java, device
+│   └── ModelFilesError      5  model files missing, truncated, altered or not allowed
+└── TerminatedError        143  SIGTERM: the same command goes on where this one stopped
 
 Messages name the thing, the rule and the value found, then the way out. They never quote a text of the user's table.
 """
@@ -55,6 +56,12 @@ class EnvironmentFault(MetaEOLError):
 
 class ModelFilesError(EnvironmentFault):
     """Model files are missing, truncated, altered or of a kind that is not allowed."""
+
+
+class TerminatedError(MetaEOLError):
+    """The process was asked to end with SIGTERM; what was journalled is kept, so the same command goes on from there."""
+
+    exit_code = 143  # 128 + 15, as a shell says it
 
 
 def did_you_mean(found: str, known: Iterable[str]) -> str:

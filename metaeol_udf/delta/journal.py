@@ -34,6 +34,21 @@ SCHEMA = StructType(
 
 
 @dataclass(frozen=True)
+class WaveCounts:
+    """What one wave brought.
+
+    Attributes:
+        n_texts: Texts that went through the model.
+        failures: Of these, texts without a vector, by reason.
+        tokens_computed: Tokens that went through the model.
+    """
+
+    n_texts: int
+    failures: dict[str, int]
+    tokens_computed: int
+
+
+@dataclass(frozen=True)
 class Journal:
     """The journal of one target, seen by one run of one spec.
 
@@ -66,6 +81,13 @@ class Journal:
         """Fingerprints that need no more work: one column, `fingerprint`."""
         return self.rows().where(F.col("error").isNull()).select("fingerprint").distinct()
 
+    def count_wave(self, wave: int) -> WaveCounts:
+        """Count what this run journalled in one wave. Files of other waves are skipped by their statistics."""
+        mine = self.rows().where((F.col("run_id") == self.run_id) & (F.col("wave") == wave))
+        found = mine.groupBy("error").agg(F.count(F.lit(1)).alias("n"), F.sum("tokens_computed").alias("tokens")).collect()
+        failures = {row["error"]: row["n"] for row in found if row["error"] is not None}
+        return WaveCounts(sum(row["n"] for row in found), failures, sum(row["tokens"] or 0 for row in found))
+
     def append_textless(self, textless: DataFrame) -> None:
         """Journal NULL and blank texts, which no model sees."""
         nothing = {field.name: F.lit(None).cast(field.dataType) for field in SCHEMA.fields}
@@ -97,7 +119,7 @@ class Journal:
         builder = DeltaTable.createIfNotExists(self.spark).addColumns(SCHEMA)
         builder = builder.location(self.ref.name) if self.ref.is_path else builder.tableName(self.ref.identifier)
         builder.comment("Computed embeddings on their way to a table; holds no text").property(
-            "delta.dataSkippingStatsColumns", "fingerprint"
+            "delta.dataSkippingStatsColumns", "fingerprint,run_id,wave"
         ).execute()
 
     def drop_runs(self, run_ids: Iterable[str]) -> None:

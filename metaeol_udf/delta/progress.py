@@ -119,7 +119,9 @@ def watch_tasks(spark: SparkSession, progress: Progress, group: str, done: int, 
             if reached:
                 progress.update(done + reached, f"{reached / (time.monotonic() - started):.1f} texts/s")
 
-    spark.sparkContext.setJobGroup(group, "metaeol: embed one wave")
+    context, names = spark.sparkContext, ("spark.jobGroup.id", "spark.job.description")
+    before = [context.getLocalProperty(name) for name in names]  # a stream has a group of its own, by which it is stopped
+    context.setJobGroup(group, "metaeol: embed one wave")
     thread = threading.Thread(target=poll, daemon=True, name="metaeol-progress")
     thread.start()
     try:
@@ -127,5 +129,5 @@ def watch_tasks(spark: SparkSession, progress: Progress, group: str, done: int, 
     finally:
         ended.set()
         thread.join()
-        spark.sparkContext.setLocalProperty("spark.jobGroup.id", None)  # type: ignore[arg-type]  # None unsets it
-        spark.sparkContext.setLocalProperty("spark.job.description", None)  # type: ignore[arg-type]
+        for name, value in zip(names, before, strict=True):
+            context.setLocalProperty(name, value)  # type: ignore[arg-type]  # None unsets it

@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 
 from metaeol_udf.delta.columns import VectorColumns
 from metaeol_udf.delta.fingerprint import row_fingerprint
-from metaeol_udf.delta.selection import FINGERPRINT, Selection, where_column
+from metaeol_udf.delta.selection import FINGERPRINT, Selection
 from metaeol_udf.errors import MetaEOLError
 from metaeol_udf.spark.udf import quoted
 
@@ -18,7 +18,7 @@ _PREFIX = "metaeol_new_"  # of the journal's columns inside a MERGE, so that a u
 
 
 def publish_in_place(
-    table: DeltaTable, outcomes: DataFrame, columns: VectorColumns, spec_fingerprint: str, text: str, where: str | None
+    table: DeltaTable, outcomes: DataFrame, columns: VectorColumns, spec_fingerprint: str, text: str, within: Column | None
 ) -> None:
     """Write vectors beside the texts they belong to.
 
@@ -30,18 +30,21 @@ def publish_in_place(
         columns: Where to write.
         spec_fingerprint: Of the job's spec.
         text: The text column.
-        where: The user's condition; rows outside it are left alone though their text may be known.
+        within: The user's condition and the run's scope; rows outside it are left alone though their text may be known.
     """
     values = _renamed(outcomes)
     new = F.col(f"{_PREFIX}fingerprint")
     matches = row_fingerprint(spec_fingerprint, F.col(quoted(text))) == new
-    matches = matches & ~F.col(quoted(columns.fingerprint)).eqNullSafe(new)
-    if where is not None:
-        matches = matches & where_column(where)
+    cured = F.col(quoted(columns.error)).isNotNull() & F.col(f"{_PREFIX}error").isNull()
+    matches = matches & (~F.col(quoted(columns.fingerprint)).eqNullSafe(new) | cured)
+    if within is not None:
+        matches = matches & within
     table.merge(values, matches).whenMatchedUpdate(set=_assignments(columns)).execute()
 
 
-def publish_to_target(table: DeltaTable, selection: Selection, outcomes: DataFrame, columns: VectorColumns) -> None:
+def publish_to_target(
+    table: DeltaTable, selection: Selection, outcomes: DataFrame, columns: VectorColumns, bounds: Column | None = None
+) -> None:
     """Insert or update vectors by key in a table of their own.
 
     Args:
@@ -49,10 +52,13 @@ def publish_to_target(table: DeltaTable, selection: Selection, outcomes: DataFra
         selection: The source as it stands now, so that a changed text gets no stale vector. Keys that left it are left alone.
         outcomes: The journal, one row a fingerprint.
         columns: Where to write.
+        bounds: Holds for every key of the selection; files of the target outside it are not read.
     """
     keys = [F.col(quoted(name)).alias(f"{_PREFIX}key_{i}") for i, name in enumerate(selection.key)]
     rows = selection.changed.select(*keys, FINGERPRINT).join(_renamed(outcomes), F.col(FINGERPRINT) == F.col(f"{_PREFIX}fingerprint"))
     same_key = _all(F.col(quoted(name)) == F.col(f"{_PREFIX}key_{i}") for i, name in enumerate(selection.key))
+    if bounds is not None:
+        same_key = same_key & bounds
     inserted = _assignments(columns) | {quoted(name): F.col(f"{_PREFIX}key_{i}") for i, name in enumerate(selection.key)}
     merge = table.merge(rows.drop(FINGERPRINT), same_key)
     merge.whenMatchedUpdate(set=_assignments(columns)).whenNotMatchedInsert(values=inserted).execute()

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from metaeol_udf.delta.selection import Counts
 from metaeol_udf.errors import EnvironmentFault
 
 
@@ -37,13 +38,19 @@ class Report:
     Attributes:
         run_id: Also in the journal and the quarantine.
         fingerprint: Of the spec.
-        status: `running`, `done`, `nothing_to_do` or `over_budget`.
+        status: `running`, `done`, `nothing_to_do`, `over_budget` (all is published, too many rows failed), or nothing was
+            published by `stopped_over_budget` and `terminated` (SIGTERM).
         rows_selected: Equals `rows_embedded + rows_failed + rows_skipped`.
         rows_embedded: Rows that had no current vector and have one now.
         rows_failed: Rows worked on that have an error now, NULL and blank texts among them.
         rows_skipped: Rows that were current already.
+        failures: Rows that failed, by reason.
+        migration: None, or where rows hold vectors of other specs: their number, that of new rows and of changed texts, and
+            the specs.
         rows_trimmed: Embedded rows whose text was longer than `max_tokens`.
         unique_texts: Texts that went through the model in this run; fewer than rows where texts repeat or were journalled.
+        waves: Waves that this run journalled.
+        batches: Micro-batches of a stream that named rows; 0 for the other commands.
         tokens_computed: Tokens that went through the model.
         tokens_saved: Tokens that one pass a prompt would have computed beyond those.
         model_loads: Loads that this run caused, over all workers.
@@ -60,8 +67,12 @@ class Report:
     rows_embedded: int = 0
     rows_failed: int = 0
     rows_skipped: int = 0
+    failures: dict[str, int] = field(default_factory=dict)
+    migration: dict[str, Any] | None = None
     rows_trimmed: int = 0
     unique_texts: int = 0
+    waves: int = 0
+    batches: int = 0
     tokens_computed: int = 0
     tokens_saved: int = 0
     model_loads: int = 0
@@ -70,13 +81,50 @@ class Report:
     texts_per_second: float = 0.0
     delta_versions: dict[str, int] = field(default_factory=dict)
 
+    def count_selected(self, counts: Counts) -> None:
+        """Take over what a selection counted."""
+        self.rows_selected, self.rows_skipped = counts.rows_selected, counts.rows_skipped
+        if counts.rows_of_other_specs:
+            self.migration = {
+                "rows_of_other_specs": counts.rows_of_other_specs,
+                "rows_new": counts.rows_new,
+                "rows_changed": counts.rows_changed,
+                "from": list(counts.other_specs),
+                "to": self.fingerprint,
+            }
+
+    def migration_line(self) -> str:
+        """The migration for people, before it runs."""
+        found = self.migration or {}
+        return (
+            f"migration to spec {self.fingerprint}: {found['rows_of_other_specs']:,} rows hold vectors of {', '.join(found['from'])}; "
+            f"{found['rows_new']:,} rows are new, {found['rows_changed']:,} have a new text. Old vectors stay until the new ones are published"
+        )
+
+    def add(self, part: Report) -> None:
+        """Add a later run of the same command, such as a micro-batch: counts are summed, versions are the latest."""
+        for name in ("selected", "embedded", "failed", "skipped", "trimmed"):
+            setattr(self, f"rows_{name}", getattr(self, f"rows_{name}") + getattr(part, f"rows_{name}"))
+        for name in ("unique_texts", "waves", "tokens_computed", "tokens_saved", "model_loads"):
+            setattr(self, name, getattr(self, name) + getattr(part, name))
+        self.failures = {name: self.failures.get(name, 0) + part.failures.get(name, 0) for name in {**self.failures, **part.failures}}
+        self.seconds = {name: round(self.seconds.get(name, 0) + part.seconds.get(name, 0), 3) for name in {**self.seconds, **part.seconds}}
+        self.migration = self.migration or part.migration
+        self.executors, self.delta_versions = part.executors, part.delta_versions
+        self.set_rate()
+
+    def set_rate(self) -> None:
+        """Texts per second, from the counts so far."""
+        embed_s = self.seconds.get("embed", 0.0)
+        self.texts_per_second = round(self.unique_texts / embed_s, 3) if self.unique_texts and embed_s else 0.0
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return dict(vars(self))
 
 
-def check_writable(path: str | None) -> None:
-    """See, before any work, that the report's folder can be made.
+def check_writable(path: str | None, setting: str) -> None:
+    """See, before any work, that the folder of a file can be made.
 
     Raises:
         EnvironmentFault: It cannot.
@@ -86,7 +134,7 @@ def check_writable(path: str | None) -> None:
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise EnvironmentFault(f"runtime.report: cannot make the folder of {path}: {error.strerror}") from None
+        raise EnvironmentFault(f"{setting}: cannot make the folder of {path}: {error.strerror}") from None
 
 
 def write_report(report: Report, path: str | None) -> None:

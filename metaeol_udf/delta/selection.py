@@ -16,7 +16,7 @@ from metaeol_udf.spark.udf import quoted
 
 #: Columns of a selection beside the key; no user's table may have them.
 FINGERPRINT, STORED, TEXT = "metaeol_row_fingerprint", "metaeol_stored_fingerprint", "metaeol_text"
-OUTCOME = "metaeol_outcome"
+ERROR, OUTCOME = "metaeol_stored_error", "metaeol_outcome"
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Selection:
     """The rows a run looks at.
 
     Attributes:
-        rows: Key columns, FINGERPRINT of the text, STORED fingerprint (NULL where there is none) and TEXT.
+        rows: Key columns, FINGERPRINT of the text, STORED fingerprint (NULL where there is none), stored ERROR and TEXT.
         key: Names of the key columns.
     """
 
@@ -39,10 +39,26 @@ class Selection:
 
 @dataclass(frozen=True)
 class Counts:
-    """Of one selection: rows, and rows that need no work."""
+    """Rows of one selection.
+
+    Attributes:
+        rows_selected: All of them.
+        rows_skipped: Those that need no work.
+        rows_new: Those with nothing stored.
+        rows_of_other_specs: Those whose vector belongs to another spec: another model, template set, layer and so on.
+        other_specs: The digests of those specs, a few at most.
+    """
 
     rows_selected: int
     rows_skipped: int
+    rows_new: int
+    rows_of_other_specs: int
+    other_specs: tuple[str, ...]
+
+    @property
+    def rows_changed(self) -> int:
+        """Rows whose vector belongs to this spec and an earlier text."""
+        return self.rows_selected - self.rows_skipped - self.rows_new - self.rows_of_other_specs
 
 
 def select(
@@ -65,17 +81,23 @@ def select(
     key = [F.col(quoted(name)) for name in config.key]
     chosen = filtered(source, config.where)
     fingerprint = row_fingerprint(spec_fingerprint, text).alias(FINGERPRINT)
-    if target is None or find_field(target.schema, columns.fingerprint) is None:
-        has_stored = in_place and find_field(source.schema, columns.fingerprint) is not None
-        stored = F.col(quoted(columns.fingerprint)) if has_stored else F.lit(None).cast("string")
-        return Selection(chosen.select(*key, fingerprint, stored.alias(STORED), text.alias(TEXT)), config.key)
+    table = source if in_place else target
+    stored, error = _stored(table, columns.fingerprint).alias(STORED), _stored(table, columns.error).alias(ERROR)
+    if target is None:
+        return Selection(chosen.select(*key, fingerprint, stored, error, text.alias(TEXT)), config.key)
     rows = chosen.select(*key, fingerprint, text.alias(TEXT))
     known = [F.col(quoted(name)).alias(f"{STORED}_{i}") for i, name in enumerate(config.key)]
-    stored_by_key = target.select(*known, F.col(quoted(columns.fingerprint)).alias(STORED))
+    stored_by_key = target.select(*known, stored, error)
     same_key = F.lit(True)
     for i, column in enumerate(key):
         same_key = same_key & (column == F.col(f"{STORED}_{i}"))
-    return Selection(rows.join(stored_by_key, same_key, "left").select(*key, FINGERPRINT, TEXT, STORED), config.key)
+    return Selection(rows.join(stored_by_key, same_key, "left").select(*key, FINGERPRINT, STORED, ERROR, TEXT), config.key)
+
+
+def _stored(table: DataFrame | None, name: str) -> Column:
+    """A column of the table that vectors are written to; NULL while there is no such table or column."""
+    is_there = table is not None and find_field(table.schema, name) is not None
+    return F.col(quoted(name)) if is_there else F.lit(None).cast("string")
 
 
 def filtered(source: DataFrame, condition: str | None) -> DataFrame:
@@ -159,10 +181,18 @@ def with_outcomes(selection: Selection, outcomes: DataFrame) -> DataFrame:
 
 
 def count(selection: Selection) -> Counts:
-    """Count rows, and rows that are current already: one aggregation."""
-    current = F.col(STORED).eqNullSafe(F.col(FINGERPRINT))
-    found = selection.rows.agg(F.count(F.lit(1)).alias("n"), F.count(F.when(current, True)).alias("current")).collect()[0]
-    return Counts(found["n"], found["current"])
+    """Count rows by what is stored for them: one aggregation."""
+    stored = F.col(STORED)
+    stored_spec, wanted_spec = (F.substring_index(column, "-", 1) for column in (stored, F.col(FINGERPRINT)))
+    is_other = stored.isNotNull() & (stored_spec != wanted_spec)
+    found = selection.rows.agg(
+        F.count(F.lit(1)).alias("n"),
+        F.count(F.when(stored.eqNullSafe(F.col(FINGERPRINT)), True)).alias("current"),
+        F.count(F.when(stored.isNull(), True)).alias("new"),
+        F.count(F.when(is_other, True)).alias("other"),
+        F.collect_set(F.when(is_other, stored_spec)).alias("specs"),
+    ).collect()[0]
+    return Counts(found["n"], found["current"], found["new"], found["other"], tuple(sorted(found["specs"])))
 
 
 def find_pending(selection: Selection, journalled: DataFrame) -> Pending:

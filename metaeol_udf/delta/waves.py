@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
@@ -20,7 +21,13 @@ TASKS_PER_SLOT = 3  # more than one evens out texts of different length
 
 
 def embed_waves(
-    spark: SparkSession, pending: Pending, journal: Journal, request: EncoderRequest, wave_rows: int, progress: Progress
+    spark: SparkSession,
+    pending: Pending,
+    journal: Journal,
+    request: EncoderRequest,
+    wave_rows: int,
+    progress: Progress,
+    after_wave: Callable[[int, int], None],
 ) -> None:
     """Embed all pending texts. What a wave has journalled is never computed again, whatever happens later.
 
@@ -31,6 +38,7 @@ def embed_waves(
         request: What workers load.
         wave_rows: About how many texts a wave holds.
         progress: Told after every wave, and while it runs.
+        after_wave: Called with the wave's number and the number of waves once it is journalled; ends the run by raising.
     """
     if pending.n_textless:
         journal.append_textless(pending.textless)
@@ -52,6 +60,8 @@ def embed_waves(
                     journal.append_wave(_embed(texts, request, n_tasks), wave)
             done += n_texts
             progress.update(done, f"{done / (time.monotonic() - started):.1f} texts/s")
+            if n_texts:
+                after_wave(wave, n_waves)
     finally:
         progress.finish()
         staged.unpersist()

@@ -1,0 +1,38 @@
+"""`metaeol retry`: rows that failed get another try."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from metaeol_udf.config import JobConfig
+from metaeol_udf.delta.job import Job, known_errors
+from metaeol_udf.delta.progress import Progress
+from metaeol_udf.delta.run import EmbedRun
+from metaeol_udf.delta.scope import Scope
+
+
+def run_retry(config: JobConfig, spark: SparkSession | None = None, progress: Progress | None = None) -> dict[str, Any]:
+    """Embed again the rows whose error another try may cure: all but NULL and blank texts.
+
+    The rows are found by the error column of the table itself, so that none is missed where a run was killed before it came
+    to the quarantine. Afterwards the quarantine holds the rows that have an error now, and no others: rows that succeeded, or
+    whose text was made good or deleted meanwhile, leave it. Attempts are counted on.
+
+    Args:
+        config: As for `run_embed`.
+        spark: As for `run_embed`.
+        progress: As for `run_embed`.
+
+    Returns:
+        The report; its `rows_selected` are the rows tried again.
+
+    Raises:
+        MetaEOLError: As for `run_embed`.
+    """
+    with known_errors():
+        job = Job.prepare(config, spark)
+        with job.reported() as report:
+            EmbedRun(job, progress, report, Scope(failed=True)).run()
+        return job.conclude(report)

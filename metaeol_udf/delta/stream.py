@@ -1,0 +1,247 @@
+"""`metaeol stream`: follow the source's commits with Structured Streaming, through the same run as the main job.
+
+A micro-batch only says which keys to look at. Texts are read from the source as it stands then, so that a batch which is
+repeated, late or outdated writes no stale vector; a row that is current costs nothing. That makes repeats free, and with
+Spark's checkpoint each commit is looked at at least once: together, each text is embedded and published exactly once.
+
+Commits of ours in a source that holds its own vectors come back in the stream; their rows are current, so that their batch
+names no key, starts no run and commits nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+from typing import Any
+
+from pyspark.errors import StreamingQueryException
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.streaming.query import StreamingQuery
+from pyspark.sql.streaming.readwriter import DataStreamWriter
+
+from metaeol_udf.config import JobConfig
+from metaeol_udf.delta.fingerprint import row_fingerprint
+from metaeol_udf.delta.job import Job, known_errors
+from metaeol_udf.delta.progress import Progress
+from metaeol_udf.delta.report import Report
+from metaeol_udf.delta.run import EmbedRun
+from metaeol_udf.delta.scope import scope_of_keys
+from metaeol_udf.delta.selection import filtered
+from metaeol_udf.delta.tables import current_version, open_table
+from metaeol_udf.delta.termination import check_termination, was_requested
+from metaeol_udf.errors import InputError
+from metaeol_udf.spark.udf import quoted
+
+logger = logging.getLogger(__name__)
+
+POLL_EVERY_S = 1
+
+
+def run_stream(config: JobConfig, spark: SparkSession | None = None, progress: Progress | None = None) -> dict[str, Any]:
+    """Embed what the source's new commits bring, and write the vectors where `run_embed` would.
+
+    A first run, and the first after a change of the settings that say what is embedded, begins with a run of the main job
+    over the whole table (unless `stream.start` says otherwise and no row holds a vector of another spec), then follows the
+    commits made since.
+
+    Args:
+        config: All settings.
+        spark: As for `run_embed`.
+        progress: As for `run_embed`.
+
+    Returns:
+        The report of all micro-batches together. With an interval as trigger this returns only by an error.
+
+    Raises:
+        MetaEOLError: As for `run_embed`; a micro-batch that raised is looked at again by the next run.
+    """
+    with known_errors():
+        job = Job.prepare(config, spark)
+        with job.reported() as report:
+            _Stream(job, report, progress).run()
+        return job.conclude(report)
+
+
+class _Stream:
+    """One command: the settings, the report of all its batches, and what stopped it."""
+
+    def __init__(self, job: Job, report: Report, progress: Progress | None) -> None:
+        self._job, self._report, self._progress = job, report, progress
+        self._config = job.config.stream
+        self._failure: Exception | None = None
+
+    def run(self) -> None:
+        """Bring the table up to date, then follow it."""
+        # Before the query starts: it fails when a column is added under it.
+        EmbedRun(self._job, self._progress, self._report).prepare_tables()
+        detail = open_table(self._job.spark, self._job.source, "source.table").detail().collect()[0]
+        feed = str(detail["properties"].get("delta.enableChangeDataFeed", "false")).lower() == "true"
+        checkpoint = self._checkpoint(str(detail["id"]), feed)
+        start = StartingPoint(self._job.spark, checkpoint)
+        if start.version is None:
+            start.set(self._begin())
+        self._follow(self._writer(self._read(feed, start), checkpoint))
+        if not self._report.delta_versions:  # no batch
+            tables = {"source": self._job.source, "target": self._job.target}
+            versions = {role: current_version(open_table(self._job.spark, ref, f"{role}.table")) for role, ref in tables.items()}
+            self._report.delta_versions = versions
+
+    def _checkpoint(self, table_id: str, feed: bool) -> str:
+        """The folder of this stream's checkpoint. Other rows, another spec, or a table made anew is another stream."""
+        source, job = self._job.config.source, self._job
+        identity = [table_id, source.key, source.text, source.where, job.target.name, job.columns.vector, job.spec.fingerprint(), feed]
+        digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+        folder = self._config.checkpoint
+        if folder is None:
+            location = open_table(job.spark, job.target, "target.table").detail().collect()[0]["location"]
+            folder = f"{location.rstrip('/')}__metaeol_checkpoint"
+        return f"{folder.rstrip('/')}/{digest}"
+
+    def _begin(self) -> int:
+        """Do what stands before a first run; gives the version to follow from.
+
+        The version is taken first: what is committed while the main job runs is looked at once more by the stream.
+        """
+        version = current_version(open_table(self._job.spark, self._job.source, "source.table"))
+        part = self._job.new_report()
+        run = EmbedRun(self._job, self._progress, part)
+        if self._config.start != "earliest" and not run.count_rows_of_other_specs():
+            return version if self._config.start == "latest" else int(self._config.start)
+        logger.info("first run of this stream: the whole table, then its commits from version %d on", version)
+        self._run_part(run, part)
+        return version
+
+    def _read(self, feed: bool, start: StartingPoint) -> DataFrame:
+        # Once there is a checkpoint, Spark goes on from that and not from the starting version.
+        options: dict[str, Any] = {"maxFilesPerTrigger": self._config.max_files, "startingVersion": start.version}
+        # Without a change feed, rewritten files are read whole: their unchanged rows are current and fall away, while leaving
+        # out such commits (skipChangeCommits) would leave the vectors of updated texts as they were.
+        options |= {"readChangeFeed": "true"} if feed else {"ignoreChanges": "true"}
+        reader, source = self._job.spark.readStream.format("delta").options(**options), self._job.source
+        rows = reader.load(source.name) if source.is_path else reader.table(source.identifier)
+        return rows.where(F.col("_change_type").isin("insert", "update_postimage")) if feed else rows
+
+    def _writer(self, rows: DataFrame, checkpoint: str) -> DataStreamWriter:
+        writer = rows.writeStream.option("checkpointLocation", checkpoint).queryName(f"metaeol-{self._report.run_id}")
+        trigger = self._config.trigger
+        writer = writer.trigger(availableNow=True) if trigger == "availableNow" else writer.trigger(processingTime=trigger)
+        return writer.foreachBatch(self._process)
+
+    def _follow(self, writer: DataStreamWriter) -> None:
+        """Wait for the end of the stream; its own, or that which SIGTERM or a failed batch brings."""
+        query = writer.start()
+        try:
+            while not query.awaitTermination(POLL_EVERY_S):
+                if was_requested() and not _is_busy(query):
+                    break
+        except StreamingQueryException as error:
+            raise self._failure or _explained(error) from error
+        finally:
+            query.stop()
+        check_termination()
+
+    def _process(self, batch: DataFrame, batch_id: int) -> None:
+        """Runs on the driver for each micro-batch. Spark turns what is raised here into text, so it is kept as it is."""
+        try:
+            with known_errors():
+                self._embed_batch(batch, batch_id)
+        except Exception as error:
+            self._failure = error
+            raise
+
+    def _embed_batch(self, batch: DataFrame, batch_id: int) -> None:
+        check_termination()
+        job = dataclasses.replace(self._job, spark=batch.sparkSession)  # a stream works in a session of its own
+        source = job.config.source
+        due = filtered(batch, source.where)
+        if job.in_place:
+            due = due.where(self._not_current())
+        keys = due.select(*[F.col(quoted(name)) for name in source.key]).distinct().persist()
+        try:
+            scope, n_keys = scope_of_keys(keys)
+            if not n_keys:
+                return
+            logger.info("micro-batch %d: %d keys", batch_id, n_keys)
+            part = job.new_report()
+            self._run_part(EmbedRun(job, self._progress, part, scope), part)
+        finally:
+            keys.unpersist()
+        if self._config.trigger != "availableNow":
+            job.write(self._report)
+            job.budget.check_endless(self._report.rows_failed, self._report.rows_selected)
+
+    def _not_current(self) -> Column:
+        """Rows of a source that holds its own vectors which do not have the vector of their text: not those that we wrote."""
+        fingerprint = row_fingerprint(self._job.spec.fingerprint(), F.col(quoted(self._job.config.source.text)))
+        return ~F.col(quoted(self._job.columns.fingerprint)).eqNullSafe(fingerprint)
+
+    def _run_part(self, run: EmbedRun, part: Report) -> None:
+        try:
+            run.run()
+        finally:
+            self._report.add(part)
+            self._report.batches += 1
+
+
+class StartingPoint:
+    """The version of the source that a stream began from, in a file beside its checkpoint.
+
+    Without it a stream that found nothing at first would begin anew with each run: `latest` would leave out what was
+    committed between two runs, `earliest` would look at the whole table every time.
+
+    Attributes:
+        version: None before the first run.
+    """
+
+    def __init__(self, spark: SparkSession, checkpoint: str) -> None:
+        jvm: Any = spark._jvm
+        self._path = jvm.org.apache.hadoop.fs.Path(f"{checkpoint}.start")
+        self._files = self._path.getFileSystem(spark._jsparkSession.sessionState().newHadoopConf())
+        self.version = self._load()
+
+    def set(self, version: int) -> None:
+        """Remember where the stream begins."""
+        file = self._files.create(self._path)
+        try:
+            file.writeBytes(str(version))
+        finally:
+            file.close()
+        self.version = version
+
+    def _load(self) -> int | None:
+        if not self._files.exists(self._path):
+            return None
+        file = self._files.open(self._path)
+        try:
+            content = file.readLine()
+        finally:
+            file.close()
+        return int(content) if content else None  # a kill may have left it empty
+
+
+def _is_busy(query: StreamingQuery) -> bool:
+    return bool(query.status["isTriggerActive"])
+
+
+def _explained(error: StreamingQueryException) -> Exception:
+    """What stops a stream and is not a failed batch: mostly that the commits to go on from are gone."""
+    text = str(error)
+    gone = (
+        "DELTA_FILE_NOT_FOUND",
+        "DELTA_VERSION_NOT_CONTIGUOUS",
+        "DELTA_LOG_FILE_NOT_FOUND",
+        "failOnDataLoss",
+        "FILE_NOT_EXIST",
+        "DELTA_MISSING_CHANGE_DATA",
+    )
+    if any(mark in text for mark in gone):
+        return InputError(
+            "source.table: commits or files that the stream has not read yet are gone (log clean-up or VACUUM): delete the folder of "
+            "stream.checkpoint and run again; that looks at the whole table once, and embeds only what has no vector"
+        )
+    if "DELTA_SCHEMA_CHANGED" in text or ("DELTA_STREAMING" in text and "SCHEMA" in text):
+        return InputError("source.table: its columns changed while the stream ran: run the same command again")
+    return error
