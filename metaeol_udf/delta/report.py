@@ -96,9 +96,10 @@ class Report:
     def migration_line(self) -> str:
         """The migration for people, before it runs."""
         found = self.migration or {}
+        old, new, changed = (found[f"rows_{name}"] for name in ("of_other_specs", "new", "changed"))
         return (
-            f"migration to spec {self.fingerprint}: {found['rows_of_other_specs']:,} rows hold vectors of {', '.join(found['from'])}; "
-            f"{found['rows_new']:,} rows are new, {found['rows_changed']:,} have a new text. Old vectors stay until the new ones are published"
+            f"migration to spec {self.fingerprint}: {old:,} rows hold vectors of {', '.join(found['from'])}, which stay until the new "
+            f"ones are published; {new:,} rows are new, {changed:,} have a new text"
         )
 
     def add(self, part: Report) -> None:

@@ -109,9 +109,20 @@ class _Stream:
         part = self._job.new_report()
         run = EmbedRun(self._job, self._progress, part)
         if self._config.start != "earliest" and not run.count_rows_of_other_specs():
-            return version if self._config.start == "latest" else int(self._config.start)
+            return self._late_start(version)
         logger.info("first run of this stream: the whole table, then its commits from version %d on", version)
         self._run_part(run, part)
+        return version
+
+    def _late_start(self, newest: int) -> int:
+        """The version that `stream.start` means where it is not `earliest`.
+
+        Raises:
+            InputError: The source has no such version.
+        """
+        version = newest if self._config.start == "latest" else int(self._config.start)
+        if version > newest:
+            raise InputError(f"stream.start is {version}, but the newest version of {self._job.source} is {newest}")
         return version
 
     def _read(self, feed: bool, start: StartingPoint) -> DataFrame:

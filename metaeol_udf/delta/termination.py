@@ -32,13 +32,13 @@ def end_on_sigterm() -> Iterator[None]:
 
     The handler only takes note: the main thread may be in the middle of a call into the JVM, which must not be broken off.
     """
-    _requested.clear()
     _left.clear()
     previous = signal.signal(signal.SIGTERM, lambda number, frame: _take_note())
     try:
         yield
     finally:
         _left.set()
+        _requested.clear()
         signal.signal(signal.SIGTERM, previous)
 
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from metaeol_udf import __version__, cli
-from metaeol_udf.errors import BudgetError, ConflictError
+from metaeol_udf.errors import BudgetError, ConflictError, TerminatedError
 
 
 @pytest.fixture
@@ -36,7 +36,10 @@ def test_the_version_is_the_packages() -> None:
     assert done.stdout == f"metaeol-udf {__version__}\n"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["embed", "--help"], ["search", "--help"], ["model", "prepare", "--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["embed", "--help"], ["stream", "--help"], ["retry", "--help"], ["search", "--help"], ["model", "prepare", "--help"]],
+)
 def test_every_command_explains_itself(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(arguments) == 0
     assert "Usage: metaeol" in capsys.readouterr().out
@@ -60,6 +63,12 @@ def test_a_wrong_command_line_exits_2(arguments: list[str], capsys: pytest.Captu
         ("embedding.layer=99", "the model has 2 layers"),
         ("embedding.templates=nope", "no built-in set and no file 'nope'"),
         ("embedding.model=no/where", "no such folder"),
+        ("stream.triger=x", "did you mean 'trigger'"),
+        ("stream.trigger=hourly", "stream.trigger must be availableNow or an interval such as 30 seconds, found 'hourly'"),
+        ("stream.start=yesterday", "stream.start must be earliest, latest or a version"),
+        ("stream.max_files=0", "stream.max_files must be a positive integer"),
+        ("runtime.prometheus=metrics.txt", "runtime.prometheus must be a path that ends in .prom"),
+        ("runtime.mlflow=3", "runtime.mlflow must be true, false or the name of an experiment"),
         ("sourse.table=x", "did you mean 'source'"),
         ("nonsense", "must have the form section.key=value"),
     ],
@@ -86,7 +95,9 @@ def test_damaged_model_files_exit_5(conf: Path, tiny_model_dir: Path, tmp_path: 
     assert str(broken) in line
 
 
-@pytest.mark.parametrize(("error", "status"), [(BudgetError("too many"), 3), (ConflictError("too late"), 4)])
+@pytest.mark.parametrize(
+    ("error", "status"), [(BudgetError("too many"), 3), (ConflictError("too late"), 4), (TerminatedError("ended"), 143)]
+)
 def test_each_error_has_its_status(error: Exception, status: int, capfd: pytest.CaptureFixture[str]) -> None:
     def command() -> None:
         raise error
