@@ -50,7 +50,7 @@ class Report:
         rows_trimmed: Embedded rows whose text was longer than `max_tokens`.
         unique_texts: Texts that went through the model in this run; fewer than rows where texts repeat or were journalled.
         waves: Waves that this run journalled.
-        batches: Micro-batches of a stream that named rows; 0 for the other commands.
+        batches: Micro-batches of a stream with rows to embed, apart from its first run over the whole table; 0 for other commands.
         tokens_computed: Tokens that went through the model.
         tokens_saved: Tokens that one pass a prompt would have computed beyond those.
         model_loads: Loads that this run caused, over all workers.

@@ -17,7 +17,7 @@ import logging
 from typing import Any
 
 from pyspark.errors import StreamingQueryException
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.streaming.query import StreamingQuery
 from pyspark.sql.streaming.readwriter import DataStreamWriter
@@ -30,7 +30,7 @@ from metaeol_udf.delta.report import Report
 from metaeol_udf.delta.run import EmbedRun
 from metaeol_udf.delta.scope import scope_of_keys
 from metaeol_udf.delta.selection import filtered
-from metaeol_udf.delta.tables import current_version, open_table
+from metaeol_udf.delta.tables import TableRef, current_version, exists, open_table
 from metaeol_udf.delta.termination import check_termination, was_requested
 from metaeol_udf.errors import InputError
 from metaeol_udf.spark.udf import quoted
@@ -75,11 +75,10 @@ class _Stream:
 
     def run(self) -> None:
         """Bring the table up to date, then follow it."""
+        self._forget_other_specs()
         # Before the query starts: it fails when a column is added under it.
         EmbedRun(self._job, self._progress, self._report).prepare_tables()
-        detail = open_table(self._job.spark, self._job.source, "source.table").detail().collect()[0]
-        feed = str(detail["properties"].get("delta.enableChangeDataFeed", "false")).lower() == "true"
-        checkpoint = self._checkpoint(str(detail["id"]), feed)
+        checkpoint, feed = self._checkpoint()
         start = StartingPoint(self._job.spark, checkpoint)
         if start.version is None:
             start.set(self._begin())
@@ -89,16 +88,39 @@ class _Stream:
             versions = {role: current_version(open_table(self._job.spark, ref, f"{role}.table")) for role, ref in tables.items()}
             self._report.delta_versions = versions
 
-    def _checkpoint(self, table_id: str, feed: bool) -> str:
-        """The folder of this stream's checkpoint. Other rows, another spec, or a table made anew is another stream."""
+    def _forget_other_specs(self) -> None:
+        """Begin anew where another spec wrote into the target since: going on would leave its vectors beside ours.
+
+        Before the lineage is brought up to date, so that a run that is killed in between begins anew, too.
+        """
+        if not exists(self._job.spark, self._job.target):
+            return
+        written_by = self._detail(self._job.target)["properties"].get(f"metaeol.{self._job.columns.vector}.fingerprint")
+        if written_by != self._report.fingerprint:
+            StartingPoint(self._job.spark, self._checkpoint()[0]).forget()
+
+    def _checkpoint(self) -> tuple[str, bool]:
+        """The folder of this stream's checkpoint, and whether the source has a change feed.
+
+        Other rows, another spec, or a table made anew is another stream.
+        """
         source, job = self._job.config.source, self._job
-        identity = [table_id, source.key, source.text, source.where, job.target.name, job.columns.vector, job.spec.fingerprint(), feed]
+        tables = [self._detail(ref) for ref in (job.source, job.target)]
+        feed = str(tables[0]["properties"].get("delta.enableChangeDataFeed", "false")).lower() == "true"
+        identity = [table["id"] for table in tables] + [
+            source.key,
+            source.text,
+            source.where,
+            job.columns.vector,
+            self._report.fingerprint,
+            feed,
+        ]
         digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
-        folder = self._config.checkpoint
-        if folder is None:
-            location = open_table(job.spark, job.target, "target.table").detail().collect()[0]["location"]
-            folder = f"{location.rstrip('/')}__metaeol_checkpoint"
-        return f"{folder.rstrip('/')}/{digest}"
+        folder = self._config.checkpoint or f"{tables[1]['location'].rstrip('/')}__metaeol_checkpoint"
+        return f"{folder.rstrip('/')}/{digest}", feed
+
+    def _detail(self, ref: TableRef) -> Row:
+        return open_table(self._job.spark, ref, "source.table" if ref == self._job.source else "target.table").detail().collect()[0]
 
     def _begin(self) -> int:
         """Do what stands before a first run; gives the version to follow from.
@@ -111,7 +133,7 @@ class _Stream:
         if self._config.start != "earliest" and not run.count_rows_of_other_specs():
             return self._late_start(version)
         logger.info("first run of this stream: the whole table, then its commits from version %d on", version)
-        self._run_part(run, part)
+        self._run_part(run, part, is_batch=False)
         return version
 
     def _late_start(self, newest: int) -> int:
@@ -177,7 +199,7 @@ class _Stream:
                 return
             logger.info("micro-batch %d: %d keys", batch_id, n_keys)
             part = job.new_report()
-            self._run_part(EmbedRun(job, self._progress, part, scope), part)
+            self._run_part(EmbedRun(job, self._progress, part, scope), part, is_batch=True)
         finally:
             keys.unpersist()
         if self._config.trigger != "availableNow":
@@ -189,12 +211,14 @@ class _Stream:
         fingerprint = row_fingerprint(self._job.spec.fingerprint(), F.col(quoted(self._job.config.source.text)))
         return ~F.col(quoted(self._job.columns.fingerprint)).eqNullSafe(fingerprint)
 
-    def _run_part(self, run: EmbedRun, part: Report) -> None:
+    def _run_part(self, run: EmbedRun, part: Report, *, is_batch: bool) -> None:
+        """Run, and add to the report; a batch whose rows were all current, such as one that is looked at again, counts as none."""
         try:
             run.run()
         finally:
-            self._report.add(part)
-            self._report.batches += 1
+            if part.rows_selected > part.rows_skipped or not is_batch:
+                self._report.add(part)
+                self._report.batches += is_batch
 
 
 class StartingPoint:
@@ -221,6 +245,11 @@ class StartingPoint:
         finally:
             file.close()
         self.version = version
+
+    def forget(self) -> None:
+        """Let the next run begin anew."""
+        self._files.delete(self._path, False)
+        self.version = None
 
     def _load(self) -> int | None:
         if not self._files.exists(self._path):
