@@ -111,7 +111,7 @@ class Report:
         self.failures = {name: self.failures.get(name, 0) + part.failures.get(name, 0) for name in {**self.failures, **part.failures}}
         self.seconds = {name: round(self.seconds.get(name, 0) + part.seconds.get(name, 0), 3) for name in {**self.seconds, **part.seconds}}
         self.migration = self.migration or part.migration
-        self.executors, self.delta_versions = part.executors, part.delta_versions
+        self.executors, self.delta_versions = part.executors, part.delta_versions or self.delta_versions
         self.set_rate()
 
     def set_rate(self) -> None:
