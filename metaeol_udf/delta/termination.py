@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -66,14 +67,20 @@ def _take_note() -> None:
 
 
 def _enforce() -> None:
-    logger.warning("SIGTERM: the wave under way has %.0f s to finish, then it is dropped", GRACE_S)
-    if _left.wait(GRACE_S):
-        return
+    logger.warning("SIGTERM: what is under way has %.0f s to finish, then it is dropped", GRACE_S)
+    left = _left.wait(GRACE_S)
+    deadline = time.monotonic() + LIMIT_S - GRACE_S
+    while not left and time.monotonic() < deadline:
+        _cancel_jobs()  # again and again: one may just be about to start
+        left = _left.wait(1.0)
+    if not left:
+        os._exit(TerminatedError.exit_code)
+
+
+def _cancel_jobs() -> None:
     context = SparkContext._active_spark_context
     if context is not None:
         try:
             context.cancelAllJobs()
         except Exception as error:  # noqa: BLE001 - the JVM may have got the signal too, and be gone
             logger.warning("Spark's jobs could not be cancelled: %s", type(error).__name__)
-    if not _left.wait(LIMIT_S - GRACE_S):
-        os._exit(TerminatedError.exit_code)
