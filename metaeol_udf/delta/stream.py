@@ -165,6 +165,7 @@ class _Stream:
 
     def _follow(self, writer: DataStreamWriter) -> None:
         """Wait for the end of the stream; its own, or that which SIGTERM or a failed batch brings."""
+        logging.getLogger("py4j.clientserver").setLevel(logging.CRITICAL)  # it would log the stack trace of a batch that ends the query
         query = writer.start()
         try:
             while not query.awaitTermination(POLL_EVERY_S):
@@ -177,13 +178,17 @@ class _Stream:
         check_termination()
 
     def _process(self, batch: DataFrame, batch_id: int) -> None:
-        """Runs on the driver for each micro-batch. Spark turns what is raised here into text, so it is kept as it is."""
+        """Runs on the driver for each micro-batch.
+
+        What goes wrong is kept for the caller. Spark gets its name alone, which ends the query: Spark writes what it gets to the
+        log and the event log, and the message of an error that is not ours may quote a text.
+        """
         try:
             with known_errors():
                 self._embed_batch(batch, batch_id)
         except Exception as error:
             self._failure = error
-            raise
+            raise RuntimeError(type(error).__name__) from None
 
     def _embed_batch(self, batch: DataFrame, batch_id: int) -> None:
         check_termination()

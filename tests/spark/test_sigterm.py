@@ -70,7 +70,7 @@ def test_a_job_that_is_asked_to_end_finishes_its_wave_and_the_next_run_goes_on(b
     assert stopped["status"] == "terminated"
     journalled = bench.table("table__metaeol_journal").count()
     assert journalled == stopped["unique_texts"]
-    assert 8 <= journalled < N_TEXTS
+    assert 0 < journalled < N_TEXTS
     assert bench.table().where("embedding IS NOT NULL").count() == 0
     report = bench.run()
     assert report["unique_texts"] == N_TEXTS - journalled
