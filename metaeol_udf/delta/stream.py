@@ -186,7 +186,7 @@ class _Stream:
         try:
             with known_errors():
                 self._embed_batch(batch, batch_id)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - raised again by the thread that waits for the query
             self._failure = error
             raise RuntimeError(type(error).__name__) from None
 
