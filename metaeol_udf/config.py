@@ -25,7 +25,7 @@ class SourceConfig:
     table: str  # a path, or one to three dot-separated names
     key: tuple[str, ...]  # columns that name a row: unique together and never NULL
     text: str = "text"
-    where: str | None = None  # a Spark SQL condition; trusted input
+    where: str | None = None  # a Spark SQL condition over the row's own columns
 
 
 @dataclass(frozen=True, kw_only=True)

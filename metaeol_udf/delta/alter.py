@@ -44,6 +44,8 @@ def alter_table(
 
 def _apply(spark: SparkSession, ref: TableRef, changes: list[Any]) -> None:
     jvm: Any = spark._jvm
+    # The catalog is made from the settings of the thread's active session; a thread of the caller's may have none, and then no Delta.
+    jvm.org.apache.spark.sql.classic.SparkSession.setActiveSession(spark._jsparkSession)
     manager = spark._jsparkSession.sessionState().catalogManager()
     names = ["delta", ref.name] if ref.is_path else ref.name.split(".")
     if not ref.is_path and len(names) < 3:

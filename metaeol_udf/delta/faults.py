@@ -18,7 +18,8 @@ from metaeol_udf.errors import ConflictError, EnvironmentFault, InputError, Meta
 
 logger = logging.getLogger(__name__)
 
-#: Conflicts with another writer, and how often the commit is tried again.
+#: Conflicts with another writer, and how often the commit is tried again. Every try begins with the tables' present state and
+#: checks their columns anew; after a change of metadata or protocol little is to be hoped from many tries.
 RETRIES = {
     "ConcurrentAppend": 5,
     "ConcurrentDeleteRead": 5,
@@ -28,10 +29,29 @@ RETRIES = {
     "ProtocolChanged": 1,
     "ConcurrentTransaction": 0,
 }
+MAX_PAUSE_S = 20.0
+_ADVICE = {
+    "ProtocolChanged": "the table's protocol was upgraded meanwhile; if this Spark's Delta is older than it asks for, upgrade Delta",
+    "MetadataChanged": "its columns or properties keep changing; run the job again when that is over",
+}
+#: How Spark and Delta say that files of an old version are gone, which VACUUM does to versions that a long run still reads.
+_REMOVED = ("FAILED_READ_FILE.FILE_NOT_EXIST", "DELTA_FILE_NOT_FOUND", "DELTA_VERSIONS_NOT_CONTIGUOUS", "DELTA_CANNOT_RECONSTRUCT_VERSION")
+_TABLE_REFUSES = {
+    "MULTIPLE_SOURCE_ROW_MATCHING": "source.key: a key came to stand in several rows of the source while the job ran",
+    "DELTA_VIOLATE_CONSTRAINT": "a CHECK constraint of the table refuses the vectors' columns: it must allow NULL and any value in them",
+    "DELTA_NOT_NULL_CONSTRAINT": "a NOT NULL column of the table is none of the job's: give it a default, or use a target.table of its own",
+    "DELTA_FAILED_TO_MERGE_FIELDS": "embedding.column: the table's columns of that name are of another type",
+}
 _FROM_WORKER = re.compile(r"metaeol_udf\.errors\.(\w+): ([^\n]+)")
 _ENVIRONMENT = (
     ("No space left on device", "the disk is full: free some space and run the same command again, it goes on where it stopped"),
+    ("Disk quota exceeded", "the disk quota is used up: free some space and run the same command again, it goes on where it stopped"),
     ("java.lang.OutOfMemoryError", "the Java process ran out of memory: raise spark.driver.memory or spark.executor.memory"),
+    (
+        "MemoryError",
+        "a Python worker ran out of memory: lower runtime.max_batch_tokens, run fewer tasks at a time (spark.executor.cores), or raise "
+        "spark.executor.memoryOverhead (spark.executor.pyspark.memory, where it is set)",
+    ),
     ("AccessControlException", "permission denied"),
     ("Permission denied", "permission denied"),
 )
@@ -62,6 +82,11 @@ def conflict_in(error: BaseException) -> str | None:
     return None
 
 
+def files_are_gone(error: BaseException) -> bool:
+    """Whether a version that was pinned cannot be read any more."""
+    return any(mark in cause for cause in causes(error) for mark in _REMOVED)
+
+
 def translate(error: Exception) -> MetaEOLError | None:
     """The error of ours that a failure of Spark means; None where it is none that we know.
 
@@ -77,11 +102,16 @@ def translate(error: Exception) -> MetaEOLError | None:
             return kind(raised.group(2).strip())
     conflict = conflict_in(error)
     if conflict is not None:
+        advice = _ADVICE.get(conflict, "run the job again")
+        return ConflictError(f"another writer changed the table at the same time ({conflict}), and trying again did not help: {advice}")
+    for mark, message in _TABLE_REFUSES.items():
+        if any(mark in cause for cause in chain):
+            return InputError(message)
+    if files_are_gone(error):
         return ConflictError(
-            f"another writer changed the table at the same time ({conflict}), and trying again did not help: run the job again"
+            "files of the source's version were removed while the job read them, and again in its second try: run the job again, "
+            "and VACUUM with a retention longer than a run (delta.deletedFileRetentionDuration)"
         )
-    if any("MULTIPLE_SOURCE_ROW_MATCHING" in cause for cause in chain):
-        return InputError("source.key: a key came to stand in several rows of the source while the job ran")
     for mark, advice in _ENVIRONMENT:
         if any(mark in cause for cause in chain):
             return EnvironmentFault(advice)
@@ -103,6 +133,6 @@ def with_retries(commit: Callable[[], Result]) -> Result:
             if conflict is None or tries.get(conflict, 0) >= RETRIES[conflict]:
                 raise
             tries[conflict] = tries.get(conflict, 0) + 1
-            pause_s = random.uniform(0.2, 1.0) * 2 ** tries[conflict]
+            pause_s = min(MAX_PAUSE_S, random.uniform(0.2, 1.0) * 2 ** tries[conflict])  # random, so that two do not meet again
             logger.warning("%s: another writer was quicker, trying again in %.1f s", conflict, pause_s)
             time.sleep(pause_s)

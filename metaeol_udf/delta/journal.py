@@ -6,17 +6,21 @@ the target until what it holds is published and verified.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import dataclasses
+import time
 from dataclasses import dataclass
 
-from delta import DeltaTable
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, BooleanType, FloatType, IntegerType, LongType, StringType, StructField, StructType
 
+from metaeol_udf.delta.faults import conflict_in, with_retries
 from metaeol_udf.delta.fingerprint import of_spec
 from metaeol_udf.delta.selection import FINGERPRINT, TEXT
-from metaeol_udf.delta.tables import TableRef, append, exists, open_table, read
+from metaeol_udf.delta.tables import TableRef, append, create, exists, open_table, read
+
+_WAVES_OF_A_LOOK = 1_000_000  # more than there ever are
+KEEP_DAYS = 30  # of what no row needs any more: texts that changed before a killed run could publish
 
 SCHEMA = StructType(
     [
@@ -57,12 +61,27 @@ class Journal:
         ref: Where it stands.
         spec_fingerprint: Rows of other specs are not looked at.
         run_id: Marks what this run appends; sorts by time.
+        waves_before: Waves get numbers from here on: where a run looks again, its wave 1 is another than the first look's, and
+            Delta would leave out a commit whose number it has seen.
     """
 
     spark: SparkSession
     ref: TableRef
     spec_fingerprint: str
     run_id: str
+    waves_before: int = 0
+
+    def for_another_look(self) -> Journal:
+        """The journal for the same run, beginning to embed anew."""
+        return dataclasses.replace(self, waves_before=self.waves_before + _WAVES_OF_A_LOOK)
+
+    def open(self) -> str:
+        """Make the journal where there is none; gives the folder that it stands in."""
+        create(self.spark, self.ref, SCHEMA, "Computed embeddings on their way to a table; holds no text", stats="fingerprint,run_id,wave")
+        if self.ref.is_path:
+            return self.ref.name
+        location: str = open_table(self.spark, self.ref, "journal").detail().collect()[0]["location"]
+        return location
 
     def rows(self) -> DataFrame:
         """All rows of this spec as they stand now; none where there is no journal yet."""
@@ -72,10 +91,16 @@ class Journal:
 
     def outcomes(self) -> DataFrame:
         """One row a fingerprint: a vector wins over an error, and the latest error over earlier ones."""
-        values = F.struct(*[field.name for field in SCHEMA.fields if field.name != "fingerprint"])
+        return self._best(self.rows(), "vector")
+
+    def digests(self) -> DataFrame:
+        """The same with `digest` in place of `vector`: a thousandth of what there is to move."""
+        return self._best(self.rows().withColumn("digest", digest_of(F.col("vector"))), "digest")
+
+    def _best(self, rows: DataFrame, vector: str) -> DataFrame:
+        names = [vector, *[field.name for field in SCHEMA.fields if field.name not in ("fingerprint", "vector")]]
         rank = F.struct(F.col("error").isNull(), F.col("run_id"), F.col("wave"))
-        best = self.rows().groupBy("fingerprint").agg(F.max_by(values, rank).alias("best"))
-        return best.select("fingerprint", "best.*")
+        return rows.groupBy("fingerprint").agg(F.max_by(F.struct(*names), rank).alias("best")).select("fingerprint", "best.*")
 
     def finished(self) -> DataFrame:
         """Fingerprints that need no more work: one column, `fingerprint`."""
@@ -83,7 +108,7 @@ class Journal:
 
     def count_wave(self, wave: int) -> WaveCounts:
         """Count what this run journalled in one wave. Files of other waves are skipped by their statistics."""
-        mine = self.rows().where((F.col("run_id") == self.run_id) & (F.col("wave") == wave))
+        mine = self._wave(self.waves_before + wave)
         found = mine.groupBy("error").agg(F.count(F.lit(1)).alias("n"), F.sum("tokens_computed").alias("tokens")).collect()
         failures = {row["error"]: row["n"] for row in found if row["error"] is not None}
         return WaveCounts(sum(row["n"] for row in found), failures, sum(row["tokens"] or 0 for row in found))
@@ -107,27 +132,43 @@ class Journal:
         self._append(embedded, {"fingerprint": F.col(FINGERPRINT), **values}, wave)
 
     def _append(self, rows: DataFrame, values: dict[str, Column], wave: int) -> None:
-        self._create()
+        wave += self.waves_before
         stamped = values | {"run_id": F.lit(self.run_id), "wave": F.lit(wave).cast("int")}
         # The transaction id lets Delta recognise a commit whose answer was lost; the run id in it is never used again.
         options = {"txnAppId": f"metaeol-{self.run_id}", "txnVersion": str(wave)}
-        append(rows.select(*[column.alias(name) for name, column in stamped.items()]), self.ref, options)
+        try:
+            append(rows.select(*[column.alias(name) for name, column in stamped.items()]), self.ref, options)
+        except Exception as error:
+            # Nobody else uses this id: the commit whose answer was lost is in the table, or else the run is over.
+            if conflict_in(error) != "ConcurrentTransaction" or self._wave(wave).isEmpty():
+                raise
 
-    def _create(self) -> None:
-        if exists(self.spark, self.ref):
+    def _wave(self, number: int) -> DataFrame:
+        return self.rows().where((F.col("run_id") == self.run_id) & (F.col("wave") == number))
+
+    def drop_published(self, published: DataFrame) -> None:
+        """Delete what runs journalled of which all is published: whole runs, whose files then go without being rewritten.
+
+        What a killed run computed for rows that are not of this run's stays for `KEEP_DAYS`, for the run that looks at them.
+
+        Args:
+            published: One column, `fingerprint`, of what is in the target now.
+        """
+        if not exists(self.spark, self.ref):
             return
-        builder = DeltaTable.createIfNotExists(self.spark).addColumns(SCHEMA)
-        builder = builder.location(self.ref.name) if self.ref.is_path else builder.tableName(self.ref.identifier)
-        builder.comment("Computed embeddings on their way to a table; holds no text").property(
-            "delta.dataSkippingStatsColumns", "fingerprint,run_id,wave"
-        ).execute()
+        mine = self.rows().select("fingerprint", "run_id")
+        runs = {row["run_id"] for row in mine.select("run_id").distinct().collect()}
+        left = mine.join(published.distinct(), "fingerprint", "left_anti").select("run_id").distinct().collect()
+        forgotten = time.strftime("%Y%m%dT", time.gmtime(time.time() - KEEP_DAYS * 86_400))
+        done = sorted(runs - {row["run_id"] for row in left if row["run_id"] > forgotten})
+        if done:
+            condition = F.col("run_id").isin(done) & of_spec(self.spec_fingerprint, F.col("fingerprint"))
+            with_retries(lambda: open_table(self.spark, self.ref, "journal").delete(condition))
 
-    def drop_runs(self, run_ids: Iterable[str]) -> None:
-        """Delete what these runs journalled, once it is published. Each wave has files of its own, so few are rewritten."""
-        wanted = sorted(run_ids)
-        if wanted and exists(self.spark, self.ref):
-            condition = F.col("run_id").isin(wanted) & of_spec(self.spec_fingerprint, F.col("fingerprint"))
-            open_table(self.spark, self.ref, "journal").delete(condition)
+
+def digest_of(vector: Column) -> Column:
+    """A 64-bit hash of a vector; NULL for NULL."""
+    return F.when(vector.isNotNull(), F.xxhash64(vector))
 
 
 def wave_of(fingerprint: Column, n_waves: int) -> Column:
@@ -135,4 +176,4 @@ def wave_of(fingerprint: Column, n_waves: int) -> Column:
     return (F.pmod(F.xxhash64(fingerprint), F.lit(n_waves)) + 1).cast("int")
 
 
-__all__ = ["FINGERPRINT", "SCHEMA", "TEXT", "Journal", "wave_of"]
+__all__ = ["FINGERPRINT", "SCHEMA", "TEXT", "Journal", "digest_of", "wave_of"]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from delta import DeltaTable
 from pyspark.sql import SparkSession
 
 import metaeol_udf
 from metaeol_udf.delta.alter import alter_table
 from metaeol_udf.delta.columns import VectorColumns, find_field
+from metaeol_udf.delta.condition import columns_in
 from metaeol_udf.delta.tables import TableRef, open_table
 from metaeol_udf.encoder.model_files import ModelInfo
+from metaeol_udf.errors import InputError
 from metaeol_udf.prompts import TemplateSet
 from metaeol_udf.spec import EmbeddingSpec
 
@@ -52,6 +55,24 @@ def column_comment(properties: Mapping[str, str], column: str) -> str:
         f"MetaEOL embedding (arXiv:2402.18458): model {of['model']}, templates {of['templates']}, layer {of['layer']}, "
         f"dimension {of['dim']}, dtype {of['dtype']}, spec {of['fingerprint']}"
     )
+
+
+def check_constraints(spark: SparkSession, table: DeltaTable, columns: VectorColumns, ref: TableRef) -> None:
+    """Refuse a CHECK constraint that ties the vectors to other columns: a violation would write these columns' values into logs.
+
+    Raises:
+        InputError: There is one.
+    """
+    properties = table.detail().collect()[0]["properties"]
+    ours = {field.name.lower() for field in columns.fields}
+    for key, condition in properties.items():
+        mentioned = columns_in(spark, condition) if key.startswith("delta.constraints.") else set()
+        others = sorted(mentioned - ours)
+        if mentioned & ours and others:
+            raise InputError(
+                f"the CHECK constraint {key.removeprefix('delta.constraints.')!r} of {ref} ties {', '.join(sorted(mentioned & ours))} to "
+                f"{', '.join(others)}: a violation would put their values into logs; drop it, or use a target.table of its own"
+            )
 
 
 def prepare_table(spark: SparkSession, ref: TableRef, columns: VectorColumns, properties: Mapping[str, str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +44,8 @@ class Report:
         rows_embedded: Rows that had no current vector and have one now.
         rows_failed: Rows worked on that have an error now, NULL and blank texts among them.
         rows_skipped: Rows that were current already.
+        rows_stale: Of the rows worked on, those whose text was changed, or which were deleted, while the job ran. The old text's
+            vector is not written for them; the next run embeds them.
         failures: Rows that failed, by reason.
         migration: None, or where rows hold vectors of other specs: their number, that of new rows and of changed texts, and
             the specs.
@@ -69,6 +71,7 @@ class Report:
     rows_skipped: int = 0
     failures: dict[str, int] = field(default_factory=dict)
     migration: dict[str, Any] | None = None
+    rows_stale: int = 0
     rows_trimmed: int = 0
     unique_texts: int = 0
     waves: int = 0
@@ -83,7 +86,8 @@ class Report:
 
     def count_selected(self, counts: Counts) -> None:
         """Take over what a selection counted."""
-        self.rows_selected, self.rows_skipped = counts.rows_selected, counts.rows_skipped
+        done = self.rows_embedded + self.rows_failed  # in an earlier look of the same run
+        self.rows_selected, self.rows_skipped = counts.rows_selected, counts.rows_skipped - done
         if counts.rows_of_other_specs:
             self.migration = {
                 "rows_of_other_specs": counts.rows_of_other_specs,
@@ -92,6 +96,19 @@ class Report:
                 "from": list(counts.other_specs),
                 "to": self.fingerprint,
             }
+
+    def count_done(self, embedded: int, trimmed: int, failures: Mapping[str, int]) -> None:
+        """Add what became of the rows of one look.
+
+        Args:
+            embedded: Rows with a vector.
+            trimmed: Of these, rows whose text was trimmed.
+            failures: Rows without one, by reason.
+        """
+        self.rows_embedded += embedded
+        self.rows_trimmed += trimmed
+        self.rows_failed += sum(failures.values())
+        self.failures = {reason: self.failures.get(reason, 0) + failures.get(reason, 0) for reason in sorted({*self.failures, *failures})}
 
     def migration_line(self) -> str:
         """The migration for people, before it runs."""

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from delta import DeltaTable
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import StructType
 
 from metaeol_udf.delta import lineage, publish, selection
-from metaeol_udf.delta.columns import check_source_columns, check_vector_columns, require_field
-from metaeol_udf.delta.faults import with_retries
+from metaeol_udf.delta.claims import Claims
+from metaeol_udf.delta.faults import files_are_gone, with_retries
 from metaeol_udf.delta.journal import Journal
+from metaeol_udf.delta.look import Look, Tables, is_outdated, look, open_checked, select
 from metaeol_udf.delta.monitor import WaveMonitor
 from metaeol_udf.delta.progress import Progress, default_progress
 from metaeol_udf.delta.quarantine import reconcile_quarantine, update_quarantine
 from metaeol_udf.delta.report import Report, Stopwatch
 from metaeol_udf.delta.scope import Scope
 from metaeol_udf.delta.selection import OUTCOME, Selection
-from metaeol_udf.delta.tables import TableRef, current_version, open_table, read
-from metaeol_udf.delta.target import check_target, create_target
+from metaeol_udf.delta.tables import current_version, open_table, read
+from metaeol_udf.delta.target import create_target
 from metaeol_udf.delta.termination import check_termination
 from metaeol_udf.delta.waves import embed_waves
 from metaeol_udf.errors import MetaEOLError
@@ -35,25 +35,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class _Tables:
-    """What a run reads and writes.
-
-    Attributes:
-        source: The source as it was when the run began.
-        source_version: Its version.
-        target_version: The version of a target of its own as the run began; None where there is none yet, and in place.
-        target: Where vectors go; the source itself where the settings name no other.
-        in_place: Whether it is the source itself.
-    """
-
-    source_ref: TableRef
-    source: DataFrame
-    source_version: int
-    target_version: int | None
-    target: TableRef
-    in_place: bool
+_MAX_LOOKS = 3
+_MAX_MERGES = 5
 
 
 class EmbedRun:
@@ -82,64 +65,74 @@ class EmbedRun:
 
     def _run(self) -> None:
         check_termination()
-        with self._watch.phase("select"):
-            tables = self._open_checked()
-            selection.check_keys(tables.source, self._config.source)
-            chosen = self._select(tables, pinned=True)
-            counts = selection.count(chosen)
-        self._report.count_selected(counts)
-        if counts.rows_of_other_specs:
+        seen = self._look()
+        if self._report.migration:
             logger.warning("%s", self._report.migration_line())
-        with self._watch.phase("prepare"):
-            self._prepare(tables)
-        if counts.rows_skipped < counts.rows_selected:
-            self._embed(chosen)
-            check_termination()
-            self._publish(tables, chosen)
+        if seen.rows_to_do:
+            claims = Claims(self._spark, self._journal.open(), self._report.run_id)
+            with claims.hold(self._job_digest()):
+                if is_outdated(self._job, seen.tables):  # another run may have ended just before the claim was free
+                    seen = self._look()
+                if seen.rows_to_do:
+                    seen = self._work(seen, claims)
+        else:
+            with self._watch.phase("prepare"):
+                self._prepare(seen.tables)
         if self._scope.failed:
-            self._reconcile(tables)
-        self._finish(tables)
+            self._reconcile(seen.tables)
+        self._finish(seen.tables)
+
+    def _look(self) -> Look:
+        """Pin the tables' versions and see what there is to do."""
+        with self._watch.phase("select"):
+            found = look(self._job, self._scope)
+        self._report.count_selected(found.counts)
+        return found
+
+    def _work(self, seen: Look, claims: Claims) -> Look:
+        """Embed and publish, and look again where what was pinned is gone or what was journalled was dropped by another run.
+
+        Every further look finds what is left to do: what was journalled or published is not computed again.
+
+        Raises:
+            MetaEOLError: Rows are missing after every look.
+        """
+        for looks_left in reversed(range(_MAX_LOOKS)):
+            try:
+                with self._watch.phase("prepare"):
+                    self._prepare(seen.tables)
+                self._embed(seen.chosen)
+                check_termination()
+                n_lost = self._publish(seen, claims)
+                if not n_lost:
+                    return seen
+                logger.warning("%d rows were dropped from the journal by another run: looking again", n_lost)
+            except Exception as error:
+                if not looks_left or not files_are_gone(error):
+                    raise
+                logger.warning("files of version %d of the source are gone: going on with the newest version", seen.tables.source_version)
+            seen = self._look()
+            self._journal = self._journal.for_another_look()
+        raise MetaEOLError("rows that were embedded are in no journal, however often they are looked for: run the job again")
+
+    def _job_digest(self) -> str:
+        """Names what a second run would pay for twice: the same rows, columns and spec by the same command."""
+        job = self._job
+        parts = (self._config.source, str(job.source), str(job.target), self._columns.vector, self._report.fingerprint, self._scope.kind)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
     def prepare_tables(self) -> None:
         """Only the checks and the columns: for a stream, which must not see the schema change while it runs."""
-        self._prepare(self._open_checked())
+        self._prepare(open_checked(self._job, self._scope))
 
     def count_rows_of_other_specs(self) -> int:
         """Rows in scope that hold a vector of another spec."""
-        return selection.count(self._select(self._open_checked(), pinned=True)).rows_of_other_specs
+        return look(self._job, self._scope, check_keys=False).counts.rows_of_other_specs
 
-    def _open_checked(self) -> _Tables:
-        """Open the tables and check all that can be checked before anything is written."""
-        config = self._config
-        table = open_table(self._spark, self._job.source, "source.table")
-        version = current_version(table)
-        source = self._scope.of_source(read(self._spark, self._job.source, version))
-        check_source_columns(source.schema, config.source.key, config.source.text, self._job.source)
-        in_place = self._job.in_place
-        taken = (*config.source.key, config.source.text) if in_place else config.source.key
-        if in_place:
-            check_vector_columns(source.schema, self._columns, taken, self._job.source)
-            target_version = None
-        else:
-            target_version = check_target(self._spark, self._job.target, self._key_fields(source), self._columns)
-        return _Tables(self._job.source, source, version, target_version, self._job.target, in_place)
-
-    def _key_fields(self, source: DataFrame) -> StructType:
-        return StructType([require_field(source.schema, name, "source.key", self._job.source) for name in self._config.source.key])
-
-    def _select(self, tables: _Tables, *, pinned: bool) -> Selection:
-        """The selection as the tables stood when the run began, or as they stand now."""
-        source = tables.source if pinned else self._scope.of_source(read(self._spark, tables.source_ref))
-        stored = None
-        if not tables.in_place and not (pinned and tables.target_version is None):
-            stored = read(self._spark, tables.target, tables.target_version if pinned else None)
-        chosen = selection.select(source, self._config.source, self._report.fingerprint, self._columns, stored, tables.in_place)
-        return self._scope.of_selection(chosen)
-
-    def _prepare(self, tables: _Tables) -> None:
+    def _prepare(self, tables: Tables) -> None:
         """Target, columns and lineage, before the expensive part."""
         if not tables.in_place:
-            create_target(self._spark, tables.target, self._key_fields(tables.source))
+            create_target(self._spark, tables.target, tables.key)
         properties = lineage.lineage_properties(self._columns.vector, self._job.spec, self._job.info)
         with_retries(lambda: lineage.prepare_table(self._spark, tables.target, self._columns, properties))
 
@@ -147,11 +140,14 @@ class EmbedRun:
         runtime = self._config.runtime
         with self._watch.phase("select"):
             pending = selection.find_pending(chosen, self._journal.finished())
-        request = EncoderRequest(pin(self._job.spec), runtime.device, runtime.max_batch_tokens, self._report.run_id)
         after_wave = WaveMonitor(self._journal, self._job.budget, self._report)
         with self._watch.phase("embed"):
-            embed_waves(self._spark, pending, self._journal, request, runtime.wave_rows, self._progress, after_wave)
+            embed_waves(self._spark, pending, self._journal, self._request(), runtime.wave_rows, self._progress, after_wave)
         self._count_work()
+
+    def _request(self) -> EncoderRequest:
+        runtime = self._config.runtime
+        return EncoderRequest(pin(self._job.spec), runtime.device, runtime.max_batch_tokens, self._report.run_id)
 
     def _count_work(self) -> None:
         """Tokens and model loads of this run, from what it journalled."""
@@ -165,26 +161,39 @@ class EmbedRun:
         self._report.tokens_computed, self._report.tokens_saved = found["computed"], found["saved"]
         self._report.model_loads = found["loads"]
 
-    def _publish(self, tables: _Tables, chosen: Selection) -> None:
-        outcomes = self._journal.outcomes()
-        with self._watch.phase("publish"):
-            with_retries(lambda: self._merge(tables, outcomes))
+    def _publish(self, seen: Look, claims: Claims) -> int:
+        """Bring the journal's outcomes into the tables; gives the rows that have none there."""
+        tables, chosen = seen.tables, seen.chosen
+        for tries_left in reversed(range(_MAX_MERGES)):
+            with self._watch.phase("publish"):
+                with_retries(lambda: self._merge(tables, self._journal.outcomes()))
+            with self._watch.phase("verify"):
+                due = self._journal.digests()
+                if self._scope.failed:  # a second try that failed again is stored as it was before
+                    due = due.where(F.col("error").isNull())
+                # Whoever writes a journalled text just after the MERGE gets its vector from another one.
+                n_missing = publish.count_missing(select(self._job, self._scope, tables, pinned=False), due)
+                if not n_missing or not tries_left:
+                    break
         with self._watch.phase("verify"):
-            # Not `chosen`: its stored fingerprints are those from before the MERGE.
-            # A second try that failed again is stored as it was before.
-            due = outcomes.where(F.col("error").isNull()) if self._scope.failed else outcomes
-            publish.verify(self._select(tables, pinned=False), due)
-            results = selection.with_outcomes(chosen, outcomes)
-            contributing = self._count_rows(results)
+            present, stored = (
+                select(self._job, self._scope, tables, pinned=False, whole=True),
+                self._scope.of_source(read(self._spark, tables.target)),
+            )
+            verified = publish.verify(chosen, present, stored, self._columns, self._journal, n_missing)
+            results = selection.with_outcomes(chosen, self._journal.digests())
+            n_lost, n_failed = self._count_rows(results)
+        self._report.rows_stale += verified.rows_stale
         with self._watch.phase("quarantine"):
-            ref = tables.target.beside("quarantine")
-            key, failed = self._key_fields(tables.source), self._report.rows_failed
-            with_retries(lambda: update_quarantine(self._spark, ref, results, key, self._report.run_id, failed))
-        self._journal.drop_runs(contributing)
+            ref, key = tables.target.beside("quarantine"), tables.key
+            with_retries(lambda: update_quarantine(self._spark, ref, results, key, self._report.run_id, n_failed))
+        if claims.is_alone():  # another run may count on what it found in the journal
+            self._journal.drop_published(verified.fingerprints)
+        return n_lost
 
-    def _reconcile(self, tables: _Tables) -> None:
+    def _reconcile(self, tables: Tables) -> None:
         """Let the quarantine hold what has an error now, whatever killed runs and deleted rows left in it."""
-        key, columns, source = self._key_fields(tables.source), self._columns, read(self._spark, tables.source_ref)
+        key, columns, source = tables.key, self._columns, read(self._spark, tables.source_ref)
         stored = source if tables.in_place else read(self._spark, tables.target).join(source, key.names, "left_semi")
         failing = stored.where(F.col(quoted(columns.error)).isNotNull()).select(
             *[quoted(name) for name in key.names],
@@ -195,20 +204,17 @@ class EmbedRun:
             ref = tables.target.beside("quarantine")
             with_retries(lambda: reconcile_quarantine(self._spark, ref, failing, key, self._report.run_id))
 
-    def _merge(self, tables: _Tables, outcomes: DataFrame) -> None:
+    def _merge(self, tables: Tables, outcomes: DataFrame) -> None:
         source, scope = self._config.source, self._scope
         target: DeltaTable = open_table(self._spark, tables.target, "target.table")
+        publish.check_still_fits(target, self._columns, [source.text] if tables.in_place else source.key, tables.target)
         if tables.in_place:
             publish.publish_in_place(target, outcomes, self._columns, self._report.fingerprint, source.text, scope.condition(source.where))
         else:
-            publish.publish_to_target(target, self._select(tables, pinned=False), outcomes, self._columns, scope.bounds)
+            publish.publish_to_target(target, select(self._job, self._scope, tables, pinned=False), outcomes, self._columns, scope.bounds)
 
-    def _count_rows(self, results: DataFrame) -> list[str]:
-        """Count what became of the rows worked on; gives the runs whose journal rows they used.
-
-        Raises:
-            MetaEOLError: A row of the run is in no journal.
-        """
+    def _count_rows(self, results: DataFrame) -> tuple[int, int]:
+        """Count what became of the rows worked on; gives the rows that are in no journal, and those that failed."""
         outcome = F.col(OUTCOME)
         ok = outcome.isNotNull() & outcome["error"].isNull()
         found = results.agg(
@@ -216,18 +222,12 @@ class EmbedRun:
             F.count(F.when(ok, True)).alias("embedded"),
             F.count(outcome["error"]).alias("failed"),
             F.count(F.when(outcome["trimmed"], True)).alias("trimmed"),
-            F.collect_set(outcome["run_id"]).alias("run_ids"),
         ).collect()[0]
-        if found["lost"]:
-            raise MetaEOLError(f"{found['lost']} rows were embedded but are in no journal: run the job again")
-        self._report.rows_embedded, self._report.rows_failed = found["embedded"], found["failed"]
-        self._report.rows_trimmed = found["trimmed"]
-        if found["failed"]:
-            reasons = results.groupBy(outcome["error"].alias("reason")).count().where(F.col("reason").isNotNull()).collect()
-            self._report.failures = {row["reason"]: row["count"] for row in sorted(reasons)}
-        return list(found["run_ids"])
+        reasons = results.groupBy(outcome["error"].alias("reason")).count().where(F.col("reason").isNotNull()) if found["failed"] else None
+        self._report.count_done(found["embedded"], found["trimmed"], {} if reasons is None else dict(map(tuple, reasons.collect())))
+        return found["lost"], found["failed"]
 
-    def _finish(self, tables: _Tables) -> None:
+    def _finish(self, tables: Tables) -> None:
         report = self._report
         target = open_table(self._spark, tables.target, "target.table")
         report.delta_versions = {"source": tables.source_version, "target": current_version(target)}

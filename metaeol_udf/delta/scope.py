@@ -10,7 +10,8 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import DateType, DecimalType, IntegralType, StringType
 
-from metaeol_udf.delta.selection import ERROR, STORED, Selection, where_column
+from metaeol_udf.delta.condition import where_column
+from metaeol_udf.delta.selection import ERROR, STORED, Selection
 from metaeol_udf.errors import InputError
 from metaeol_udf.spark.udf import quoted
 
@@ -32,6 +33,11 @@ class Scope:
     keys: DataFrame | None = None
     bounds: Column | None = None
     failed: bool = False
+
+    @property
+    def kind(self) -> str:
+        """Which command's rows these are."""
+        return "failed" if self.failed else "all" if self.keys is None else "keys"
 
     def of_source(self, source: DataFrame) -> DataFrame:
         """The source's rows that are in scope, with texts as they are there: a micro-batch's own may be outdated."""

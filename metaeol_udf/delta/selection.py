@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pyspark.errors import AnalysisException, ParseException
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from metaeol_udf.config import SourceConfig
 from metaeol_udf.delta.columns import VectorColumns, find_field
+from metaeol_udf.delta.condition import filtered
 from metaeol_udf.delta.fingerprint import row_fingerprint, textless_error
 from metaeol_udf.errors import InputError
 from metaeol_udf.spark.udf import quoted
@@ -98,26 +98,6 @@ def _stored(table: DataFrame | None, name: str) -> Column:
     """A column of the table that vectors are written to; NULL while there is no such table or column."""
     is_there = table is not None and find_field(table.schema, name) is not None
     return F.col(quoted(name)) if is_there else F.lit(None).cast("string")
-
-
-def filtered(source: DataFrame, condition: str | None) -> DataFrame:
-    """The rows that a user's SQL condition keeps.
-
-    Raises:
-        InputError: It cannot be parsed, names what is not there, or is not a condition.
-    """
-    if condition is None:
-        return source
-    try:
-        return source.where(where_column(condition))
-    except (ParseException, AnalysisException) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise InputError(f"source.where {condition!r} is no condition over the source's columns: {lines[0]}") from None
-
-
-def where_column(condition: str) -> Column:
-    """The user's condition as an expression: trusted input, and in a MERGE only ever a part of its condition."""
-    return F.expr(condition)
 
 
 def check_keys(source: DataFrame, config: SourceConfig) -> None:

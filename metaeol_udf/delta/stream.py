@@ -23,13 +23,13 @@ from pyspark.sql.streaming.query import StreamingQuery
 from pyspark.sql.streaming.readwriter import DataStreamWriter
 
 from metaeol_udf.config import JobConfig
+from metaeol_udf.delta.condition import filtered
 from metaeol_udf.delta.fingerprint import row_fingerprint
 from metaeol_udf.delta.job import Job, known_errors
 from metaeol_udf.delta.progress import Progress
 from metaeol_udf.delta.report import Report
 from metaeol_udf.delta.run import EmbedRun
 from metaeol_udf.delta.scope import scope_of_keys
-from metaeol_udf.delta.selection import filtered
 from metaeol_udf.delta.tables import TableRef, current_version, exists, open_table
 from metaeol_udf.delta.termination import check_termination, was_requested
 from metaeol_udf.errors import InputError

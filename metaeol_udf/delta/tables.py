@@ -9,13 +9,17 @@ from dataclasses import dataclass
 from delta import DeltaTable
 from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.types import StructType
 
-from metaeol_udf.errors import InputError
+from metaeol_udf.delta.faults import with_retries
+from metaeol_udf.errors import EnvironmentFault, InputError
 from metaeol_udf.spark.udf import quoted
 
 _NAME_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
+_SECRET_IN_PATH = re.compile(r"//[^/@]*:[^/@]*@")  # `s3a://key:secret@bucket`
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:/")
 _NEVER_IN_PATH = re.compile(r"[`;\x00-\x1f*?\[\]{}]")  # quoting, statements, and globs, which would open other tables too
+_COMMITS_LOOKED_AT = 20  # more than one job commits
 _FORMATS = ("delta", "parquet", "text", "csv", "json", "orc", "binaryfile")  # `format.name` opens a path, not a table
 
 
@@ -55,6 +59,8 @@ def parse_table(name: str, setting: str) -> TableRef:
         InputError: Anything else, such as `delta.`/path`` or a statement.
     """
     if "/" in name or _SCHEME.match(name):
+        if _SECRET_IN_PATH.search(name):
+            raise InputError(f"{setting}: a path must not carry a user and a secret, which logs would show: set them in spark.conf instead")
         if _NEVER_IN_PATH.search(name) or not name.strip("/"):
             raise InputError(
                 f"{setting}: the path {name!r} must name one folder, without back-ticks, semicolons, wildcards or control characters"
@@ -90,6 +96,22 @@ def exists(spark: SparkSession, ref: TableRef) -> bool:
     return spark.catalog.tableExists(ref.identifier)
 
 
+def create(spark: SparkSession, ref: TableRef, schema: StructType, comment: str, stats: str) -> None:
+    """Create a table where there is none; two runs may do so at the same time.
+
+    Args:
+        spark: The session.
+        ref: Where.
+        schema: Its columns.
+        comment: For people who find it.
+        stats: Columns, with commas between, whose smallest and largest values Delta may write into its log.
+    """
+    if exists(spark, ref):
+        return
+    builder = DeltaTable.createIfNotExists(spark).addColumns(schema).comment(comment).property("delta.dataSkippingStatsColumns", stats)
+    with_retries((builder.location(ref.name) if ref.is_path else builder.tableName(ref.identifier)).execute)
+
+
 def read(spark: SparkSession, ref: TableRef, version: int | None = None) -> DataFrame:
     """The table's rows, now or as they were at a version."""
     reader = spark.read.format("delta")
@@ -108,9 +130,20 @@ def append(rows: DataFrame, ref: TableRef, options: dict[str, str]) -> None:
 
 
 def current_version(table: DeltaTable) -> int:
-    """The number of the table's newest commit."""
-    newest = table.history(1).first()
-    if newest is None:
+    """The number of the table's newest commit, after a look at the newest ones.
+
+    Raises:
+        EnvironmentFault: One of them says nothing of what it did: a file of the log that was cut off or put there by something
+            else than Delta. Delta reads on without an error, and what the commit held is lost.
+    """
+    newest = table.history(_COMMITS_LOOKED_AT).select("version", "operation").collect()
+    if not newest:
         raise InputError("the table has no commit")
-    version: int = newest["version"]
+    nameless = sorted(row["version"] for row in newest if row["operation"] is None)
+    if nameless:
+        raise EnvironmentFault(
+            f"{', '.join(f'{version:020d}.json' for version in nameless)} in the table's _delta_log is empty or was not written by Delta: "
+            "what it held is missing from the table; restore the table or the file, then run the job again"
+        )
+    version: int = max(row["version"] for row in newest)
     return version

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from delta import DeltaTable
 from pyspark.sql import SparkSession
 from pyspark.sql.types import StructType
 
 from metaeol_udf.delta.columns import VectorColumns, check_vector_columns, require_field
-from metaeol_udf.delta.tables import TableRef, current_version, exists, open_table
+from metaeol_udf.delta.lineage import check_constraints
+from metaeol_udf.delta.tables import TableRef, create, current_version, exists, open_table
 from metaeol_udf.errors import InputError
 from metaeol_udf.spark.udf import quoted
 
@@ -35,14 +35,11 @@ def check_target(spark: SparkSession, ref: TableRef, key: StructType, columns: V
                 f"the source's is {field.dataType.simpleString()}"
             )
     check_vector_columns(schema, columns, key.names, ref)
+    check_constraints(spark, table, columns, ref)
     return version
 
 
 def create_target(spark: SparkSession, ref: TableRef, key: StructType) -> None:
     """Create the target with the key's columns where there is none; the vectors' columns are added with their lineage."""
-    if exists(spark, ref):
-        return
-    builder = DeltaTable.createIfNotExists(spark).addColumns(key)
-    builder = builder.location(ref.name) if ref.is_path else builder.tableName(ref.identifier)
-    # Delta keeps the smallest and largest value of its statistics' columns in the log: keys only, for vectors it would be waste.
-    builder.property("delta.dataSkippingStatsColumns", ",".join(quoted(name) for name in key.names)).execute()
+    # Statistics of the keys only: for vectors they would be waste.
+    create(spark, ref, key, "Embeddings by key", stats=",".join(quoted(name) for name in key.names))

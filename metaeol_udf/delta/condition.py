@@ -1,0 +1,69 @@
+"""The user's condition over the source's columns: an expression, and nothing that reaches beyond the row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pyspark.errors import AnalysisException, ParseException
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from metaeol_udf.errors import InputError
+
+_REFUSED = frozenset({"java_method", "reflect", "try_reflect", "raise_error", "assert_true"})  # call any class, or quote a row
+
+
+def filtered(source: DataFrame, condition: str | None) -> DataFrame:
+    """The rows that a user's SQL condition keeps.
+
+    Raises:
+        InputError: It cannot be parsed, names what is not there, is not a condition, or reaches beyond the row.
+    """
+    if condition is None:
+        return source
+    try:
+        _check(source.sparkSession, condition)
+        return source.where(where_column(condition))
+    except (ParseException, AnalysisException) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise InputError(f"source.where {condition!r} is no condition over the source's columns: {lines[0]}") from None
+
+
+def columns_in(spark: SparkSession, condition: str) -> set[str]:
+    """Names, in lower case, of the columns that a condition mentions."""
+    nodes = _nodes(_parse(spark, condition))
+    return {node.nameParts().last().lower() for node in nodes if node.getClass().getSimpleName() == "UnresolvedAttribute"}
+
+
+def where_column(condition: str) -> Column:
+    """The user's condition as an expression: in a MERGE only ever a part of its condition."""
+    return F.expr(condition)
+
+
+def _check(spark: SparkSession, condition: str) -> None:
+    jvm: Any = spark._jvm
+    known = jvm.org.apache.spark.sql.catalyst.analysis.FunctionRegistry.builtin()
+    identifier = jvm.org.apache.spark.sql.catalyst.FunctionIdentifier
+    for node in _nodes(_parse(spark, condition)):
+        kind = node.getClass().getSimpleName()
+        if kind in ("ScalarSubquery", "Exists", "ListQuery", "InSubquery", "UnresolvedStar"):
+            raise InputError(f"source.where {condition!r} has a query inside: it may use the row's own columns only")
+        if kind == "UnresolvedFunction":
+            name = node.nameParts().mkString(".")
+            if name.lower() in _REFUSED or not known.functionExists(identifier(name)):
+                raise InputError(
+                    f"source.where {condition!r} calls {name}: it may call Spark's own functions only, and none that runs other code"
+                )
+
+
+def _parse(spark: SparkSession, condition: str) -> Any:
+    session: Any = spark._jsparkSession
+    return session.sessionState().sqlParser().parseExpression(condition)
+
+
+def _nodes(expression: Any) -> Iterator[Any]:
+    yield expression
+    children = expression.children()
+    for i in range(children.size()):
+        yield from _nodes(children.apply(i))

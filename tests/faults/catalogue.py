@@ -1,0 +1,66 @@
+"""The faults that the job survives, each with the outcome it must have. Test names carry the numbers: `test_fault_07_...`."""
+
+from __future__ import annotations
+
+FAULTS: dict[int, tuple[str, str]] = {
+    1: ("text is NULL", "error `null_text`, vector NULL, the job goes on"),
+    2: ("text is empty or white space", "error `empty_text`, vector NULL"),
+    3: ("invalid UTF-8 in the text column", "repaired with U+FFFD, embedded, no worker dies"),
+    4: ("NUL, control, bidi, ZWJ and lone combining characters", "embedded, the same vector every time"),
+    5: ("text longer than `max_tokens`, or 10 MB", "the text is trimmed, never the prompt, and counted"),
+    6: ("template braces, quotes and special tokens in a text", "treated as text"),
+    7: ("a row that breaks the model", "isolated with an error, neighbours embedded, the worker stays"),
+    8: ("the model gives NaN, infinity or a wrong dimension", "row `non_finite`, or the job ends; nothing is silently NULL"),
+    9: ("GPU out of memory (CPU stand-in: the error is raised)", "batch halved down to one row, then row `oom`; the size is remembered"),
+    10: ("host out of memory", "task retried, then exit status 5 with advice"),
+    11: ("`kill -9` of a Python worker in a batch", "task retried, every row once"),
+    12: ("segmentation fault of a Python worker", "task retried, every row once"),
+    13: ("`kill -9` of an executor", "lost tasks run again, every row once"),
+    14: ("a forward pass hangs", "the idle timeout kills the worker, the task is retried"),
+    15: ("driver killed before a commit", "no version added; the next run completes"),
+    16: ("driver killed after a commit, before its answer", "nothing is computed or stored twice"),
+    17: ("driver killed between embedding and publishing", "the next run publishes without the model"),
+    18: ("two runs of the same job at once", "one works, the other exits with 4 or finds all done; every row once"),
+    19: ("appends, updates and deletes by others while publishing", "retried, both effects are there"),
+    20: ("OPTIMIZE while running", "retried, succeeds"),
+    21: ("ALTER TABLE while running", "one validated retry or exit 4; never a wrong column"),
+    22: ("text changed or row deleted after it was read", "no stale vector; such rows are counted"),
+    23: ("VACUUM removes the version that is read", "pinned anew, goes on with what is journalled"),
+    24: ("target restored to an old version, same job again", "missing rows are found and written"),
+    25: ("clock set back between runs", "no effect"),
+    26: ("disk full", "exit 5, table as before, the next run completes"),
+    27: ("duplicate keys", "refused before the model is loaded, with a count and hashes"),
+    28: ("NULL keys", "refused before the model is loaded, with a count"),
+    29: ("no rows, or all rows current", "exit 0, no new version, no model loaded"),
+    30: ("empty and skewed partitions", "no model load for empty ones; work is split by row count"),
+    31: ("missing table, column or version, text that is no string", "exit 2 naming the item, before the model is loaded"),
+    32: ("table argument with SQL, `format.path`, four parts or back-ticks", "exit 2, no file outside is read"),
+    33: ("vector column there with another type or of another model", "refused, or embedded anew as a migration"),
+    34: ("weights truncated, garbled, missing or altered", "exit 5 naming file and digests"),
+    35: ("model only as pickle, or with code of its own", "refused with the flag to use"),
+    36: ("two executors load a model on one host at once", "one copy is made, the other waits; a dead process's lock is no hindrance"),
+    37: ("change of prompts", "another fingerprint: embedded anew, old vectors stay until the new are published"),
+    38: ("worker's package differs from the driver's", "clear early failure"),
+    39: ("executor without a GPU where one is required", "exit 5 rather than a crawl on the CPU"),
+    40: ("executor with two GPUs, one of them the task's", "only the task's address is used"),
+    41: ("filter and sort on the embedding column", "every row is embedded once"),
+    42: ("worker idle for longer than Spark keeps it", "the model is loaded again and counted, same vectors"),
+    43: ("secret or text in a log, event log, error, history, statistics", "canary search finds nothing"),
+    44: ("SIGTERM", "the wave is finished or dropped, the exit status says resumable"),
+    45: ("zero-length or foreign commit file in a table's log", "the job ends loudly"),
+}
+
+#: Checks that stand beside what they check, in other folders of tests.
+ELSEWHERE: dict[int, list[str]] = {
+    36: [
+        "tests/spark/test_staging.py::test_two_processes_at_once_make_one_copy",
+        "tests/spark/test_lease.py::test_kill_9_of_the_holder_frees_a_lease",
+    ],
+    38: ["tests/spark/test_executors.py::test_a_version_that_differs_is_a_clear_failure"],
+    39: ["tests/spark/test_executors.py::test_a_required_gpu_that_is_absent_ends_the_job_before_anything_is_written"],
+    40: ["tests/spark/test_lease.py::test_a_task_uses_the_gpu_assigned_to_it_and_no_other"],
+    44: [
+        "tests/spark/test_sigterm.py::test_a_job_that_is_asked_to_end_finishes_its_wave_and_the_next_run_goes_on",
+        "tests/spark/test_sigterm.py::test_a_wave_that_takes_longer_than_the_grace_period_is_dropped",
+    ],
+}

@@ -1,0 +1,123 @@
+"""A session in which a task may fail, tables with a job on them, and the table of outcomes in docs/reliability.md."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from metaeol_udf import MetaEOLEncoder
+from metaeol_udf.config import SparkConfig
+from metaeol_udf.spark.session import get_session
+from metaeol_udf.spec import EmbeddingSpec
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(Path(__file__).parent))  # for the modules beside this one
+from bench import Bench  # noqa: E402
+from catalogue import ELSEWHERE, FAULTS  # noqa: E402
+
+_outcomes: dict[str, list[tuple[str, str]]] = {}
+
+
+@pytest.fixture(scope="session")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
+    """Like that of the other tests, but a task is tried three times: plain `local[2]` gives up at the first failure."""
+    os.environ["PYSPARK_PYTHON"] = sys.executable
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    conf = {
+        "spark.sql.warehouse.dir": str(tmp_path_factory.mktemp("warehouse")),
+        "spark.sql.shuffle.partitions": "2",
+        "spark.databricks.delta.snapshotPartitions": "1",
+        "spark.databricks.delta.retentionDurationCheck.enabled": "false",  # tests VACUUM at once
+    }
+    session = get_session(SparkConfig(master="local[2,3]", conf=conf))
+    yield session
+    session.stop()
+
+
+@pytest.fixture(scope="session")
+def spec(tiny_model_dir: Path) -> EmbeddingSpec:
+    return EmbeddingSpec(model=str(tiny_model_dir), dtype="float32", max_tokens=64)
+
+
+@pytest.fixture(scope="session")
+def encoder(spec: EmbeddingSpec) -> MetaEOLEncoder:
+    """The engine by itself: what every vector is compared with."""
+    return MetaEOLEncoder.from_spec(spec, device="cpu")
+
+
+@pytest.fixture
+def bench(spark: SparkSession, tmp_path: Path, spec: EmbeddingSpec, encoder: MetaEOLEncoder) -> Iterator[Bench]:
+    yield Bench(spark, tmp_path, spec, encoder)
+    spark.catalog.clearCache()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--reliability-table", metavar="PATH", help="write the table of faults and their outcomes into this page")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """With the whole folder run the checks that stand elsewhere."""
+    if any(Path(argument).resolve() == Path(__file__).parent for argument in config.args):
+        config.args += [str(ROOT / test) for tests in ELSEWHERE.values() for test in tests if (ROOT / test.partition("::")[0]).is_file()]
+
+
+def pytest_ignore_collect(config: pytest.Config) -> bool | None:
+    """Only where they are asked for: `make test-faults`. They take too long for every test run."""
+    return None if any("faults" in argument for argument in config.args) else True
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "call" or report.outcome != "passed":
+        if report.when == "teardown" and report.outcome == "passed":
+            return
+        why = report.longrepr[2] if report.skipped and isinstance(report.longrepr, tuple) else ""
+        test = report.nodeid.partition("[")[0]
+        _outcomes.setdefault(test, []).append((report.outcome, str(why).removeprefix("Skipped: ")))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    path = session.config.getoption("--reliability-table")
+    if path is None:
+        return
+    by_fault = {fault: [test for test in tests if test in _outcomes] for fault, tests in ELSEWHERE.items()}
+    for test in _outcomes:
+        number = re.search(r"::test_fault_(\d+)_", test)
+        if number:
+            by_fault.setdefault(int(number.group(1)), []).append(test)
+    lines = ["| # | fault | outcome it must have | test | result |", "| --- | --- | --- | --- | --- |"]
+    for number, (fault, outcome) in FAULTS.items():
+        tests = by_fault.get(number, [])
+        names = "<br>".join(f"`{test.removeprefix('tests/')}`" for test in tests)
+        lines.append(f"| {number} | {fault} | {outcome} | {names} | {_result(tests)} |")
+    lines += ["", "| more | result |", "| --- | --- |"]
+    counted = {test for tests in by_fault.values() for test in tests}
+    others = [test for test in _outcomes if test not in counted]
+    lines += [f"| `{test.removeprefix('tests/')}` | {_result([test])} |" for test in sorted(others)]
+    _replace_between_marks(Path(path), lines)
+
+
+def _result(tests: list[str]) -> str:
+    seen = [outcome for test in tests for outcome in _outcomes[test]]
+    if not seen:
+        return "not run"
+    failed = sum(outcome == "failed" for outcome, _ in seen)
+    if failed:
+        return f"**FAILED** ({failed} of {len(seen)})"
+    skipped = sorted({why for outcome, why in seen if outcome == "skipped"})
+    passed = sum(outcome == "passed" for outcome, _ in seen)
+    parts = [f"held ({passed} checks)" if passed > 1 else "held"] if passed else []
+    return "; ".join(parts + [f"skipped: {why}" for why in skipped])
+
+
+def _replace_between_marks(path: Path, lines: list[str]) -> None:
+    begin, end = "<!-- made by make test-faults -->", "<!-- end -->"
+    page = path.read_text(encoding="utf-8")
+    before, _, rest = page.partition(begin)
+    _, _, after = rest.partition(end)
+    path.write_text("\n".join([before + begin, *lines, end]) + after, encoding="utf-8")
