@@ -41,7 +41,7 @@ from metaeol_udf.delta import run_embed
 from metaeol_udf.delta.waves import ROWS_PER_TASK
 
 COLD_ROWS = 300
-_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
+_BYTES = {"float32": 4, "bfloat16": 2}
 _COLD_ENCODER = """
 import json, sys
 from metaeol_udf import MetaEOLEncoder, TemplateSet

@@ -166,12 +166,14 @@ class Decoder:
 
 
 def map_tensors(value: V, function: Callable[[Tensor], Tensor]) -> V:
-    """A decoder or a part of one, with `function` applied to each of its tensors."""
+    """A dataclass, sequence or mapping, such as a decoder or a part of one, with `function` applied to each of its tensors."""
     result: Any = value
     if isinstance(value, Tensor):
         result = function(value)
     elif isinstance(value, (tuple, list)):
         result = type(value)(map_tensors(part, function) for part in value)
+    elif isinstance(value, dict):
+        result = {key: map_tensors(part, function) for key, part in value.items()}
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: map_tensors(getattr(value, field.name), function) for field in dataclasses.fields(value)}
         result = dataclasses.replace(value, **fields)

@@ -19,7 +19,7 @@ KeptCache = list[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
-class _Part:
+class Part:
     """A cell's place in the stream of a batch: its tokens from `start` to `stop`."""
 
     layout: Layout
@@ -78,7 +78,7 @@ class TriePass:
         for cell in batch:
             group = self._groups[cell.group]
             layout = self._layout(group, cell.n_text_tokens)
-            parts.append(_Part(layout, self._heads[group.head_ids], len(cell.rows), start, start + cell.n_tokens))
+            parts.append(Part(layout, self._heads[group.head_ids], len(cell.rows), start, start + cell.n_tokens))
             start += cell.n_tokens
             for row in cell.rows:
                 ids += text_ids[cell.group][row]
@@ -102,12 +102,12 @@ class TriePass:
             return None
         inherited, own = group.head_ids[: group.n_inherited], group.head_ids[group.n_inherited :]
         alone = HeadGroup(inherited, (0,), (), (), group.tail_sees[:0, :0], (-1,), (0,))
-        part = _Part(make_layout(alone, len(own), self.decoder), self._heads.get(inherited), 1, 0, len(own))
+        part = Part(make_layout(alone, len(own), self.decoder), self._heads.get(inherited), 1, 0, len(own))
         kept: KeptCache = []
         self._forward(torch.tensor(own), [part], kept)
         return tuple(kept)
 
-    def _forward(self, ids: Tensor, parts: Sequence[_Part], kept: KeptCache | None) -> Tensor:
+    def _forward(self, ids: Tensor, parts: Sequence[Part], kept: KeptCache | None) -> Tensor:
         """Hidden states at the outputs of all parts, one after the other, shape ``(n_outputs, hidden_size)``."""
         decoder = self.decoder
         positions = torch.cat([part.layout.positions.repeat(part.n_rows) for part in parts])
@@ -120,11 +120,11 @@ class TriePass:
             x = self._run_layer(index, x, parts, outputs if index == len(decoder.layers) - 1 else None, kept)
         return x if decoder.final_norm is None else decoder.final_norm(x)
 
-    def _carry(self, index: int, x: Tensor, parts: Sequence[_Part], outputs: Tensor) -> tuple[Tensor, Sequence[_Part], Tensor]:
+    def _carry(self, index: int, x: Tensor, parts: Sequence[Part], outputs: Tensor) -> tuple[Tensor, Sequence[Part], Tensor]:
         """Bring a batch to the device of a layer; here all layers stand on one."""
         return x, parts, outputs
 
-    def _run_layer(self, index: int, x: Tensor, parts: Sequence[_Part], outputs: Tensor | None, kept: KeptCache | None) -> Tensor:
+    def _run_layer(self, index: int, x: Tensor, parts: Sequence[Part], outputs: Tensor | None, kept: KeptCache | None) -> Tensor:
         """One layer over the stream `x`, which it may overwrite.
 
         Where `outputs` is given, the layer is the last: keys and values of all tokens, the rest only for the outputs.
@@ -142,7 +142,7 @@ class TriePass:
         return _add(x, layer.mlp.out, layer.mlp.inner(layer.mlp_norm(x)), layer.after_mlp_norm)
 
     def _attend(
-        self, index: int, layer: Layer, parts: Sequence[_Part], qkv: Sequence[Tensor], is_last: bool, kept: KeptCache | None
+        self, index: int, layer: Layer, parts: Sequence[Part], qkv: Sequence[Tensor], is_last: bool, kept: KeptCache | None
     ) -> Tensor:
         """Attention of each part; in the last layer `qkv` holds the queries of the outputs alone."""
         attended, start = [], 0

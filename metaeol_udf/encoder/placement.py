@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metaeol_udf.encoder.attention import Layout
 from metaeol_udf.encoder.decoder import Decoder, Layer, V, map_tensors
 from metaeol_udf.errors import EnvironmentFault
 
@@ -41,15 +40,9 @@ def find_stages(decoder: Decoder, where: DeviceOf = device_of) -> tuple[Stage, .
     return tuple(stages)
 
 
-def move_layout(layout: Layout, device: torch.device) -> Layout:
-    """A cell's layout on another device."""
-    return dataclasses.replace(
-        layout,
-        positions=layout.positions.to(device),
-        outputs=layout.outputs.to(device),
-        masks={window: mask.to(device) for window, mask in layout.masks.items()},
-        rotations={key: (cos.to(device), sin.to(device)) for key, (cos, sin) in layout.rotations.items()},
-    )
+def move(value: V, device: torch.device) -> V:
+    """A decoder, a part of one or a cell's layout on another device."""
+    return map_tensors(value, lambda tensor: tensor.to(device))
 
 
 def fill_devices(sizes: Sequence[int], rooms: Sequence[int]) -> list[int]:
@@ -79,7 +72,7 @@ def fill_devices(sizes: Sequence[int], rooms: Sequence[int]) -> list[int]:
 
 
 def place(decoder: Decoder, devices: Sequence[torch.device], rooms: Sequence[int]) -> Decoder:
-    """Move a decoder to devices, layers one after the other; embeddings go to the first, the final norm to the last in use.
+    """Move a decoder to devices, layers in place one after the other; embeddings go to the first, the final norm to the last in use.
 
     Raises:
         EnvironmentFault: It does not fit.
@@ -87,15 +80,12 @@ def place(decoder: Decoder, devices: Sequence[torch.device], rooms: Sequence[int
     outside = (decoder.token_table, decoder.position_table, decoder.ropes)
     n_outside = count_bytes(outside)
     places = fill_devices([count_bytes(layer) for layer in decoder.layers], [rooms[0] - n_outside, *rooms[1:]])
-    layers = list(decoder.layers)
-    decoder = dataclasses.replace(decoder, layers=[])
     for index, which in enumerate(places):
-        layers[index] = _moved(layers[index], devices[which])
+        decoder.layers[index] = move(decoder.layers[index], devices[which])
     last = devices[places[-1]] if places else devices[0]
-    norm = None if decoder.final_norm is None else _moved(decoder.final_norm, last)
-    ropes = tuple((cos.to(devices[0]), sin.to(devices[0])) for cos, sin in decoder.ropes)
-    first: Decoder = _moved(decoder, devices[0])
-    return dataclasses.replace(first, layers=layers, final_norm=norm, ropes=ropes)
+    norm = None if decoder.final_norm is None else move(decoder.final_norm, last)
+    outside_layers = move(dataclasses.replace(decoder, layers=[], final_norm=None), devices[0])
+    return dataclasses.replace(outside_layers, layers=decoder.layers, final_norm=norm)
 
 
 def count_bytes(value: Any) -> int:
@@ -108,7 +98,3 @@ def count_bytes(value: Any) -> int:
 
 def _fields(value: Any) -> tuple[dataclasses.Field[Any], ...]:
     return dataclasses.fields(value) if dataclasses.is_dataclass(value) else ()
-
-
-def _moved(value: V, device: torch.device) -> V:
-    return map_tensors(value, lambda tensor: tensor.to(device))

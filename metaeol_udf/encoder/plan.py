@@ -63,6 +63,8 @@ def share_evenly(lengths: Sequence[Mapping[int, int]], n_tails: Sequence[int], m
 
     Matters to few texts alone: three equal batches on two lanes would leave one of them idle for a quarter of the time.
     """
+    if n_lanes == 1:
+        return max_batch_tokens
     rows = [length + n_tail for of_group, n_tail in zip(lengths, n_tails, strict=True) for length in of_group.values()]
     n_rounds = -(-sum(rows) // (n_lanes * max_batch_tokens))
     # A row more than its share keeps what does not fit exactly from making another batch.

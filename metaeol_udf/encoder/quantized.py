@@ -44,20 +44,18 @@ class QuantizedLinear(Linear):
 
 
 def quantize(decoder: Decoder, kind: str) -> Decoder:
-    """Quantize all linear layers. Originals are given up one layer after the other.
+    """Quantize all linear layers, in place, so that originals are given up one layer after the other.
 
     Args:
         decoder: Unpacked, in floating point.
         kind: `int8`, a scale an output; or `int4`, a scale for 32 weights.
     """
-    layers = list(decoder.layers)
-    decoder = dataclasses.replace(decoder, layers=[])
-    for index, layer in enumerate(layers):
+    for index, layer in enumerate(decoder.layers):
         mlp = dataclasses.replace(layer.mlp, into=_quantize(layer.mlp.into, kind), out=_quantize(layer.mlp.out, kind))
-        layers[index] = dataclasses.replace(
+        decoder.layers[index] = dataclasses.replace(
             layer, qkv=_quantize(layer.qkv, kind), attention_out=_quantize(layer.attention_out, kind), mlp=mlp
         )
-    return dataclasses.replace(decoder, layers=layers)
+    return decoder
 
 
 def _quantize(linear: Linear, kind: str) -> QuantizedLinear:

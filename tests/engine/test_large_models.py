@@ -59,7 +59,7 @@ def test_layers_fill_as_few_devices_as_hold_them() -> None:
 
 def test_placing_moves_every_tensor_and_loses_none(tiny_model: Callable[..., Path]) -> None:
     decoder = load(tiny_model("gemma3"), "metaeol").engine.runner.decoder
-    plain = dataclasses.replace(decoder, layers=(decoder.layers[-1],) * 4)  # the last layer is the one that is not packed
+    plain = dataclasses.replace(decoder, layers=[decoder.layers[-1]] * 4)  # the last layer is the one that is not packed
     size = count_bytes(plain.layers[0])
     outside = count_bytes((plain.token_table, plain.position_table, plain.ropes))
     placed = place(plain, [torch.device("meta"), torch.device("cpu")], [outside + 2 * size, 2 * size])
@@ -74,7 +74,7 @@ def test_placing_moves_every_tensor_and_loses_none(tiny_model: Callable[..., Pat
 def test_a_quantized_linear_layer_is_close_and_small(kind: str, bits: int, least: float, tiny_model: Callable[..., Path]) -> None:
     decoder = load(tiny_model("llama"), "metaeol").engine.runner.decoder
     layer = dataclasses.replace(decoder.layers[-1], qkv=Linear(torch.randn(96, 256), torch.randn(96)))
-    quantized = quantize(dataclasses.replace(decoder, layers=(layer,)), kind).layers[0].qkv
+    quantized = quantize(dataclasses.replace(decoder, layers=[layer]), kind).layers[0].qkv
     assert isinstance(quantized, QuantizedLinear)
     assert quantized.weight.numel() * 8 == 96 * 256 * bits
     x = torch.randn(50, 256)
