@@ -26,10 +26,11 @@ from metaeol_udf.delta.selection import OUTCOME, Selection
 from metaeol_udf.delta.tables import TableRef, current_version, open_table, parse_table, read
 from metaeol_udf.delta.target import check_target, create_target
 from metaeol_udf.delta.waves import embed_waves
-from metaeol_udf.encoder.model_files import resolve_spec
 from metaeol_udf.errors import BudgetError, MetaEOLError
+from metaeol_udf.spark.executors import check_executors
 from metaeol_udf.spark.session import get_session
-from metaeol_udf.spark.udf import pin
+from metaeol_udf.spark.staging import resolve
+from metaeol_udf.spark.udf import make_request
 from metaeol_udf.spark.worker import EncoderRequest
 
 logger = logging.getLogger(__name__)
@@ -95,7 +96,7 @@ class _Run:
         self._source_ref = parse_table(config.source.table, "source.table")
         self._target_ref = parse_table(config.target_table, "target.table")
         check_writable(config.runtime.report)
-        self._spec, self._info = resolve_spec(config.embedding)
+        self._spec, self._info = resolve(config.embedding, lambda: spark or get_session(config.spark))
         self._columns = VectorColumns(config.column)
         self._spark = spark or get_session(config.spark)
         self._progress = progress or default_progress()
@@ -115,6 +116,8 @@ class _Run:
             counts = selection.count(chosen)
         self._report.rows_selected, self._report.rows_skipped = counts.rows_selected, counts.rows_skipped
         with self._watch.phase("prepare"):
+            if counts.rows_skipped < counts.rows_selected:
+                check_executors(self._spark, self._request())
             self._prepare(tables)
         if counts.rows_skipped < counts.rows_selected:
             self._embed(chosen)
@@ -160,11 +163,14 @@ class _Run:
         runtime = self._config.runtime
         with self._watch.phase("select"):
             pending = selection.find_pending(chosen, self._journal.finished())
-        request = EncoderRequest(pin(self._spec), runtime.device, runtime.max_batch_tokens, self._report.run_id)
         with self._watch.phase("embed"):
-            embed_waves(self._spark, pending, self._journal, request, runtime.wave_rows, self._progress)
+            embed_waves(self._spark, pending, self._journal, self._request(), runtime.wave_rows, self._progress)
         self._report.unique_texts = pending.n_texts
         self._count_work()
+
+    def _request(self) -> EncoderRequest:
+        runtime = self._config.runtime
+        return make_request(self._spec, runtime.device, runtime.max_batch_tokens, self._report.run_id, runtime.model_cache)
 
     def _count_work(self) -> None:
         """Tokens and model loads of this run, from what it journalled."""

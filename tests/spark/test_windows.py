@@ -10,16 +10,16 @@ import pandas as pd
 import pytest
 
 from metaeol_udf.encoder import Encoded
+from metaeol_udf.errors import EnvironmentFault
 from metaeol_udf.prompts import TemplateSet
 from metaeol_udf.spark import windows, worker
+from metaeol_udf.spark.devices import task_gpu
 from metaeol_udf.spark.worker import EncoderRequest, LoadedEncoder
 from metaeol_udf.spec import EmbeddingSpec
 
 
 class _Lengths:
     """Encodes a text as its length and its place in the window."""
-
-    dim = 2
 
     def __init__(self) -> None:
         self.windows: list[int] = []
@@ -93,8 +93,8 @@ def test_missing_and_not_finite_vectors_are_none_with_their_reason(request_and_e
 
 def test_a_worker_of_another_version_refuses_before_it_loads(request_and_encoder: tuple[EncoderRequest, _Lengths]) -> None:
     request, _ = request_and_encoder
-    with pytest.raises(worker.EnvironmentFault, match=r"0\.0\.0 on the driver"):
-        worker.get_encoder(dataclasses.replace(request, version="0.0.0"))
+    with pytest.raises(EnvironmentFault, match=r"metaeol-udf is 0\.0\.0 on the driver"):
+        worker.get_encoder(dataclasses.replace(request, versions={**request.versions, "metaeol-udf": "0.0.0"}))
 
 
 def test_a_gpu_that_is_required_and_absent_is_an_environment_fault() -> None:
@@ -102,6 +102,6 @@ def test_a_gpu_that_is_required_and_absent_is_an_environment_fault() -> None:
 
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    with pytest.raises(worker.EnvironmentFault, match="torch sees no GPU"):
-        worker.pick_device("cuda")
-    assert worker.pick_device("auto") == "cpu"
+    with pytest.raises(EnvironmentFault, match="torch sees no GPU"):
+        task_gpu("cuda")
+    assert task_gpu("auto") is None
