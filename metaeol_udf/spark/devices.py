@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Sequence
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 from pyspark import TaskContext
 
 from metaeol_udf.errors import EnvironmentFault
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,10 @@ def task_gpu(device: str) -> Gpu | None:
     gpus = visible_gpus()
     if not gpus:
         if device == "auto":
+            if assigned_address() is not None:
+                logger.warning(
+                    "Spark assigned GPU %s, but torch sees none on %s: computing on the CPU", assigned_address(), socket.gethostname()
+                )
             return None
         raise EnvironmentFault(
             f"runtime.device is {device!r}, but torch sees no GPU on {socket.gethostname()}"

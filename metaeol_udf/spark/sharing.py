@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.connection import Client, Connection, Listener
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from metaeol_udf.errors import EnvironmentFault
@@ -87,7 +88,7 @@ class OwnedEncoder:
             del self._encoder
         with contextlib.suppress(OSError):
             Client(_socket_path(self._lease), family="AF_UNIX").close()  # ends the wait for a connection
-        self._accepting.join()
+        self._accepting.join(timeout=5.0)  # its socket is removed before the next owner makes another of that name
         gc.collect()  # the encoder holds cycles
         if self._gpu.device.startswith("cuda") and "torch" in sys.modules:
             import torch
@@ -176,7 +177,7 @@ def obtain(gpu: Gpu, key: str, load_id: str, load: Callable[[], MetaEOLEncoder],
     Raises:
         EnvironmentFault: The GPU was not free in time, or `load` raised.
     """
-    lease = Lease(runtime_folder() / f"gpu-{hashlib.sha256(gpu.uuid.encode()).hexdigest()[:16]}.lock")
+    lease = Lease(lease_path(gpu))
     deadline = time.monotonic() + wait_s
     while True:
         if lease.try_acquire():
@@ -195,6 +196,12 @@ def obtain(gpu: Gpu, key: str, load_id: str, load: Callable[[], MetaEOLEncoder],
                 "and run one job a GPU at a time"
             )
         time.sleep(_POLL_S)
+
+
+def lease_path(gpu: Gpu) -> Path:
+    """The file whose lock is the lease of a GPU; the owner's socket stands beside it."""
+    # A socket's path has room for about a hundred bytes.
+    return runtime_folder() / f"gpu-{hashlib.sha256(gpu.uuid.encode()).hexdigest()[:16]}.lock"
 
 
 def _borrow(lease: Lease, key: str) -> BorrowedEncoder | None:
