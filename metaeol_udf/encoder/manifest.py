@@ -172,9 +172,7 @@ def verify_folder(folder: str | Path) -> None:
 def _verify_file(path: Path, sha256: str, n_bytes: int) -> None:
     if not path.is_file():
         raise ModelFilesError(f"model file {path} is missing; {MANIFEST} lists it.{_WAY_OUT}")
-    found_bytes = path.stat().st_size
-    if found_bytes < n_bytes:
-        raise ModelFilesError(f"model file {path} is truncated: {found_bytes} bytes of {n_bytes}.{_WAY_OUT}")
-    found = file_sha256(path)
+    found_bytes, found = path.stat().st_size, file_sha256(path)
     if found != sha256:
-        raise ModelFilesError(f"model file {path} was altered: SHA-256 is {found}, {MANIFEST} says {sha256}.{_WAY_OUT}")
+        how = f"is truncated, {found_bytes} bytes of {n_bytes}" if found_bytes < n_bytes else "was altered"
+        raise ModelFilesError(f"model file {path} {how}: SHA-256 is {found}, {MANIFEST} says {sha256}.{_WAY_OUT}")

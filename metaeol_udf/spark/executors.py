@@ -142,7 +142,10 @@ def probe_workers(spark: SparkSession, request: EncoderRequest) -> list[WorkerPr
     try:
         rows = spark.range(0, n_tasks, 1, n_tasks).mapInPandas(probe, _PROBE_SCHEMA).collect()
     except Exception as error:
-        raise _cannot_start(error) from error
+        explained = _cannot_start(error)
+        if explained is None:
+            raise
+        raise explained from error
     return [WorkerProbe(row["host"], row["device"], _error(row["error"], row["message"])) for row in rows]
 
 
@@ -170,8 +173,8 @@ def _error(kind: str | None, message: str | None) -> MetaEOLError | None:
     return error
 
 
-def _cannot_start(error: Exception) -> Exception:
-    """What a failure to start Python workers means; the failure itself where it is not known."""
+def _cannot_start(error: Exception) -> EnvironmentFault | None:
+    """What a failure to start Python workers means; None where it is not known."""
     shown = str(error)
     python = os.environ.get("PYSPARK_PYTHON", "python3")
     if "PYTHON_VERSION_MISMATCH" in shown:
@@ -180,4 +183,4 @@ def _cannot_start(error: Exception) -> Exception:
         return EnvironmentFault(f"the workers' Python ({python}) has no metaeol-udf: install the driver's version on every machine")
     if "Cannot run program" in shown:
         return EnvironmentFault(f"the executors have no Python at {python}: set spark.pyspark.python to one that has metaeol-udf")
-    return error
+    return None
