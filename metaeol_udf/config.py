@@ -43,6 +43,7 @@ class RuntimeConfig:
     max_batch_tokens: int | str = "auto"  # tokens of one forward pass
     wave_rows: int = 50_000  # unique texts between two journal commits
     max_failed_fraction: float = 0.01  # of the selected rows; more end the job with status 3
+    model_cache: str | None = None  # folder on every machine for a copy of the model; null copies from slow mounts only
     report: str | None = None  # path of the JSON run report
     mlflow: bool | str | None = None  # true: a run in MLflow's current experiment; a string: in that experiment
     prometheus: str | None = None  # path of a textfile for node_exporter

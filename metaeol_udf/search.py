@@ -23,6 +23,7 @@ from metaeol_udf.delta.fingerprint import of_spec
 from metaeol_udf.delta.tables import TableRef, open_table, parse_table, read
 from metaeol_udf.errors import InputError, MetaEOLError
 from metaeol_udf.spark.session import get_session
+from metaeol_udf.spark.staging import resolve
 from metaeol_udf.spark.udf import pin, quoted, with_embeddings
 from metaeol_udf.spec import EmbeddingSpec
 
@@ -65,7 +66,7 @@ def search_table(config: JobConfig, queries: Sequence[str], *, k: int = 5, spark
     for query in queries:
         if not query.strip():
             raise InputError("the query is blank: it has no embedding")
-    spec = pin(config.embedding)
+    spec = pin(resolve(config.embedding, lambda: spark or get_session(config.spark))[0])
     spark = spark if spark is not None else get_session(config.spark)
     source, target = _open(spark, config)
     _check_vectors(target, config, spec)

@@ -23,9 +23,10 @@ from metaeol_udf.delta.report import Report, check_writable, write_report
 from metaeol_udf.delta.run import EmbedRun
 from metaeol_udf.delta.tables import TableRef, parse_table
 from metaeol_udf.delta.termination import check_termination
-from metaeol_udf.encoder.model_files import ModelInfo, resolve_spec
+from metaeol_udf.encoder.model_files import ModelInfo
 from metaeol_udf.errors import BudgetError, MetaEOLError, TerminatedError
 from metaeol_udf.spark.session import get_session
+from metaeol_udf.spark.staging import resolve
 from metaeol_udf.spec import EmbeddingSpec
 
 logger = logging.getLogger(__name__)
@@ -101,7 +102,7 @@ class Job:
         check_writable(runtime.report, "runtime.report")
         check_writable(runtime.prometheus, "runtime.prometheus")
         metrics.check_installed(runtime)
-        spec, info = resolve_spec(config.embedding)
+        spec, info = resolve(config.embedding, lambda: spark or get_session(config.spark))
         settings = dataclasses.replace(config.spark, conf=dict.fromkeys(config.spark.conf, "…"))  # values may be secrets
         logger.info("%s", dataclasses.replace(config, spark=settings))
         return cls(config, spec, info, spark or get_session(config.spark), source, target, VectorColumns(config.column))

@@ -27,7 +27,8 @@ from metaeol_udf.delta.target import create_target
 from metaeol_udf.delta.termination import check_termination
 from metaeol_udf.delta.waves import embed_waves
 from metaeol_udf.errors import MetaEOLError
-from metaeol_udf.spark.udf import pin, quoted
+from metaeol_udf.spark.executors import check_executors
+from metaeol_udf.spark.udf import make_request, quoted
 from metaeol_udf.spark.worker import EncoderRequest
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ class EmbedRun:
         if self._report.migration:
             logger.warning("%s", self._report.migration_line())
         if seen.rows_to_do:
+            with self._watch.phase("prepare"):
+                check_executors(self._spark, self._request())
             claims = Claims(self._spark, self._journal.open(), self._report.run_id)
             with claims.hold(self._job_digest()):
                 if is_outdated(self._job, seen.tables):  # another run may have ended just before the claim was free
@@ -147,7 +150,7 @@ class EmbedRun:
 
     def _request(self) -> EncoderRequest:
         runtime = self._config.runtime
-        return EncoderRequest(pin(self._job.spec), runtime.device, runtime.max_batch_tokens, self._report.run_id)
+        return make_request(self._job.spec, runtime.device, runtime.max_batch_tokens, self._report.run_id, runtime.model_cache)
 
     def _count_work(self) -> None:
         """Tokens and model loads of this run, from what it journalled."""

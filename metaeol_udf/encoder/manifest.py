@@ -9,7 +9,8 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,15 @@ FORMAT_VERSION = 1
 _TOKENIZER_FILES = ("added_tokens.json", "merges.txt", "special_tokens_map.json", "spiece.model", "vocab.json", "vocab.txt")
 _BLOCK_BYTES = 1 << 20
 _WAY_OUT = " `metaeol model prepare SRC DEST --force` makes the folder anew"
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """What a file of a model must be: its name, SHA-256 in hexadecimal, and size."""
+
+    name: str
+    sha256: str
+    n_bytes: int
 
 
 def decides_vectors(name: str) -> bool:
@@ -54,9 +64,47 @@ def _sha256(path: str, size: int, mtime_ns: int) -> str:
 
 def content_hash(folder: Path) -> str:
     """Digest of the files that decide a vector, 64 hexadecimal digits: the same with a manifest and without one."""
-    names = sorted(path.name for path in folder.iterdir() if path.is_file() and decides_vectors(path.name))
-    entries = [[name, file_sha256(folder / name)] for name in names]
+    entries = [[file.name, file.sha256] for file in deciding_files(folder)]
     return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
+
+
+def deciding_files(folder: Path) -> tuple[ModelFile, ...]:
+    """The files of a model folder that decide a vector, as they are, by name.
+
+    Raises:
+        ModelFilesError: A file cannot be read.
+    """
+    paths = sorted(path for path in folder.iterdir() if path.is_file() and decides_vectors(path.name))
+    return tuple(ModelFile(path.name, file_sha256(path), path.stat().st_size) for path in paths)
+
+
+def verify_files(folder: Path, files: Sequence[ModelFile], shown_as: Path | None = None) -> None:
+    """Compare a model folder with another machine's.
+
+    Args:
+        folder: What to check.
+        files: What they must be.
+        shown_as: The folder that messages name, where `folder` is a copy.
+
+    Raises:
+        ModelFilesError: A file is missing or other than it must be, or one more stands beside them.
+    """
+    shown = shown_as or folder
+    for file in files:
+        path = folder / file.name
+        if not path.is_file():
+            raise ModelFilesError(f"model file {shown / file.name} is missing; the driver has it")
+        n_bytes = path.stat().st_size
+        found = file_sha256(path)
+        if (found, n_bytes) != (file.sha256, file.n_bytes):
+            raise ModelFilesError(
+                f"model file {shown / file.name} is not the driver's: {n_bytes} bytes with SHA-256 {found}, "
+                f"the driver has {file.n_bytes} with {file.sha256}. Copy the model folder anew"
+            )
+    names = {file.name for file in files}
+    for path in folder.iterdir():
+        if path.is_file() and decides_vectors(path.name) and path.name not in names:
+            raise ModelFilesError(f"model file {shown / path.name} is not in the driver's folder: remove it")
 
 
 def write_manifest(folder: str | Path, *, source: str, dtype: str) -> None:
@@ -124,9 +172,7 @@ def verify_folder(folder: str | Path) -> None:
 def _verify_file(path: Path, sha256: str, n_bytes: int) -> None:
     if not path.is_file():
         raise ModelFilesError(f"model file {path} is missing; {MANIFEST} lists it.{_WAY_OUT}")
-    found_bytes = path.stat().st_size
-    if found_bytes < n_bytes:
-        raise ModelFilesError(f"model file {path} is truncated: {found_bytes} bytes of {n_bytes}.{_WAY_OUT}")
-    found = file_sha256(path)
+    found_bytes, found = path.stat().st_size, file_sha256(path)
     if found != sha256:
-        raise ModelFilesError(f"model file {path} was altered: SHA-256 is {found}, {MANIFEST} says {sha256}.{_WAY_OUT}")
+        how = f"is truncated, {found_bytes} bytes of {n_bytes}" if found_bytes < n_bytes else "was altered"
+        raise ModelFilesError(f"model file {path} {how}: SHA-256 is {found}, {MANIFEST} says {sha256}.{_WAY_OUT}")

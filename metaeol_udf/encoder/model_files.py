@@ -25,6 +25,7 @@ _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "*.tiktoken")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_LOCAL_SCHEMES = ("file", "dbfs")
 _MAX_HEADER_BYTES = 100_000_000  # the safetensors format allows no longer header
 
 
@@ -77,7 +78,9 @@ def find_folder(model: str, revision: str | None = None) -> Path:
     Raises:
         ConfigError: There is neither.
     """
-    folder = Path(model)
+    if not is_local(model):
+        raise ConfigError(f"embedding.model {model!r} is a place that only a running Spark job reaches: name a folder here")
+    folder = local_path(model)
     if folder.is_dir():
         return folder.resolve()
     if folder.exists():
@@ -90,6 +93,22 @@ def find_folder(model: str, revision: str | None = None) -> Path:
             "`metaeol model prepare SRC DEST` makes a folder from a GGUF file, a checkpoint or a hub id"
         )
     return snapshot
+
+
+def is_local(model: str) -> bool:
+    """Whether a model's name is a path or a hub id, rather than a URI of a remote file system."""
+    scheme, colon, _ = model.partition(":")
+    return not colon or "/" in scheme or scheme in _LOCAL_SCHEMES
+
+
+def local_path(model: str) -> Path:
+    """The path that a model's name means: `file:` and `dbfs:` are other ways to write one."""
+    scheme, _, rest = model.partition(":")
+    if scheme not in _LOCAL_SCHEMES:
+        return Path(model)
+    path = "/" + rest.lstrip("/")
+    # Databricks mounts its file system under /dbfs, and volumes under their own name.
+    return Path(path if scheme == "file" or path.startswith("/Volumes/") else f"/dbfs{path}")
 
 
 def _cached_snapshot(model: str, revision: str) -> Path | None:

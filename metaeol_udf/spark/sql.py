@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pyspark.sql import SparkSession
 
-from metaeol_udf.spark.udf import pin, vector_udf
-from metaeol_udf.spark.worker import EncoderRequest
+from metaeol_udf.spark.udf import make_request, vector_udf
 from metaeol_udf.spec import EmbeddingSpec
 
 
@@ -31,4 +30,4 @@ def register_sql(
     Raises:
         ConfigError: The spec names a model, layer or template set that does not exist.
     """
-    spark.udf.register(name, vector_udf(EncoderRequest(pin(spec), device, max_batch_tokens)))
+    spark.udf.register(name, vector_udf(make_request(spec, device, max_batch_tokens)))

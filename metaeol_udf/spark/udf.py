@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import pandas_udf
 from pyspark.sql.types import ArrayType, BooleanType, FloatType, LongType, StringType, StructField, StructType
 
-from metaeol_udf.encoder.model_files import resolve_spec
-from metaeol_udf.errors import InputError
-from metaeol_udf.spark.worker import EncoderRequest
+from metaeol_udf.encoder.manifest import deciding_files
+from metaeol_udf.errors import ConfigError, InputError
+from metaeol_udf.spark.staging import driver_folder, resolve
+from metaeol_udf.spark.worker import EncoderRequest, go_offline
 from metaeol_udf.spec import EmbeddingSpec
 
 VECTOR_TYPE = ArrayType(FloatType())
@@ -51,16 +52,14 @@ def embed_udf(spec: EmbeddingSpec, device: str = "auto", max_batch_tokens: int |
         ConfigError: The spec names a model, layer or template set that does not exist.
         ModelFilesError: The model's files are not whole.
     """
-    return _on_valid_text(vector_udf(EncoderRequest(pin(spec), device, max_batch_tokens)))
+    return _on_valid_text(vector_udf(make_request(spec, device, max_batch_tokens)))
 
 
 def vector_udf(request: EncoderRequest) -> Any:
     """The Pandas UDF itself, for registration by name; it takes valid UTF-8 only. `request.spec` is pinned already."""
 
     def embed(batches: Iterator[pd.Series]) -> Iterator[pd.Series]:
-        from metaeol_udf.spark.windows import encode_windows
-
-        for frame in encode_windows(request, batches):
+        for frame in _frames(request, batches):
             yield frame["vector"]
 
     return _pandas_udf(embed, VECTOR_TYPE)
@@ -70,11 +69,16 @@ def result_udf(request: EncoderRequest) -> Callable[..., Column]:
     """A Pandas UDF from text to `RESULT_TYPE`: the vector with its error and counts. `request.spec` is pinned already."""
 
     def embed(batches: Iterator[pd.Series]) -> Iterator[pd.DataFrame]:
-        from metaeol_udf.spark.windows import encode_windows
-
-        return encode_windows(request, batches)
+        return _frames(request, batches)
 
     return _on_valid_text(_pandas_udf(embed, RESULT_TYPE))
+
+
+def _frames(request: EncoderRequest, batches: Iterator[pd.Series]) -> Iterator[pd.DataFrame]:
+    go_offline()  # before the next line imports transformers
+    from metaeol_udf.spark.windows import encode_windows
+
+    return encode_windows(request, batches)
 
 
 def with_embeddings(
@@ -100,12 +104,26 @@ def with_embeddings(
         ConfigError: The spec names a model, layer or template set that does not exist.
     """
     _check_columns(df, text, output)
-    request = EncoderRequest(pin(spec), device, max_batch_tokens)
+    request = make_request(spec, device, max_batch_tokens)
     # One column of structs, so that the plan holds one model: two columns would be two UDFs.
     result = f"{output}_result"
     embedded = df.withColumn(result, result_udf(request)(F.col(quoted(text))))
     fields = embedded.withColumns({output: F.col(quoted(result))["vector"], f"{output}_error": F.col(quoted(result))["error"]})
     return fields.drop(result)
+
+
+def make_request(
+    spec: EmbeddingSpec, device: str = "auto", max_batch_tokens: int | str = "auto", origin: str = "", model_cache: str | None = None
+) -> EncoderRequest:
+    """Resolve a spec on the driver and say what workers load; see `EncoderRequest`.
+
+    Raises:
+        ConfigError: The spec names something that does not exist.
+        ModelFilesError: The model's files are not whole.
+    """
+    pinned = pin(spec)
+    files = deciding_files(driver_folder(pinned.model, pinned.revision))
+    return EncoderRequest(pinned, device, max_batch_tokens, origin, files, model_cache)
 
 
 def pin(spec: EmbeddingSpec) -> EmbeddingSpec:
@@ -115,9 +133,16 @@ def pin(spec: EmbeddingSpec) -> EmbeddingSpec:
         ConfigError: The spec names something that does not exist.
         ModelFilesError: The model's files are not whole.
     """
-    resolved = spec if spec.is_resolved else resolve_spec(spec)[0]
+    resolved = spec if spec.is_resolved else resolve(spec, _active_session)[0]
     folder = Path(resolved.model)
     return dataclasses.replace(resolved, model=str(folder.resolve())) if folder.is_dir() else resolved
+
+
+def _active_session() -> SparkSession:
+    session = SparkSession.getActiveSession()
+    if session is None:
+        raise ConfigError("embedding.model is a place that only a running Spark session reaches, and none is running: start one first")
+    return session
 
 
 def quoted(name: str) -> str:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from metaeol_udf.encoder import Encoded
 from metaeol_udf.prompts import TemplateSet
-from metaeol_udf.spark.worker import EncoderRequest, LoadedEncoder, get_encoder
+from metaeol_udf.spark.sharing import OwnerLostError
+from metaeol_udf.spark.worker import EncoderRequest, get_encoder
 
 WINDOW_TOKENS = 65_536  # estimated prompt tokens: enough to sort by length and fill many forward passes
 WINDOW_ROWS = 4_096  # bounds the vectors that are held at a time
@@ -35,9 +36,16 @@ def encode_windows(request: EncoderRequest, batches: Iterator[pd.Series]) -> Ite
     first = next(windows, None)
     if first is None:
         return
-    loaded = get_encoder(request)
-    for encoded in loaded.encoder.encode_stream(itertools.chain([first], windows)):
-        yield _frame(encoded, loaded)
+    waiting: Iterator[Sequence[str | None]] = itertools.chain([first], windows)
+    while True:
+        loaded = get_encoder(request)
+        try:
+            for encoded in loaded.encoder.encode_stream(waiting):
+                yield _frame(encoded, loaded.load_id)
+        except OwnerLostError as lost:
+            waiting = itertools.chain([lost.texts] if lost.texts else [], waiting)
+        else:
+            return
 
 
 def _windows(request: EncoderRequest, batches: Iterator[pd.Series]) -> Iterator[list[str | None]]:
@@ -68,9 +76,9 @@ class _Cost:
         return n_tokens * self._n_templates
 
 
-def _frame(encoded: Encoded, loaded: LoadedEncoder) -> pd.DataFrame:
+def _frame(encoded: Encoded, load_id: str) -> pd.DataFrame:
     n_texts = len(encoded.errors)
-    errors = _checked_errors(encoded, n_texts, loaded.encoder.dim)
+    errors = _checked_errors(encoded, n_texts)
     return pd.DataFrame(
         {
             "vector": vector_column(encoded.vectors, errors),
@@ -78,16 +86,16 @@ def _frame(encoded: Encoded, loaded: LoadedEncoder) -> pd.DataFrame:
             "trimmed": encoded.trimmed,
             "tokens_computed": encoded.tokens_computed,
             "tokens_saved": encoded.tokens_saved,
-            "load_id": pd.Series([loaded.load_id] * n_texts, dtype=object),
+            "load_id": pd.Series([load_id] * n_texts, dtype=object),
         }
     )
 
 
-def _checked_errors(encoded: Encoded, n_texts: int, dim: int) -> list[str | None]:
+def _checked_errors(encoded: Encoded, n_texts: int) -> list[str | None]:
     """The encoder's errors, and `non_finite` for a vector that Spark would store with NaN or infinity in it."""
     shape = encoded.vectors.shape
     if len(shape) != 2 or shape[0] != n_texts or len(encoded.errors) != n_texts:
-        raise RuntimeError(f"the encoder returned vectors of shape {shape} for {n_texts} texts of dimension {dim}")
+        raise RuntimeError(f"the encoder returned vectors of shape {shape} for {n_texts} texts")
     finite: Any = np.isfinite(encoded.vectors).all(axis=1).tolist()
     return [error if error is not None or ok else "non_finite" for error, ok in zip(encoded.errors, finite, strict=True)]
 

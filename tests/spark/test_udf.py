@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 from metaeol_udf import MetaEOLEncoder
 from metaeol_udf.errors import ConfigError, InputError
 from metaeol_udf.spark import MetaEOLEmbedder, embed_udf, register_sql, with_embeddings
-from metaeol_udf.spark.udf import pin, result_udf
+from metaeol_udf.spark.udf import make_request, pin, result_udf
 from metaeol_udf.spark.worker import EncoderRequest
 from metaeol_udf.spec import EmbeddingSpec
 
@@ -99,7 +99,7 @@ def test_null_blank_and_broken_texts_get_a_reason_and_their_neighbours_a_vector(
 
 def test_each_worker_loads_the_model_once_and_keeps_it_across_queries(spark: SparkSession, table: DataFrame, spec: EmbeddingSpec) -> None:
     own = EmbeddingSpec(model=spec.model, dtype="float32", max_tokens=63)  # a spec of its own, that no other test has loaded
-    request = EncoderRequest(pin(own), "cpu", origin="once")
+    request = make_request(own, "cpu", origin="once")
     result = result_udf(request)
     load_ids = []
     for n_partitions in (8, 5, 1):

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from metaeol_udf.encoder import Encoded
+from metaeol_udf.errors import EnvironmentFault
 from metaeol_udf.prompts import TemplateSet
 from metaeol_udf.spark import windows, worker
+from metaeol_udf.spark.devices import task_gpus
 from metaeol_udf.spark.worker import EncoderRequest, LoadedEncoder
 from metaeol_udf.spec import EmbeddingSpec
 
 
 class _Lengths:
     """Encodes a text as its length and its place in the window."""
-
-    dim = 2
 
     def __init__(self) -> None:
         self.windows: list[int] = []
@@ -94,8 +93,8 @@ def test_missing_and_not_finite_vectors_are_none_with_their_reason(request_and_e
 
 def test_a_worker_of_another_version_refuses_before_it_loads(request_and_encoder: tuple[EncoderRequest, _Lengths]) -> None:
     request, _ = request_and_encoder
-    with pytest.raises(worker.EnvironmentFault, match=r"0\.0\.0 on the driver"):
-        worker.get_encoder(dataclasses.replace(request, version="0.0.0"))
+    with pytest.raises(EnvironmentFault, match=r"metaeol-udf is 0\.0\.0 on the driver"):
+        worker.get_encoder(dataclasses.replace(request, versions={**request.versions, "metaeol-udf": "0.0.0"}))
 
 
 def test_a_gpu_that_is_required_and_absent_is_an_environment_fault() -> None:
@@ -103,17 +102,6 @@ def test_a_gpu_that_is_required_and_absent_is_an_environment_fault() -> None:
 
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    with pytest.raises(worker.EnvironmentFault, match="torch sees no GPU"):
-        worker.pick_device("cuda")
-    assert worker.pick_device("auto") == "cpu"
-
-
-@pytest.mark.parametrize(("leased", "expected"), [([], "cuda:0"), (["3"], "cuda:3"), (["2", "5"], "cuda:2,5")])
-def test_a_task_takes_all_gpus_that_spark_leased_to_it(leased: list[str], expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
-    context = SimpleNamespace(resources=lambda: {"gpu": SimpleNamespace(addresses=leased)})
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(worker, "TaskContext", SimpleNamespace(get=lambda: context))
-    assert worker.pick_device("auto") == expected
-    assert worker.pick_device("cuda:1") == "cuda:1"
+    with pytest.raises(EnvironmentFault, match="torch sees no GPU"):
+        task_gpus("cuda")
+    assert task_gpus("auto") == ()

@@ -1,0 +1,324 @@
+"""Leases and what stands on them: the GPU of a task, and the model that its workers share."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from metaeol_udf.encoder import Encoded
+from metaeol_udf.errors import EnvironmentFault
+from metaeol_udf.spark import devices, sharing, worker
+from metaeol_udf.spark.devices import Gpu, device_name, gpu_at, task_gpus
+from metaeol_udf.spark.lease import Lease, private_folder
+from metaeol_udf.spark.sharing import BorrowedEncoder, OwnedEncoder, OwnerLostError, obtain
+from metaeol_udf.spark.worker import EncoderRequest
+from metaeol_udf.spec import EmbeddingSpec
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from metaeol_udf.spark.lease import Lease
+assert Lease(Path(sys.argv[1])).try_acquire()
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[tuple[Lease, subprocess.Popen[str]]]:
+    """A lease that another process holds."""
+    path = tmp_path / "a.lock"
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield Lease(path), process
+        process.kill()
+
+
+def test_kill_9_of_the_holder_frees_a_lease(holder: tuple[Lease, subprocess.Popen[str]]) -> None:
+    lease, process = holder
+    assert not lease.try_acquire()
+    assert lease.holder() == str(process.pid)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert lease.try_acquire()
+    assert lease.holder() == str(os.getpid())
+    lease.release()
+
+
+def test_waiting_for_a_lease_ends_with_the_holders_name(holder: tuple[Lease, subprocess.Popen[str]]) -> None:
+    lease, process = holder
+    with pytest.raises(EnvironmentFault, match=rf"waited 0 s for a copy, which process {process.pid} holds"), lease.waiting(0.3, "a copy"):
+        pytest.fail("the lease was not free")
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # of newer Pythons, where other threads run
+def test_a_forked_child_does_not_keep_its_parents_lease(tmp_path: Path) -> None:
+    lease = Lease(tmp_path / "a.lock")
+    assert lease.try_acquire()
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(writer)
+        os.read(reader, 1)  # until the parent has looked
+        os._exit(0)
+    os.close(reader)
+    try:
+        assert not Lease(lease.path).try_acquire()
+        lease.release()
+        other = Lease(lease.path)
+        deadline = time.monotonic() + 5
+        while not (is_free := other.try_acquire()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert is_free
+        other.release()
+    finally:
+        os.close(writer)
+        os.waitpid(child, 0)
+
+
+def test_a_lease_whose_file_was_removed_is_taken_on_the_new_file(tmp_path: Path) -> None:
+    lease = Lease(tmp_path / "a.lock")
+    assert lease.try_acquire()
+    lease.release()
+    lease.path.unlink()
+    assert lease.try_acquire()
+    assert not Lease(lease.path).try_acquire()
+    lease.release()
+
+
+def test_a_folder_that_others_may_enter_is_refused(tmp_path: Path) -> None:
+    assert private_folder(tmp_path / "own").stat().st_mode & 0o777 == 0o700
+    (tmp_path / "open").mkdir(mode=0o755)
+    (tmp_path / "link").symlink_to(tmp_path / "own")
+    for name in ("open", "link"):
+        with pytest.raises(EnvironmentFault, match="must belong to user"):
+            private_folder(tmp_path / name)
+
+
+TWO = [Gpu("cuda:0", "GPU-aaaa"), Gpu("cuda:1", "GPU-bbbb")]
+
+
+@pytest.mark.parametrize(
+    ("address", "visible", "device"),
+    [
+        ("0", [], "cuda:0"),
+        ("1", [], "cuda:1"),
+        ("3", ["2", "3"], "cuda:1"),  # the machine's own numbers
+        ("1", ["2", "3"], "cuda:1"),  # a container's own
+        ("0", ["1", "0"], "cuda:1"),
+        ("GPU-bbbb", [], "cuda:1"),
+        ("GPU-bbbb", ["GPU-bbbb", "GPU-aaaa"], "cuda:0"),  # as CUDA_VISIBLE_DEVICES orders them
+    ],
+)
+def test_an_address_means_the_gpu_that_the_task_sees(address: str, visible: list[str], device: str) -> None:
+    assert gpu_at(address, TWO, visible).device == device
+
+
+def test_an_address_that_is_not_there_names_the_discovery_script() -> None:
+    with pytest.raises(EnvironmentFault, match=r"GPU '5' is not one of the 2 GPUs .*discoveryScript"):
+        gpu_at("5", TWO, ["2", "3"])
+
+
+class _Context:
+    """A task with addresses."""
+
+    def __init__(self, *addresses: str) -> None:
+        self._addresses = list(addresses)
+
+    def resources(self) -> dict[str, Any]:
+        return {"gpu": SimpleNamespace(addresses=self._addresses)} if self._addresses else {}
+
+
+@pytest.fixture
+def assign(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Pretend two GPUs, and a task to which addresses are assigned."""
+    monkeypatch.setattr(devices, "visible_gpus", lambda: TWO)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return lambda *addresses: monkeypatch.setattr(devices, "TaskContext", SimpleNamespace(get=lambda: _Context(*addresses)))
+
+
+def test_a_task_uses_the_gpu_assigned_to_it_and_no_other(assign: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assign("1")
+    assert [task_gpus(device) for device in ("auto", "cuda", "cuda:0", "cpu")] == [(TWO[1],), (TWO[1],), (TWO[0],), ()]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
+    assert task_gpus("cuda") == (TWO[0],)
+    assign()
+    assert task_gpus("cuda") == (TWO[0],)
+
+
+def test_a_task_takes_all_gpus_that_are_assigned_to_it(assign: Any) -> None:
+    assign("1", "0")
+    assert device_name(task_gpus("auto")) == "cuda:1,0"
+    assert [device_name(task_gpus(device)) for device in ("cuda:0", "cuda:0,1", "cpu")] == ["cuda:0", "cuda:0,1", "cpu"]
+
+
+class _Sums:
+    """Embeds a text as its length; says which load it came from."""
+
+    def __init__(self) -> None:
+        self._busy = threading.Lock()
+
+    def encode_rows(self, texts: Sequence[str | None]) -> Encoded:
+        if not self._busy.acquire(blocking=False):
+            raise AssertionError("used by two threads at once")
+        time.sleep(0.01)
+        n = len(texts)
+        vectors = np.array([[len(text or "")] for text in texts], np.float32).reshape(n, 1)
+        self._busy.release()
+        return Encoded(vectors, [None] * n, np.zeros(n, bool), np.zeros(n, np.int64), np.zeros(n, np.int64))
+
+    def encode_stream(self, windows: Iterable[Sequence[str | None]]) -> Iterator[Encoded]:
+        return map(self.encode_rows, windows)
+
+
+@pytest.fixture
+def gpu(tmp_path: Path) -> Iterator[Gpu]:
+    gpu = Gpu("cpu", f"pretended {tmp_path}")
+    yield gpu
+    path = sharing.lease_path(gpu)
+    path.unlink(missing_ok=True)
+    path.with_suffix(".sock").unlink(missing_ok=True)
+
+
+def _lengths(encoder: OwnedEncoder | BorrowedEncoder, n_windows: int) -> list[float]:
+    windows = [["x" * (10 * w + i) for i in range(3)] for w in range(n_windows)]
+    return [float(value) for encoded in encoder.encode_stream(iter(windows)) for value in encoded.vectors[:, 0]]
+
+
+def test_workers_of_one_gpu_share_the_first_ones_model(gpu: Gpu) -> None:
+    loads: list[int] = []
+
+    def load() -> Any:
+        loads.append(1)
+        return _Sums()
+
+    owner = obtain([gpu], "model", "load 1", load)
+    assert isinstance(owner, OwnedEncoder)
+    found: list[list[float]] = []
+
+    def borrow() -> None:
+        borrowed = obtain([gpu], "model", "load 2", load)
+        assert isinstance(borrowed, BorrowedEncoder)
+        assert borrowed.load_id == "load 1"
+        found.append(_lengths(borrowed, 5))
+
+    others = [threading.Thread(target=borrow) for _ in range(4)]
+    for other in others:
+        other.start()
+    expected = [float(10 * w + i) for w in range(5) for i in range(3)]
+    assert _lengths(owner, 5) == expected
+    for other in others:
+        other.join()
+    assert found == [expected] * 4
+    assert loads == [1]
+    owner.close()
+
+
+def test_an_owner_that_nobody_uses_gives_way_to_another_model(gpu: Gpu) -> None:
+    first = obtain([gpu], "model a", "a", lambda: _Sums())  # type: ignore[arg-type, return-value]
+    assert isinstance(first, OwnedEncoder)
+    second = obtain([gpu], "model b", "b", lambda: _Sums(), wait_s=10)  # type: ignore[arg-type, return-value]
+    assert isinstance(second, OwnedEncoder)
+    assert first.is_closed
+    assert _lengths(second, 1) == [0.0, 1.0, 2.0]
+    second.close()
+
+
+def test_a_gpu_that_is_busy_with_another_model_is_waited_for_and_then_named_with_the_settings(gpu: Gpu) -> None:
+    owner = obtain([gpu], "model a", "a", lambda: _Sums())  # type: ignore[arg-type, return-value]
+    assert isinstance(owner, OwnedEncoder)
+    stream = owner.encode_stream(iter([["x"], ["y"]]))
+    next(stream)
+    with pytest.raises(EnvironmentFault, match=rf"process {os.getpid()} uses .* spark\.task\.resource\.gpu\.amount=1"):
+        obtain([gpu], "model b", "b", lambda: _Sums(), wait_s=0.5)  # type: ignore[arg-type, return-value]
+    assert len(list(stream)) == 1
+    owner.close()
+
+
+def test_texts_of_a_lost_owner_come_back_and_the_gpu_is_free(gpu: Gpu) -> None:
+    owner = obtain([gpu], "model", "load 1", lambda: _Sums())  # type: ignore[arg-type, return-value]
+    borrowed = obtain([gpu], "model", "-", lambda: pytest.fail("loaded twice"))
+    assert isinstance(owner, OwnedEncoder)
+    windows = iter([["a"], ["b"], ["c"]])
+    stream = borrowed.encode_stream(windows)
+    next(stream)
+    owner.close()
+    with pytest.raises(OwnerLostError) as lost:
+        next(stream)
+    assert list(lost.value.texts) == ["b"]
+    assert list(windows) == [["c"]]
+    again = obtain([gpu], "model", "load 2", lambda: _Sums())  # type: ignore[arg-type, return-value]
+    assert again.load_id == "load 2"
+    again.close()  # type: ignore[union-attr]
+
+
+def test_a_model_over_two_gpus_is_shared_and_gives_way_to_one_on_either(tmp_path: Path) -> None:
+    gpus = [Gpu("cpu", f"pretended {tmp_path} {index}") for index in range(3)]
+    try:
+        both = obtain(gpus[:2], "model", "both", lambda: _Sums())  # type: ignore[arg-type, return-value]
+        assert isinstance(both, OwnedEncoder)
+        shared = obtain(gpus[1::-1], "model", "-", lambda: pytest.fail("loaded twice"))
+        assert _lengths(shared, 2) == [0.0, 1.0, 2.0, 10.0, 11.0, 12.0]
+        later = obtain(gpus[1:], "model", "later", lambda: _Sums(), wait_s=10)  # type: ignore[arg-type, return-value]
+        assert isinstance(later, OwnedEncoder)
+        assert both.is_closed
+        first = obtain(gpus[:1], "model", "first", lambda: _Sums(), wait_s=10)  # type: ignore[arg-type, return-value]
+        assert not later.is_closed
+        for owner in (later, first):
+            assert isinstance(owner, OwnedEncoder)
+            owner.close()
+    finally:
+        for gpu in gpus:
+            path = sharing.lease_path(gpu)
+            path.unlink(missing_ok=True)
+            path.with_suffix(".sock").unlink(missing_ok=True)
+
+
+def test_a_load_that_fails_leaves_the_gpu_to_others(gpu: Gpu) -> None:
+    def fail() -> Any:
+        raise EnvironmentFault("no memory")
+
+    with pytest.raises(EnvironmentFault, match="no memory"):
+        obtain([gpu], "model", "-", fail)
+    owner = obtain([gpu], "model", "load", lambda: _Sums(), wait_s=1)  # type: ignore[arg-type, return-value]
+    assert isinstance(owner, OwnedEncoder)
+    owner.close()
+
+
+def test_a_worker_that_is_given_another_gpu_loads_there_and_both_loads_count(
+    assign: Any, monkeypatch: pytest.MonkeyPatch, gpu: Gpu
+) -> None:
+    gpus = [Gpu("cpu", f"{gpu.uuid}{index}") for index in range(2)]
+    monkeypatch.setattr(devices, "visible_gpus", lambda: gpus)
+    loaded: list[str] = []
+    monkeypatch.setattr(worker, "_load", lambda request, device: loaded.append(device) or _Sums())
+    request = EncoderRequest(EmbeddingSpec(model="m"), "cuda", origin="run")
+    try:
+        load_ids = []
+        for address in ("0", "0", "1", "0", "1"):
+            assign(address)
+            load_ids.append(worker.get_encoder(request).load_id)
+        assert len(loaded) == len(set(load_ids)) == 2
+        assert load_ids[0] == load_ids[1] == load_ids[3] != load_ids[2] == load_ids[4]
+        assign("1")
+        other = EncoderRequest(EmbeddingSpec(model="another"), "cuda", origin="run")
+        assert worker.get_encoder(other).load_id not in load_ids
+        assert len(loaded) == 3
+    finally:
+        for owner in worker._on_gpus.values():
+            owner.close()
+        worker._on_gpus.clear()
+        for each in gpus:
+            sharing.lease_path(each).unlink()
