@@ -56,6 +56,17 @@ class RuntimeConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EstimateConfig:
+    """What `metaeol estimate` cannot measure. Nothing in here changes a run."""
+
+    price_per_hour: float | None = None  # of one executor, in any currency
+
+    def __post_init__(self) -> None:
+        price = self.price_per_hour
+        _check("estimate.price_per_hour", price is None or price >= 0, price, "a number from 0")
+
+
+@dataclass(frozen=True, kw_only=True)
 class SparkConfig:
     """The Spark session, where none is running already."""
 
@@ -73,6 +84,7 @@ class JobConfig:
     embedding: EmbeddingSpec
     runtime: RuntimeConfig
     spark: SparkConfig
+    estimate: EstimateConfig = field(default_factory=EstimateConfig)
 
     @property
     def target_table(self) -> str:
@@ -103,7 +115,7 @@ def parse_config(blocks: Mapping[str, Any]) -> JobConfig:
     Raises:
         ConfigError: A key is unknown or missing, or a value is out of range.
     """
-    sections = ("source", "target", "embedding", "runtime", "spark")
+    sections = ("source", "target", "embedding", "runtime", "spark", "estimate")
     for name in blocks:
         if name not in sections:
             raise ConfigError(f"unknown section {name!r}; {did_you_mean(str(name), sections)}")
@@ -118,10 +130,11 @@ def parse_config(blocks: Mapping[str, Any]) -> JobConfig:
         embedding=spec,
         runtime=_section(RuntimeConfig, "runtime", blocks.get("runtime")),
         spark=_section(SparkConfig, "spark", blocks.get("spark")),
+        estimate=_section(EstimateConfig, "estimate", blocks.get("estimate")),
     )
 
 
-Section = TypeVar("Section", SourceConfig, TargetConfig, RuntimeConfig, SparkConfig)
+Section = TypeVar("Section", SourceConfig, TargetConfig, RuntimeConfig, SparkConfig, EstimateConfig)
 
 
 def _section(kind: type[Section], name: str, block: Any) -> Section:
@@ -151,7 +164,7 @@ def _typed(name: str, annotation: Any, value: Any) -> Any:
     if annotation == "Mapping[str, str]":
         _check(name, isinstance(value, Mapping), value, "a mapping of Spark settings")
         return {str(key): _spark_value(item) for key, item in value.items()}
-    if annotation == "float":
+    if annotation in ("float", "float | None"):
         _check(name, isinstance(value, (int, float)) and not isinstance(value, bool), value, "a number")
     elif annotation == "int":
         _check(name, isinstance(value, int) and not isinstance(value, bool), value, "an integer")

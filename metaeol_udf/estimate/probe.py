@@ -1,0 +1,98 @@
+"""A probe: the model, loaded and timed where the job would run it, in every slot at the same time."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pandas as pd
+from pyspark.sql import DataFrame, SparkSession
+
+from metaeol_udf.spark.windows import WINDOW_TOKENS, cut_windows
+from metaeol_udf.spark.worker import EncoderRequest, get_encoder, pick_device
+
+_SCHEMA = "worker string, load_s double, tokens long, seconds double"
+_WARM_UP_TEXTS = 4
+#: A CPU is at its full rate with an eighth of a window, which then fits into a probe of seconds; a GPU needs it whole.
+_CPU_SHARE = 8
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What the model does here.
+
+    Attributes:
+        workers: Python workers that took part: the slots of the session.
+        load_s: Seconds of the slowest load with its first texts, which every run pays once.
+        tokens: Tokens computed in the timed part.
+        tokens_per_second: Marginal rate of all workers together.
+    """
+
+    workers: int
+    load_s: float
+    tokens: int
+    tokens_per_second: float
+
+
+def run_probe(spark: SparkSession, sample: DataFrame, request: EncoderRequest, seconds: float) -> Probe:
+    """Time the model on a sample. Nothing is written, and the workers keep the model for a run in the same session.
+
+    Args:
+        spark: The session.
+        sample: One column of texts, none of them NULL or blank.
+        request: What the job would load; its spec is pinned.
+        seconds: After which a worker begins no further batch of texts.
+    """
+    n_slots = max(1, spark.sparkContext.defaultParallelism)
+    timed = [row.asDict() for row in sample.repartition(n_slots).mapInPandas(_TimedTask(request, seconds), _SCHEMA).collect()]
+    return summarise(timed)
+
+
+def summarise(timed: list[dict[str, float]]) -> Probe:
+    """Add up tasks: rates of different workers add, tasks of one worker follow each other.
+
+    Args:
+        timed: One mapping a task, with the columns of the probe.
+    """
+    workers = {row["worker"] for row in timed}
+    rate = 0.0
+    for worker in workers:
+        mine = [row for row in timed if row["worker"] == worker]
+        seconds = sum(row["seconds"] for row in mine)
+        rate += sum(row["tokens"] for row in mine) / seconds if seconds else 0.0
+    return Probe(
+        workers=len(workers),
+        load_s=max((row["load_s"] for row in timed), default=0.0),
+        tokens=int(sum(row["tokens"] for row in timed)),
+        tokens_per_second=rate,
+    )
+
+
+class _TimedTask:
+    """One slot's part. A class of an installed module, so that it reaches workers by name."""
+
+    def __init__(self, request: EncoderRequest, seconds: float) -> None:
+        self._request = request
+        self._seconds = seconds
+
+    def __call__(self, batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+        texts = [text for batch in batches for text in batch.iloc[:, 0]]
+        if not texts:
+            return
+        started = time.perf_counter()
+        encoder = get_encoder(self._request).encoder
+        encoder.encode_rows(texts[:_WARM_UP_TEXTS])  # computes the heads and lays out memory
+        load_s = time.perf_counter() - started
+        share = 1 if pick_device(self._request.device) != "cpu" else _CPU_SHARE
+        tokens, spent = 0, 0.0
+        for window in cut_windows(self._request, iter([pd.Series(texts, dtype=object)]), WINDOW_TOKENS // share):
+            started = time.perf_counter()
+            tokens += int(encoder.encode_rows(window).tokens_computed.sum())
+            spent += time.perf_counter() - started
+            if spent >= self._seconds:
+                break
+        worker = f"{socket.gethostname()}:{os.getpid()}"
+        yield pd.DataFrame([{"worker": worker, "load_s": load_s, "tokens": tokens, "seconds": spent}])
