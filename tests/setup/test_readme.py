@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from metaeol_udf.config import RuntimeConfig, SourceConfig, SparkConfig, TargetConfig, load_config, parse_config
+from metaeol_udf.config import EstimateConfig, RuntimeConfig, SourceConfig, SparkConfig, TargetConfig, load_config, parse_config
 from metaeol_udf.prompts import TemplateSet
 from metaeol_udf.spec import SETTINGS
 
@@ -60,7 +60,7 @@ def test_the_example_template_set_can_be_read() -> None:
 
 def settings() -> set[tuple[str, str]]:
     """Section and key of everything that a configuration may hold."""
-    sections = {"source": SourceConfig, "target": TargetConfig, "runtime": RuntimeConfig, "spark": SparkConfig}
+    sections = {"source": SourceConfig, "target": TargetConfig, "runtime": RuntimeConfig, "spark": SparkConfig, "estimate": EstimateConfig}
     found = {(name, field.name) for name, kind in sections.items() for field in dataclasses.fields(kind)}
     return found | {("embedding", key) for key in ("column", *SETTINGS)}
 
