@@ -36,7 +36,10 @@ def test_the_version_is_the_packages() -> None:
     assert done.stdout == f"metaeol-udf {__version__}\n"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["embed", "--help"], ["search", "--help"], ["doctor", "--help"], ["estimate", "--help"], ["model", "prepare", "--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["embed", "--help"], ["search", "--help"], ["doctor", "--help"], ["estimate", "--help"], ["model", "prepare", "--help"]],
+)
 def test_every_command_explains_itself(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(arguments) == 0
     assert "Usage: metaeol" in capsys.readouterr().out
