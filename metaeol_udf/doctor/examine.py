@@ -13,7 +13,7 @@ from metaeol_udf.config import JobConfig, load_config
 from metaeol_udf.delta.lineage import vector_length
 from metaeol_udf.delta.tables import TableRef
 from metaeol_udf.doctor import executors, machine, model, resources, settings, tables
-from metaeol_udf.doctor.finding import Finding, Level, ok, refused, warning
+from metaeol_udf.doctor.finding import Finding, Level, ok, refused, warning, wrong_setting
 from metaeol_udf.doctor.plan import Plan
 from metaeol_udf.encoder.model_files import resolve_spec
 from metaeol_udf.errors import MetaEOLError
@@ -46,7 +46,6 @@ def examine(config: JobConfig, spark: SparkSession | None = None, *, all_keys: b
     java = machine.check_java_version()
     yield java
     yield machine.check_versions()
-    yield machine.check_worker_python()
     running = spark
     if running is None and java.level is not Level.PROBLEM:
         try:
@@ -56,6 +55,7 @@ def examine(config: JobConfig, spark: SparkSession | None = None, *, all_keys: b
     started, fixed = executors.session_settings(running, config) if running is not None else ({}, frozenset())
     yield settings.check_ignored(config.spark.conf, started, fixed)
     plan = plan_run(config, started)
+    yield machine.check_worker_python(plan.is_local)
     for check in (*resources.CHECKS, *settings.CHECKS, model.check_dtype):
         yield from _guarded(check, plan)
     yield model.check_templates(config.embedding)
@@ -101,4 +101,5 @@ def _tables(spark: SparkSession, plan: Plan, all_keys: bool) -> Iterator[Finding
         yield from tables.check_tables(spark, plan, fingerprint, dim, all_keys)
     except PySparkException as error:
         condition: Any = error.getCondition()
-        yield warning("tables", f"a table cannot be read: {condition or type(error).__name__}", "source.table or target.table")
+        found = f"a table cannot be read: {condition or type(error).__name__}"
+        yield wrong_setting("tables", found, "source.table or target.table=<a table that the installed Delta reads>")

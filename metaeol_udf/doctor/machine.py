@@ -16,6 +16,9 @@ from metaeol_udf.doctor.plan import GIB, Plan
 from metaeol_udf.errors import EnvironmentFault
 from metaeol_udf.spark.startup import check_java
 
+#: The platform brings a Spark, a Delta and a catalog of its own.
+ON_DATABRICKS = "DATABRICKS_RUNTIME_VERSION" in os.environ
+
 #: Wheels whose JARs were never published, with the release to install in their place.
 _WITHOUT_JARS = {"4.4.1": "4.4.0"}
 
@@ -31,6 +34,8 @@ def check_java_version() -> Finding:
 
 def check_versions() -> Finding:
     """The delta-spark wheel names the pyspark releases it was built for; its JARs are fetched by its own version."""
+    if ON_DATABRICKS:
+        return ok("versions", "the Databricks runtime brings Spark and Delta")
     try:
         spark, delta = metadata.version("pyspark"), metadata.version("delta-spark")
     except metadata.PackageNotFoundError as error:
@@ -45,8 +50,12 @@ def check_versions() -> Finding:
     return ok("versions", f"pyspark {spark} and delta-spark {delta} fit together")
 
 
-def check_worker_python() -> Finding:
-    """Python workers need the driver's minor version: values are pickled from one to the other."""
+def check_worker_python(is_local: bool) -> Finding:
+    """Python workers need the driver's minor version: values are pickled from one to the other.
+
+    Args:
+        is_local: Whether workers run on this machine; elsewhere the interpreter may be a path that only executors have.
+    """
     python = os.environ.get("PYSPARK_PYTHON", sys.executable)
     here = f"{sys.version_info[0]}.{sys.version_info[1]}"
     program = "import sys; print('%d.%d' % sys.version_info[:2])"
@@ -54,6 +63,8 @@ def check_worker_python() -> Finding:
     try:
         shown = subprocess.run([python, "-c", program], capture_output=True, text=True, timeout=60, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError) as error:
+        if not is_local:
+            return ok("worker python", f"PYSPARK_PYTHON is {python}, which is for the executors to have: see workers")
         return wrong_environment("worker python", f"PYSPARK_PYTHON is {python}, which does not run here ({type(error).__name__})", way_out)
     if shown != here:
         return wrong_environment("worker python", f"PYSPARK_PYTHON is Python {shown}, the driver is Python {here}", way_out)

@@ -80,6 +80,11 @@ class Plan:
         return self.master.startswith(("yarn", "k8s"))
 
     @property
+    def knows_cores(self) -> bool:
+        """Whether an executor's cores are known: a standalone cluster gives it all of the node's where nothing is set."""
+        return not self.master.startswith("spark:") or "spark.executor.cores" in self.settings
+
+    @property
     def n_cores(self) -> int:
         """Cores of one executor."""
         cpus = os.cpu_count() or 1

@@ -45,7 +45,7 @@ def check_gpu_amounts(plan: Plan) -> Finding:
 def check_idle_gpus(plan: Plan) -> Finding:
     """Every GPU of an executor needs a slot, and slots come from cores."""
     gpus, cores, cpus = plan.number(_EXECUTOR_GPU, 0), plan.n_cores, max(1, int(plan.number("spark.task.cpus", 1)))
-    if plan.is_local or not plan.wants_gpu or cores // cpus >= gpus:
+    if plan.is_local or not plan.wants_gpu or not plan.knows_cores or cores // cpus >= gpus:
         return ok("idle gpus", "there are cores for every GPU")
     return warning(
         "idle gpus",
@@ -58,6 +58,8 @@ def check_threads(plan: Plan) -> Finding:
     """Spark gives a worker OMP_NUM_THREADS = `spark.task.cpus`: a model on a CPU then leaves the other cores idle."""
     if plan.wants_gpu:
         return ok("threads", "the model runs on a GPU")
+    if not plan.knows_cores:
+        return ok("threads", "spark.executor.cores is not set, so that an executor has all cores of its node")
     cores = os.cpu_count() or 1 if plan.is_local else plan.n_cores
     threads = int(plan.number(_THREADS, plan.number("spark.task.cpus", 1)))
     used = threads * plan.n_slots

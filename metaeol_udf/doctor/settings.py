@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 
 from metaeol_udf.doctor.finding import Finding, ok, warning, wrong_setting
+from metaeol_udf.doctor.machine import ON_DATABRICKS
 from metaeol_udf.doctor.plan import MIB, Plan
 from metaeol_udf.spark.session import DELTA_SETTINGS
 
@@ -22,6 +23,8 @@ _NOT_A_SECRET = re.compile(r"\{\{secrets/.+\}\}|true|false|\d+|[\w.$]*Provider|"
 
 def check_delta(plan: Plan) -> Finding:
     """Without Delta's extension and catalog a session opens no Delta table by name and merges none."""
+    if ON_DATABRICKS:
+        return ok("delta", "the Databricks runtime brings Delta")
     for key, value in DELTA_SETTINGS.items():
         written = plan.settings.get(key)
         if written is not None and value not in written and not (key.endswith("extensions") and key in plan.config.spark.conf):

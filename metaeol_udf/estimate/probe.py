@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from pyspark.sql import DataFrame, SparkSession
@@ -46,9 +47,24 @@ def run_probe(spark: SparkSession, sample: DataFrame, request: EncoderRequest, s
         request: What the job would load; its spec is pinned.
         seconds: After which a worker begins no further batch of texts.
     """
-    n_slots = max(1, spark.sparkContext.defaultParallelism)
-    timed = [row.asDict() for row in sample.repartition(n_slots).mapInPandas(_TimedTask(request, seconds), _SCHEMA).collect()]
+    timed = [row.asDict() for row in sample.repartition(slot_count(spark)).mapInPandas(_TimedTask(request, seconds), _SCHEMA).collect()]
     return summarise(timed)
+
+
+def slot_count(spark: SparkSession) -> int:
+    """Tasks that the session runs at a time, each with a Python worker and a model of its own."""
+    conf = spark.sparkContext.getConf()
+    slots = spark.sparkContext.defaultParallelism // int(conf.get("spark.task.cpus", "1"))
+    per_executor, per_task = (float(conf.get(f"spark.{owner}.resource.gpu.amount", "0")) for owner in ("executor", "task"))
+    if per_executor and per_task:
+        slots = min(slots, int(executor_count(spark) * per_executor / per_task))
+    return max(1, slots)
+
+
+def executor_count(spark: SparkSession) -> int:
+    """Executors of the session; in local mode the driver is the one."""
+    context: Any = spark.sparkContext._jsc
+    return max(1, len(context.sc().statusTracker().getExecutorInfos()) - 1)
 
 
 def summarise(timed: list[dict[str, float]]) -> Probe:

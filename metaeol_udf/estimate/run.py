@@ -14,7 +14,7 @@ from metaeol_udf.delta.faults import translate
 from metaeol_udf.delta.lineage import vector_length
 from metaeol_udf.encoder.model_files import resolve_spec
 from metaeol_udf.errors import ConfigError, EnvironmentFault, MetaEOLError
-from metaeol_udf.estimate.probe import Probe, run_probe
+from metaeol_udf.estimate.probe import Probe, executor_count, run_probe
 from metaeol_udf.estimate.projection import Rates, project, wave_count, written_bytes
 from metaeol_udf.estimate.tokens import TokenCount, count_tokens
 from metaeol_udf.estimate.workload import Workload, find_workload
@@ -137,9 +137,3 @@ def _rates(options: EstimateOptions, probe: Probe | None, n_executors: int, star
     if not probe.tokens:
         raise EnvironmentFault("the probe computed no token: raise --sample, or give --tokens-per-second")
     return Rates(probe.tokens_per_second / n_executors, start_s + probe.load_s)
-
-
-def executor_count(spark: SparkSession) -> int:
-    """Executors of the session; in local mode the driver is the one."""
-    context: Any = spark.sparkContext._jsc
-    return max(1, len(context.sc().statusTracker().getExecutorInfos()) - 1)

@@ -41,11 +41,12 @@ def test_another_python_for_workers_is_found(shown: str | None, word: str, tmp_p
     if shown is not None:
         fake_program(python, shown)
     monkeypatch.setenv("PYSPARK_PYTHON", str(python))
-    finding = check_worker_python()
+    finding = check_worker_python(is_local=True)
     assert (finding.level, finding.exit_code, finding.setting) == (Level.PROBLEM, 5, f"PYSPARK_PYTHON={sys.executable}")
     assert word in finding.found
+    assert check_worker_python(is_local=False).level is (Level.PROBLEM if shown else Level.OK)
     monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
-    assert check_worker_python().level is Level.OK
+    assert check_worker_python(is_local=True).level is Level.OK
 
 
 def install(folder: Path, name: str, version: str, *requires: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,22 @@ def test_a_target_under_a_file_is_found(bench: Bench) -> None:
     (bench.folder / "file").write_text("no folder")
     finding = examined(bench, target={"table": str(bench.folder / "file" / "target")})["writable"]
     assert (finding.level, finding.exit_code) == (Level.PROBLEM, 5)
+
+
+def test_a_table_with_a_feature_that_the_installed_delta_lacks_is_found(bench: Bench) -> None:
+    bench.write(ROWS)
+    future = bench.folder / "future"
+    shutil.copytree(bench.path, future)
+    for checksum in [*(future / "_delta_log").glob(".*.crc"), *(future / "_delta_log").glob("*.crc")]:
+        checksum.unlink()
+    commit = future / "_delta_log" / f"{0:020}.json"
+    protocol = {"minReaderVersion": 3, "minWriterVersion": 7, "readerFeatures": ["fromTheFuture"], "writerFeatures": ["fromTheFuture"]}
+    lines = [json.dumps({"protocol": protocol}) if "protocol" in json.loads(line) else line for line in commit.read_text().splitlines()]
+    commit.write_text("\n".join(lines) + "\n")
+    found = list(examine(bench.config(source={"table": str(future), "key": ["id"]}), bench.spark))
+    problems = [finding for finding in found if finding.level is Level.PROBLEM]
+    assert [finding.exit_code for finding in problems] == [2]
+    assert problems[0].check in ("source", "tables")
 
 
 def test_vectors_of_another_spec_are_found(bench: Bench) -> None:
