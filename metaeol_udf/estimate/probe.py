@@ -12,7 +12,6 @@ from typing import Any
 import pandas as pd
 from pyspark.sql import DataFrame, SparkSession
 
-from metaeol_udf.spark.windows import WINDOW_TOKENS, cut_windows
 from metaeol_udf.spark.worker import EncoderRequest, get_encoder, pick_device
 
 _SCHEMA = "worker string, load_s double, tokens long, seconds double"
@@ -95,6 +94,8 @@ class _TimedTask:
         self._seconds = seconds
 
     def __call__(self, batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+        from metaeol_udf.spark.windows import WINDOW_TOKENS, cut_windows  # which import torch: not on the driver
+
         texts = [text for batch in batches for text in batch.iloc[:, 0]]
         if not texts:
             return

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import pandas as pd
 from pyspark.sql import DataFrame
 
-from metaeol_udf.spark.windows import cut_windows
 from metaeol_udf.spark.worker import EncoderRequest
 
 _SCHEMA = "texts long, tokens_computed long, tokens_whole long, trimmed long, head_tokens long"
@@ -52,6 +51,8 @@ class _Counter:
         self._request = request
 
     def __call__(self, batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+        from metaeol_udf.spark.windows import cut_windows  # which imports torch: not on the driver
+
         windows = list(cut_windows(self._request, (batch.iloc[:, 0] for batch in batches)))
         if windows:
             yield pd.DataFrame([count_windows(self._request, windows)])

@@ -31,12 +31,12 @@ def test_tokens_of_a_sample_predict_those_of_the_run_that_follows(bench: Bench) 
     import pyarrow.parquet as pq
 
     column = next(name for name in pq.read_schema(CORPUS).names if name.casefold() == "text")
-    texts = pq.read_table(CORPUS, columns=[column]).column(0).to_pylist()[::40][:600]
+    texts = pq.read_table(CORPUS, columns=[column]).column(0).to_pylist()[::200][:240]
     bench.write([*enumerate(texts), (10_000, texts[0]), (10_001, None)])
     before = files(bench.folder)
-    estimate = run_estimate(bench.config(), EstimateOptions(sample_texts=200, probe_seconds=0.1), bench.spark)
+    estimate = run_estimate(bench.config(), EstimateOptions(sample_texts=120, probe_seconds=0.1), bench.spark)
     assert files(bench.folder) == before
-    assert 100 <= estimate["sample_texts"] <= 200
+    assert 60 <= estimate["sample_texts"] <= 120
     report = bench.run()
     assert estimate["rows_pending"] == report["rows_selected"]
     assert estimate["unique_texts"] == report["unique_texts"]
