@@ -103,7 +103,7 @@ def wave_rows_lines(measured: dict[str, Any], model: Model, rows: int, gpus: int
     spot = replace(cluster, losses_per_hour=cluster.losses_per_hour * 50)
     lines: list[dict[str, object]] = []
     for wave_rows in (50_000, 500_000, 5_000_000, 50_000_000, 500_000_000):
-        steady, lossy = (plan(table, one, wave_rows, measured["costs"], samples=3) for one in (cluster, spot))
+        steady, lossy = (plan(table, one, wave_rows, measured["costs"], samples=20) for one in (cluster, spot))
         lines.append(
             {
                 "`wave_rows`": f"{wave_rows:,}",
