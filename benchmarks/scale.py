@@ -1,6 +1,6 @@
 """A job of one million to ten billion rows, on paper: what it costs and what changes in its configuration.
 
-    python -m benchmarks.scale --measure [--rows 20000,60000] [--master local[2]]   # writes benchmarks/scale.json
+    python -m benchmarks.scale --measure [--rows 30000,120000] [--master local[2]]   # writes benchmarks/scale.json
     python -m benchmarks.scale [--write docs/scale.md]                              # simulates from it
 
 `--measure` runs the job's own selection, journal, MERGE and verification on this machine with stand-in vectors. The
@@ -145,7 +145,7 @@ def report(measured: dict[str, Any]) -> str:
                     "phase": phase.replace("_", " "),
                     "fixed s": f"{line['fixed_s']:.2f}",
                     "ms a row": f"{line['row_s'] * 1000:.4f}",
-                    f"s for {costs['rows'][1]:,} rows": f"{line['seconds']:.1f}",
+                    **{f"s for {rows:,} rows": f"{seconds:.1f}" for rows, seconds in zip(costs["rows"], line["seconds"], strict=True)},
                 }
                 for phase, line in costs["phases"].items()
             ]
@@ -183,7 +183,7 @@ def write_between_markers(path: Path, text: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--measure", action="store_true", help="measure Delta's costs here and keep them")
-    parser.add_argument("--rows", default="20000,60000", help="two table sizes for --measure")
+    parser.add_argument("--rows", default="30000,120000", help="two table sizes for --measure")
     parser.add_argument("--dim", type=int, default=576)
     parser.add_argument("--text-characters", type=int, default=600)
     parser.add_argument("--model", default="models/smollm2-135m-instruct", help="whose tokenizer counts")
