@@ -86,8 +86,8 @@ def _line(small: Bench, large: Bench, phase: str) -> dict[str, Any]:
     """Fixed and marginal seconds. Where noise hides the slope, all of the larger table's time counts as the rows': an upper bound."""
     a, b = small.seconds[phase], large.seconds[phase]
     slope = (b - a) / (large.rows - small.rows)
-    row_s = slope if slope > 0 else b / large.rows
-    return {"row_s": row_s, "fixed_s": max(0.0, a - row_s * small.rows), "seconds": [round(a, 3), round(b, 3)]}
+    row_s, fixed_s = (slope, max(0.0, a - slope * small.rows)) if slope > 0 else (b / large.rows, 0.0)
+    return {"row_s": row_s, "fixed_s": fixed_s, "seconds": [round(a, 3), round(b, 3)]}
 
 
 def _run(spark: SparkSession, folder: Path, rows: int, dim: int, text_characters: int) -> Bench:
