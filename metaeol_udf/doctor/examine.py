@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,13 @@ def _tables(spark: SparkSession, plan: Plan, all_keys: bool) -> Iterator[Finding
         yield ok("fingerprint", "the model or the templates cannot be read: see their own findings")
     try:
         yield from tables.check_tables(spark, plan, fingerprint, dim, all_keys)
-    except PySparkException as error:
-        condition: Any = error.getCondition()
-        found = f"a table cannot be read: {condition or type(error).__name__}"
+    except Exception as error:  # noqa: BLE001 - Delta's own refusals come as bare Java exceptions
+        found = f"a table cannot be read: {_condition(error)}"
         yield wrong_setting("tables", found, "source.table or target.table=<a table that the installed Delta reads>")
+
+
+def _condition(error: Exception) -> str:
+    """The name of an error's condition; never its message, which may quote the table."""
+    condition: Any = error.getCondition() if isinstance(error, PySparkException) else None
+    named = re.search(r"\b(DELTA_[A-Z_]+|[A-Z]+_[A-Z_]{6,})\b", str(error))
+    return condition or (named.group(1) if named else type(error).__name__)

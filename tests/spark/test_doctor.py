@@ -103,7 +103,7 @@ def test_a_table_with_a_feature_that_the_installed_delta_lacks_is_found(bench: B
     found = list(examine(bench.config(source={"table": str(future), "key": ["id"]}), bench.spark))
     problems = [finding for finding in found if finding.level is Level.PROBLEM]
     assert [finding.exit_code for finding in problems] == [2]
-    assert problems[0].check in ("source", "tables")
+    assert "DELTA_UNSUPPORTED_FEATURES" in problems[0].found
 
 
 def test_vectors_of_another_spec_are_found(bench: Bench) -> None:
