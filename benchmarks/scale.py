@@ -190,6 +190,7 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=2000, help="whose tokens are counted")
     parser.add_argument("--master", default="local[2]")
     parser.add_argument("--date", default="", help="of the measurement, for the page")
+    parser.add_argument("--note", default="", help="to put after the machine's name, such as ' that did other work'")
     parser.add_argument("--costs", type=Path, default=MEASURED)
     parser.add_argument("--write", type=Path)
     arguments = parser.parse_args()
@@ -200,7 +201,7 @@ def main() -> None:
         kept = json.loads(arguments.costs.read_text()) if arguments.costs.is_file() else {}
         kept["costs"] = measure((small, large), arguments.dim, arguments.text_characters, arguments.master)
         kept["tokens"] = measure_tokens(arguments.model, arguments.texts)
-        kept["machine"] = f"{kept['costs']['slots']} cores of {platform.machine()}"
+        kept["machine"] = f"{kept['costs']['slots']} cores of {platform.machine()}{arguments.note}"
         kept["command"] = f"python -m benchmarks.scale --measure --rows {arguments.rows}"
         kept["date"] = arguments.date or kept.get("date", "")
         arguments.costs.write_text(json.dumps(kept, indent=2) + "\n")
