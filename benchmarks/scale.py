@@ -137,7 +137,7 @@ def report(measured: dict[str, Any]) -> str:
     """All tables, and the arithmetic of the assumed rates."""
     costs, tokens = measured["costs"], measured["tokens"]
     parts = [
-        f"Measured on {measured['machine']} by `{measured['command']}`, {measured['date']}; {tokens['per_text']:.0f} tokens a text "
+        f"Measured by `{measured['command']}` on {measured['machine']}, {measured['date']}. {tokens['per_text']:.0f} tokens a text "
         f"({tokens['source']}), spread {tokens['spread']:.2f}.",
         markdown(
             [
