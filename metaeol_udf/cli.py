@@ -20,7 +20,7 @@ from rich.console import Console
 
 import metaeol_udf
 from metaeol_udf.config import JobConfig, load_config
-from metaeol_udf.errors import MetaEOLError
+from metaeol_udf.errors import ConfigError, MetaEOLError
 
 app = typer.Typer(
     name="metaeol",
@@ -146,6 +146,61 @@ def search(
     from metaeol_udf.terminal import show_hits
 
     show_hits(Console(), query, hits)
+
+
+@app.command()
+def doctor(
+    conf: Conf,
+    overrides: Overrides = None,
+    all_keys: Annotated[bool, typer.Option("--all-keys", help="Look for repeated keys in all rows, not in the first 100,000.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Look at everything that a job needs, write nothing, and say the exact setting to change."""
+    from metaeol_udf.doctor import diagnose, exit_code
+    from metaeol_udf.terminal import show_finding
+
+    findings = []
+    console = Console()
+    for finding in diagnose(conf, overrides or (), all_keys=all_keys):
+        findings.append(finding)
+        if not as_json:
+            show_finding(console, finding)
+    if as_json:
+        typer.echo(json.dumps([vars(finding) for finding in findings], indent=1))
+    raise typer.Exit(exit_code(findings))
+
+
+@app.command()
+def estimate(
+    conf: Conf,
+    overrides: Overrides = None,
+    executors: Annotated[str, typer.Option(help="Numbers of executors to project to, such as 1,8,64.")] = "",
+    price_per_hour: Annotated[float | None, typer.Option(min=0, help="Of one executor; wins over estimate.price_per_hour.")] = None,
+    sample: Annotated[int, typer.Option(min=1, max=1_000_000, help="Texts whose tokens are counted.")] = 2000,
+    probe_seconds: Annotated[float, typer.Option(min=0, help="How long each worker is timed.")] = 10.0,
+    tokens_per_second: Annotated[float | None, typer.Option(help="Rate of one executor, if known: no model is loaded.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a run would take, before anything runs: rows, real tokens, hours, cost, bytes. Writes nothing."""
+    config = load_config(conf, overrides or ())
+    from metaeol_udf.estimate import EstimateOptions, run_estimate
+    from metaeol_udf.terminal import show_estimate
+
+    numbers = [part.strip() for part in executors.split(",") if part.strip()]
+    if not all(number.isdecimal() for number in numbers):
+        raise ConfigError(f"--executors must be positive integers with commas between, found {executors!r}")
+    asked = EstimateOptions(
+        executors=[int(number) for number in numbers],
+        price_per_hour=price_per_hour,
+        sample_texts=sample,
+        probe_seconds=probe_seconds,
+        tokens_per_second=tokens_per_second,
+    )
+    report = run_estimate(config, asked)
+    if as_json:
+        typer.echo(json.dumps(report, indent=1))
+    else:
+        show_estimate(Console(), f"{config.target_table}: column {config.column}", report)
 
 
 @model_app.command()

@@ -84,6 +84,17 @@ class StreamConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EstimateConfig:
+    """What `metaeol estimate` cannot measure. Nothing in here changes a run."""
+
+    price_per_hour: float | None = None  # of one executor, in any currency
+
+    def __post_init__(self) -> None:
+        price = self.price_per_hour
+        _check("estimate.price_per_hour", price is None or price >= 0, price, "a number from 0")
+
+
+@dataclass(frozen=True, kw_only=True)
 class SparkConfig:
     """The Spark session, where none is running already."""
 
@@ -102,6 +113,7 @@ class JobConfig:
     runtime: RuntimeConfig
     spark: SparkConfig
     stream: StreamConfig = field(default_factory=StreamConfig)
+    estimate: EstimateConfig = field(default_factory=EstimateConfig)
 
     @property
     def target_table(self) -> str:
@@ -132,7 +144,7 @@ def parse_config(blocks: Mapping[str, Any]) -> JobConfig:
     Raises:
         ConfigError: A key is unknown or missing, or a value is out of range.
     """
-    sections = ("source", "target", "embedding", "runtime", "stream", "spark")
+    sections = ("source", "target", "embedding", "runtime", "stream", "estimate", "spark")
     for name in blocks:
         if name not in sections:
             raise ConfigError(f"unknown section {name!r}; {did_you_mean(str(name), sections)}")
@@ -148,10 +160,11 @@ def parse_config(blocks: Mapping[str, Any]) -> JobConfig:
         runtime=_section(RuntimeConfig, "runtime", blocks.get("runtime")),
         spark=_section(SparkConfig, "spark", blocks.get("spark")),
         stream=_section(StreamConfig, "stream", blocks.get("stream")),
+        estimate=_section(EstimateConfig, "estimate", blocks.get("estimate")),
     )
 
 
-Section = TypeVar("Section", SourceConfig, TargetConfig, RuntimeConfig, StreamConfig, SparkConfig)
+Section = TypeVar("Section", SourceConfig, TargetConfig, RuntimeConfig, StreamConfig, EstimateConfig, SparkConfig)
 
 
 def _section(kind: type[Section], name: str, block: Any) -> Section:
@@ -181,7 +194,7 @@ def _typed(name: str, annotation: Any, value: Any) -> Any:
     if annotation == "Mapping[str, str]":
         _check(name, isinstance(value, Mapping), value, "a mapping of Spark settings")
         return {str(key): _spark_value(item) for key, item in value.items()}
-    if annotation == "float":
+    if annotation in ("float", "float | None"):
         _check(name, isinstance(value, (int, float)) and not isinstance(value, bool), value, "a number")
     elif annotation == "int":
         _check(name, isinstance(value, int) and not isinstance(value, bool), value, "an integer")

@@ -28,9 +28,28 @@ SUMMARY = (
 )
 
 
-def show_report(console: Console, title: str, report: Mapping[str, Any]) -> None:
-    """Print a run report's figures, one a line; keys that the report lacks are left out."""
-    lines = [(words, format_value(report[key])) for key, words in SUMMARY if key in report]
+#: The same for an estimate.
+ESTIMATE = (
+    ("rows_selected", "rows selected"),
+    ("rows_skipped", "rows up to date"),
+    ("rows_pending", "rows to embed"),
+    ("unique_texts", "unique texts"),
+    ("dedupe_rate", "share that needs no pass"),
+    ("sample_texts", "texts in the sample"),
+    ("tokens_per_text", "tokens per text"),
+    ("trimmed_share", "share trimmed"),
+    ("tokens_to_compute", "tokens to compute"),
+    ("tokens_saved", "tokens saved"),
+    ("waves", "waves"),
+    ("bytes_written", "bytes written"),
+    ("tokens_per_second", "tokens per second and executor"),
+    ("seconds", "seconds to start"),
+)
+
+
+def show_report(console: Console, title: str, report: Mapping[str, Any], summary: Sequence[tuple[str, str]] = SUMMARY) -> None:
+    """Print a report's figures, one a line; keys that the report lacks are left out."""
+    lines = [(words, format_value(report[key])) for key, words in summary if key in report]
     if not console.is_terminal:
         width = max(len(words) for words, _ in lines)
         console.print(
@@ -54,6 +73,30 @@ def show_hits(console: Console, query: str, hits: Sequence[Any]) -> None:
         start = f"  {hit.score:6.4f}  {key:<{width}}  "
         line = start + shorten(hit.text, max(20, (console.width if console.is_terminal else 140) - len(start)))
         console.print(line, markup=False, highlight=False, no_wrap=True, soft_wrap=True)
+
+
+def show_finding(console: Console, finding: Any) -> None:
+    """Print one finding of the doctor: level, check, what was found, and on a line of its own what to set."""
+    style = {"ok": "green", "warning": "yellow", "problem": "bold red"}[finding.level]
+    console.print(
+        Text(f"{finding.level.value:<8} ", style),
+        f"{finding.check:<16} {finding.found}",
+        markup=False,
+        highlight=False,
+        sep="",
+        soft_wrap=True,
+    )
+    if finding.setting:
+        console.print(f"{'':<26}set {finding.setting}", markup=False, highlight=False, soft_wrap=True)
+
+
+def show_estimate(console: Console, title: str, report: Mapping[str, Any]) -> None:
+    """Print what a run would take: what there is to do, then a line for each number of executors."""
+    show_report(console, title, report, ESTIMATE)
+    for line in report["projections"]:
+        cost = "" if line["cost"] is None else f", cost {format_value(line['cost'])}"
+        words = f"  {line['executors']:>6,} executors  {line['hours']:>10,.3f} hours{cost}"
+        console.print(words, markup=False, highlight=False, soft_wrap=True)
 
 
 def shorten(text: str | None, n_characters: int) -> str:

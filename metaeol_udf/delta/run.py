@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from delta import DeltaTable
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from metaeol_udf.delta import lineage, publish, selection
@@ -28,6 +28,7 @@ from metaeol_udf.delta.termination import check_termination
 from metaeol_udf.delta.waves import embed_waves
 from metaeol_udf.errors import MetaEOLError
 from metaeol_udf.spark.executors import check_executors
+from metaeol_udf.spark.session import executor_count
 from metaeol_udf.spark.udf import make_request, quoted
 from metaeol_udf.spark.worker import EncoderRequest
 
@@ -234,10 +235,4 @@ class EmbedRun:
         report = self._report
         target = open_table(self._spark, tables.target, "target.table")
         report.delta_versions = {"source": tables.source_version, "target": current_version(target)}
-        report.executors = _executor_count(self._spark)
-
-
-def _executor_count(spark: SparkSession) -> int:
-    """Executors of the session; in local mode the driver is the one."""
-    context: Any = spark.sparkContext._jsc
-    return max(1, len(context.sc().statusTracker().getExecutorInfos()) - 1)
+        report.executors = executor_count(self._spark)

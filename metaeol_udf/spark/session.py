@@ -143,3 +143,9 @@ def _has_class(session: SparkSession, name: str) -> bool:
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
+
+
+def executor_count(spark: SparkSession) -> int:
+    """Executors of the session; in local mode the driver is the one."""
+    context: Any = spark.sparkContext._jsc
+    return max(1, len(context.sc().statusTracker().getExecutorInfos()) - 1)

@@ -50,9 +50,14 @@ def resolve(spec: EmbeddingSpec, session: Callable[[], SparkSession]) -> tuple[E
     """
     if is_local(spec.model):
         return resolve_spec(spec)
-    folder = _fetch(session(), spec.model)
+    folder = find_or_fetch(spec, session)
     resolved, info = resolve_spec(dataclasses.replace(spec, model=str(folder)))
     return dataclasses.replace(resolved, model=spec.model), info
+
+
+def find_or_fetch(spec: EmbeddingSpec, session: Callable[[], SparkSession]) -> Path:
+    """The folder of a model on the driver, fetched where no path of this machine leads to it; arguments and errors as above."""
+    return find_folder(spec.model, spec.revision) if is_local(spec.model) else _fetch(session(), spec.model)
 
 
 def driver_folder(model: str, revision: str | None = None) -> Path:

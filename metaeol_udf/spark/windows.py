@@ -32,7 +32,7 @@ def encode_windows(request: EncoderRequest, batches: Iterator[pd.Series]) -> Ite
     Yields:
         One frame a window, with the columns of `RESULT_TYPE`, rows in the order of the texts.
     """
-    windows = _windows(request, batches)
+    windows = cut_windows(request, batches)
     first = next(windows, None)
     if first is None:
         return
@@ -48,7 +48,8 @@ def encode_windows(request: EncoderRequest, batches: Iterator[pd.Series]) -> Ite
             return
 
 
-def _windows(request: EncoderRequest, batches: Iterator[pd.Series]) -> Iterator[list[str | None]]:
+def cut_windows(request: EncoderRequest, batches: Iterator[pd.Series], window_tokens: int = WINDOW_TOKENS) -> Iterator[list[str | None]]:
+    """Cut texts into windows of about so many prompt tokens, whatever the Arrow batches they come in."""
     window: list[str | None] = []
     tokens = 0
     cost = _Cost(request)
@@ -57,7 +58,7 @@ def _windows(request: EncoderRequest, batches: Iterator[pd.Series]) -> Iterator[
             text = value if isinstance(value, str) else None
             window.append(text)
             tokens += cost.of(text)
-            if tokens >= WINDOW_TOKENS or len(window) >= WINDOW_ROWS:
+            if tokens >= window_tokens or len(window) >= WINDOW_ROWS:
                 yield window
                 window, tokens = [], 0
     if window:

@@ -38,10 +38,10 @@ def test_the_version_is_the_packages() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["embed", "--help"], ["stream", "--help"], ["retry", "--help"], ["search", "--help"], ["model", "prepare", "--help"]],
+    [[], *([command] for command in ("embed", "stream", "retry", "estimate", "doctor", "search")), ["model", "prepare"]],
 )
 def test_every_command_explains_itself(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(arguments) == 0
+    assert cli.run([*arguments, "--help"]) == 0
     assert "Usage: metaeol" in capsys.readouterr().out
 
 

@@ -18,7 +18,17 @@ def test_the_engine_imports_no_spark() -> None:
     assert not loaded & {"pyspark", "delta", "py4j"}
 
 
-@pytest.mark.parametrize("module", ["metaeol_udf.delta", "metaeol_udf.spark", "metaeol_udf.search", "metaeol_udf.encoder.model_files"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "metaeol_udf.delta",
+        "metaeol_udf.doctor",
+        "metaeol_udf.encoder.model_files",
+        "metaeol_udf.estimate",
+        "metaeol_udf.search",
+        "metaeol_udf.spark",
+    ],
+)
 def test_the_driver_imports_neither_torch_nor_transformers(module: str) -> None:
     assert not loaded_by(f"import {module}") & {"torch", "transformers"}
 

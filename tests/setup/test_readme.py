@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from metaeol_udf.config import RuntimeConfig, SourceConfig, SparkConfig, StreamConfig, TargetConfig, load_config, parse_config
+from metaeol_udf.config import (
+    EstimateConfig,
+    RuntimeConfig,
+    SourceConfig,
+    SparkConfig,
+    StreamConfig,
+    TargetConfig,
+    load_config,
+    parse_config,
+)
 from metaeol_udf.prompts import TemplateSet
 from metaeol_udf.spec import SETTINGS
 
@@ -60,7 +69,10 @@ def test_the_example_template_set_can_be_read() -> None:
 
 def settings() -> set[tuple[str, str]]:
     """Section and key of everything that a configuration may hold."""
-    sections = {"source": SourceConfig, "target": TargetConfig, "runtime": RuntimeConfig, "stream": StreamConfig, "spark": SparkConfig}
+    sections = {
+        "source": SourceConfig, "target": TargetConfig, "runtime": RuntimeConfig,
+        "stream": StreamConfig, "estimate": EstimateConfig, "spark": SparkConfig,
+    }  # fmt: skip
     found = {(name, field.name) for name, kind in sections.items() for field in dataclasses.fields(kind)}
     return found | {("embedding", key) for key in ("column", *SETTINGS)}
 

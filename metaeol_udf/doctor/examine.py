@@ -1,0 +1,112 @@
+"""All checks in order."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+
+from metaeol_udf.config import JobConfig, load_config
+from metaeol_udf.delta.lineage import vector_length
+from metaeol_udf.delta.tables import TableRef
+from metaeol_udf.doctor import executors, machine, model, resources, settings, tables
+from metaeol_udf.doctor.finding import Finding, Level, ok, refused, warning, wrong_setting
+from metaeol_udf.doctor.plan import Plan
+from metaeol_udf.errors import MetaEOLError
+from metaeol_udf.prompts import TemplateSet
+from metaeol_udf.spark.session import get_session
+from metaeol_udf.spark.staging import resolve
+
+
+def diagnose(path: str | Path, overrides: Iterable[str] = (), *, all_keys: bool = False) -> Iterator[Finding]:
+    """`examine` for a configuration that may itself be wrong, which then is the one finding."""
+    try:
+        config = load_config(path, overrides)
+    except MetaEOLError as error:
+        yield refused("configuration", error, f"{path}, or a key=value after it")
+        return
+    yield ok("configuration", f"{path} can be read")
+    yield from examine(config, all_keys=all_keys)
+
+
+def examine(config: JobConfig, spark: SparkSession | None = None, *, all_keys: bool = False) -> Iterator[Finding]:
+    """Look at everything that a run needs, and change nothing: no table, file or setting is written.
+
+    Args:
+        config: The job.
+        spark: The session; None takes the active one or starts one, and where none starts, that is a finding.
+        all_keys: Look for NULL and repeated keys in all rows, as the job does, rather than in the first 100,000.
+
+    Yields:
+        Findings, as they are made. A check that goes wrong by itself is a finding too.
+    """
+    java = machine.check_java_version()
+    yield java
+    yield machine.check_versions()
+    running = spark
+    if running is None and java.level is not Level.PROBLEM:
+        try:
+            running = get_session(config.spark)
+        except MetaEOLError as error:
+            yield refused("session", error, "spark.master and spark.conf")
+    started, fixed = executors.session_settings(running, config) if running is not None else ({}, frozenset())
+    yield settings.check_ignored(config.spark.conf, started, fixed)
+    plan = plan_run(config, started)
+    yield machine.check_worker_python(plan.is_local)
+    for check in (*resources.CHECKS, *settings.CHECKS, model.check_dtype):
+        yield from _guarded(check, plan)
+    yield model.check_templates(config.embedding)
+    yield from model.check_model(config.embedding, running)
+    if config.runtime.report is not None:
+        yield tables.check_writable(TableRef(str(Path(config.runtime.report).resolve()), is_path=True), "runtime.report")
+    if running is None:
+        yield warning("tables", "no Spark, so the tables were not looked at", "what the finding on java or session says")
+        return
+    yield executors.check_workers(running, plan)
+    yield from _tables(running, plan, all_keys)
+
+
+def exit_code(findings: Sequence[Finding]) -> int:
+    """Exit status for findings: 0 without a problem, else 5 if the environment is at fault, else 2."""
+    return max((finding.exit_code for finding in findings), default=0)
+
+
+def plan_run(config: JobConfig, started: Mapping[str, str]) -> Plan:
+    """What a run would start with, given the settings of the session that runs already."""
+    asked = dict(config.spark.conf)
+    if config.spark.master is not None:
+        asked["spark.master"] = config.spark.master
+    return Plan(config, {**started, **asked}, model.weight_bytes(config.embedding), executors.sees_gpu())
+
+
+def _guarded(check: Callable[[Plan], Finding], plan: Plan) -> Iterator[Finding]:
+    """A check whose setting cannot even be read says so."""
+    try:
+        yield check(plan)
+    except MetaEOLError as error:
+        yield refused(check.__name__.removeprefix("check_").replace("_", " "), error, "spark.conf")
+
+
+def _tables(spark: SparkSession, plan: Plan, all_keys: bool) -> Iterator[Finding]:
+    fingerprint, dim = None, None
+    try:
+        spec, info = resolve(plan.config.embedding, lambda: spark)
+        fingerprint, dim = spec.fingerprint(), vector_length(spec, info, len(TemplateSet.from_spec(spec).templates))
+    except MetaEOLError:
+        yield ok("fingerprint", "the model or the templates cannot be read: see their own findings")
+    try:
+        yield from tables.check_tables(spark, plan, fingerprint, dim, all_keys)
+    except Exception as error:  # noqa: BLE001 - Delta's own refusals come as bare Java exceptions
+        found = f"a table cannot be read: {_condition(error)}"
+        yield wrong_setting("tables", found, "source.table or target.table=<a table that the installed Delta reads>")
+
+
+def _condition(error: Exception) -> str:
+    """The name of an error's condition; never its message, which may quote the table."""
+    condition: Any = error.getCondition() if isinstance(error, PySparkException) else None
+    named = re.search(r"\b(DELTA_[A-Z_]+|[A-Z]+_[A-Z_]{6,})\b", str(error))
+    return condition or (named.group(1) if named else type(error).__name__)

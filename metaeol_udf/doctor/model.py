@@ -1,0 +1,153 @@
+"""The model and its templates: all that can be known without loading weights."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+from pyspark.sql import SparkSession
+
+from metaeol_udf.doctor.finding import Finding, ok, refused, warning, wrong_environment, wrong_setting
+from metaeol_udf.doctor.plan import Plan
+from metaeol_udf.encoder.manifest import read_manifest
+from metaeol_udf.encoder.model_files import check_weights, find_folder, is_local, local_path, model_shape, verify_folder
+from metaeol_udf.errors import ConfigError, MetaEOLError
+from metaeol_udf.prompts import TemplateSet
+from metaeol_udf.spark.staging import find_or_fetch
+from metaeol_udf.spec import EmbeddingSpec, output_layer
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def check_model(spec: EmbeddingSpec, spark: SparkSession | None = None) -> Iterator[Finding]:
+    """Everything about one model folder; ends at the first thing without which the rest cannot be known."""
+    if spark is None and not is_local(spec.model):
+        yield warning(
+            "model", "no Spark, which alone reaches this model, so it was not looked at", "what the finding on java or session says"
+        )
+        return
+    try:
+        folder = find_or_fetch(spec, lambda: cast("SparkSession", spark))
+    except MetaEOLError as error:
+        yield refused("model", error, "embedding.model=<a folder that `metaeol model prepare SRC DEST` made>")
+        return
+    yield check_files(folder)
+    yield check_code(folder)
+    yield check_pinned(spec, folder)
+    yield check_layer(spec, folder)
+    yield check_positions(spec, folder)
+
+
+def check_files(folder: Path) -> Finding:
+    """Tokenizer and safetensors weights are there, whole, and what the manifest says."""
+    try:
+        model_shape(folder)
+        check_weights(folder)
+        verify_folder(folder)
+    except MetaEOLError as error:
+        return refused("model files", error, "embedding.model=<a folder that `metaeol model prepare SRC DEST` made>")
+    return ok("model files", "tokenizer and weights are whole")
+
+
+def check_code(folder: Path) -> Finding:
+    """An architecture that transformers does not have comes with Python code of its own, which no job runs."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ok("model code", "config.json cannot be read: see model files")
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if not isinstance(config, dict) or "auto_map" not in config or importlib.util.find_spec("transformers") is None:
+        return ok("model code", "the model comes without code of its own")
+    from transformers import CONFIG_MAPPING
+
+    if kind in CONFIG_MAPPING:
+        return ok("model code", f"transformers has the architecture {kind!r}: the model's own code is not run")
+    found = f"architecture {kind!r} needs Python code that comes with the model, and no job runs such code"
+    return wrong_environment("model code", found, "embedding.model=<a model whose architecture transformers has>")
+
+
+def check_pinned(spec: EmbeddingSpec, folder: Path) -> Finding:
+    """What a name stands for may change between two runs, or between two executors."""
+    if is_local(spec.model) and not local_path(spec.model).is_dir() and not _COMMIT.fullmatch(spec.revision or ""):
+        return warning("model version", f"hub id {spec.model} is not pinned to a commit", f"embedding.revision={folder.name}")
+    try:
+        has_manifest = read_manifest(folder) is not None
+    except MetaEOLError as error:
+        return refused("model version", error, "embedding.model=<the folder, made anew by `metaeol model prepare SRC DEST --force`>")
+    if not has_manifest:
+        found = "no manifest stands beside the model's files: nobody would notice an altered one"
+        return warning("model version", found, "embedding.model=<a folder that `metaeol model prepare SRC DEST` made>")
+    return ok("model version", "a manifest of digests pins the model's files")
+
+
+def check_layer(spec: EmbeddingSpec, folder: Path) -> Finding:
+    """The output layer and `truncate_dim` are inside the model."""
+    try:
+        n_layers, hidden_size = model_shape(folder)
+    except MetaEOLError:
+        return ok("layer", "the model's shape is unknown: see model files")
+    try:
+        layer = output_layer(spec.layer, n_layers)
+    except ConfigError as error:
+        return refused("layer", error, "embedding.layer=-1")
+    if (spec.truncate_dim or 0) > hidden_size:
+        found = f"embedding.truncate_dim is {spec.truncate_dim}, the model's hidden states have {hidden_size} dimensions"
+        return wrong_setting("layer", found, f"embedding.truncate_dim={hidden_size}")
+    return ok("layer", f"hidden state {layer} of 0 to {n_layers}, {hidden_size} dimensions")
+
+
+def check_templates(spec: EmbeddingSpec) -> Finding:
+    """The template set can be read."""
+    try:
+        templates = TemplateSet.from_spec(spec)
+    except MetaEOLError as error:
+        return refused("templates", error, "embedding.templates=metaeol")
+    return ok("templates", f"{templates.name}: {len(templates.templates)} prompt templates")
+
+
+def check_positions(spec: EmbeddingSpec, folder: Path) -> Finding:
+    """The longest text with the longest prompt around it fits the positions that the model knows."""
+    try:
+        positions = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("max_position_embeddings")
+        templates = TemplateSet.from_spec(spec)
+    except (OSError, ValueError, AttributeError, MetaEOLError):
+        return ok("positions", "the model or the templates cannot be read: see their own findings")
+    if not isinstance(positions, int):
+        return ok("positions", "the model names no largest position")
+    # No tokenizer makes more tokens than bytes; the exact count comes with the model.
+    prompt = max(len(template.prompt.encode()) for template in templates.templates)
+    if spec.max_tokens >= positions:
+        found = f"embedding.max_tokens is {spec.max_tokens}, the model has {positions} positions"
+        return wrong_setting("positions", found, f"embedding.max_tokens={max(1, positions - prompt)}")
+    return ok("positions", f"texts of {spec.max_tokens} tokens in {positions} positions")
+
+
+def check_dtype(plan: Plan) -> Finding:
+    """A dtype that the hardware does not multiply is emulated: same vectors, several times slower."""
+    dtype, name = plan.config.embedding.dtype, "dtype"
+    if dtype in ("auto", "float32") or not plan.is_local or plan.has_gpu is None:
+        return ok(name, f"embedding.dtype is {dtype}" + ("" if plan.is_local else "; the executors' hardware decides its speed"))
+    import torch
+
+    if plan.wants_gpu:
+        if dtype == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+            return warning(name, "this GPU emulates bfloat16", "embedding.dtype=float16")
+        return ok(name, f"the GPU multiplies {dtype}")
+    if dtype == "float16":
+        return warning(name, "CPUs are slow in float16, and its range overflows in some models", "embedding.dtype=auto")
+    if not torch.cpu._is_avx512_bf16_supported():
+        return warning(name, "this CPU has no bfloat16 multiplication (AVX512-BF16) and emulates it", "embedding.dtype=float32")
+    return ok(name, "this CPU multiplies bfloat16")
+
+
+def weight_bytes(spec: EmbeddingSpec) -> int | None:
+    """Bytes of the model's weight files; None where there is no such folder."""
+    try:
+        folder = find_folder(spec.model, spec.revision)
+    except MetaEOLError:
+        return None
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))

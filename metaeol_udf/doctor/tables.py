@@ -1,0 +1,184 @@
+"""Source and target: read with the job's own checks, so that the doctor refuses what the job would refuse. Nothing is written."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pyspark.errors import PySparkException
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.types import StructType
+
+from metaeol_udf.config import JobConfig, SourceConfig
+from metaeol_udf.delta import selection
+from metaeol_udf.delta.columns import VectorColumns, check_source_columns, check_vector_columns, require_field
+from metaeol_udf.delta.condition import filtered
+from metaeol_udf.delta.tables import TableRef, exists, open_table, parse_table, read
+from metaeol_udf.delta.target import check_target
+from metaeol_udf.doctor.finding import Finding, ok, refused, warning, wrong_environment, wrong_setting
+from metaeol_udf.doctor.machine import check_disk
+from metaeol_udf.doctor.plan import Plan
+from metaeol_udf.errors import InputError, MetaEOLError
+
+SAMPLE_ROWS = 100_000
+_DAY_S = 86_400
+_UNIT_S = {"second": 1, "minute": 60, "hour": 3600, "day": _DAY_S, "week": 7 * _DAY_S, "month": 30 * _DAY_S, "year": 365 * _DAY_S}
+
+
+def check_tables(spark: SparkSession, plan: Plan, fingerprint: str | None, dim: int | None, all_keys: bool) -> Iterator[Finding]:
+    """Everything about the tables; ends at the first thing without which the rest cannot be known.
+
+    Args:
+        spark: A session with Delta.
+        plan: The run.
+        fingerprint: Of the resolved spec; None where the model or the templates cannot be read.
+        dim: Numbers in one vector; None likewise.
+        all_keys: Whether to look for repeated keys in all rows rather than in the first ones.
+    """
+    config = plan.config
+    try:
+        source_ref, target_ref = parse_table(config.source.table, "source.table"), parse_table(config.target_table, "target.table")
+        detail = _detail(spark, source_ref)
+        source = read(spark, source_ref)
+    except MetaEOLError as error:
+        yield refused("source", error, "source.table=<a Delta table's path or name>")
+        return
+    yield check_columns(source, config.source, source_ref)
+    yield check_condition(source, config.source)
+    yield check_keys(source, config.source, all_keys)
+    in_place = source_ref == target_ref
+    yield check_vector_room(spark, config, source, target_ref, in_place)
+    yield check_writable(target_ref, "target.table")
+    properties = dict(detail["properties"]) if in_place else _properties(spark, target_ref)
+    yield check_append_only(properties, target_ref)
+    yield check_change_feed(properties, in_place)
+    yield check_retention(dict(detail["properties"]), source_ref)
+    if fingerprint is not None:
+        yield check_migration(properties, config.column, fingerprint)
+    if dim is not None:
+        folder = nearest_folder(target_ref)
+        yield check_disk(plan, folder, source.count(), dim, int(detail["sizeInBytes"]) if in_place else 0)
+
+
+def check_columns(source: DataFrame, config: SourceConfig, ref: TableRef) -> Finding:
+    """The text column holds strings, the key columns plain values."""
+    try:
+        check_source_columns(source.schema, config.key, config.text, ref)
+    except MetaEOLError as error:
+        key = "source.key" if str(error).startswith("source.key") else "source.text"
+        return refused("columns", error, f"{key}=<{', '.join(source.columns[:8])}>")
+    return ok("columns", f"text {config.text}, key {', '.join(config.key)}")
+
+
+def check_condition(source: DataFrame, config: SourceConfig) -> Finding:
+    """`source.where` is a condition over the source's columns."""
+    try:
+        filtered(source, config.where)
+    except MetaEOLError as error:
+        return refused("condition", error, "source.where=null")
+    return ok("condition", "all rows" if config.where is None else "source.where can be parsed")
+
+
+def check_keys(source: DataFrame, config: SourceConfig, all_keys: bool) -> Finding:
+    """No NULL and nothing twice in the key: the job looks at all rows, this looks at the first ones unless told otherwise."""
+    rows = source if all_keys else source.limit(SAMPLE_ROWS)
+    try:
+        selection.check_keys(rows, config)
+    except MetaEOLError as error:
+        return refused("keys", error, "source.key=<columns that are unique together>, or source.where=<a condition without those rows>")
+    except PySparkException:  # a column that is not there has a finding of its own
+        return ok("keys", "the key columns cannot be read: see columns")
+    return ok("keys", f"unique and never NULL in {'all' if all_keys else f'the first {SAMPLE_ROWS:,}'} rows")
+
+
+def check_vector_room(spark: SparkSession, config: JobConfig, source: DataFrame, target: TableRef, in_place: bool) -> Finding:
+    """The vectors' columns are free, or there with the job's types."""
+    columns = VectorColumns(config.column)
+    try:
+        if in_place:
+            check_vector_columns(source.schema, columns, (*config.source.key, config.source.text), target)
+        else:
+            key = StructType([require_field(source.schema, name, "source.key", target) for name in config.source.key])
+            check_target(spark, target, key, columns)
+    except MetaEOLError as error:
+        return refused("vector columns", error, f"embedding.column={config.column}_2")
+    return ok("vector columns", f"{config.column} may be written")
+
+
+def check_writable(ref: TableRef, setting: str) -> Finding:
+    """The nearest folder that exists takes new files; a table by name is for its catalog to say."""
+    folder = nearest_folder(ref)
+    if folder is None:
+        return ok("writable", f"{ref} is not on this machine's disk: its catalog or store decides")
+    if not folder.is_dir():
+        return wrong_environment("writable", f"{folder} is a file: no table can be under it", f"{setting}=<a folder>")
+    if not os.access(folder, os.W_OK | os.X_OK) or os.statvfs(folder).f_flag & os.ST_RDONLY:
+        return wrong_environment("writable", f"the folder {folder} takes no new files from this user", f"{setting}=<a folder of this user>")
+    return ok("writable", f"{folder} takes new files")
+
+
+def check_append_only(properties: Mapping[str, str], ref: TableRef) -> Finding:
+    """A MERGE updates rows."""
+    if properties.get("delta.appendOnly", "").lower() == "true":
+        found = f"{ref} has delta.appendOnly=true, so that no vector can be written into it"
+        return wrong_setting("append only", found, "target.table=<a table of its own>")
+    return ok("append only", "rows may be updated")
+
+
+def check_change_feed(properties: Mapping[str, str], in_place: bool) -> Finding:
+    """Whoever reads the table's change feed gets every vector twice, before and after."""
+    if in_place and properties.get("delta.enableChangeDataFeed", "").lower() == "true":
+        found = "the source has a change data feed: readers of it get an update for each vector that is written back"
+        return warning("change feed", found, "target.table=<a table of its own>")
+    return ok("change feed", "no reader of a change feed is disturbed")
+
+
+def check_retention(properties: Mapping[str, str], ref: TableRef) -> Finding:
+    """A run reads the source as it was at its start: VACUUM must not remove those files meanwhile."""
+    key = "delta.deletedFileRetentionDuration"
+    written = properties.get(key)
+    seconds = 7 * _DAY_S if written is None else interval_s(written)
+    if seconds is None:
+        return warning("retention", f"{ref} has {key}={written}, which cannot be read as an interval", f"{key}=interval 7 days")
+    if seconds < _DAY_S:
+        found = f"{ref} has {key}={written}: VACUUM may remove what a run of {seconds / 3600:g} hours still reads"
+        return warning("retention", found, f"{key}=interval 7 days")
+    return ok("retention", f"files of older versions are kept for {seconds / _DAY_S:g} days")
+
+
+def check_migration(properties: Mapping[str, str], column: str, fingerprint: str) -> Finding:
+    """Vectors of two specs cannot be compared, so that the job embeds all rows anew."""
+    stored = properties.get(f"metaeol.{column}.fingerprint")
+    if stored is None or stored == fingerprint:
+        return ok("fingerprint", "no vectors of another spec" if stored is None else "stored vectors are this spec's")
+    was = ", ".join(f"{name} {properties.get(f'metaeol.{column}.{name}', '?')}" for name in ("model", "templates", "layer", "dtype"))
+    found = f"column {column} holds vectors of spec {stored} ({was}), the job's is {fingerprint}: every row is embedded anew"
+    return warning("fingerprint", found, "embedding.column=<another name> keeps both")
+
+
+def nearest_folder(ref: TableRef) -> Path | None:
+    """The table's folder, or the nearest thing above it that exists; None where the table is not on this machine's disk."""
+    if not ref.is_path or (":" in ref.name and not ref.name.startswith("file:")):
+        return None
+    path = Path(re.sub(r"^file:/*", "/", ref.name))
+    return next((folder for folder in (path, *path.parents) if folder.exists()), None)
+
+
+def interval_s(text: str) -> float | None:
+    """Seconds of an interval such as `interval 2 days 4 hours`; None where it is none."""
+    parts = re.findall(r"(\d+)\s*(second|minute|hour|day|week|month|year)s?", text.lower())
+    return float(sum(int(n) * _UNIT_S[unit] for n, unit in parts)) if parts else None
+
+
+def _detail(spark: SparkSession, ref: TableRef) -> Any:
+    detail = open_table(spark, ref, "source.table").detail().first()
+    if detail is None:
+        raise InputError(f"{ref} has no detail")
+    return detail
+
+
+def _properties(spark: SparkSession, ref: TableRef) -> dict[str, str]:
+    return dict(_detail(spark, ref)["properties"]) if exists(spark, ref) else {}

@@ -1,0 +1,114 @@
+"""A probe: the model, loaded and timed where the job would run it, in every slot at the same time."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pandas as pd
+from pyspark.sql import DataFrame, SparkSession
+
+from metaeol_udf.spark.devices import task_gpus
+from metaeol_udf.spark.session import executor_count
+from metaeol_udf.spark.worker import EncoderRequest, get_encoder
+
+_SCHEMA = "worker string, load_s double, tokens long, seconds double"
+_WARM_UP_TEXTS = 4
+#: A CPU is at its full rate with an eighth of a window, which then fits into a probe of seconds; a GPU needs it whole.
+_CPU_SHARE = 8
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What the model does here.
+
+    Attributes:
+        workers: Python workers that took part: the slots of the session.
+        load_s: Seconds of the slowest load with its first texts, which every run pays once.
+        tokens: Tokens computed in the timed part.
+        tokens_per_second: Marginal rate of all workers together.
+    """
+
+    workers: int
+    load_s: float
+    tokens: int
+    tokens_per_second: float
+
+
+def run_probe(spark: SparkSession, sample: DataFrame, request: EncoderRequest, seconds: float) -> Probe:
+    """Time the model on a sample. Nothing is written, and the workers keep the model for a run in the same session.
+
+    Args:
+        spark: The session.
+        sample: One column of texts, none of them NULL or blank.
+        request: What the job would load; its spec is pinned.
+        seconds: After which a worker begins no further batch of texts.
+    """
+    timed = [row.asDict() for row in sample.repartition(slot_count(spark)).mapInPandas(_TimedTask(request, seconds), _SCHEMA).collect()]
+    return summarise(timed)
+
+
+def slot_count(spark: SparkSession) -> int:
+    """Tasks that the session runs at a time, each with a Python worker."""
+    conf = spark.sparkContext.getConf()
+    slots = spark.sparkContext.defaultParallelism // int(conf.get("spark.task.cpus", "1"))
+    per_executor, per_task = (float(conf.get(f"spark.{owner}.resource.gpu.amount", "0")) for owner in ("executor", "task"))
+    if per_executor and per_task:
+        slots = min(slots, int(executor_count(spark) * per_executor / per_task))
+    return max(1, slots)
+
+
+def summarise(timed: list[dict[str, float]]) -> Probe:
+    """Add up tasks: rates of different workers add, tasks of one worker follow each other.
+
+    Args:
+        timed: One mapping a task, with the columns of the probe.
+    """
+    workers = {row["worker"] for row in timed}
+    rate = 0.0
+    for worker in workers:
+        mine = [row for row in timed if row["worker"] == worker]
+        seconds = sum(row["seconds"] for row in mine)
+        rate += sum(row["tokens"] for row in mine) / seconds if seconds else 0.0
+    return Probe(
+        workers=len(workers),
+        load_s=max((row["load_s"] for row in timed), default=0.0),
+        tokens=int(sum(row["tokens"] for row in timed)),
+        tokens_per_second=rate,
+    )
+
+
+class _TimedTask:
+    """One slot's part. A class of an installed module, so that it reaches workers by name."""
+
+    def __init__(self, request: EncoderRequest, seconds: float) -> None:
+        self._request = request
+        self._seconds = seconds
+
+    def __call__(self, batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+        from metaeol_udf.spark.windows import WINDOW_TOKENS, cut_windows  # which import torch: not on the driver
+
+        texts = [text for batch in batches for text in batch.iloc[:, 0]]
+        if not texts:
+            return
+        started = time.perf_counter()
+        encoder = get_encoder(self._request).encoder
+        share = 1 if task_gpus(self._request.device) else _CPU_SHARE
+        windows = cut_windows(self._request, iter([pd.Series(texts, dtype=object)]), WINDOW_TOKENS // share)
+        warm_up = texts[:_WARM_UP_TEXTS]  # computes the heads and lays out memory
+        stream = encoder.encode_stream(itertools.chain([warm_up], windows))
+        next(stream)
+        load_s = time.perf_counter() - started
+        tokens, spent = 0, 0.0
+        started = time.perf_counter()
+        for encoded in stream:
+            tokens += int(encoded.tokens_computed.sum())
+            spent = time.perf_counter() - started
+            if spent >= self._seconds:
+                break
+        worker = f"{socket.gethostname()}:{os.getpid()}"
+        yield pd.DataFrame([{"worker": worker, "load_s": load_s, "tokens": tokens, "seconds": spent}])

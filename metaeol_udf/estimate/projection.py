@@ -1,0 +1,65 @@
+"""From counts and rates to hours, cost and bytes. Arithmetic only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+_JOURNAL_BYTES = 150  # of a journal row beside its vector: fingerprint, counts, names of load and run, compressed
+_FLOAT_BYTES = 4  # Parquet makes random floats no smaller
+
+
+@dataclass(frozen=True)
+class Rates:
+    """How fast one executor is.
+
+    Attributes:
+        tokens_per_second: Marginal rate of one executor: what more tokens cost, start-up left out.
+        start_s: Seconds before the first text is embedded: session, selection and model load.
+    """
+
+    tokens_per_second: float
+    start_s: float
+
+
+def project(tokens: int, rates: Rates, executors: Sequence[int], price_per_hour: float | None) -> list[dict[str, Any]]:
+    """Hours and cost of a run on so many executors like the one that was measured.
+
+    Start-up is the same for any number of executors; the rest is shared by them. Publishing is not in it.
+
+    Args:
+        tokens: Tokens that go through the model.
+        rates: Of one executor.
+        executors: How many there might be.
+        price_per_hour: Of one executor, in any currency; None leaves the cost out.
+
+    Returns:
+        One mapping a number of executors: `executors`, `seconds`, `hours`, `cost`.
+    """
+    projected = []
+    for n_executors in executors:
+        seconds = rates.start_s + (tokens / (rates.tokens_per_second * n_executors) if tokens else 0.0)
+        cost = None if price_per_hour is None else round(seconds / 3600 * n_executors * price_per_hour, 2)
+        projected.append({"executors": n_executors, "seconds": round(seconds, 1), "hours": round(seconds / 3600, 3), "cost": cost})
+    return projected
+
+
+def written_bytes(rows_pending: int, unique_texts: int, dim: int, rewritten_bytes: int) -> dict[str, int]:
+    """Bytes that a run writes, by where they go.
+
+    Args:
+        rows_pending: Rows that get a vector.
+        unique_texts: Vectors that are computed.
+        dim: Numbers in one vector.
+        rewritten_bytes: Of files that a MERGE into the source writes anew.
+    """
+    journal = unique_texts * (dim * _FLOAT_BYTES + _JOURNAL_BYTES)
+    vectors = rows_pending * dim * _FLOAT_BYTES
+    return {"journal": journal, "vectors": vectors, "rewritten": rewritten_bytes if rows_pending else 0}
+
+
+def wave_count(unique_texts: int, wave_rows: int) -> int:
+    """Journal commits of a run."""
+    return math.ceil(unique_texts / wave_rows)

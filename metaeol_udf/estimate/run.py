@@ -1,0 +1,139 @@
+"""`metaeol estimate`, from configuration to report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from metaeol_udf.config import JobConfig
+from metaeol_udf.delta.faults import translate
+from metaeol_udf.delta.lineage import vector_length
+from metaeol_udf.errors import ConfigError, EnvironmentFault, MetaEOLError
+from metaeol_udf.estimate.probe import Probe, run_probe
+from metaeol_udf.estimate.projection import Rates, project, wave_count, written_bytes
+from metaeol_udf.estimate.tokens import TokenCount, count_tokens
+from metaeol_udf.estimate.workload import Workload, find_workload
+from metaeol_udf.prompts import TemplateSet
+from metaeol_udf.spark.session import executor_count, get_session
+from metaeol_udf.spark.staging import resolve
+from metaeol_udf.spark.udf import make_request
+
+
+@dataclass(frozen=True, kw_only=True)
+class EstimateOptions:
+    """What to estimate, and from how much.
+
+    Attributes:
+        executors: Numbers of executors to project to; empty takes the session's.
+        price_per_hour: Of one executor; None takes `estimate.price_per_hour`.
+        sample_texts: Texts whose tokens are counted.
+        probe_seconds: How long each worker is timed.
+        tokens_per_second: Of one executor, where it is known; no model is loaded then.
+    """
+
+    executors: Sequence[int] = ()
+    price_per_hour: float | None = None
+    sample_texts: int = 2000
+    probe_seconds: float = 10.0
+    tokens_per_second: float | None = None
+
+    def __post_init__(self) -> None:
+        if any(n < 1 for n in self.executors):
+            raise ConfigError(f"--executors must be positive integers, found {', '.join(map(str, self.executors))}")
+        if self.tokens_per_second is not None and self.tokens_per_second <= 0:
+            raise ConfigError(f"--tokens-per-second must be positive, found {self.tokens_per_second}")
+
+
+def run_estimate(config: JobConfig, options: EstimateOptions | None = None, spark: SparkSession | None = None) -> dict[str, Any]:
+    """Say what a run of the job would take, from the job's own selection, real tokens of a sample, and a timed probe.
+
+    Args:
+        config: The job.
+        options: What to estimate; None takes the defaults.
+        spark: The session; None takes the active one or starts one.
+
+    Returns:
+        The report: plain values for JSON.
+
+    Raises:
+        MetaEOLError: What the job itself would raise before it writes anything.
+    """
+    try:
+        return _estimate(config, options or EstimateOptions(), spark)
+    except MetaEOLError:
+        raise
+    except Exception as error:
+        known = translate(error)
+        if known is None:
+            raise
+        raise known from error
+
+
+def _estimate(config: JobConfig, options: EstimateOptions, spark: SparkSession | None) -> dict[str, Any]:
+    spec, info = resolve(config.embedding, lambda: spark or get_session(config.spark))
+    started = time.monotonic()
+    session = spark or get_session(config.spark)
+    session_s = time.monotonic() - started
+    work = find_workload(session, config, spec.fingerprint(), options.sample_texts)
+    runtime = config.runtime
+    request = make_request(spec, runtime.device, runtime.max_batch_tokens, model_cache=runtime.model_cache)
+    counted, probe = TokenCount(), None
+    if work.unique_texts:
+        sample = work.sample.cache()  # read once, and the same texts for both
+        try:
+            counted = count_tokens(sample, request)
+            if options.tokens_per_second is None:
+                probe = run_probe(session, sample, request, options.probe_seconds)
+        finally:
+            sample.unpersist()
+    n_executors = executor_count(session)
+    n_loads = probe.workers if probe is not None else n_executors
+    tokens = _scaled(counted.tokens_computed, work, counted) + counted.head_tokens * n_loads
+    rates = _rates(options, probe, n_executors, session_s + work.select_s)
+    price = options.price_per_hour if options.price_per_hour is not None else config.estimate.price_per_hour
+    dim = vector_length(spec, info, len(TemplateSet.from_spec(spec).templates))
+    return {
+        **_work_report(work, counted),
+        "tokens_to_compute": tokens,
+        "tokens_saved": _scaled(counted.tokens_whole, work, counted) - _scaled(counted.tokens_computed, work, counted),
+        "waves": wave_count(work.unique_texts, config.runtime.wave_rows),
+        "bytes_written": written_bytes(work.rows_pending, work.unique_texts, dim, work.rewritten_bytes),
+        "seconds": {"session": round(session_s, 2), "select": round(work.select_s, 2), "load": round(probe.load_s, 2) if probe else 0.0},
+        "probe": vars(probe) if probe is not None else None,
+        "tokens_per_second": round(rates.tokens_per_second, 1),
+        "projections": project(tokens, rates, options.executors or [n_executors], price),
+        "fingerprint": spec.fingerprint(),
+    }
+
+
+def _work_report(work: Workload, counted: TokenCount) -> dict[str, Any]:
+    distinct = work.unique_texts + work.n_textless
+    return {
+        "rows_selected": work.rows_selected,
+        "rows_skipped": work.rows_selected - work.rows_pending,
+        "rows_pending": work.rows_pending,
+        "unique_texts": work.unique_texts,
+        "dedupe_rate": round(1 - distinct / work.rows_pending, 4) if work.rows_pending else 0.0,
+        "sample_texts": counted.texts,
+        "tokens_per_text": round(counted.tokens_computed / counted.texts, 1) if counted.texts else 0.0,
+        "trimmed_share": round(counted.trimmed / counted.texts, 4) if counted.texts else 0.0,
+    }
+
+
+def _scaled(of_sample: int, work: Workload, counted: TokenCount) -> int:
+    """A figure of the sample for all unique texts."""
+    return round(of_sample / counted.texts * work.unique_texts) if counted.texts else 0
+
+
+def _rates(options: EstimateOptions, probe: Probe | None, n_executors: int, start_s: float) -> Rates:
+    if options.tokens_per_second is not None:
+        return Rates(options.tokens_per_second, start_s)
+    if probe is None:  # nothing to do
+        return Rates(0.0, start_s)
+    if not probe.tokens:
+        raise EnvironmentFault("the probe computed no token: raise --sample, or give --tokens-per-second")
+    return Rates(probe.tokens_per_second / n_executors, start_s + probe.load_s)

@@ -1,0 +1,86 @@
+"""Real tokens of a sample: tokenised and planned as the encoder does it, without a forward pass. Runs in a Python worker."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pandas as pd
+from pyspark.sql import DataFrame
+
+from metaeol_udf.spark.worker import EncoderRequest
+
+_SCHEMA = "texts long, tokens_computed long, tokens_whole long, trimmed long, head_tokens long"
+
+
+@dataclass(frozen=True)
+class TokenCount:
+    """Tokens of a sample.
+
+    Attributes:
+        texts: Texts counted.
+        tokens_computed: Tokens that would go through the model for them, heads left out.
+        tokens_whole: Tokens of their whole prompts: what one pass a prompt would compute.
+        trimmed: Texts longer than `max_tokens`.
+        head_tokens: Tokens that every load of the model computes once.
+    """
+
+    texts: int = 0
+    tokens_computed: int = 0
+    tokens_whole: int = 0
+    trimmed: int = 0
+    head_tokens: int = 0
+
+
+def count_tokens(sample: DataFrame, request: EncoderRequest) -> TokenCount:
+    """Count a sample's tokens in one task, in the same windows that the job would cut.
+
+    Args:
+        sample: One column of texts, none of them NULL or blank.
+        request: What the job would load; its spec is pinned.
+    """
+    counted = sample.repartition(1).mapInPandas(_Counter(request), _SCHEMA).collect()
+    return TokenCount(**{name: sum(row[name] for row in counted) for name in TokenCount.__dataclass_fields__})
+
+
+class _Counter:
+    """The task. A class of an installed module, so that it reaches workers by name."""
+
+    def __init__(self, request: EncoderRequest) -> None:
+        self._request = request
+
+    def __call__(self, batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+        from metaeol_udf.spark.windows import cut_windows  # which imports torch: not on the driver
+
+        windows = list(cut_windows(self._request, (batch.iloc[:, 0] for batch in batches)))
+        if windows:
+            yield pd.DataFrame([count_windows(self._request, windows)])
+
+
+def count_windows(request: EncoderRequest, windows: list[list[str | None]]) -> dict[str, int]:
+    """Tokens of windows of texts, by the encoder's own planner."""
+    from transformers import AutoTokenizer
+
+    from metaeol_udf.encoder.families import KNOWN_MODEL_TYPES
+    from metaeol_udf.encoder.window import prepare_window
+    from metaeol_udf.prompts import TemplateSet
+    from metaeol_udf.prompts.tokens import PromptTokenizer
+    from metaeol_udf.prompts.trie import PromptTrie
+    from metaeol_udf.spark.staging import worker_folder
+
+    spec = request.spec
+    folder, templates = worker_folder(spec, request.files, request.model_cache), TemplateSet.from_spec(spec)
+    # Where an architecture is not known, the encoder computes whole prompts.
+    is_fast = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type") in KNOWN_MODEL_TYPES
+    trie = PromptTrie(templates, PromptTokenizer(AutoTokenizer.from_pretrained(folder)), may_cut=is_fast)
+    found = dict.fromkeys(TokenCount.__dataclass_fields__, 0)
+    found["head_tokens"] = sum(len(group.head_ids) for group in trie.groups) if is_fast else 0
+    for texts in windows:
+        known = [text for text in texts if text is not None]
+        window = prepare_window(known, trie, templates, spec.max_tokens, 1024, shares_starts=is_fast)
+        found["texts"] += len(known)
+        found["tokens_computed"] += int(window.tokens_computed.sum())
+        found["tokens_whole"] += int(window.tokens_whole.sum())
+        found["trimmed"] += int(window.trimmed.sum())
+    return found
