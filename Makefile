@@ -5,17 +5,20 @@ BIN := .venv/bin
 MODEL := models/smollm2-135m-instruct
 SOURCES := metaeol_udf jobs benchmarks tests
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench lock clean java python
+.PHONY: help demo test test-faults check format bench lock clean java python
 .DELETE_ON_ERROR:
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
 
 demo: java $(MODEL)/metaeol-manifest.json ## embed the standard library's docstrings and search them
 	@$(BIN)/python -m metaeol_udf.demo
 
 test: java $(MODEL)/metaeol-manifest.json ## run the tests
 	@$(BIN)/python -m pytest
+
+test-faults: java $(MODEL)/metaeol-manifest.json ## run the fault checks and write their table into docs/reliability.md
+	@$(BIN)/python -m pytest tests/faults --reliability-table docs/reliability.md
 
 check: java $(MODEL)/metaeol-manifest.json ## formatting, lint, types and tests
 	$(BIN)/ruff format --check $(wildcard $(SOURCES))
