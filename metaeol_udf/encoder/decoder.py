@@ -158,12 +158,6 @@ class Decoder:
             x = x * self.token_scale
         return x if self.position_table is None else x + F.embedding(positions, self.position_table)
 
-    def up_to(self, layer: int) -> Decoder:
-        """The decoder that ends with hidden state `layer`: what lies above is given up, the final norm too."""
-        if layer == len(self.layers):
-            return self
-        return dataclasses.replace(self, layers=self.layers[:layer], final_norm=None)
-
 
 def map_tensors(value: V, function: Callable[[Tensor], Tensor]) -> V:
     """A dataclass, sequence or mapping, such as a decoder or a part of one, with `function` applied to each of its tensors."""

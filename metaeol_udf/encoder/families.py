@@ -6,7 +6,9 @@ then runs transformers' own forward. Whatever is built here is checked against t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -25,20 +27,34 @@ _ACTIVATIONS = {
 _STATIC_ROPES = ("default", "linear", "llama3", "yarn")  # tables that do not depend on the length of the prompt
 
 
-def build_decoder(model: Any, n_positions: int) -> Decoder | None:
+Collect = Callable[[Iterable[Layer]], list[Layer]]
+
+
+def build_decoder(
+    model: Any, n_positions: int, n_layers: int | None = None, convert: Callable[[int, Layer], Layer] = lambda _, layer: layer
+) -> Decoder | None:
     """Describe a transformers base model as a `Decoder`, or None where its architecture is not known.
+
+    The model gives up its linear layers' weights one layer after the other, as they are converted.
 
     Args:
         model: A base model without its language-model head, in eval mode.
         n_positions: Positions to make rotary tables for.
+        n_layers: Where to end; what lies above, the final norm too, is left out. None: all.
+        convert: Packs or quantizes a layer, given its index too, before the next one is read.
     """
     config, build = model.config, _BUILDERS.get(model.config.model_type)
     names = (getattr(config, name, None) for name in ("hidden_activation", "hidden_act", "activation_function"))
     activation = next((name for name in names if name), None)
-    return None if build is None or activation not in _ACTIVATIONS else build(model, n_positions)
+    if build is None or activation not in _ACTIVATIONS:
+        return None
+    decoder = build(model, n_positions, lambda layers: [convert(index, layer) for index, layer in enumerate(islice(layers, n_layers))])
+    if decoder is not None and n_layers is not None and n_layers < config.num_hidden_layers:
+        decoder = dataclasses.replace(decoder, final_norm=None)
+    return decoder
 
 
-def _build_rotary(model: Any, n_positions: int) -> Decoder | None:
+def _build_rotary(model: Any, n_positions: int, collect: Collect) -> Decoder | None:
     """Llama, Mistral, Qwen2, Qwen3 and Gemma 1 to 3: RMSNorm, rotary positions, gated MLP."""
     config = model.config
     kinds = list(getattr(config, "layer_types", None) or [])
@@ -50,10 +66,10 @@ def _build_rotary(model: Any, n_positions: int) -> Decoder | None:
     if ropes is None or next(iter(ropes.values()))[0].shape[1] * 2 != head_dim:
         return None
     names = list(ropes)
-    layers = [
+    layers = collect(
         _rotary_layer(block, kind, names.index(kind) if kind in names else 0, config)
         for block, kind in zip(model.layers, kinds, strict=True)
-    ]
+    )
     scale = getattr(model.embed_tokens, "embed_scale", None)
     return Decoder(
         token_table=model.embed_tokens.weight,
@@ -106,36 +122,34 @@ def _rotary_tables(model: Any, kinds: Sequence[str], n_positions: int) -> dict[s
     return tables
 
 
-def _build_gpt2(model: Any, n_positions: int) -> Decoder | None:
+def _build_gpt2(model: Any, n_positions: int, collect: Collect) -> Decoder | None:
     config = model.config
     if config.add_cross_attention or config.reorder_and_upcast_attn:
         return None
     activation = _ACTIVATIONS[config.activation_function]
-    layers = [
+    layers = collect(
         _layer_norm_layer(
             block.ln_1, _transposed(block.attn.c_attn), _transposed(block.attn.c_proj),
             block.ln_2, Mlp(_transposed(block.mlp.c_fc), _transposed(block.mlp.c_proj), activation, is_gated=False), block.attn.scaling,
         )
         for block in model.h
-    ]  # fmt: skip
+    )  # fmt: skip
     return _learned_positions(model.wte, model.wpe.weight, layers, model.ln_f, config)
 
 
-def _build_opt(model: Any, n_positions: int) -> Decoder | None:
+def _build_opt(model: Any, n_positions: int, collect: Collect) -> Decoder | None:
     decoder, config = model.decoder, model.config
     if not config.do_layer_norm_before or decoder.final_layer_norm is None or decoder.project_in is not None:
         return None
-    layers = []
-    for block in decoder.layers:
-        attention = block.self_attn
-        qkv = _stack([attention.q_proj, attention.k_proj, attention.v_proj])
-        mlp = Mlp(_linear(block.fc1), _linear(block.fc2), _ACTIVATIONS[config.activation_function], is_gated=False)
-        layers.append(
-            _layer_norm_layer(
-                block.self_attn_layer_norm, qkv, _linear(attention.out_proj),
-                block.final_layer_norm, mlp, attention.scaling,
-            )
-        )  # fmt: skip
+    activation = _ACTIVATIONS[config.activation_function]
+    layers = collect(
+        _layer_norm_layer(
+            block.self_attn_layer_norm, _stack([block.self_attn.q_proj, block.self_attn.k_proj, block.self_attn.v_proj]),
+            _linear(block.self_attn.out_proj), block.final_layer_norm,
+            Mlp(_linear(block.fc1), _linear(block.fc2), activation, is_gated=False), block.self_attn.scaling,
+        )
+        for block in decoder.layers
+    )  # fmt: skip
     positions = decoder.embed_positions
     table = positions.weight[positions.offset :]
     return _learned_positions(decoder.embed_tokens, table, layers, decoder.final_layer_norm, config)
@@ -194,7 +208,7 @@ def _release(modules: Sequence[Any]) -> None:
         module.weight = torch.nn.Parameter(module.weight.new_empty(0), requires_grad=False)
 
 
-_BUILDERS: dict[str, Callable[[Any, int], Decoder | None]] = {
+_BUILDERS: dict[str, Callable[[Any, int, Collect], Decoder | None]] = {
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"), _build_rotary),
     "gpt2": _build_gpt2,
     "opt": _build_opt,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import logging
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +20,14 @@ from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
 from metaeol_udf.encoder.cuda_graphs import GraphCache
-from metaeol_udf.encoder.decoder import Decoder
+from metaeol_udf.encoder.decoder import Decoder, Layer, map_tensors
 from metaeol_udf.encoder.exact import WholePass
 from metaeol_udf.encoder.families import KNOWN_MODEL_TYPES, build_decoder
 from metaeol_udf.encoder.flex import compile_layer
 from metaeol_udf.encoder.forward import TriePass
 from metaeol_udf.encoder.model_files import check_weights, find_folder, verify_folder
 from metaeol_udf.encoder.packed import can_pack, pack
-from metaeol_udf.encoder.placement import count_bytes, place
+from metaeol_udf.encoder.placement import count_bytes, device_of, place
 from metaeol_udf.encoder.quantized import quantize
 from metaeol_udf.encoder.reference import encode_plainly
 from metaeol_udf.encoder.stream_pass import StreamPass
@@ -43,6 +45,7 @@ _MIN_COSINE = {torch.float32: 0.99999, torch.bfloat16: 0.995, torch.float16: 0.9
 _MIN_QUANTIZED_COSINE = {"int8": 0.99, "int4": 0.9}  # against transformers with whole weights
 _DEVICE_SHARE = 0.8  # of a GPU's free memory may hold weights; the rest is for activations and heads
 _CELL_TOKENS = 500_000  # run cell by cell before a GPU's layers are compiled, which a short job would wait for in vain
+_C_LIBRARY = ctypes.CDLL(None)
 _GRAPH_BYTES = 4 * 2**30  # larger models keep a GPU busy without CUDA graphs
 
 
@@ -99,6 +102,7 @@ def load_engine(spec: EmbeddingSpec, templates: TemplateSet, device_name: str) -
     if runner is not None:
         model = None  # its weights were given up for the fast path; what it still holds keeps the file of weights in memory
         gc.collect()
+        _return_memory()
     if isinstance(runner, TriePass):
         cosine = _worst_cosine(expected, _run(trie, runner, templates))
         logger.info("worst cosine of %s to transformers' own forward: %.6f", spec.model, cosine)
@@ -173,15 +177,32 @@ def _fast_pass(model: Any, spec: EmbeddingSpec, trie: PromptTrie, layer: int, de
     """The fast path, or None for an unknown architecture; where `devices` are given, the decoder is moved to them."""
     longest = max(max(group.prompt_lengths) for group in trie.groups)
     with torch.inference_mode():
-        decoder = build_decoder(model, longest + 2 * spec.max_tokens + 64)
+        decoder = build_decoder(model, longest + 2 * spec.max_tokens + 64, layer, partial(_convert_layer, layer - 1, spec.quantization))
         if decoder is None:
             return None
-        decoder = decoder.up_to(layer)
-        if spec.quantization is not None:
-            decoder = quantize(decoder, spec.quantization)
+        if not devices and device_of(decoder.layers[0]).type == "cpu":
+            # What lies in the mapped file of weights would keep all of it in memory.
+            decoder = map_tensors(decoder, lambda tensor: tensor if tensor.is_mkldnn else tensor.clone())
         if devices:
             decoder = place(decoder, devices, [_room(device) for device in devices])
         return choose_runner(decoder, trie.groups)
+
+
+def _convert_layer(last: int, quantization: str | None, index: int, layer: Layer) -> Layer:
+    """A layer as it will be run: quantized, packed or as it is."""
+    if quantization is not None:
+        layer = quantize(layer, quantization)
+    elif index != last and can_pack(layer):
+        layer = pack(layer)
+    _return_memory()
+    return layer
+
+
+def _return_memory() -> None:
+    """Give freed memory back to the system: what loading frees stays with the C library otherwise, a model's size of it."""
+    trim = getattr(_C_LIBRARY, "malloc_trim", None)  # glibc has it
+    if trim is not None:
+        trim(0)
 
 
 def choose_runner(decoder: Decoder, groups: Sequence[HeadGroup], tokens_before: int = _CELL_TOKENS) -> TriePass:
@@ -193,7 +214,7 @@ def choose_runner(decoder: Decoder, groups: Sequence[HeadGroup], tokens_before: 
         tokens_before: On a GPU, tokens to run before layers are compiled.
     """
     if decoder.token_table.device.type != "cuda":
-        return TriePass(pack(decoder) if can_pack(decoder) else decoder, groups)
+        return TriePass(decoder, groups)
     runner = StreamPass(decoder, groups, layer_function=compile_layer(), tokens_before=tokens_before)
     if len(runner.stages) == 1 and count_bytes(decoder.layers) <= _GRAPH_BYTES:
         runner.graphs = GraphCache()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metaeol_udf.encoder.decoder import Decoder, Layer, Linear, Mlp, map_tensors
+from metaeol_udf.encoder.decoder import Layer, Linear, Mlp
 
 _FUSED = {"silu": ("swish", ""), "gelu_tanh": ("gelu", "tanh"), "gelu": ("gelu", "none"), "relu": ("relu", "")}
 _N_TOKENS = 1024  # of a forward pass; the layout is best there and right for any other
@@ -57,27 +57,16 @@ class PackedMlp(Mlp):
         return self.into.combined(x, gate, "mul")
 
 
-def can_pack(decoder: Decoder) -> bool:
-    """Whether this torch and this model's dtype and activation have packed linear layers."""
-    table = decoder.token_table
-    fits = table.device.type == "cpu" and table.dtype in (torch.float32, torch.bfloat16)
+def can_pack(layer: Layer) -> bool:
+    """Whether this torch and this layer's dtype and activation have packed linear layers."""
+    weight = layer.qkv.weight
+    fits = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)
     has_operators = torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
-    is_plain = all(type(layer.qkv) is Linear and layer.mlp.activation in _FUSED for layer in decoder.layers)
-    return fits and has_operators and is_plain
+    return fits and has_operators and type(layer.qkv) is Linear and layer.mlp.activation in _FUSED
 
 
-def pack(decoder: Decoder) -> Decoder:
-    """Pack every layer but the last, which takes its weights apart.
-
-    Happens in place, so that originals are given up one layer after the other. What is not packed is copied: it lies in the
-    mapped file of weights, all of which would stay in memory for it.
-    """
-    for index in range(len(decoder.layers) - 1):
-        decoder.layers[index] = _pack_layer(decoder.layers[index])
-    return map_tensors(decoder, lambda tensor: tensor if tensor.is_mkldnn else tensor.clone())
-
-
-def _pack_layer(layer: Layer) -> Layer:
+def pack(layer: Layer) -> Layer:
+    """A layer with packed linear layers, for all but a decoder's last one, which takes its weights apart."""
     mlp, gate, into = layer.mlp, None, layer.mlp.into
     if mlp.is_gated:
         half = into.weight.shape[0] // 2

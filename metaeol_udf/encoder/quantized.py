@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metaeol_udf.encoder.decoder import Decoder, Linear
+from metaeol_udf.encoder.decoder import Layer, Linear
 
 _GROUP = 32  # weights of a row that share a scale in 4 bits; rows that it does not divide are one group
 
@@ -43,19 +43,15 @@ class QuantizedLinear(Linear):
         return QuantizedLinear(self.weight[start:stop], bias, scale=self.scale[start:stop])
 
 
-def quantize(decoder: Decoder, kind: str) -> Decoder:
-    """Quantize all linear layers, in place, so that originals are given up one layer after the other.
+def quantize(layer: Layer, kind: str) -> Layer:
+    """Quantize a layer's linear layers.
 
     Args:
-        decoder: Unpacked, in floating point.
+        layer: Unpacked, in floating point.
         kind: `int8`, a scale an output; or `int4`, a scale for 32 weights.
     """
-    for index, layer in enumerate(decoder.layers):
-        mlp = dataclasses.replace(layer.mlp, into=_quantize(layer.mlp.into, kind), out=_quantize(layer.mlp.out, kind))
-        decoder.layers[index] = dataclasses.replace(
-            layer, qkv=_quantize(layer.qkv, kind), attention_out=_quantize(layer.attention_out, kind), mlp=mlp
-        )
-    return decoder
+    mlp = dataclasses.replace(layer.mlp, into=_quantize(layer.mlp.into, kind), out=_quantize(layer.mlp.out, kind))
+    return dataclasses.replace(layer, qkv=_quantize(layer.qkv, kind), attention_out=_quantize(layer.attention_out, kind), mlp=mlp)
 
 
 def _quantize(linear: Linear, kind: str) -> QuantizedLinear:

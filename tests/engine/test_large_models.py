@@ -74,7 +74,7 @@ def test_placing_moves_every_tensor_and_loses_none(tiny_model: Callable[..., Pat
 def test_a_quantized_linear_layer_is_close_and_small(kind: str, bits: int, least: float, tiny_model: Callable[..., Path]) -> None:
     decoder = load(tiny_model("llama"), "metaeol").engine.runner.decoder
     layer = dataclasses.replace(decoder.layers[-1], qkv=Linear(torch.randn(96, 256), torch.randn(96)))
-    quantized = quantize(dataclasses.replace(decoder, layers=[layer]), kind).layers[0].qkv
+    quantized = quantize(layer, kind).qkv
     assert isinstance(quantized, QuantizedLinear)
     assert quantized.weight.numel() * 8 == 96 * 256 * bits
     x = torch.randn(50, 256)

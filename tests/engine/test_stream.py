@@ -143,7 +143,7 @@ def test_all_middle_layers_and_all_batches_of_a_size_share_one_compiled_function
     tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch._dynamo.reset()
-    monkeypatch.setattr(loading, "can_pack", lambda decoder: False)  # GPUs have plain weights
+    monkeypatch.setattr(loading, "can_pack", lambda layer: False)  # GPUs have plain weights
     counter = CompileCounter()
     encoder = load(tiny_model("qwen3"), "metaeol")
     stream = as_stream(encoder, least_full=0.0, layer_function=torch.compile(run_layer, backend=counter, fullgraph=True, dynamic=False))
@@ -241,7 +241,7 @@ def test_a_pass_that_cannot_be_recorded_runs_as_it_is(monkeypatch: pytest.Monkey
 def test_a_stream_that_is_really_compiled_equals_its_cells(shape: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By torch's compiler for CPUs: the mask, the soft cap and the window are turned into code as they are for GPUs."""
     torch._dynamo.reset()
-    monkeypatch.setattr(loading, "can_pack", lambda decoder: False)
+    monkeypatch.setattr(loading, "can_pack", lambda layer: False)
     encoder = load(conftest.save_tiny_model(tmp_path, shape), "metaeol")
     stream = as_stream(encoder, least_full=0.0, layer_function=torch.compile(run_layer, fullgraph=True, dynamic=False))
     stream.sizes = (512,)
