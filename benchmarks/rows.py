@@ -13,6 +13,7 @@ import argparse
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -33,6 +34,7 @@ from metaeol_udf.spark.windows import vector_column
 from metaeol_udf.spark.worker import EncoderRequest
 
 PHASES = ("select", "embed", "publish", "verify")
+DIM = 576
 
 
 def stand_in(dim: int) -> Any:
@@ -80,26 +82,44 @@ def distinct_texts(spark: SparkSession, rows: int, characters: int) -> DataFrame
     return spark.range(rows).select("id", F.substring(F.repeat(digest, characters // 128 + 1), 1, characters).alias("text"))
 
 
-def run_job(spark: SparkSession, folder: Path, model: Path, *, in_place: bool, wave_rows: int) -> dict[str, Any]:
-    """The report of a job over the table in a folder, with a stand-in of 576 dimensions."""
+@dataclass(frozen=True)
+class Setting:
+    """What is the same for tables of all sizes.
+
+    Attributes:
+        spark: The session.
+        model: Folder of the model whose place the stand-in takes.
+        characters: Of a text.
+        in_place: Whether vectors go into the source, rather than to a table of their own.
+        wave_rows: As `runtime.wave_rows`.
+    """
+
+    spark: SparkSession
+    model: Path
+    characters: int
+    in_place: bool = False
+    wave_rows: int = 50_000
+
+
+def run_job(setting: Setting, folder: Path) -> dict[str, Any]:
+    """The report of a job over the table in a folder."""
     blocks: dict[str, Any] = {
         "source": {"table": str(folder / "source"), "key": ["id"]},
-        "embedding": {"model": str(model), "dtype": "float32"},
-        "runtime": {"device": "cpu", "wave_rows": wave_rows},
+        "target": {"table": None if setting.in_place else str(folder / "target")},
+        "embedding": {"model": str(setting.model), "dtype": "float32"},
+        "runtime": {"device": "cpu", "wave_rows": setting.wave_rows},
     }
-    if not in_place:
-        blocks["target"] = {"table": str(folder / "target")}
-    with without_model(576):
-        return run_embed(parse_config(blocks), spark, Quiet())
+    with without_model(DIM):
+        return run_embed(parse_config(blocks), setting.spark, Quiet())
 
 
-def measure(spark: SparkSession, folder: Path, rows: int, characters: int, model: Path, *, in_place: bool, wave_rows: int) -> Row:
-    """A first run and one that finds nothing to do, on a new table."""
-    distinct_texts(spark, rows, characters).write.format("delta").save(str(folder / "source"))
-    first, second = (run_job(spark, folder, model, in_place=in_place, wave_rows=wave_rows) for _ in range(2))
+def measure(setting: Setting, folder: Path, rows: int) -> Row:
+    """A first run over a new table, and one that finds nothing to do."""
+    distinct_texts(setting.spark, rows, setting.characters).write.format("delta").save(str(folder / "source"))
+    first, second = (run_job(setting, folder) for _ in range(2))
     if (first["rows_embedded"], second["rows_skipped"], second["rows_embedded"]) != (rows, rows, 0):
         raise RuntimeError(f"of {rows} rows the first run embedded {first['rows_embedded']}, the second skipped {second['rows_skipped']}")
-    jvm: Any = spark._jvm
+    jvm: Any = setting.spark._jvm
     return {
         "rows": rows,
         **{f"{phase}_s": round(first["seconds"][phase], 1) for phase in PHASES},
@@ -116,21 +136,17 @@ def main() -> None:
     parser.add_argument("--in-place", action="store_true", help="write vectors back into the source, rather than to a table of their own")
     parser.add_argument("--wave-rows", type=int, default=50_000)
     parser.add_argument("--driver-memory", default="1g", help="heap of the Java process")
-    parser.add_argument("--model", type=Path, default=Path("models/smollm2-135m-instruct"), help="whose files are checked; it is not loaded")
+    parser.add_argument("--model", type=Path, default=Path("models/smollm2-135m-instruct"), help="its files are checked; not loaded")
     parser.add_argument("--master", default="local[2]")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     spark = get_session(SparkConfig(master=arguments.master, conf={"spark.driver.memory": arguments.driver_memory}))
     print(f"{describe_machine()}, heap {arguments.driver_memory}")
+    setting = Setting(spark, arguments.model, arguments.text_characters, arguments.in_place, arguments.wave_rows)
     lines: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         for rows in map(int, arguments.rows.split(",")):
-            place = Path(folder) / str(rows)
-            lines.append(
-                measure(
-                    spark, place, rows, arguments.text_characters, arguments.model, in_place=arguments.in_place, wave_rows=arguments.wave_rows
-                )
-            )
+            lines.append(measure(setting, Path(folder) / str(rows), rows))
             show(lines[-1:])
     spark.stop()
     print()

@@ -184,7 +184,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--measure", action="store_true", help="measure Delta's costs here and keep them")
     parser.add_argument("--rows", default="30000,120000", help="two table sizes for --measure")
-    parser.add_argument("--dim", type=int, default=576)
     parser.add_argument("--text-characters", type=int, default=600)
     parser.add_argument("--model", default="models/smollm2-135m-instruct", help="whose tokenizer counts")
     parser.add_argument("--texts", type=int, default=2000, help="whose tokens are counted")
@@ -199,7 +198,7 @@ def main() -> None:
 
         small, large = (int(part) for part in arguments.rows.split(","))
         kept = json.loads(arguments.costs.read_text()) if arguments.costs.is_file() else {}
-        kept["costs"] = measure((small, large), arguments.dim, arguments.text_characters, arguments.master)
+        kept["costs"] = measure((small, large), arguments.text_characters, Path(arguments.model), arguments.master)
         kept["tokens"] = measure_tokens(arguments.model, arguments.texts)
         kept["machine"] = f"{kept['costs']['slots']} cores of {platform.machine()}{arguments.note}"
         kept["command"] = f"python -m benchmarks.scale --measure --rows {arguments.rows}"
