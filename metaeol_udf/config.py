@@ -43,6 +43,7 @@ class RuntimeConfig:
     max_batch_tokens: int | str = "auto"  # tokens of one forward pass
     wave_rows: int = 50_000  # unique texts between two journal commits
     max_failed_fraction: float = 0.01  # of the selected rows; more end the job with status 3
+    task_gpus: int | None = None  # GPUs of a task in the embedding stages alone; null leaves that to the session
     model_cache: str | None = None  # folder on every machine for a copy of the model; null copies from slow mounts only
     report: str | None = None  # path of the JSON run report
     mlflow: bool | str | None = None  # true: a run in MLflow's current experiment; a string: in that experiment
@@ -57,6 +58,7 @@ class RuntimeConfig:
         kind, _, number = self.device.partition(":")
         known = self.device in ("auto", "cpu", "cuda") or (kind == "cuda" and number.isdecimal())
         _check("runtime.device", known, self.device, "auto, cpu, cuda or cuda:N")
+        _check("runtime.task_gpus", self.task_gpus is None or _is_count(self.task_gpus), self.task_gpus, "null or a positive integer")
         experiment = self.mlflow is None or isinstance(self.mlflow, bool) or (isinstance(self.mlflow, str) and bool(self.mlflow))
         _check("runtime.mlflow", experiment, self.mlflow, "true, false or the name of an experiment")
         textfile = self.prometheus is None or self.prometheus.endswith(".prom")  # node_exporter reads no other

@@ -30,6 +30,7 @@ RETRIES = {
     "ConcurrentTransaction": 0,
 }
 MAX_PAUSE_S = 20.0
+_ADDED_MEANWHILE = "DELTA_DUPLICATE_COLUMNS_FOUND.ADDING_COLUMNS"  # another run has just made the columns that this one wants to make
 _ADVICE = {
     "ProtocolChanged": "the table's protocol was upgraded meanwhile; if this Spark's Delta is older than it asks for, upgrade Delta",
     "MetadataChanged": "its columns or properties keep changing; run the job again when that is over",
@@ -79,6 +80,8 @@ def conflict_in(error: BaseException) -> str | None:
         for name in RETRIES:
             if f"{name}Exception" in cause:
                 return name
+        if _ADDED_MEANWHILE in cause:
+            return "MetadataChanged"
     return None
 
 

@@ -72,7 +72,7 @@ class EmbedRun:
             logger.warning("%s", self._report.migration_line())
         if seen.rows_to_do:
             with self._watch.phase("prepare"):
-                check_executors(self._spark, self._request())
+                check_executors(self._spark, self._request(), self._config.runtime.task_gpus)
             claims = Claims(self._spark, self._journal.open(), self._report.run_id)
             with claims.hold(self._job_digest()):
                 if is_outdated(self._job, seen.tables):  # another run may have ended just before the claim was free
@@ -146,7 +146,9 @@ class EmbedRun:
             pending = selection.find_pending(chosen, self._journal.finished())
         after_wave = WaveMonitor(self._journal, self._job.budget, self._report)
         with self._watch.phase("embed"):
-            embed_waves(self._spark, pending, self._journal, self._request(), runtime.wave_rows, self._progress, after_wave)
+            embed_waves(
+                self._spark, pending, self._journal, self._request(), runtime.wave_rows, self._progress, after_wave, runtime.task_gpus
+            )
         self._count_work()
 
     def _request(self) -> EncoderRequest:

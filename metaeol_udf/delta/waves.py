@@ -13,6 +13,7 @@ from pyspark.sql import functions as F
 from metaeol_udf.delta.journal import Journal, wave_of
 from metaeol_udf.delta.progress import Progress, watch_tasks
 from metaeol_udf.delta.selection import FINGERPRINT, TEXT, Pending
+from metaeol_udf.spark.stages import embed_in_stage
 from metaeol_udf.spark.udf import result_udf
 from metaeol_udf.spark.worker import EncoderRequest
 
@@ -28,6 +29,7 @@ def embed_waves(
     wave_rows: int,
     progress: Progress,
     after_wave: Callable[[int, int], None],
+    task_gpus: int | None = None,
 ) -> None:
     """Embed all pending texts. What a wave has journalled is never computed again, whatever happens later.
 
@@ -39,6 +41,7 @@ def embed_waves(
         wave_rows: About how many texts a wave holds.
         progress: Told after every wave, and while it runs.
         after_wave: Called with the wave's number and the number of waves once it is journalled; ends the run by raising.
+        task_gpus: GPUs of a task in the embedding stages; None leaves that to the session.
     """
     if pending.n_textless:
         journal.append_textless(pending.textless)
@@ -57,7 +60,7 @@ def embed_waves(
             if n_texts:
                 n_tasks = task_count(n_texts, spark.sparkContext.defaultParallelism)
                 with watch_tasks(spark, progress, f"{journal.run_id}-{wave}", done, n_texts, n_tasks):
-                    journal.append_wave(_embed(texts, request, n_tasks), wave)
+                    journal.append_wave(_embed(texts, request, n_tasks, task_gpus), wave)
             done += n_texts
             progress.update(done, f"{done / (time.monotonic() - started):.1f} texts/s")
             if n_texts:
@@ -80,7 +83,9 @@ def _stage(pending: Pending, n_waves: int) -> DataFrame:
     return waved.sortWithinPartitions("wave").persist(StorageLevel.MEMORY_AND_DISK)
 
 
-def _embed(texts: DataFrame, request: EncoderRequest, n_tasks: int) -> DataFrame:
+def _embed(texts: DataFrame, request: EncoderRequest, n_tasks: int, task_gpus: int | None) -> DataFrame:
     # By count and before the model: a scan packs small files of text into one task, and a shuffle after it could run it again.
     spread = texts.select(FINGERPRINT, TEXT).repartition(n_tasks)
+    if task_gpus is not None:
+        return embed_in_stage(spread, request, task_gpus)
     return spread.select(FINGERPRINT, result_udf(request)(F.col(TEXT)).alias("result"))

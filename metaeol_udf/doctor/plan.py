@@ -99,8 +99,13 @@ class Plan:
     def n_slots(self) -> int:
         """Tasks that one executor runs at a time: each is a Python worker; on a CPU with a model of its own."""
         by_cores = max(1, self.n_cores // max(1, int(self.number("spark.task.cpus", 1))))
-        executor_gpus, task_gpus = self.number("spark.executor.resource.gpu.amount", 0), self.number("spark.task.resource.gpu.amount", 0)
+        executor_gpus, task_gpus = self.number("spark.executor.resource.gpu.amount", 0), self.task_gpus
         return min(by_cores, max(1, int(executor_gpus / task_gpus))) if executor_gpus and task_gpus and not self.is_local else by_cores
+
+    @property
+    def task_gpus(self) -> float:
+        """GPUs of a task that embeds; 0 where nothing says how many."""
+        return self.config.runtime.task_gpus or self.number("spark.task.resource.gpu.amount", 0)
 
     @property
     def wants_gpu(self) -> bool:

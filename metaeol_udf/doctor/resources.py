@@ -24,7 +24,16 @@ def check_device(plan: Plan) -> Finding:
 
 def check_gpu_amounts(plan: Plan) -> Finding:
     """One task owns one GPU; without amounts Spark starts as many workers on a GPU as there are cores."""
-    executor, task = plan.number(_EXECUTOR_GPU, 0), plan.number(_TASK_GPU, 0)
+    executor, task = plan.number(_EXECUTOR_GPU, 0), plan.task_gpus
+    if plan.config.runtime.task_gpus is not None:
+        if plan.is_local:
+            return wrong_setting(
+                "gpu amounts", f"runtime.task_gpus is {task}, but a local master schedules no GPUs", "runtime.task_gpus=null"
+            )
+        if 0 < executor < task:
+            return wrong_setting(
+                "gpu amounts", f"{_EXECUTOR_GPU} is {executor:g}, but runtime.task_gpus is {task}", f"{_EXECUTOR_GPU}={task}"
+            )
     if 0 < task < 1:
         return warning(
             "gpu amounts", f"{_TASK_GPU} is {task:g}: {round(1 / task)} tasks share a GPU and its model, and take turns", f"{_TASK_GPU}=1"
@@ -39,7 +48,7 @@ def check_gpu_amounts(plan: Plan) -> Finding:
         return ok("gpu amounts", "no GPU is asked for")
     if plan.is_local:
         return ok("gpu amounts", "a local master has no GPU scheduling: all workers use the first GPU")
-    if not executor:
+    if not executor and not task:  # Databricks sets the second one only
         return wrong_setting("gpu amounts", f"runtime.device asks for GPUs, but {_EXECUTOR_GPU} is not set", f"{_EXECUTOR_GPU}=1")
     if not task:
         return wrong_setting("gpu amounts", f"{_TASK_GPU} is not set: tasks would be told no GPU of their own", f"{_TASK_GPU}=1")

@@ -14,6 +14,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from metaeol_udf.spark.devices import task_gpus
 from metaeol_udf.spark.session import executor_count
+from metaeol_udf.spark.stages import gpu_profile
 from metaeol_udf.spark.worker import EncoderRequest, get_encoder
 
 _SCHEMA = "worker string, load_s double, tokens long, seconds double"
@@ -39,7 +40,7 @@ class Probe:
     tokens_per_second: float
 
 
-def run_probe(spark: SparkSession, sample: DataFrame, request: EncoderRequest, seconds: float) -> Probe:
+def run_probe(spark: SparkSession, sample: DataFrame, request: EncoderRequest, seconds: float, task_gpus: int | None = None) -> Probe:
     """Time the model on a sample. Nothing is written, and the workers keep the model for a run in the same session.
 
     Args:
@@ -47,16 +48,19 @@ def run_probe(spark: SparkSession, sample: DataFrame, request: EncoderRequest, s
         sample: One column of texts, none of them NULL or blank.
         request: What the job would load; its spec is pinned.
         seconds: After which a worker begins no further batch of texts.
+        task_gpus: As `runtime.task_gpus`.
     """
-    timed = [row.asDict() for row in sample.repartition(slot_count(spark)).mapInPandas(_TimedTask(request, seconds), _SCHEMA).collect()]
-    return summarise(timed)
+    spread = sample.repartition(slot_count(spark, task_gpus))
+    profile = None if task_gpus is None else gpu_profile(task_gpus)
+    return summarise([row.asDict() for row in spread.mapInPandas(_TimedTask(request, seconds), _SCHEMA, profile=profile).collect()])
 
 
-def slot_count(spark: SparkSession) -> int:
+def slot_count(spark: SparkSession, task_gpus: int | None = None) -> int:
     """Tasks that the session runs at a time, each with a Python worker."""
     conf = spark.sparkContext.getConf()
     slots = spark.sparkContext.defaultParallelism // int(conf.get("spark.task.cpus", "1"))
     per_executor, per_task = (float(conf.get(f"spark.{owner}.resource.gpu.amount", "0")) for owner in ("executor", "task"))
+    per_task = task_gpus or per_task
     if per_executor and per_task:
         slots = min(slots, int(executor_count(spark) * per_executor / per_task))
     return max(1, slots)

@@ -87,7 +87,7 @@ def _estimate(config: JobConfig, options: EstimateOptions, spark: SparkSession |
         try:
             counted = count_tokens(sample, request)
             if options.tokens_per_second is None:
-                probe = run_probe(session, sample, request, options.probe_seconds)
+                probe = run_probe(session, sample, request, options.probe_seconds, runtime.task_gpus)
         finally:
             sample.unpersist()
     n_executors = executor_count(session)

@@ -41,14 +41,19 @@ class SettingProblem:
     is_fatal: bool
 
 
-def setting_problems(get: Callable[[str, str], str | None], device: str, master: str) -> list[SettingProblem]:
+def setting_problems(get: Callable[[str, str], str | None], device: str, master: str, task_gpus: int | None = None) -> list[SettingProblem]:
     """What is wrong with a session's settings for a model on GPUs; nothing where it runs on CPUs.
 
     Args:
         get: Gives a setting's value, or the second argument where it is not set.
         device: `runtime.device`.
         master: The session's master; a local one schedules no GPUs.
+        task_gpus: `runtime.task_gpus`.
     """
+    schedules_gpus = not master.startswith("local") or master.startswith("local-cluster")
+    if task_gpus is not None and not schedules_gpus:
+        found = f"runtime.task_gpus is {task_gpus}, but master {master} schedules no GPUs: set it to null"
+        return [SettingProblem("runtime.task_gpus", found, is_fatal=True)]
     amounts = {owner: get(f"spark.{owner}.resource.gpu.amount", "") or "" for owner in ("executor", "task")}
     if device == "cpu" or (device == "auto" and not any(amounts.values())):
         return []
@@ -57,8 +62,9 @@ def setting_problems(get: Callable[[str, str], str | None], device: str, master:
     def report(setting: str, message: str, *, is_fatal: bool = False) -> None:
         problems.append(SettingProblem(setting, f"{setting} {message}", is_fatal))
 
-    schedules_gpus = not master.startswith("local") or master.startswith("local-cluster")
-    if schedules_gpus and not device.startswith("cuda:"):
+    if task_gpus is not None:
+        _check_executor_gpus(amounts, task_gpus, report)
+    elif schedules_gpus and not device.startswith("cuda:"):
         _check_amounts(amounts, device, report)
     if get("spark.executor.pyspark.memory", ""):
         report("spark.executor.pyspark.memory", "limits address space, of which CUDA maps far more than it uses: unset it", is_fatal=True)
@@ -80,6 +86,14 @@ def _check_amounts(amounts: dict[str, str], device: str, report: Callable[..., N
         shared, split = "several tasks share one GPU and one model, and take turns", "of use only where a model is larger than one GPU"
         effect = shared if task < 1 else split
         report(names["task"], f"is {amounts['task']}: {effect}; set it to 1")
+
+
+def _check_executor_gpus(amounts: dict[str, str], task_gpus: int, report: Callable[..., None]) -> None:
+    """A profile for tasks finds no GPUs that executors were not started with; Databricks does not say with how many."""
+    amount = amounts["executor"]
+    if _number(amount) < task_gpus and (amount or not amounts["task"]):
+        found = f"is {amount or 'not set'}, but runtime.task_gpus is {task_gpus}: start executors with at least so many"
+        report("spark.executor.resource.gpu.amount", found, is_fatal=True)
 
 
 def _number(amount: str) -> float:
@@ -104,7 +118,7 @@ class WorkerProbe:
     error: MetaEOLError | None
 
 
-def check_executors(spark: SparkSession, request: EncoderRequest) -> list[WorkerProbe]:
+def check_executors(spark: SparkSession, request: EncoderRequest, task_gpus: int | None = None) -> list[WorkerProbe]:
     """See that settings and workers can do what a request asks, before a model is loaded or anything written.
 
     Runs one task a slot. Every worker is checked again before it loads: an executor may come later.
@@ -116,7 +130,7 @@ def check_executors(spark: SparkSession, request: EncoderRequest) -> list[Worker
         EnvironmentFault: A setting rules the work out, a worker lacks a GPU that is required, or its versions differ.
     """
     context = spark.sparkContext
-    for problem in setting_problems(context.getConf().get, request.device, str(context.master)):
+    for problem in setting_problems(context.getConf().get, request.device, str(context.master), task_gpus):
         if problem.is_fatal:
             raise EnvironmentFault(problem.message)
         logger.warning("%s", problem.message)

@@ -59,7 +59,7 @@ def vector_udf(request: EncoderRequest) -> Any:
     """The Pandas UDF itself, for registration by name; it takes valid UTF-8 only. `request.spec` is pinned already."""
 
     def embed(batches: Iterator[pd.Series]) -> Iterator[pd.Series]:
-        for frame in _frames(request, batches):
+        for frame in result_frames(request, batches):
             yield frame["vector"]
 
     return _pandas_udf(embed, VECTOR_TYPE)
@@ -69,12 +69,13 @@ def result_udf(request: EncoderRequest) -> Callable[..., Column]:
     """A Pandas UDF from text to `RESULT_TYPE`: the vector with its error and counts. `request.spec` is pinned already."""
 
     def embed(batches: Iterator[pd.Series]) -> Iterator[pd.DataFrame]:
-        return _frames(request, batches)
+        return result_frames(request, batches)
 
     return _on_valid_text(_pandas_udf(embed, RESULT_TYPE))
 
 
-def _frames(request: EncoderRequest, batches: Iterator[pd.Series]) -> Iterator[pd.DataFrame]:
+def result_frames(request: EncoderRequest, batches: Iterator[pd.Series]) -> Iterator[pd.DataFrame]:
+    """What a worker makes of texts: frames with the columns of `RESULT_TYPE`, rows in the order of the texts."""
     go_offline()  # before the next line imports transformers
     from metaeol_udf.spark.windows import encode_windows
 

@@ -36,6 +36,8 @@ def findings(config: JobConfig) -> dict[str, Finding]:
         ("gpu amounts", "yarn", {EXECUTOR_GPU: 1}, CUDA, Level.PROBLEM, 2, f"{TASK_GPU}=1"),
         ("gpu amounts", "yarn", {EXECUTOR_GPU: 1, TASK_GPU: 0.25}, CUDA, Level.WARNING, 0, f"{TASK_GPU}=1"),
         ("gpu amounts", "yarn", {EXECUTOR_GPU: 2, TASK_GPU: 2}, CUDA, Level.WARNING, 0, f"{TASK_GPU}=1"),
+        ("gpu amounts", "yarn", {EXECUTOR_GPU: 1}, {"runtime": {"task_gpus": 2}}, Level.PROBLEM, 2, f"{EXECUTOR_GPU}=2"),
+        ("gpu amounts", "local[2]", {}, {"runtime": {"task_gpus": 1}}, Level.PROBLEM, 2, "runtime.task_gpus=null"),
         (
             "idle gpus",
             "yarn",

@@ -219,7 +219,7 @@ def _alter(bench: Bench, statement: str) -> None:
     bench.spark.sql(f"ALTER TABLE delta.`{bench.path}` {statement}")
 
 
-@pytest.mark.parametrize("statement", ["SET TBLPROPERTIES ('owner' = 'somebody')", "ADD COLUMN (note string)"])
+@pytest.mark.parametrize("statement", ["SET TBLPROPERTIES ('team' = 'somebody')", "ADD COLUMN (note string)"])
 def test_fault_21_a_harmless_alter_during_the_merge_costs_one_more_try(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, statement: str
 ) -> None:

@@ -19,8 +19,10 @@ from metaeol_udf.spec import EmbeddingSpec
 GPUS = {"spark.executor.resource.gpu.amount": "1", "spark.task.resource.gpu.amount": "1"}
 
 
-def _problems(conf: Mapping[str, str], device: str = "cuda", master: str = "spark://host:7077") -> dict[str, bool]:
-    found = setting_problems(lambda name, default: conf.get(name, default), device, master)
+def _problems(
+    conf: Mapping[str, str], device: str = "cuda", master: str = "spark://host:7077", task_gpus: int | None = None
+) -> dict[str, bool]:
+    found = setting_problems(lambda name, default: conf.get(name, default), device, master, task_gpus)
     assert all(problem.message.startswith(problem.setting) for problem in found)
     return {problem.setting: problem.is_fatal for problem in found}
 
@@ -41,6 +43,13 @@ def _problems(conf: Mapping[str, str], device: str = "cuda", master: str = "spar
 )
 def test_settings_that_do_not_suit_a_gpu_are_named(conf: Mapping[str, str], expected: dict[str, bool]) -> None:
     assert _problems(conf) == expected
+
+
+def test_a_profile_for_tasks_needs_executors_with_gpus_and_a_master_that_schedules_them() -> None:
+    executor = "spark.executor.resource.gpu.amount"
+    assert _problems({}, task_gpus=1) == _problems({executor: "1"}, task_gpus=2) == {executor: True}
+    assert _problems({executor: "1"}, task_gpus=1) == {}
+    assert _problems({executor: "1"}, "cuda", "local[2]", 1) == {"runtime.task_gpus": True}
 
 
 def test_settings_for_gpus_do_not_matter_without_them() -> None:

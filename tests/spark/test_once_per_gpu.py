@@ -47,6 +47,14 @@ def test_each_gpu_executor_loads_the_weights_once_over_all_waves(tmp_path: Path,
     assert len(set(found["opened"].values())) == 1
 
 
+def test_a_profile_gives_gpus_to_the_embedding_stages_alone(tmp_path: Path, tiny_model_dir: Path, uuid: str) -> None:
+    settings = ("spark.executor.cores=2", "spark.task.resource.gpu.amount=0.5")
+    found = _run("local-cluster[2,2,2048]", "stage", tmp_path, tiny_model_dir, uuid, *settings)
+    assert found["vectors"] == 120
+    assert found["gpus_of_a_task"] == {"0": 0.5, "1": 1.0}
+    assert len(found["opened"]) == found["report"]["model_loads"] == 2
+
+
 def test_workers_of_one_gpu_share_one_model_and_survive_its_owner(tmp_path: Path, tiny_model_dir: Path, uuid: str) -> None:
     settings = ("spark.executor.cores=2", "spark.task.resource.gpu.amount=0.5")
     found = _run("local-cluster[1,2,2048]", "share", tmp_path, tiny_model_dir, uuid, *settings)

@@ -62,7 +62,7 @@ def opened(folder: Path) -> dict[int, int]:
     return dict(Counter(map(int, log.read_text().split()))) if log.exists() else {}
 
 
-def run_job(spark: SparkSession, folder: Path, model: str) -> dict[str, Any]:
+def run_job(spark: SparkSession, folder: Path, model: str, **runtime: Any) -> dict[str, Any]:
     """The main job in two waves."""
     table = str(folder / "table")
     rows = spark.range(120).select("id", F.concat(F.lit("A plain text, number "), "id").alias("text"))
@@ -70,11 +70,19 @@ def run_job(spark: SparkSession, folder: Path, model: str) -> dict[str, Any]:
     blocks: dict[str, Any] = {
         "source": {"table": table, "key": ["id"]},
         "embedding": {"model": model, "dtype": "float32", "max_tokens": 64},
-        "runtime": {"device": "cuda", "wave_rows": 60},
+        "runtime": {"device": "cuda", "wave_rows": 60, **runtime},
     }
     report = run_embed(parse_config(blocks), spark)
     vectors = spark.read.format("delta").load(table).where("size(embedding) = 32").count()
     return {"report": report, "vectors": vectors, "opened": opened(folder)}
+
+
+def run_in_stage(spark: SparkSession, folder: Path, model: str) -> dict[str, Any]:
+    """The same with a resource profile for the embedding, beside the session's own, which is number 0."""
+    found = run_job(spark, folder, model, task_gpus=1)
+    manager: Any = spark.sparkContext._jsc.sc().resourceProfileManager()
+    amounts = {n: manager.resourceProfileFromId(n).taskResources().apply("gpu").amount() for n in (0, 1)}
+    return {**found, "gpus_of_a_task": amounts}
 
 
 def share(spark: SparkSession, folder: Path, model: str) -> dict[str, Any]:
@@ -103,7 +111,7 @@ def share(spark: SparkSession, folder: Path, model: str) -> dict[str, Any]:
     }
 
 
-SCENARIOS: dict[str, Callable[[SparkSession, Path, str], dict[str, Any]]] = {"job": run_job, "share": share}
+SCENARIOS: dict[str, Callable[[SparkSession, Path, str], dict[str, Any]]] = {"job": run_job, "stage": run_in_stage, "share": share}
 
 
 if __name__ == "__main__":
