@@ -33,8 +33,11 @@ STEPS: dict[str, tuple[str, list[str]]] = {
 
 
 def command(name: str, arguments: argparse.Namespace) -> list[str]:
-    """The command of a step; what the user gave comes after its own arguments and wins."""
+    """The command of a step, with what the user gave in place of its own arguments."""
     module, own = STEPS[name]
+    if arguments.rounds is not None and "--rounds" in own:
+        at = own.index("--rounds")
+        own = [*own[:at], *own[at + 2 :]]
     found = [sys.executable, "-m", module, "--model", str(arguments.model), *own, "--json", str(arguments.folder / f"{name}.json")]
     if module == "benchmarks.encode":
         found += ["--llama-python", arguments.llama_python] if arguments.llama_python else []
