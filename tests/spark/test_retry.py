@@ -78,7 +78,7 @@ def test_a_run_that_must_end_over_its_budget_is_stopped_early_publishes_nothing_
 ) -> None:
     bench.write([(n, f"the {POISON} number {n}" if n % 3 else f"the horse number {n}") for n in range(30)])
     sections = {"embedding": {"model": poisoned_model}, "runtime": {"max_failed_fraction": 0.1, "wave_rows": 6}}
-    with pytest.raises(BudgetError, match=r"stopped early: .* non_finite \d+") as caught:
+    with pytest.raises(BudgetError, match=r"stopped early: .*non_finite \d+") as caught:
         bench.run(**sections)
     assert caught.value.exit_code == 3
     report = json.loads((bench.folder / "report.json").read_text())

@@ -104,7 +104,7 @@ def test_a_wave_that_takes_longer_than_the_grace_period_is_dropped(bench: Bench,
     previous = signal.getsignal(signal.SIGTERM)
     threading.Thread(target=terminate_when_running, daemon=True).start()  # long before the first task runs, the handler is there
     with pytest.raises(TerminatedError, match="SIGTERM"), termination.end_on_sigterm(), known_errors():
-        bench.spark.range(1).select(F.udf(sleep, IntegerType())("id")).collect()
+        bench.spark.range(1).select(F.udf(lambda n: sleep(n), IntegerType())("id")).collect()
     assert signal.getsignal(signal.SIGTERM) is previous
     assert not termination.was_requested()
     assert bench.spark.range(3).count() == 3  # the session lives on
