@@ -41,7 +41,7 @@ def _run(master: str, scenario: str, folder: Path, model: Path, uuid: str, *sett
 
 def test_each_gpu_executor_loads_the_weights_once_over_all_waves(tmp_path: Path, tiny_model_dir: Path, uuid: str) -> None:
     found = _run("local-cluster[2,1,2048]", "job", tmp_path, tiny_model_dir, uuid)
-    assert found["vectors"] == found["report"]["rows_embedded"] == 120
+    assert found["vectors"] == found["report"]["rows_embedded"] == 400
     assert found["report"]["executors"] == 2
     assert len(found["opened"]) == found["report"]["model_loads"] == 2
     assert len(set(found["opened"].values())) == 1
@@ -50,7 +50,7 @@ def test_each_gpu_executor_loads_the_weights_once_over_all_waves(tmp_path: Path,
 def test_a_profile_gives_gpus_to_the_embedding_stages_alone(tmp_path: Path, tiny_model_dir: Path, uuid: str) -> None:
     settings = ("spark.executor.cores=2", "spark.task.resource.gpu.amount=0.5")
     found = _run("local-cluster[2,2,2048]", "stage", tmp_path, tiny_model_dir, uuid, *settings)
-    assert found["vectors"] == 120
+    assert found["vectors"] == 400
     assert found["gpus_of_a_task"] == {"0": 0.5, "1": 1.0}
     assert len(found["opened"]) == found["report"]["model_loads"] == 2
 

@@ -65,12 +65,12 @@ def opened(folder: Path) -> dict[int, int]:
 def run_job(spark: SparkSession, folder: Path, model: str, **runtime: Any) -> dict[str, Any]:
     """The main job in two waves."""
     table = str(folder / "table")
-    rows = spark.range(120).select("id", F.concat(F.lit("A plain text, number "), "id").alias("text"))
+    rows = spark.range(400).select("id", F.concat(F.lit("A plain text, number "), "id").alias("text"))
     rows.write.format("delta").save(table)
     blocks: dict[str, Any] = {
         "source": {"table": table, "key": ["id"]},
         "embedding": {"model": model, "dtype": "float32", "max_tokens": 64},
-        "runtime": {"device": "cuda", "wave_rows": 60, **runtime},
+        "runtime": {"device": "cuda", "wave_rows": 200, **runtime},
     }
     report = run_embed(parse_config(blocks), spark)
     vectors = spark.read.format("delta").load(table).where("size(embedding) = 32").count()
