@@ -82,8 +82,8 @@ def test_fault_30_empty_partitions_load_no_model_and_a_skewed_one_is_split(bench
     seen: list[int] = []
     real = waves._embed
 
-    def watch(rows: Any, request: Any, n_tasks: int) -> Any:
-        embedded = real(rows, request, n_tasks)
+    def watch(rows: Any, request: Any, n_tasks: int, *more: Any) -> Any:
+        embedded = real(rows, request, n_tasks, *more)
         spread = rows.repartition(n_tasks)
         seen.extend(row["n"] for row in spread.groupBy(F.spark_partition_id()).agg(F.count(F.lit(1)).alias("n")).collect())
         return embedded
