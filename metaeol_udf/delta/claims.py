@@ -9,6 +9,7 @@ Claims save work; no vector depends on them. Two runs that do not see each other
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -93,6 +94,8 @@ class Claims:
         try:
             self._files.create(mine, True).close()
         except Py4JError as error:
+            with contextlib.suppress(Py4JError):
+                self._files.delete(mine, False)  # on a full disk it may be there, yet never be given back
             logger.info("this storage takes no claims (%s): make sure that no other run of the job is at work", type(error).__name__)
             yield
             return
