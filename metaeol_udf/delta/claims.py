@@ -9,14 +9,13 @@ Claims save work; no vector depends on them. Two runs that do not see each other
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,7 +93,7 @@ class Claims:
         try:
             self._files.create(mine, True).close()
         except Py4JError as error:
-            with contextlib.suppress(Py4JError):
+            with suppress(Py4JError):
                 self._files.delete(mine, False)  # on a full disk it may be there, yet never be given back
             logger.info("this storage takes no claims (%s): make sure that no other run of the job is at work", type(error).__name__)
             yield

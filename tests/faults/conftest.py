@@ -21,6 +21,8 @@ sys.path.insert(0, str(Path(__file__).parent))  # for the modules beside this on
 from bench import Bench  # noqa: E402
 from catalogue import ELSEWHERE, FAULTS  # noqa: E402
 
+BEGIN, END = "<!-- made by make test-faults -->", "<!-- end -->"
+
 _outcomes: dict[str, list[tuple[str, str]]] = {}
 
 
@@ -90,16 +92,27 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         number = re.search(r"::test_fault_(\d+)_", test)
         if number:
             by_fault.setdefault(int(number.group(1)), []).append(test)
+    page = Path(path)
+    kept = _rows(page)  # of faults that this run did not look at
     lines = ["| # | fault | outcome it must have | test | result |", "| --- | --- | --- | --- | --- |"]
     for number, (fault, outcome) in FAULTS.items():
         tests = by_fault.get(number, [])
         names = "<br>".join(f"`{test.removeprefix('tests/')}`" for test in tests)
-        lines.append(f"| {number} | {fault} | {outcome} | {names} | {_result(tests)} |")
+        found = f"| {number} | {fault} | {outcome} | {names} | {_result(tests)} |"
+        lines.append(found if tests else kept.get(str(number), found))
     lines += ["", "| more | result |", "| --- | --- |"]
     counted = {test for tests in by_fault.values() for test in tests}
-    others = [test for test in _outcomes if test not in counted]
-    lines += [f"| `{test.removeprefix('tests/')}` | {_result([test])} |" for test in sorted(others)]
-    _replace_between_marks(Path(path), lines)
+    more = {f"`{test.removeprefix('tests/')}`": test for test in _outcomes if test not in counted}
+    others = {name: kept[name] for name in kept if name.startswith("`")}
+    others |= {name: f"| {name} | {_result([test])} |" for name, test in more.items()}
+    lines += [others[name] for name in sorted(others)]
+    _replace_between_marks(page, lines)
+
+
+def _rows(page: Path) -> dict[str, str]:
+    """The page's lines by their first cell."""
+    lines = page.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0].splitlines()
+    return {line.split("|")[1].strip(): line for line in lines if line.startswith("|")}
 
 
 def _result(tests: list[str]) -> str:
@@ -116,8 +129,6 @@ def _result(tests: list[str]) -> str:
 
 
 def _replace_between_marks(path: Path, lines: list[str]) -> None:
-    begin, end = "<!-- made by make test-faults -->", "<!-- end -->"
-    page = path.read_text(encoding="utf-8")
-    before, _, rest = page.partition(begin)
-    _, _, after = rest.partition(end)
-    path.write_text("\n".join([before + begin, *lines, end]) + after, encoding="utf-8")
+    before, _, rest = path.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    path.write_text("\n".join([before + BEGIN, *lines, END]) + after, encoding="utf-8")
