@@ -219,11 +219,11 @@ def watched(self, address):
     return connect(self, address)
 socket.socket.connect = watched
 socket.getaddrinfo = lambda *args, **kwargs: sys.exit(f"looked up {args}")
-from metaeol_udf.spark.udf import make_request, _frames
+from metaeol_udf.spark.udf import make_request, result_frames
 from metaeol_udf.spec import EmbeddingSpec
 import pandas as pd
 request = make_request(EmbeddingSpec(model=sys.argv[1], dtype="float32"), "cpu")
-(frame,) = _frames(request, iter([pd.Series(["a text"])]))
+(frame,) = result_frames(request, iter([pd.Series(["a text"])]))
 print(len(frame["vector"][0]), os.environ["HF_HUB_OFFLINE"])
 """
 
