@@ -27,7 +27,7 @@ from metaeol_udf.encoder.flex import compile_layer
 from metaeol_udf.encoder.forward import TriePass
 from metaeol_udf.encoder.model_files import check_weights, find_folder, verify_folder
 from metaeol_udf.encoder.packed import can_pack, pack
-from metaeol_udf.encoder.placement import count_bytes, device_of, place
+from metaeol_udf.encoder.placement import count_bytes, place
 from metaeol_udf.encoder.quantized import quantize
 from metaeol_udf.encoder.reference import encode_plainly
 from metaeol_udf.encoder.stream_pass import StreamPass
@@ -180,7 +180,7 @@ def _fast_pass(model: Any, spec: EmbeddingSpec, trie: PromptTrie, layer: int, de
         decoder = build_decoder(model, longest + 2 * spec.max_tokens + 64, layer, partial(_convert_layer, layer - 1, spec.quantization))
         if decoder is None:
             return None
-        if not devices and device_of(decoder.layers[0]).type == "cpu":
+        if not devices and decoder.token_table.device.type == "cpu":
             # What lies in the mapped file of weights would keep all of it in memory.
             decoder = map_tensors(decoder, lambda tensor: tensor if tensor.is_mkldnn else tensor.clone())
         if devices:
