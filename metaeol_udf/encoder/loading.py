@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import gc
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -46,6 +47,9 @@ _MIN_QUANTIZED_COSINE = {"int8": 0.99, "int4": 0.9}  # against transformers with
 _DEVICE_SHARE = 0.8  # of a GPU's free memory may hold weights; the rest is for activations and heads
 _CELL_TOKENS = 500_000  # run cell by cell before a GPU's layers are compiled, which a short job would wait for in vain
 _C_LIBRARY = ctypes.CDLL(None)
+# oneDNN and torch's bridge to it each keep compiled products by shape, and nearly every batch has a shape of its own: at their
+# own capacities of 1024 that grows by a gigabyte. Read at the first product of a process; what the user has set stays.
+_CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128", "LRU_CACHE_CAPACITY": "16"}
 _GRAPH_BYTES = 4 * 2**30  # larger models keep a GPU busy without CUDA graphs
 
 
@@ -82,6 +86,8 @@ def load_engine(spec: EmbeddingSpec, templates: TemplateSet, device_name: str) -
         EnvironmentFault: The device is not there.
     """
     started = time.monotonic()
+    for name, capacity in _CACHES.items():
+        os.environ.setdefault(name, capacity)
     devices = choose_devices(device_name)
     device = devices[0]
     dtype = choose_dtype(spec.dtype, device)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -214,3 +216,30 @@ def test_bfloat16_stays_near_float32_on_smollm2(model_dir: Path) -> None:
     texts = [*TEXTS[:8], "A man is playing a guitar.", "The stock market fell sharply on Monday."]
     exact = encoder(model_dir).encode(texts)
     assert worst_cosine(encoder(model_dir, dtype="bfloat16").encode(texts), exact) >= 0.9995
+
+
+GROWTH = """
+import sys
+from metaeol_udf import MetaEOLEncoder, TemplateSet
+
+def resident():
+    fields = [line.split() for line in open("/proc/self/status") if line.startswith("VmRSS:")]
+    return int(fields[0][1]) / 1024
+
+encoder = MetaEOLEncoder.from_pretrained(sys.argv[1], templates=TemplateSet.load("metaeol"), dtype="bfloat16", device="cpu")
+texts = [f"text {'word ' * (n % 23)}number {n}" for n in range(160)]
+encoder.encode(texts[:16])
+before = resident()
+for start in range(16, 160, 24):
+    encoder.encode(texts[start : start + 24])
+print(resident() - before)
+"""
+
+
+def test_memory_does_not_grow_with_the_shapes_of_batches(model_dir: Path) -> None:
+    """In a process of its own: the caches are laid out at its first product."""
+    done = subprocess.run(
+        [sys.executable, "-c", GROWTH, str(model_dir)], capture_output=True, text=True, timeout=500, cwd=Path(__file__).resolve().parents[2]
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert float(done.stdout) < 150  # MiB; 300 to 400 without a bound
