@@ -1,7 +1,7 @@
 """Tables and figures of `docs/benchmarks.md`, made from the results in `artifacts/bench`.
 
     python -m benchmarks.publish              # from the results that are there
-    python -m benchmarks.publish --measure    # runs every benchmark first, about 15 minutes
+    python -m benchmarks.publish --measure    # runs every benchmark first, about an hour
 
 A table stands between `<!-- begin NAME -->` and `<!-- end NAME -->`; all else in the page is left as it is. A table whose
 results are not there stays as it was.
