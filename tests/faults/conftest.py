@@ -65,6 +65,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """With the whole folder run the checks that stand elsewhere."""
+    config.pluginmanager.register(_Recorder())
     if any(Path(argument).resolve() == Path(__file__).parent for argument in config.args):
         config.args += [str(ROOT / test) for tests in ELSEWHERE.values() for test in tests if (ROOT / test.partition("::")[0]).is_file()]
 
@@ -74,13 +75,16 @@ def pytest_ignore_collect(config: pytest.Config) -> bool | None:
     return None if any("faults" in argument for argument in config.args) else True
 
 
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    if report.when == "call" or report.outcome != "passed":
-        if report.when == "teardown" and report.outcome == "passed":
-            return
-        why = report.longrepr[2] if report.skipped and isinstance(report.longrepr, tuple) else ""
-        test = report.nodeid.partition("[")[0]
-        _outcomes.setdefault(test, []).append((report.outcome, str(why).removeprefix("Skipped: ")))
+class _Recorder:
+    """A plugin of its own, for hooks of this file see the tests of this folder only."""
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" or report.outcome != "passed":
+            if report.when == "teardown" and report.outcome == "passed":
+                return
+            why = report.longrepr[2] if report.skipped and isinstance(report.longrepr, tuple) else ""
+            test = report.nodeid.partition("[")[0]
+            _outcomes.setdefault(test, []).append((report.outcome, str(why).removeprefix("Skipped: ")))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
