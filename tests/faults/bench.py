@@ -8,69 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pyspark.sql import DataFrame, Row, SparkSession
 
 from metaeol_udf import MetaEOLEncoder
-from metaeol_udf.config import JobConfig, parse_config
-from metaeol_udf.delta import run_embed
-from metaeol_udf.spec import EmbeddingSpec
+from tests.table_bench import TableBench
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-class Silence:
-    """A progress that says nothing."""
+@dataclasses.dataclass(kw_only=True)
+class Bench(TableBench):
+    """One that holds vectors against the engine's own."""
 
-    def start(self, total: int) -> None:
-        pass
-
-    def update(self, done: int, detail: str) -> None:
-        pass
-
-    def finish(self) -> None:
-        pass
-
-
-@dataclasses.dataclass
-class Bench:
-    """One table and the job on it."""
-
-    spark: SparkSession
-    folder: Path
-    spec: EmbeddingSpec
     encoder: MetaEOLEncoder
-
-    @property
-    def path(self) -> str:
-        return str(self.folder / "table")
-
-    def write(self, rows: list[tuple[Any, ...]], schema: str = "id long, text string", mode: str = "error") -> None:
-        self.spark.createDataFrame(rows, schema).coalesce(1).write.format("delta").mode(mode).save(self.path)
-
-    def blocks(self, **sections: dict[str, Any]) -> dict[str, Any]:
-        base: dict[str, dict[str, Any]] = {
-            "source": {"table": self.path, "key": ["id"]},
-            "embedding": {"model": self.spec.model, "dtype": "float32", "max_tokens": self.spec.max_tokens},
-            "runtime": {"device": "cpu", "max_failed_fraction": 1.0, "report": str(self.folder / "report.json")},
-        }
-        for name, section in sections.items():
-            base[name] = base.get(name, {}) | section
-        return base
-
-    def config(self, **sections: dict[str, Any]) -> JobConfig:
-        return parse_config(self.blocks(**sections))
-
-    def run(self, **sections: dict[str, Any]) -> dict[str, Any]:
-        return run_embed(self.config(**sections), self.spark, Silence())
-
-    def table(self, name: str = "table") -> DataFrame:
-        return self.spark.read.format("delta").load(str(self.folder / name))
-
-    def rows(self, name: str = "table") -> dict[Any, Row]:
-        return {row["id"]: row for row in self.table(name).collect()}
-
-    def versions(self, name: str = "table") -> int:
-        return len(list((self.folder / name / "_delta_log").glob("*.json")))
 
     def report(self) -> dict[str, Any]:
         report: dict[str, Any] = json.loads((self.folder / "report.json").read_text())

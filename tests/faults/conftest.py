@@ -55,7 +55,7 @@ def encoder(spec: EmbeddingSpec) -> MetaEOLEncoder:
 
 @pytest.fixture
 def bench(spark: SparkSession, tmp_path: Path, spec: EmbeddingSpec, encoder: MetaEOLEncoder) -> Iterator[Bench]:
-    yield Bench(spark, tmp_path, spec, encoder)
+    yield Bench(spark, tmp_path, spec, encoder=encoder)
     spark.catalog.clearCache()
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from bench import Bench, Silence
+from bench import Bench
 from delta import DeltaTable
 from pyspark.sql import functions as F
 
@@ -17,6 +17,7 @@ from metaeol_udf.delta import claims, faults, journal, publish, run_embed
 from metaeol_udf.delta.claims import Claims
 from metaeol_udf.delta.journal import Journal
 from metaeol_udf.errors import ConflictError, EnvironmentFault, MetaEOLError
+from tests.table_bench import Silence
 
 TEXTS = {n: f"text number {n}" for n in range(12)}
 TARGET = "vectors"

@@ -1,0 +1,75 @@
+"""A folder with one table for one test, and the job on it; the folders of tests build on it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from pyspark.sql import DataFrame, Row, SparkSession
+
+from metaeol_udf.config import JobConfig, parse_config
+from metaeol_udf.delta import run_embed
+from metaeol_udf.spec import EmbeddingSpec
+
+
+class Silence:
+    """A progress that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.total: int | None = None
+        self.done: list[int] = []
+        self.finished = False
+
+    def start(self, total: int) -> None:
+        self.total = total
+
+    def update(self, done: int, detail: str) -> None:
+        self.done.append(done)
+
+    def finish(self) -> None:
+        self.finished = True
+
+
+@dataclasses.dataclass
+class TableBench:
+    """One table and the job on it."""
+
+    spark: SparkSession
+    folder: Path
+    spec: EmbeddingSpec
+    progress: Silence = dataclasses.field(default_factory=Silence)
+
+    @property
+    def path(self) -> str:
+        return str(self.folder / "table")
+
+    def write(self, rows: list[tuple[Any, ...]], schema: str = "id long, text string", mode: str = "error") -> None:
+        self.spark.createDataFrame(rows, schema).coalesce(1).write.format("delta").mode(mode).save(self.path)
+
+    def blocks(self, **sections: dict[str, Any]) -> dict[str, Any]:
+        """What a configuration's file would hold; sections are laid over the defaults, setting by setting."""
+        base: dict[str, dict[str, Any]] = {
+            "source": {"table": self.path, "key": ["id"]},
+            "embedding": {"model": self.spec.model, "dtype": "float32", "max_tokens": self.spec.max_tokens},
+            "runtime": {"device": "cpu", "max_failed_fraction": 1.0, "report": str(self.folder / "report.json")},
+        }
+        for name, section in sections.items():
+            base[name] = base.get(name, {}) | section
+        return base
+
+    def config(self, **sections: dict[str, Any]) -> JobConfig:
+        return parse_config(self.blocks(**sections))
+
+    def run(self, **sections: dict[str, Any]) -> dict[str, Any]:
+        return run_embed(self.config(**sections), self.spark, self.progress)
+
+    def table(self, name: str = "table") -> DataFrame:
+        return self.spark.read.format("delta").load(str(self.folder / name))
+
+    def rows(self, name: str = "table") -> dict[Any, Row]:
+        return {row["id"]: row for row in self.table(name).collect()}
+
+    def versions(self, name: str = "table") -> int:
+        """Commits of a table; 0 where there is none."""
+        return len(list((self.folder / name / "_delta_log").glob("*.json")))
