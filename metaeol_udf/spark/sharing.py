@@ -89,9 +89,9 @@ class OwnedEncoder:
                 return
             self.is_closed = True
             del self._encoder
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # the socket was removed from outside: the thread waits for ever, and harms nobody
             Client(_socket_path(self._leases[0]), family="AF_UNIX").close()  # ends the wait for a connection
-        self._accepting.join(timeout=5.0)  # its socket is removed before the next owner makes another of that name
+            self._accepting.join()  # its socket is removed before the next owner makes another of that name
         gc.collect()  # the encoder holds cycles
         if self._has_cuda and "torch" in sys.modules:
             import torch
@@ -118,7 +118,7 @@ class OwnedEncoder:
                 self._n_users -= 1
 
     def _accept(self) -> None:
-        with self._listener:
+        with contextlib.suppress(FileNotFoundError), self._listener:  # closing it removes the socket, unless somebody else has
             while not self.is_closed:
                 with contextlib.suppress(OSError):  # the other side went away while it waited
                     connection = self._listener.accept()

@@ -264,6 +264,29 @@ def test_texts_of_a_lost_owner_come_back_and_the_gpu_is_free(gpu: Gpu) -> None:
     again.close()  # type: ignore[union-attr]
 
 
+def test_an_owner_whose_socket_was_removed_gives_the_gpu_back_all_the_same(gpu: Gpu) -> None:
+    owner = obtain([gpu], "model", "load 1", lambda: _Sums())  # type: ignore[arg-type, return-value]
+    sharing.lease_path(gpu).with_suffix(".sock").unlink()
+    assert isinstance(owner, OwnedEncoder)
+    owner.close()
+    again = obtain([gpu], "model", "load 2", lambda: _Sums(), wait_s=1)  # type: ignore[arg-type, return-value]
+    borrowed = obtain([gpu], "model", "-", lambda: pytest.fail("loaded twice"))
+    assert borrowed.load_id == again.load_id == "load 2"
+    again.close()  # type: ignore[union-attr]
+
+
+def test_a_slow_end_of_an_owner_does_not_remove_the_next_ones_socket(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = obtain([gpu], "model", "load 1", lambda: _Sums())  # type: ignore[arg-type, return-value]
+    assert isinstance(owner, OwnedEncoder)
+    close = owner._listener.close
+    monkeypatch.setattr(owner._listener, "close", lambda: (time.sleep(6), close()))
+    owner.close()
+    assert not owner._accepting.is_alive()
+    again = obtain([gpu], "model", "load 2", lambda: _Sums())  # type: ignore[arg-type, return-value]
+    assert sharing.lease_path(gpu).with_suffix(".sock").exists()
+    again.close()  # type: ignore[union-attr]
+
+
 def test_a_model_over_two_gpus_is_shared_and_gives_way_to_one_on_either(tmp_path: Path) -> None:
     gpus = [Gpu("cpu", f"pretended {tmp_path} {index}") for index in range(3)]
     try:
