@@ -121,7 +121,9 @@ def _plainly(model: Path, templates: str, texts: Sequence[str]) -> NDArray[np.fl
     """The mean over templates, one prompt at a time without padding, in float32."""
     bare = AutoModel.from_pretrained(model, dtype=torch.float32).eval()
     tokenizer = PromptTokenizer(AutoTokenizer.from_pretrained(model))
-    mean: NDArray[np.float32] = encode_plainly(bare, tokenizer, TemplateSet.load(templates), texts, bare.config.num_hidden_layers).mean(1)
+    mean: NDArray[np.float32] = encode_plainly(bare, tokenizer, TemplateSet.load(templates), texts, [bare.config.num_hidden_layers]).mean(
+        (1, 2)
+    )
     return mean
 
 

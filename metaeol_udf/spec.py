@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from metaeol_udf.errors import ConfigError, did_you_mean
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = ("int8", "int4")
+VALUES = ("float32", "int8", "binary")
 
 #: Raised by one whenever a release computes other vectors from the same settings, so that rows are embedded anew.
 VECTOR_VERSION = 1
@@ -33,28 +34,35 @@ class EmbeddingSpec:
         revision: Commit of a hub id; None for a folder.
         templates: Name of a built-in template set, or path of a YAML file.
         layer: Index into the hidden states as transformers counts them (0: embeddings, -1: last, after the final norm),
-            or a fraction of the depth, a float in [0, 1].
+            or a fraction of the depth, a float in [0, 1]; or a list of these, whose hidden states are averaged.
         dtype: Weights and activations of the forward pass; `auto` is bfloat16 where the device computes it, else float32.
         quantization: Bits that the weights of linear layers are kept in, `int8` or `int4`; None keeps them in `dtype`.
+        postprocess: Path of a safetensors file with fitted post-processing, done to the mean hidden state; None: none.
         normalize: Scale every vector to length 1.
         truncate_dim: Keep this many leading dimensions; None keeps all.
+        values: What the numbers of a vector may be: `float32`; `int8`, integers from -127 to 127, the largest of each vector at
+            an end; `binary`, -1 and 1. They stay floats, which Parquet packs to about a byte, and a bit, each.
         per_template: Keep the templates' vectors side by side (n_templates * dim) instead of their mean.
         max_tokens: Tokens kept of a text, before a prompt template wraps it.
         templates_json: Content of the template set, set by `resolve`; travels to workers in place of a file.
+        postprocess_content: Content of the file of post-processing in base64, set by `resolve`; travels likewise.
         model_hash: Digest of the model's files, set by `resolve`.
     """
 
     model: str
     revision: str | None = None
     templates: str = "metaeol"
-    layer: int | float = -1
+    layer: int | float | tuple[int | float, ...] = -1
     dtype: str = "auto"
     quantization: str | None = None
+    postprocess: str | None = None
     normalize: bool = False
     truncate_dim: int | None = None
+    values: str = "float32"
     per_template: bool = False
     max_tokens: int = 512
     templates_json: str | None = None
+    postprocess_content: str | None = field(default=None, repr=False)
     model_hash: str | None = None
 
     def __post_init__(self) -> None:
@@ -64,19 +72,28 @@ class EmbeddingSpec:
         _check("dtype", self.dtype in DTYPES, self.dtype, f"one of {', '.join(DTYPES)}")
         known = self.quantization is None or self.quantization in QUANTIZATIONS
         _check("quantization", known, self.quantization, f"one of {', '.join(QUANTIZATIONS)}, or null")
-        is_index = isinstance(self.layer, int) and not isinstance(self.layer, bool)
-        is_fraction = isinstance(self.layer, float) and 0.0 <= self.layer <= 1.0
-        _check("layer", is_index or is_fraction, self.layer, "an integer index or a fraction of depth from 0.0 to 1.0")
+        layers = self.layer if isinstance(self.layer, tuple) else (self.layer,)
+        known = bool(layers) and all(map(_is_layer, layers))
+        _check("layer", known, self.layer, "an integer index or a fraction of depth from 0.0 to 1.0, or a list of these")
+        written = self.postprocess is None or (isinstance(self.postprocess, str) and bool(self.postprocess))
+        _check("postprocess", written, self.postprocess, "the path of a safetensors file, or null")
+        _check("values", self.values in VALUES, self.values, f"one of {', '.join(VALUES)}")
         for name in ("normalize", "per_template"):
             _check(name, isinstance(getattr(self, name), bool), getattr(self, name), "true or false")
         _check(
             "truncate_dim", self.truncate_dim is None or _is_positive(self.truncate_dim), self.truncate_dim, "a positive integer, or null"
         )
         _check("max_tokens", _is_positive(self.max_tokens), self.max_tokens, "a positive integer")
+        if self.normalize and self.values != "float32":
+            raise ConfigError(f"embedding.normalize scales vectors to length 1, which embedding.values {self.values} cannot hold: drop one")
+        if self.per_template and self.postprocess is not None:
+            raise ConfigError("embedding.postprocess is fitted on the mean over templates: set embedding.per_template to false")
 
     @classmethod
     def load(cls, path: str | Path) -> EmbeddingSpec:
         """Read a spec from a YAML file: the `embedding` block of a job's config as a file of its own.
+
+        A relative `postprocess` is looked for beside the file.
 
         Raises:
             ConfigError: The file is missing, is not a mapping, or holds an unknown key or a value out of range.
@@ -85,11 +102,15 @@ class EmbeddingSpec:
             block = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError) as error:
             raise ConfigError(f"cannot read the spec file {path}: {_one_line(error)}") from None
+        if isinstance(block, dict) and isinstance(block.get("postprocess"), str):
+            block = {**block, "postprocess": str(Path(path).parent / block["postprocess"])}
         return cls.from_mapping(block, where=str(path))
 
     @classmethod
     def from_mapping(cls, block: Any, where: str = "embedding") -> EmbeddingSpec:
         """Build a spec from the keys of an `embedding` block; `column` says where vectors go, so it is passed over.
+
+        `spec` names a file to begin with, which the other keys change.
 
         Raises:
             ConfigError: `block` is not a mapping, lacks `model`, or holds an unknown key or a value out of range.
@@ -98,11 +119,15 @@ class EmbeddingSpec:
             raise ConfigError(f"{where} must be a mapping of settings, found {type(block).__name__}")
         known = set(SETTINGS)
         for key in block:
-            if key not in known | {"column"}:
-                raise ConfigError(f"unknown key {where}.{key}; {did_you_mean(str(key), known)}")
+            if key not in known | {"column", "spec"}:
+                raise ConfigError(f"unknown key {where}.{key}; {did_you_mean(str(key), known | {'spec'})}")
+        settings = {key: tuple(value) if isinstance(value, list) else value for key, value in block.items() if key in known}
+        if block.get("spec") is not None:
+            _check("spec", isinstance(block["spec"], str), block["spec"], "the path of a spec file")
+            return dataclasses.replace(cls.load(block["spec"]), **settings)
         if "model" not in block:
-            raise ConfigError(f"{where}.model is missing: name a folder or a hub id")
-        return cls(**{key: value for key, value in block.items() if key in known})
+            raise ConfigError(f"{where}.model is missing: name a folder or a hub id, or a file with `spec`")
+        return cls(**settings)
 
     @property
     def is_resolved(self) -> bool:
@@ -118,27 +143,39 @@ class EmbeddingSpec:
         value = {name: getattr(self, name) for name in SETTINGS}
         if self.is_resolved:
             value |= {"model": self.model_hash, "revision": None, "templates": self.templates_json}
-        if self.quantization is None:
-            del value["quantization"]  # vectors from before the setting existed stay valid
+        if self.postprocess_content is not None:
+            value["postprocess"] = hashlib.sha256(self.postprocess_content.encode()).hexdigest()
+        for name, default in (("quantization", None), ("postprocess", None), ("values", "float32")):
+            if value[name] == default:
+                del value[name]  # vectors from before the setting existed stay valid
         canonical = json.dumps([VECTOR_VERSION, value], sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
 #: The keys that a user may write, in the order of the documentation.
-SETTINGS = tuple(f.name for f in dataclasses.fields(EmbeddingSpec) if f.name not in ("templates_json", "model_hash"))
+SETTINGS = tuple(f.name for f in dataclasses.fields(EmbeddingSpec) if f.name not in ("templates_json", "postprocess_content", "model_hash"))
 
 
-def output_layer(layer: int | float, n_layers: int) -> int:
-    """Index into the `n_layers + 1` hidden states that `layer` means.
+def output_layers(layer: int | float | tuple[int | float, ...], n_layers: int) -> tuple[int, ...]:
+    """Indices into the `n_layers + 1` hidden states that `layer` means, ascending, each once.
 
     Raises:
         ConfigError: An integer outside the model's depth.
     """
+    return tuple(sorted({_output_layer(each, n_layers) for each in (layer if isinstance(layer, tuple) else (layer,))}))
+
+
+def _output_layer(layer: int | float, n_layers: int) -> int:
     if isinstance(layer, float):
         return round(layer * n_layers)
     if not -n_layers - 1 <= layer <= n_layers:
         raise ConfigError(f"embedding.layer is {layer}, but the model has {n_layers} layers: use {-n_layers - 1} to {n_layers}")
     return layer % (n_layers + 1)
+
+
+def _is_layer(layer: object) -> bool:
+    is_fraction = isinstance(layer, float) and 0.0 <= layer <= 1.0
+    return is_fraction or (isinstance(layer, int) and not isinstance(layer, bool))
 
 
 def _is_positive(value: object) -> bool:

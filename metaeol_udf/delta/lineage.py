@@ -44,8 +44,7 @@ def lineage_properties(column: str, spec: EmbeddingSpec, info: ModelInfo) -> dic
 
 def vector_length(spec: EmbeddingSpec, info: ModelInfo, n_templates: int) -> int:
     """Numbers in one stored vector."""
-    dim = spec.truncate_dim or info.hidden_size
-    return dim * n_templates if spec.per_template else dim
+    return info.dim * n_templates if spec.per_template else info.dim
 
 
 def column_comment(properties: Mapping[str, str], column: str) -> str:

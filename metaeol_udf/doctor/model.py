@@ -14,11 +14,11 @@ from pyspark.sql import SparkSession
 from metaeol_udf.doctor.finding import Finding, ok, refused, warning, wrong_environment, wrong_setting
 from metaeol_udf.doctor.plan import Plan
 from metaeol_udf.encoder.manifest import read_manifest
-from metaeol_udf.encoder.model_files import check_weights, find_folder, is_local, local_path, model_shape, verify_folder
+from metaeol_udf.encoder.model_files import check_vectors, check_weights, find_folder, is_local, local_path, model_shape, verify_folder
 from metaeol_udf.errors import ConfigError, MetaEOLError
 from metaeol_udf.prompts import TemplateSet
 from metaeol_udf.spark.staging import find_or_fetch
-from metaeol_udf.spec import EmbeddingSpec, output_layer
+from metaeol_udf.spec import EmbeddingSpec, output_layers
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -85,19 +85,21 @@ def check_pinned(spec: EmbeddingSpec, folder: Path) -> Finding:
 
 
 def check_layer(spec: EmbeddingSpec, folder: Path) -> Finding:
-    """The output layer and `truncate_dim` are inside the model."""
+    """The output layers, post-processing and `truncate_dim` go with the model."""
     try:
         n_layers, hidden_size = model_shape(folder)
     except MetaEOLError:
         return ok("layer", "the model's shape is unknown: see model files")
     try:
-        layer = output_layer(spec.layer, n_layers)
+        layers = output_layers(spec.layer, n_layers)
     except ConfigError as error:
         return refused("layer", error, "embedding.layer=-1")
-    if (spec.truncate_dim or 0) > hidden_size:
-        found = f"embedding.truncate_dim is {spec.truncate_dim}, the model's hidden states have {hidden_size} dimensions"
-        return wrong_setting("layer", found, f"embedding.truncate_dim={hidden_size}")
-    return ok("layer", f"hidden state {layer} of 0 to {n_layers}, {hidden_size} dimensions")
+    try:
+        dim = check_vectors(spec, n_layers, hidden_size)
+    except ConfigError as error:
+        most = "embedding.truncate_dim=null" if spec.truncate_dim is not None else "embedding.postprocess=null"
+        return refused("layer", error, f"embedding.truncate_dim={hidden_size}" if spec.postprocess is None else most)
+    return ok("layer", f"hidden states {', '.join(map(str, layers))} of 0 to {n_layers}, vectors of {dim} numbers")
 
 
 def check_templates(spec: EmbeddingSpec) -> Finding:

@@ -46,28 +46,36 @@ class BatchRunner:
         if isinstance(engine.runner, StreamPass):
             engine.runner.set_batch_tokens(self._wanted)
 
-    def run(self, window: Window, n_templates: int, per_template: bool) -> tuple[NDArray[np.float32], list[str | None]]:
+    def run(
+        self, window: Window, n_templates: int, per_template: bool = False, per_layer: bool = False
+    ) -> tuple[NDArray[np.float32], list[str | None]]:
         """Run a window's batches in order.
 
         Args:
             window: What to run.
             n_templates: Templates of the set.
             per_template: Keep templates apart.
+            per_layer: Keep the hidden states of a prompt apart, where several layers are read.
 
         Returns:
-            The mean over templates, shape ``(n_unique, hidden_size)``, or each template's hidden state, shape ``(n_unique,
-            n_templates, hidden_size)``; and an error or None for each unique text.
+            Hidden states, shape ``(n_unique, n_templates, n_layers, hidden_size)`` without the axes over which the mean is
+            taken; and an error or None for each unique text.
         """
         n_texts, hidden_size = window.n_unique, self._engine.hidden_size
-        states = np.zeros((n_texts, n_templates, hidden_size) if per_template else (n_texts, hidden_size), np.float32)
+        n_states = self._engine.n_states
+        shape = (n_texts, *([n_templates] if per_template else []), *([n_states] if per_layer else []), hidden_size)
+        states = np.zeros(shape, np.float32)
         errors: list[str | None] = [None] * n_texts
         self._engine.runner.use_groups(window.groups)
         for batch, outcome in self._outcomes(window):
             if isinstance(outcome, str):
                 errors[batch[0].rows[0]] = outcome
                 continue
-            for cell, state in zip(batch, outcome, strict=True):
+            for cell, read in zip(batch, outcome, strict=True):
                 rows = np.array(cell.rows)
+                state = read if n_states == 1 and not per_layer else read.reshape(*read.shape[:2], n_states, hidden_size)
+                if n_states > 1 and not per_layer:
+                    state = state.mean(2)
                 if per_template:
                     states[rows[:, None], np.array(window.groups[cell.group].template_indices)[None]] = state
                 else:

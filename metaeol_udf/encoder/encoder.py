@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from metaeol_udf.encoder.batches import BatchRunner
 from metaeol_udf.encoder.loading import Engine, load_engine
+from metaeol_udf.encoder.model_files import resolve_spec
 from metaeol_udf.encoder.pooling import finish_vectors
+from metaeol_udf.encoder.postprocess import load_postprocess
 from metaeol_udf.encoder.window import Window, prepare_window
 from metaeol_udf.errors import MetaEOLError
 from metaeol_udf.prompts import TemplateSet
@@ -62,21 +64,23 @@ class MetaEOLEncoder:
         self.templates = templates
         self.engine = engine
         self.batch_runner = BatchRunner(engine, max_batch_tokens)
-        width = min(spec.truncate_dim or engine.hidden_size, engine.hidden_size)
-        self.dim = width * (len(templates.templates) if spec.per_template else 1)
+        self._post = load_postprocess(spec)
+        width = engine.hidden_size if self._post is None else self._post.dim
+        self.dim = min(spec.truncate_dim or width, width) * (len(templates.templates) if spec.per_template else 1)
         self._head_tokens_to_report = engine.runner.n_head_tokens
 
     @classmethod
     def from_pretrained(
-        cls, model: str, *, templates: TemplateSet, layer: int | float = -1, dtype: str = "auto", device: str = "auto",
-        quantization: str | None = None, revision: str | None = None, max_tokens: int = 512, max_batch_tokens: int | str = "auto",
+        cls, model: str, *, templates: TemplateSet, layer: int | float | Sequence[int | float] = -1, dtype: str = "auto",
+        device: str = "auto", quantization: str | None = None, revision: str | None = None, max_tokens: int = 512,
+        max_batch_tokens: int | str = "auto",
     ) -> MetaEOLEncoder:  # fmt: skip
         """Load a model.
 
         Args:
             model: Folder of a checkpoint, or a hub id in the local cache.
             templates: The template set.
-            layer: Index into the hidden states as transformers counts them, or a fraction of depth.
+            layer: Index into the hidden states as transformers counts them, or a fraction of depth, or several to average.
             dtype: `auto`, `float32`, `bfloat16` or `float16`.
             device: `auto`, `cpu`, `cuda` or `cuda:N`.
             quantization: `int8` or `int4` weights, or None.
@@ -89,8 +93,9 @@ class MetaEOLEncoder:
             ModelFilesError: Model files are missing, truncated or altered.
             EnvironmentFault: The device is not there.
         """
+        layers = layer if isinstance(layer, (int, float)) else tuple(layer)
         spec = EmbeddingSpec(
-            model=model, revision=revision, templates=templates.name, layer=layer, dtype=dtype, quantization=quantization,
+            model=model, revision=revision, templates=templates.name, layer=layers, dtype=dtype, quantization=quantization,
             max_tokens=max_tokens, templates_json=templates.to_json(),
         )  # fmt: skip
         return cls.from_spec(spec, device=device, max_batch_tokens=max_batch_tokens)
@@ -99,6 +104,8 @@ class MetaEOLEncoder:
     def from_spec(cls, spec: EmbeddingSpec, *, device: str = "auto", max_batch_tokens: int | str = "auto") -> MetaEOLEncoder:
         """Load the model that a spec names; raises as `from_pretrained`."""
         templates = TemplateSet.from_spec(spec)
+        if spec.postprocess is not None and not spec.is_resolved:
+            spec = resolve_spec(spec)[0]  # sees that what was fitted goes with the rest
         return cls(spec, templates, load_engine(spec, templates, device), max_batch_tokens)
 
     def encode(self, texts: Sequence[str], *, per_template: bool = False) -> NDArray[np.float32]:
@@ -108,7 +115,7 @@ class MetaEOLEncoder:
 
         Args:
             texts: Any strings. Longer ones are trimmed to `max_tokens`.
-            per_template: Return each template's hidden state by itself, before any averaging, truncation or scaling.
+            per_template: Return each template's hidden state by itself, before post-processing, truncation or scaling.
 
         Returns:
             Shape ``(n_texts, dim)``, or ``(n_texts, n_templates, hidden_size)``; rows in the order of `texts`.
@@ -119,17 +126,39 @@ class MetaEOLEncoder:
         n_templates, hidden_size = len(self.templates.templates), self.engine.hidden_size
         shape = (len(texts), n_templates, hidden_size) if per_template else (len(texts), self.dim)
         vectors = np.empty(shape, np.float32)
-        keep = per_template or self.spec.per_template
+        for place, window, states in self._states(texts, per_template or self.spec.per_template, per_layer=False):
+            vectors[place] = (states if per_template else finish_vectors(states, self.spec, self._post))[window.unique]
+        return vectors
+
+    def encode_layers(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Hidden states of all templates at all layers that `spec.layer` lists, from one pass: what tuning chooses from.
+
+        Args:
+            texts: As in `encode`; a few hundred at a time, for there are many hidden states to a text.
+
+        Returns:
+            Shape ``(n_texts, n_templates, n_layers, hidden_size)``, layers ascending.
+
+        Raises:
+            MetaEOLError: As in `encode`.
+        """
+        shape = (len(self.templates.templates), self.engine.n_states, self.engine.hidden_size)
+        kept = np.empty((len(texts), *shape), np.float32)
+        for place, window, states in self._states(texts, per_template=True, per_layer=True):
+            kept[place] = states[window.unique]
+        return kept
+
+    def _states(self, texts: Sequence[str], per_template: bool, per_layer: bool) -> Iterator[tuple[slice, Window, NDArray[np.float32]]]:
+        """Run texts window by window: their place, the window, and the states of its unique texts."""
         ranges = list(_windows(texts))
         windows = self._prepared(texts[r.start : r.stop] for r in ranges)
         for place, ahead in zip(ranges, windows, strict=True):
             window = ahead.result()
-            states, failures = self.batch_runner.run(window, n_templates, keep)
+            states, failures = self.batch_runner.run(window, len(self.templates.templates), per_template, per_layer)
             failed = next(((i, error) for i, error in enumerate(failures[u] for u in window.unique) if error is not None), None)
             if failed is not None:
                 raise MetaEOLError(f"text {place.start + failed[0]} could not be embedded: {failed[1]}")
-            vectors[place.start : place.stop] = (states if per_template else finish_vectors(states, self.spec))[window.unique]
-        return vectors
+            yield slice(place.start, place.stop), window, states
 
     def encode_rows(self, texts: Sequence[str | None]) -> Encoded:
         """Embed the cells of a column: never raises for a row.
@@ -187,7 +216,7 @@ class MetaEOLEncoder:
                 self._fill(encoded, partial(self._prepare, texts[part]), rows[part], texts[part])
             return
         states, failures = self.batch_runner.run(window, len(self.templates.templates), self.spec.per_template)
-        finished = finish_vectors(states, self.spec)
+        finished = finish_vectors(states, self.spec, self._post)
         for unique in np.flatnonzero(~np.isfinite(finished).all(1)):
             failures[unique] = failures[unique] or "non_finite"
         finished[np.array([failure is not None for failure in failures])] = 0.0

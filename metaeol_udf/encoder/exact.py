@@ -16,7 +16,7 @@ class WholePass:
     """Runs cells of whole prompts of equal length: no padding, no cache, no mask, so nothing can differ from one at a time.
 
     Attributes:
-        layer: Index into the hidden states of what is read.
+        layers: Indices into the hidden states of what is read.
         n_head_tokens: Always 0; nothing is shared.
         has_heads: False: it must be given whole prompts.
     """
@@ -24,9 +24,9 @@ class WholePass:
     n_head_tokens = 0
     has_heads = False
 
-    def __init__(self, model: Any, layer: int) -> None:
+    def __init__(self, model: Any, layers: Sequence[int]) -> None:
         self._model = model
-        self.layer = layer
+        self.layers = layers
 
     def use_groups(self, groups: Sequence[HeadGroup]) -> None:
         """Nothing to do: whole prompts have no heads."""
@@ -38,5 +38,5 @@ class WholePass:
         for cell in batch:
             ids = torch.tensor([list(text_ids[cell.group][row]) for row in cell.rows], device=self._model.device)
             outputs = self._model(input_ids=ids, use_cache=False, output_hidden_states=True)
-            states.append(outputs.hidden_states[self.layer][:, -1:].float())
+            states.append(torch.cat([outputs.hidden_states[layer][:, -1:] for layer in self.layers], dim=-1).float())
         return states

@@ -39,14 +39,16 @@ class TriePass:
 
     Attributes:
         decoder: What it runs.
+        taps: Indices into the hidden states of what is read, ascending; the last one is that above the decoder's layers.
         n_head_tokens: Tokens that the heads took.
         has_heads: True: it runs heads once and texts after them.
     """
 
     has_heads = True
 
-    def __init__(self, decoder: Decoder, groups: Sequence[HeadGroup]) -> None:
+    def __init__(self, decoder: Decoder, groups: Sequence[HeadGroup], taps: Sequence[int] = ()) -> None:
         self.decoder = decoder
+        self.taps = tuple(taps) or (len(decoder.layers),)
         self._groups: Sequence[HeadGroup] = ()
         self._heads: dict[tuple[int, ...], HeadCache | None] = {}
         self._layouts: dict[tuple[HeadGroup, int], Layout] = {}
@@ -71,7 +73,7 @@ class TriePass:
             text_ids: Token ids of each text in each group, indexed ``[group][row]``.
 
         Returns:
-            One float32 tensor a cell, shape ``(n_rows, n_group_templates, hidden_size)``, on the decoder's device.
+            One float32 tensor a cell, shape ``(n_rows, n_group_templates, n_taps * hidden_size)``, on the decoder's device.
         """
         parts, start = [], 0
         ids: list[int] = []
@@ -108,17 +110,21 @@ class TriePass:
         return tuple(kept)
 
     def _forward(self, ids: Tensor, parts: Sequence[Part], kept: KeptCache | None) -> Tensor:
-        """Hidden states at the outputs of all parts, one after the other, shape ``(n_outputs, hidden_size)``."""
+        """Hidden states at the outputs of all parts, one after the other, shape ``(n_outputs, n_taps * hidden_size)``."""
         decoder = self.decoder
         positions = torch.cat([part.layout.positions.repeat(part.n_rows) for part in parts])
         outputs = torch.cat([part.output_rows() for part in parts])
         x = decoder.embed(ids.to(decoder.token_table.device), positions)
         if not decoder.layers:
             return x[outputs]
+        tapped = []
         for index in range(len(decoder.layers)):
+            if index in self.taps and kept is None:
+                tapped.append(x[outputs])  # a copy: the layer may overwrite `x`
             x, parts, outputs = self._carry(index, x, parts, outputs)
             x = self._run_layer(index, x, parts, outputs if index == len(decoder.layers) - 1 else None, kept)
-        return x if decoder.final_norm is None else decoder.final_norm(x)
+        x = x if decoder.final_norm is None else decoder.final_norm(x)
+        return torch.cat([*(states.to(x.device) for states in tapped), x], dim=-1) if tapped else x
 
     def _carry(self, index: int, x: Tensor, parts: Sequence[Part], outputs: Tensor) -> tuple[Tensor, Sequence[Part], Tensor]:
         """Bring a batch to the device of a layer; here all layers stand on one."""

@@ -37,7 +37,7 @@ from metaeol_udf.errors import ConfigError, EnvironmentFault, ModelFilesError
 from metaeol_udf.prompts import TemplateSet
 from metaeol_udf.prompts.tokens import PromptTokenizer
 from metaeol_udf.prompts.trie import HeadGroup, PromptTrie
-from metaeol_udf.spec import EmbeddingSpec, output_layer
+from metaeol_udf.spec import EmbeddingSpec, output_layers
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +63,7 @@ class Engine:
         device: Where the weights are.
         dtype: Of weights and activations.
         hidden_size: Length of a hidden state.
+        n_states: Hidden states that are read of each prompt: 1, or as many as `layer` lists.
         is_fast: Whether the fast path is used.
     """
 
@@ -71,6 +72,7 @@ class Engine:
     device: torch.device
     dtype: torch.dtype
     hidden_size: int
+    n_states: int
     is_fast: bool
 
 
@@ -99,11 +101,11 @@ def load_engine(spec: EmbeddingSpec, templates: TemplateSet, device_name: str) -
         model = _load_model(folder, dtype)
     is_apart = spec.quantization is not None or not _fits(model, device)  # moved to its devices only as a `Decoder`
     model = model if is_apart else model.to(device)
-    layer = output_layer(spec.layer, _text_config(model).num_hidden_layers)
+    layers = output_layers(spec.layer, _text_config(model).num_hidden_layers)
     trie = PromptTrie(templates, tokenizer)
     _check_room(spec, templates, tokenizer, model)
-    expected = encode_plainly(model, tokenizer, templates, _PROBES, layer)
-    runner: TriePass | WholePass | None = _fast_pass(model, spec, trie, layer, devices if is_apart else ())
+    expected = encode_plainly(model, tokenizer, templates, _PROBES, layers)
+    runner: TriePass | WholePass | None = _fast_pass(model, spec, trie, layers, devices if is_apart else ())
     why = f"architecture {model.config.model_type!r} is not one of {', '.join(KNOWN_MODEL_TYPES)}"
     if runner is not None:
         model = None  # its weights were given up for the fast path; what it still holds keeps the file of weights in memory
@@ -121,9 +123,9 @@ def load_engine(spec: EmbeddingSpec, templates: TemplateSet, device_name: str) -
             model = model or _load_model(folder, dtype).to(device)
         logger.warning("the fast path is not used for %s: %s. Vectors are exact, but come several times slower", spec.model, why)
         trie = PromptTrie(templates, tokenizer, may_cut=False)
-        runner = WholePass(model, layer)
+        runner = WholePass(model, layers)
     logger.info("loaded %s on %s in %s, %.1f s", spec.model, device, str(dtype).removeprefix("torch."), time.monotonic() - started)
-    return Engine(trie, runner, device, dtype, expected.shape[-1], isinstance(runner, TriePass))
+    return Engine(trie, runner, device, dtype, expected.shape[-1], len(layers), isinstance(runner, TriePass))
 
 
 def choose_devices(name: str) -> list[torch.device]:
@@ -179,11 +181,14 @@ def _refuse_slow(spec: EmbeddingSpec, is_apart: bool, why: str) -> None:
         raise EnvironmentFault(f"{spec.model} is larger than a GPU and cannot be split: {why}")
 
 
-def _fast_pass(model: Any, spec: EmbeddingSpec, trie: PromptTrie, layer: int, devices: Sequence[torch.device]) -> TriePass | None:
+def _fast_pass(
+    model: Any, spec: EmbeddingSpec, trie: PromptTrie, layers: Sequence[int], devices: Sequence[torch.device]
+) -> TriePass | None:
     """The fast path, or None for an unknown architecture; where `devices` are given, the decoder is moved to them."""
     longest = max(max(group.prompt_lengths) for group in trie.groups)
     with torch.inference_mode():
-        decoder = build_decoder(model, longest + 2 * spec.max_tokens + 64, layer, partial(_convert_layer, layer - 1, spec.quantization))
+        n_layers, n_positions = layers[-1], longest + 2 * spec.max_tokens + 64
+        decoder = build_decoder(model, n_positions, n_layers, partial(_convert_layer, n_layers - 1, spec.quantization))
         if decoder is None:
             return None
         if not devices and decoder.token_table.device.type == "cpu":
@@ -191,7 +196,7 @@ def _fast_pass(model: Any, spec: EmbeddingSpec, trie: PromptTrie, layer: int, de
             decoder = map_tensors(decoder, lambda tensor: tensor if tensor.is_mkldnn else tensor.clone())
         if devices:
             decoder = place(decoder, devices, [_room(device) for device in devices])
-        return choose_runner(decoder, trie.groups)
+        return choose_runner(decoder, trie.groups, layers)
 
 
 def _convert_layer(last: int, quantization: str | None, index: int, layer: Layer) -> Layer:
@@ -211,17 +216,18 @@ def _return_memory() -> None:
         trim(0)
 
 
-def choose_runner(decoder: Decoder, groups: Sequence[HeadGroup], tokens_before: int = _CELL_TOKENS) -> TriePass:
+def choose_runner(decoder: Decoder, groups: Sequence[HeadGroup], taps: Sequence[int] = (), tokens_before: int = _CELL_TOKENS) -> TriePass:
     """The fast path for the devices that a decoder stands on.
 
     Args:
         decoder: In place.
         groups: The template set's head groups.
+        taps: Hidden states to read, as in `TriePass`.
         tokens_before: On a GPU, tokens to run before layers are compiled.
     """
     if decoder.token_table.device.type != "cuda":
-        return TriePass(decoder, groups)
-    runner = StreamPass(decoder, groups, layer_function=compile_layer(), tokens_before=tokens_before)
+        return TriePass(decoder, groups, taps)
+    runner = StreamPass(decoder, groups, layer_function=compile_layer(), tokens_before=tokens_before, taps=taps)
     if len(runner.stages) == 1 and count_bytes(decoder.layers) <= _GRAPH_BYTES:
         runner.graphs = GraphCache()
     return runner
@@ -243,13 +249,15 @@ def _text_config(model: Any) -> Any:
 
 
 def _run(trie: PromptTrie, runner: TriePass, templates: TemplateSet) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Hidden states of the probe texts by the fast path, shape ``(n_texts, n_templates, hidden_size)``."""
+    """Hidden states of the probe texts by the fast path, shape ``(n_texts, n_templates, n_taps, hidden_size)``."""
     window = prepare_window(_PROBES, trie, templates, max_tokens=1024, max_batch_tokens=1024, shares_starts=True)
     runner.use_groups(window.groups)
-    states = np.zeros((len(_PROBES), len(templates.templates), runner.decoder.hidden_size), np.float32)
+    states = np.zeros((len(_PROBES), len(templates.templates), len(runner.taps), runner.decoder.hidden_size), np.float32)
     for batch in window.batches:
         for cell, state in zip(batch, runner.run(batch, window.text_ids), strict=True):
-            states[np.array(cell.rows)[:, None], np.array(window.groups[cell.group].template_indices)] = state.cpu().numpy()
+            states[np.array(cell.rows)[:, None], np.array(window.groups[cell.group].template_indices)] = (
+                state.unflatten(-1, states.shape[2:]).cpu().numpy()
+            )
     return states
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import struct
 from collections.abc import Mapping
@@ -15,9 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from metaeol_udf.encoder.manifest import MANIFEST, content_hash, read_manifest, verify_folder, write_manifest
+from metaeol_udf.encoder.postprocess import check_postprocess, load_postprocess, read_content
 from metaeol_udf.errors import ConfigError, ModelFilesError
 from metaeol_udf.prompts import TemplateSet
-from metaeol_udf.spec import EmbeddingSpec, output_layer
+from metaeol_udf.spec import EmbeddingSpec, output_layers
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["MANIFEST", "ModelInfo", "check_weights", "find_folder", "model_shape", "resolve_spec", "verify_folder", "write_manifest"]
 
@@ -35,13 +39,15 @@ class ModelInfo:
 
     Attributes:
         n_layers: Transformer layers; there is one hidden state more.
-        hidden_size: Length of one hidden state, the embedding's dimension before `truncate_dim`.
+        hidden_size: Length of one hidden state.
+        dim: Length of a vector, of one template, after post-processing and `truncate_dim`.
         folder: Absolute path of the checkpoint's folder on this machine.
         has_manifest: Whether a manifest of digests stands beside the files.
     """
 
     n_layers: int
     hidden_size: int
+    dim: int
     folder: str
     has_manifest: bool
 
@@ -52,7 +58,7 @@ def resolve_spec(spec: EmbeddingSpec) -> tuple[EmbeddingSpec, ModelInfo]:
     Runs once on the driver. It reads every model file once to take its digest.
 
     Returns:
-        The spec with `templates_json` and `model_hash` set, and the model's shape.
+        The spec with `templates_json`, `postprocess_content` and `model_hash` set, and the model's shape.
 
     Raises:
         ConfigError: Unknown model, template set or layer, or more dimensions asked for than there are.
@@ -61,13 +67,46 @@ def resolve_spec(spec: EmbeddingSpec) -> tuple[EmbeddingSpec, ModelInfo]:
     templates = TemplateSet.from_spec(spec)
     folder = find_folder(spec.model, spec.revision)
     n_layers, hidden_size = model_shape(folder)
-    output_layer(spec.layer, n_layers)
-    if spec.truncate_dim is not None and spec.truncate_dim > hidden_size:
-        raise ConfigError(f"embedding.truncate_dim is {spec.truncate_dim}, but the model's hidden states have {hidden_size} dimensions")
+    output_layers(spec.layer, n_layers)
     check_weights(folder)
     verify_folder(folder)
-    info = ModelInfo(n_layers, hidden_size, str(folder), read_manifest(folder) is not None)
-    return dataclasses.replace(spec, templates_json=templates.to_json(), model_hash=content_hash(folder)), info
+    resolved = dataclasses.replace(
+        spec,
+        templates_json=templates.to_json(),
+        postprocess_content=spec.postprocess_content or (read_content(spec) if spec.postprocess is not None else None),
+        model_hash=content_hash(folder),
+    )
+    dim = check_vectors(resolved, n_layers, hidden_size)
+    return resolved, ModelInfo(n_layers, hidden_size, dim, str(folder), read_manifest(folder) is not None)
+
+
+def check_vectors(spec: EmbeddingSpec, n_layers: int, hidden_size: int) -> int:
+    """See that post-processing and `truncate_dim` go with a model's shape.
+
+    Returns:
+        Length of a vector, of one template.
+
+    Raises:
+        ConfigError: They do not.
+    """
+    post = load_postprocess(spec)
+    if post is not None:
+        for message in check_postprocess(post, hidden_size, made_with(spec, n_layers)):
+            logger.warning("%s", message)
+    dim = hidden_size if post is None else post.dim
+    if spec.truncate_dim is not None and spec.truncate_dim > dim:
+        of = "the model's hidden states have" if post is None else "post-processing gives"
+        raise ConfigError(f"embedding.truncate_dim is {spec.truncate_dim}, but {of} {dim} dimensions")
+    return spec.truncate_dim or dim
+
+
+def made_with(spec: EmbeddingSpec, n_layers: int) -> dict[str, str]:
+    """What a mean hidden state depends on, as `PostProcessing.fitted_for` keeps it."""
+    known = {
+        "templates": TemplateSet.from_spec(spec).digest(),
+        "layer": ",".join(map(str, output_layers(spec.layer, n_layers))),
+    }
+    return known if spec.model_hash is None else {**known, "model_hash": spec.model_hash}
 
 
 def find_folder(model: str, revision: str | None = None) -> Path:

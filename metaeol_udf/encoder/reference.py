@@ -14,7 +14,9 @@ from metaeol_udf.prompts.tokens import PromptTokenizer
 
 
 @torch.inference_mode()
-def encode_plainly(model: Any, tokenizer: PromptTokenizer, templates: TemplateSet, texts: Sequence[str], layer: int) -> NDArray[np.float32]:
+def encode_plainly(
+    model: Any, tokenizer: PromptTokenizer, templates: TemplateSet, texts: Sequence[str], layers: Sequence[int]
+) -> NDArray[np.float32]:
     """Hidden state of every prompt's last token, one forward pass a prompt.
 
     Args:
@@ -22,21 +24,20 @@ def encode_plainly(model: Any, tokenizer: PromptTokenizer, templates: TemplateSe
         tokenizer: Turns whole prompts into token ids.
         templates: The template set.
         texts: Texts that are neither blank nor too long.
-        layer: Index into the hidden states as transformers counts them, from 0 (embeddings) to the number of layers.
+        layers: Indices into the hidden states as transformers counts them, from 0 (embeddings) to the number of layers.
 
     Returns:
-        float32, shape ``(n_texts, n_templates, hidden_size)``.
+        float32, shape ``(n_texts, n_templates, n_layers, hidden_size)``.
     """
     rows = []
     for text in texts:
         cleaned = clean_text(text, templates.text_cleanup)
         prompts = [templates.fill(template, cleaned) for template in templates.templates]
-        rows.append(torch.stack([_last_state(model, ids, layer) for ids in tokenizer.tokenize(prompts)]))
+        rows.append(torch.stack([_last_states(model, ids, layers) for ids in tokenizer.tokenize(prompts)]))
     return torch.stack(rows).numpy()
 
 
-def _last_state(model: Any, ids: Sequence[int], layer: int) -> torch.Tensor:
+def _last_states(model: Any, ids: Sequence[int], layers: Sequence[int]) -> torch.Tensor:
     input_ids = torch.tensor([ids], device=model.device)
     states = model(input_ids=input_ids, use_cache=False, output_hidden_states=True).hidden_states
-    last: torch.Tensor = states[layer][0, -1]
-    return last.float().cpu()
+    return torch.stack([states[layer][0, -1] for layer in layers]).float().cpu()

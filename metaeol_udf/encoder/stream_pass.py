@@ -43,7 +43,7 @@ class StreamPass(TriePass):
 
     def __init__(
         self, decoder: Decoder, groups: Sequence[HeadGroup], *, layer_function: Callable[..., Tensor] | None = run_layer,
-        tokens_before: int = 0, least_full: float = 0.75, where: DeviceOf = device_of,
+        tokens_before: int = 0, least_full: float = 0.75, where: DeviceOf = device_of, taps: Sequence[int] = (),
     ) -> None:  # fmt: skip
         """Run the heads.
 
@@ -54,6 +54,7 @@ class StreamPass(TriePass):
             tokens_before: See the class.
             least_full: Share of a size that a batch must fill; one that fills less runs cell by cell rather than pay for padding.
             where: Says on which device a layer stands.
+            taps: As in `TriePass`; where there are several, all runs cell by cell.
         """
         self.sizes: tuple[int, ...] = ()
         self.stages = find_stages(decoder, where)
@@ -65,12 +66,12 @@ class StreamPass(TriePass):
         self._own_groups = tuple(groups)
         self._tails: list[TailOrder] = []
         self._slabs: dict[SlabLayout, list[LayerCache]] = {}  # that of the template set, and the latest one with more heads
-        super().__init__(decoder, groups)
+        super().__init__(decoder, groups, taps)
 
     def set_batch_tokens(self, max_batch_tokens: int) -> None:
         """Choose `sizes` for batches of at most so many tokens."""
         wanted = (max_batch_tokens, max_batch_tokens // 4)
-        usable = self._layer_function is not None and self.decoder.layers
+        usable = self._layer_function is not None and self.decoder.layers and len(self.taps) == 1
         self.sizes = tuple(sorted({-(-size // BLOCK) * BLOCK for size in wanted if size})) if usable else ()
 
     def use_groups(self, groups: Sequence[HeadGroup]) -> None:

@@ -53,7 +53,7 @@ class EncoderRequest:
     @property
     def key(self) -> str:
         """What makes two requests ask for one encoder."""
-        return repr((self.spec, self.max_batch_tokens, sorted(self.versions.items())))
+        return repr((self.spec, self.spec.fingerprint(), self.max_batch_tokens, sorted(self.versions.items())))
 
 
 class Encoder(Protocol):

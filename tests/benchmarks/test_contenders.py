@@ -34,7 +34,7 @@ def causal_dir(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -
 def test_a_baseline_computes_what_one_prompt_at_a_time_computes(kind: type[PublishedLoop], causal_dir: Path) -> None:
     templates = TemplateSet.load("metaeol-separate")
     bare = AutoModel.from_pretrained(causal_dir, dtype=torch.float32).eval()
-    expected = encode_plainly(bare, PromptTokenizer(AutoTokenizer.from_pretrained(causal_dir)), templates, TEXTS, 2).mean(1)
+    expected = encode_plainly(bare, PromptTokenizer(AutoTokenizer.from_pretrained(causal_dir)), templates, TEXTS, [2]).mean((1, 2))
 
     vectors = kind(causal_dir, load_causal_model(causal_dir)).encode(TEXTS, templates)
 
