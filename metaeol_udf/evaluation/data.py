@@ -1,0 +1,195 @@
+"""Tasks from a folder of tables: pairs of sentences with gold scores, and texts with class labels.
+
+| files | columns | a row is |
+| --- | --- | --- |
+| `sts/*.tsv`, `sts/*.tsv.gz` | `subset`, `sentence1`, `sentence2`, `score` | a pair of sentences and how alike people find them |
+| `transfer/*.tsv`, `transfer/*.tsv.gz` | `split`, `label`, `text` | a text and its class |
+
+UTF-8, one header line, fields split by one tab and lines by a line feed, without quoting or escapes: a `"` is just a
+character. Columns may stand in any order, and others beside them. Every file is a task that bears the file's name.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metaeol_udf.errors import ConfigError, did_you_mean
+
+STS_COLUMNS = ("subset", "sentence1", "sentence2", "score")
+TRANSFER_COLUMNS = ("split", "label", "text")
+_SUFFIXES = (".tsv.gz", ".tsv")
+
+
+@dataclass(frozen=True)
+class StsTask:
+    """Pairs of sentences with gold scores; all attributes but `name` follow the order of the pairs.
+
+    Attributes:
+        name: The file's.
+        subsets: Which part of the set a pair belongs to.
+        sentences1: First sentences.
+        sentences2: Second sentences.
+        gold: Published scores, float64, shape ``(n_pairs,)``; only their order counts.
+    """
+
+    name: str
+    subsets: list[str]
+    sentences1: list[str]
+    sentences2: list[str]
+    gold: NDArray[np.float64]
+
+    @property
+    def texts(self) -> list[str]:
+        """All first sentences, then all second ones."""
+        return self.sentences1 + self.sentences2
+
+
+@dataclass(frozen=True)
+class TransferTask:
+    """Texts with class labels; all attributes but `name` follow the order of the rows.
+
+    Attributes:
+        name: The file's.
+        splits: `all` in every row, or `train` and `test`.
+        labels: Class of each text.
+        texts: The texts.
+    """
+
+    name: str
+    splits: list[str]
+    labels: list[str]
+    texts: list[str]
+
+
+Task = StsTask | TransferTask
+
+
+def load_tasks(folder: str | Path, names: Sequence[str] | None = None, limit: int | None = None, seed: int = 0) -> list[Task]:
+    """Read the tasks of a folder: those of `sts/`, then those of `transfer/`, each by name.
+
+    Args:
+        folder: Holds `sts/`, `transfer/` or both.
+        names: Tasks to read, in any order; None reads all. Tasks in a folder below these two have it in their name, such as
+            `senteval_form/stsb_dev`, and are read only where they are named.
+        limit: Rows to keep of each task, drawn at random and kept in their order; None keeps all.
+        seed: Of that draw.
+
+    Raises:
+        ConfigError: There is no such folder or task, or a file breaks the form; the message gives file, line and rule, and
+            never quotes a text.
+    """
+    files = _find_files(Path(folder))
+    chosen = [name for name in files if "/" not in name] if names is None else list(names)
+    for name in chosen:
+        if name not in files:
+            raise ConfigError(f"no task {name!r} in {folder}; {did_you_mean(name, files)}")
+    tasks = [_read_task(name, *files[name]) for name in files if name in chosen]
+    return tasks if limit is None else [_sample(task, limit, seed) for task in tasks]
+
+
+def _find_files(folder: Path) -> dict[str, tuple[str, Path]]:
+    """Kind and path of every task by its name, in the order of the tasks."""
+    found: dict[str, tuple[str, Path]] = {}
+    for kind in ("sts", "transfer"):
+        for path in sorted((folder / kind).rglob("*.tsv*")):
+            suffix = next((suffix for suffix in _SUFFIXES if path.name.endswith(suffix)), None)
+            if suffix is None:
+                continue
+            name = path.relative_to(folder / kind).as_posix().removesuffix(suffix)
+            if name in found:
+                raise ConfigError(f"task {name!r} is there twice: {found[name][1]} and {path}")
+            found[name] = kind, path
+    if not found:
+        raise ConfigError(f"no tasks in {folder}: it must hold sts/NAME.tsv.gz or transfer/NAME.tsv.gz")
+    return found
+
+
+def _read_task(name: str, kind: str, path: Path) -> Task:
+    try:
+        return _read_sts(name, path) if kind == "sts" else _read_transfer(name, path)
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} must be UTF-8 text") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise ConfigError(f"cannot read {path}: {' '.join(str(error).split()) or type(error).__name__}") from None
+
+
+def _read_sts(name: str, path: Path) -> StsTask:
+    subsets, firsts, seconds, gold = [], [], [], []
+    for line, (subset, first, second, score) in _rows(path, STS_COLUMNS):
+        _check(path, line, bool(first.strip() and second.strip()), "sentence1 and sentence2 must not be blank")
+        subsets.append(subset)
+        firsts.append(first)
+        seconds.append(second)
+        gold.append(_score(path, line, score))
+    return StsTask(name, subsets, firsts, seconds, np.array(gold, np.float64))
+
+
+def _score(path: Path, line: int, field: str) -> float:
+    try:
+        score = float(field)
+    except ValueError:
+        score = math.nan
+    _check(path, line, math.isfinite(score), "score must be a number")
+    return score
+
+
+def _read_transfer(name: str, path: Path) -> TransferTask:
+    splits, labels, texts = [], [], []
+    for line, (split, label, text) in _rows(path, TRANSFER_COLUMNS):
+        _check(path, line, split in ("all", "train", "test"), "split must be all, train or test")
+        _check(path, line, bool(label), "label must not be empty")
+        _check(path, line, bool(text.strip()), "text must not be blank")
+        splits.append(split)
+        labels.append(label)
+        texts.append(text)
+    if set(splits) not in ({"all"}, {"train", "test"}):
+        raise ConfigError(f"{path}: split must be all in every row, or train in some and test in the others")
+    return TransferTask(name, splits, labels, texts)
+
+
+def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+    """Line number, from 2, and the fields of `columns` of every row."""
+    zipped = path.suffix == ".gz"
+    with gzip.open(path, "rt", encoding="utf-8", newline="\n") if zipped else path.open(encoding="utf-8", newline="\n") as file:
+        head = file.readline().rstrip("\r\n").split("\t")
+        missing = [column for column in columns if head.count(column) != 1]
+        _check(path, 1, not missing, f"the header must name {', '.join(columns)} once each, split by tabs; look at {', '.join(missing)}")
+        places = [head.index(column) for column in columns]
+        line = 1
+        for line, text in enumerate(file, start=2):
+            fields = text.rstrip("\r\n").split("\t")
+            _check(path, line, len(fields) == len(head), f"a row must have {len(head)} fields, found {len(fields)}")
+            yield line, [fields[place] for place in places]
+        _check(path, line, line > 2, "at least two rows must follow the header")
+
+
+def _check(path: Path, line: int, holds: bool, rule: str) -> None:
+    if not holds:
+        raise ConfigError(f"{path}, line {line}: {rule}")
+
+
+def _sample(task: Task, limit: int, seed: int) -> Task:
+    """Rows drawn at random, in their order: the rows of many published sets are sorted by class or source."""
+    n_rows = len(task.gold) if isinstance(task, StsTask) else len(task.texts)
+    rows = np.sort(np.random.default_rng(seed).permutation(n_rows)[:limit])
+
+    def taken(column: list[str]) -> list[str]:
+        return [column[row] for row in rows]
+
+    if isinstance(task, StsTask):
+        return replace(
+            task,
+            subsets=taken(task.subsets),
+            sentences1=taken(task.sentences1),
+            sentences2=taken(task.sentences2),
+            gold=task.gold[rows],
+        )
+    return replace(task, splits=taken(task.splits), labels=taken(task.labels), texts=taken(task.texts))
