@@ -171,7 +171,7 @@ def measure(
         peak, narrow_peak = (rate(weights, max_batch_tokens, device, least) for rate in (gemm_peak, fp8_peak))
     groups = make_groups(shape.vocabulary)
     runner = choose_runner(decoder, groups, tokens_before=0)
-    engine = Engine(None, runner, device, dtype, shape.hidden_size, 1, True)  # type: ignore[arg-type]  # nothing is tokenised here
+    engine = Engine(None, runner, device, dtype, shape.hidden_size, len(decoder.layers), 1, True)  # type: ignore[arg-type]  # nothing is tokenised here
     batches = BatchRunner(engine, max_batch_tokens)
     rows: list[dict[str, object]] = []
     for length in lengths:

@@ -93,7 +93,7 @@ class EmbeddingSpec:
     def load(cls, path: str | Path) -> EmbeddingSpec:
         """Read a spec from a YAML file: the `embedding` block of a job's config as a file of its own.
 
-        A relative `postprocess` is looked for beside the file.
+        A relative `postprocess`, and a template set that is no built-in one, are looked for beside the file.
 
         Raises:
             ConfigError: The file is missing, is not a mapping, or holds an unknown key or a value out of range.
@@ -102,8 +102,12 @@ class EmbeddingSpec:
             block = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError) as error:
             raise ConfigError(f"cannot read the spec file {path}: {_one_line(error)}") from None
-        if isinstance(block, dict) and isinstance(block.get("postprocess"), str):
-            block = {**block, "postprocess": str(Path(path).parent / block["postprocess"])}
+        if isinstance(block, dict):
+            beside = Path(path).parent
+            if isinstance(block.get("postprocess"), str):
+                block = {**block, "postprocess": str(beside / block["postprocess"])}
+            if isinstance(block.get("templates"), str) and (beside / block["templates"]).is_file():
+                block = {**block, "templates": str(beside / block["templates"])}
         return cls.from_mapping(block, where=str(path))
 
     @classmethod

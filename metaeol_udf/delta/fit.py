@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from pyspark.sql import functions as F
 from metaeol_udf.config import JobConfig
 from metaeol_udf.delta.columns import check_source_columns
 from metaeol_udf.delta.tables import open_table, parse_table, read
-from metaeol_udf.errors import EnvironmentFault
+from metaeol_udf.encoder.postprocess import replace_file
 from metaeol_udf.spark.fit import fit_on
 from metaeol_udf.spark.session import get_session
 
@@ -23,8 +22,9 @@ def run_fit(config: JobConfig, out: Path, method: str, *, spark: SparkSession | 
     Args:
         config: The job whose source, condition and embedding are meant.
         out: The safetensors file; replaced whole, or not at all.
-        method: As in `fit_on`, and so are the `options`.
+        method: As in `fit_on`.
         spark: The session; None takes the active one or starts one.
+        **options: As in `fit_on`.
 
     Returns:
         What was written, for people.
@@ -44,11 +44,5 @@ def run_fit(config: JobConfig, out: Path, method: str, *, spark: SparkSession | 
     post = fit_on(
         rows, config.embedding, method, text=config.source.text, device=runtime.device, max_batch_tokens=runtime.max_batch_tokens, **options
     )
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = out.with_name(f".{out.name}.{os.getpid()}")
-        partial.write_bytes(post.to_bytes())
-        os.replace(partial, out)
-    except OSError as error:
-        raise EnvironmentFault(f"cannot write {out}: {error.strerror}") from None
+    replace_file(out, post.to_bytes())
     return {"method": method, "file": str(out), "hidden_size": post.hidden_size, "dim": post.dim, "setting": f"embedding.postprocess={out}"}

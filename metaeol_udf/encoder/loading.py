@@ -63,6 +63,7 @@ class Engine:
         device: Where the weights are.
         dtype: Of weights and activations.
         hidden_size: Length of a hidden state.
+        n_layers: Layers of the model, whether they run or not.
         n_states: Hidden states that are read of each prompt: 1, or as many as `layer` lists.
         is_fast: Whether the fast path is used.
     """
@@ -72,6 +73,7 @@ class Engine:
     device: torch.device
     dtype: torch.dtype
     hidden_size: int
+    n_layers: int
     n_states: int
     is_fast: bool
 
@@ -101,7 +103,8 @@ def load_engine(spec: EmbeddingSpec, templates: TemplateSet, device_name: str) -
         model = _load_model(folder, dtype)
     is_apart = spec.quantization is not None or not _fits(model, device)  # moved to its devices only as a `Decoder`
     model = model if is_apart else model.to(device)
-    layers = output_layers(spec.layer, _text_config(model).num_hidden_layers)
+    n_layers: int = _text_config(model).num_hidden_layers
+    layers = output_layers(spec.layer, n_layers)
     trie = PromptTrie(templates, tokenizer)
     _check_room(spec, templates, tokenizer, model)
     expected = encode_plainly(model, tokenizer, templates, _PROBES, layers)
@@ -125,7 +128,7 @@ def load_engine(spec: EmbeddingSpec, templates: TemplateSet, device_name: str) -
         trie = PromptTrie(templates, tokenizer, may_cut=False)
         runner = WholePass(model, layers)
     logger.info("loaded %s on %s in %s, %.1f s", spec.model, device, str(dtype).removeprefix("torch."), time.monotonic() - started)
-    return Engine(trie, runner, device, dtype, expected.shape[-1], len(layers), isinstance(runner, TriePass))
+    return Engine(trie, runner, device, dtype, expected.shape[-1], n_layers, len(layers), isinstance(runner, TriePass))
 
 
 def choose_devices(name: str) -> list[torch.device]:

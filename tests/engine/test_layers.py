@@ -48,7 +48,7 @@ def test_a_list_of_layers_is_read_from_yaml_and_has_a_fingerprint_of_its_own(tmp
 
 @pytest.mark.parametrize("layer", [[], [True], ["last"], [1.5], {}])
 def test_a_list_of_anything_else_is_refused(layer: object) -> None:
-    with pytest.raises(ConfigError, match="embedding.layer must be an integer index"):
+    with pytest.raises(ConfigError, match="layer must be an integer index"):
         EmbeddingSpec.from_mapping({"model": "m", "layer": layer})
 
 
