@@ -35,5 +35,5 @@ def finish_vectors(states: NDArray[np.float32], spec: EmbeddingSpec, post: PostP
 
 
 def _divide(vectors: NDArray[np.float32], by: NDArray[np.float32]) -> NDArray[np.float32]:
-    """By lengths that may be 0, which gives zeros."""
-    return np.divide(vectors, by, out=np.zeros_like(vectors), where=by > 0)
+    """By lengths that may be 0, which gives zeros; what is not finite stays so, and is seen as failed."""
+    return np.divide(vectors, by, out=np.zeros_like(vectors), where=by != 0)

@@ -80,7 +80,10 @@ def _subsets(n: int, size: int, seed: int) -> Sequence[tuple[int, ...]]:
     if comb(n, size) <= _MOST_SUBSETS:
         return list(combinations(range(n), size))
     draw = np.random.default_rng([seed, size])
-    return list(dict.fromkeys(tuple(sorted(draw.permutation(n)[:size].tolist())) for _ in range(_MOST_SUBSETS)))
+    drawn: dict[tuple[int, ...], None] = {}
+    while len(drawn) < _MOST_SUBSETS:
+        drawn[tuple(sorted(draw.permutation(n)[:size].tolist()))] = None
+    return list(drawn)
 
 
 def _scores(

@@ -230,11 +230,11 @@ def test_int8_and_binary_values(vectors: NDArray[np.float32]) -> None:
     np.testing.assert_array_equal(binary, np.where(vectors < 0, -1, 1))
 
 
-@pytest.mark.parametrize("values", ["float32", "int8", "binary"])
-def test_a_vector_that_is_not_finite_stays_so_that_it_is_seen(values: str) -> None:
+@pytest.mark.parametrize("settings", [{"values": "float32"}, {"values": "int8"}, {"values": "binary"}, {"normalize": True}])
+def test_a_vector_that_is_not_finite_stays_so_that_it_is_seen(settings: dict[str, Any]) -> None:
     states = np.array([[1.0, np.nan, 2.0], [1.0, np.inf, 2.0], [1.0, 2.0, 3.0]], np.float32)
     with np.errstate(invalid="ignore"):
-        finished = finish_vectors(states, EmbeddingSpec(model="m", values=values))
+        finished = finish_vectors(states, EmbeddingSpec(model="m", **settings))
     assert np.isfinite(finished).all(1).tolist() == [False, False, True]
 
 

@@ -1,0 +1,161 @@
+"""Tuning finds what was planted, never scores on what it chose on, and its candidates are the encoder's own vectors."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from metaeol_udf import EmbeddingSpec, MetaEOLEncoder, TemplateSet
+from metaeol_udf.encoder.model_files import made_with, resolve_spec
+from metaeol_udf.errors import InputError
+from metaeol_udf.evaluation.curves import scores_by_layer, scores_by_prompts
+from metaeol_udf.evaluation.objectives import Objective, halves, labelled, mean_reciprocal_rank, split_in_two, texts_of
+from metaeol_udf.evaluation.spec_file import write_spec
+from metaeol_udf.evaluation.states import StateBank, fill_bank, subset
+from metaeol_udf.evaluation.tune import Candidate, Recipe, pareto_front, tune, vectors_of
+
+TEXTS = [
+    f"the {adjective} {noun} was {verb}" for adjective in ("old", "new", "red") for noun in ("car", "dog") for verb in ("sold", "seen")
+]
+
+
+def random_bank(n_pairs: int, *, good_layer: int, good_template: int, seed: int = 0) -> tuple[StateBank, Objective]:
+    """States of noise, but for one layer and one template, where pairs are as near as their gold scores say."""
+    random = np.random.default_rng(seed)
+    firsts, seconds = [f"first {i}" for i in range(n_pairs)], [f"second {i}" for i in range(n_pairs)]
+    gold = random.uniform(0, 5, n_pairs)
+    states = random.normal(size=(2 * n_pairs, 3, 4, 16)).astype(np.float32)
+    base = random.normal(size=(n_pairs, 16))
+    other = base * (gold / 5)[:, None] + random.normal(size=(n_pairs, 16)) * (1 - gold / 5)[:, None]
+    states[:n_pairs, good_template, good_layer], states[n_pairs:, good_template, good_layer] = 5 * base, 5 * other
+    templates = TemplateSet.load("metaeol")
+    bank = StateBank([*firsts, *seconds], subset(templates, (0, 2, 4)), (1, 2, 3, 4), 4, states, None, costs())  # type: ignore[arg-type]
+    return bank, Objective("pairs", firsts, seconds, gold)
+
+
+def costs() -> dict[tuple[int, ...], float]:
+    return {key: 10.0 * len(key) for key in [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)]}
+
+
+def test_the_layer_and_the_template_that_hold_the_meaning_are_found() -> None:
+    bank, objective = random_bank(400, good_layer=2, good_template=1)
+    chosen, held_out = split_in_two([objective])
+    tuned = tune(bank, chosen, held_out, layers=(4,))
+    best = tuned.best(max_cost=1.0)
+    assert (best.layers, best.templates) == ((3,), (1,))
+    assert best.held_out is not None
+    assert best.held_out > 80 > tuned.baseline.held_out + 30  # type: ignore[operator]
+    assert best.cost == pytest.approx(10.0 * 3 / 4)
+    assert all(first.cost < second.cost and first.chosen_on < second.chosen_on for first, second in zip(tuned.front, tuned.front[1:]))  # noqa: B905
+
+
+def test_noise_gains_nothing_on_the_pairs_that_were_held_out() -> None:
+    bank, objective = random_bank(400, good_layer=2, good_template=1)
+    noise = dataclasses.replace(objective, gold=np.random.default_rng(5).permutation(objective.gold))
+    chosen, held_out = split_in_two([noise])
+    best = tune(bank, chosen, held_out, layers=(4,)).best(1.0)
+    assert best.chosen_on > 5  # chosen because it looked good there
+    assert best.held_out is not None
+    assert abs(best.held_out) < 20
+
+
+def test_a_budget_below_every_candidate_leaves_the_baseline() -> None:
+    bank, objective = random_bank(200, good_layer=2, good_template=1)
+    tuned = tune(bank, *split_in_two([objective]), layers=(4,))
+    assert tuned.best(max_cost=0.0) == tuned.baseline
+
+
+def test_no_text_is_in_both_halves_even_through_other_pairs() -> None:
+    chain = Objective("chain", [f"t{i}" for i in range(30)], [f"t{i + 1}" for i in range(30)], np.arange(30.0))
+    apart = Objective("apart", [f"a{i}" for i in range(90)], [f"b{i}" for i in range(90)], np.arange(90.0))
+    same = Objective("same", apart.firsts[::-1], apart.seconds[::-1], apart.gold)
+    first, second = split_in_two([apart, same])
+    assert not set(texts_of(first)) & set(texts_of(second))
+    assert abs(len(first[0].firsts) - 45) <= 1
+    with pytest.raises(InputError, match="chain has"):
+        split_in_two([chain])
+
+
+def test_the_split_repeats_and_depends_on_the_seed() -> None:
+    apart = Objective("apart", [f"a{i}" for i in range(90)], [f"b{i}" for i in range(90)], np.arange(90.0))
+    assert split_in_two([apart], 1)[0][0].firsts == split_in_two([apart], 1)[0][0].firsts
+    assert split_in_two([apart], 1)[0][0].firsts != split_in_two([apart], 2)[0][0].firsts
+
+
+def test_halves_of_texts_are_a_proxy_without_labels() -> None:
+    texts = [" ".join(f"w{i}_{j}" for j in range(10)) for i in range(50)]
+    objective = halves([*texts, "too short", texts[0]])
+    assert len(objective.firsts) == 50
+    assert f"{objective.firsts[0]} {objective.seconds[0]}" == texts[0]
+    with pytest.raises(InputError, match="at least 40 texts of 8 words, found 1"):
+        halves(texts[:1])
+
+
+def test_mean_reciprocal_rank() -> None:
+    eye = np.eye(4, dtype=np.float32)
+    assert mean_reciprocal_rank(eye, eye) == 100.0
+    shifted = np.roll(eye, 1, axis=0)
+    # Each first vector's own second one ties with two others behind the one that matches.
+    assert mean_reciprocal_rank(eye, shifted) == pytest.approx(100 * 1 / 2)
+
+
+def test_the_front_holds_no_candidate_that_another_beats() -> None:
+    made = [Candidate((0,), (1,), Recipe(), cost, score) for cost, score in [(3, 5), (1, 4), (2, 3), (1, 2), (4, 5), (5, 6)]]
+    assert [(c.cost, c.chosen_on) for c in pareto_front(made)] == [(1, 4), (3, 5), (5, 6)]
+
+
+@pytest.fixture(scope="module")
+def bank(tiny_model_dir: Path) -> StateBank:
+    templates = TemplateSet.load("metaeol")
+    encoder = MetaEOLEncoder.from_pretrained(str(tiny_model_dir), templates=templates, layer=(0, 1, 2), dtype="float32", device="cpu")
+    return fill_bank(encoder, [*TEXTS, TEXTS[0]])
+
+
+def test_candidates_are_the_encoders_own_vectors(bank: StateBank, tiny_model_dir: Path) -> None:
+    assert bank.texts == TEXTS
+    few = subset(TemplateSet.load("metaeol"), (1, 4))
+    direct = MetaEOLEncoder.from_pretrained(str(tiny_model_dir), templates=few, layer=(1, 2), dtype="float32", device="cpu").encode(TEXTS)
+    np.testing.assert_allclose(bank.mean((1, 4), (1, 2)), direct, atol=2e-5)
+    assert bank.rows(["the new dog was seen", TEXTS[0]]).tolist() == [TEXTS.index("the new dog was seen"), 0]
+
+
+def test_costs_are_the_tries_tokens_and_the_layers_that_run(bank: StateBank) -> None:
+    assert bank.cost((0, 1), (2,)) < bank.cost((0, 2), (2,))  # two tails of one head against two heads
+    assert bank.cost((0, 1), (1,)) == bank.cost((0, 1), (2,)) / 2
+
+
+def test_a_written_spec_gives_the_vectors_that_were_scored(bank: StateBank, tiny_model_dir: Path, tmp_path: Path) -> None:
+    repeated = dataclasses.replace(bank, texts=[f"{text} {i}" for i in range(10) for text in TEXTS])
+    encoder = bank.encoder
+    repeated = fill_bank(encoder, repeated.texts)
+    candidate = Candidate((0, 3), (1, 2), Recipe("whiten", 8, 0.5), 1.0, 0.0)
+    expected = vectors_of(repeated, candidate, repeated.texts)
+    spec = EmbeddingSpec(model=str(tiny_model_dir), dtype="float32")
+    templates = subset(TemplateSet.load("metaeol"), candidate.templates, "chosen")
+    resolved = resolve_spec(dataclasses.replace(spec, layer=candidate.layers, templates_json=templates.to_json()))[0]
+    post = candidate.recipe.fit(repeated.mean(candidate.templates, candidate.layers), made_with(resolved, 2))
+    files = write_spec(tmp_path / "new" / "my.yaml", spec, layers=candidate.layers, templates=templates, post=post, remarks=["chosen"])
+    assert sorted(file.name for file in files) == ["my.safetensors", "my.templates.yaml", "my.yaml"]
+    assert (tmp_path / "new" / "my.yaml").read_text().startswith("# chosen\n")
+    loaded = EmbeddingSpec.load(tmp_path / "new" / "my.yaml")
+    np.testing.assert_allclose(MetaEOLEncoder.from_spec(loaded, device="cpu").encode(repeated.texts), expected, atol=1e-3)
+
+
+def test_curves_are_the_scores_of_plain_vectors(bank: StateBank) -> None:
+    gold: NDArray[Any] = np.arange(6.0)
+    objective = labelled([SimpleNamespace(name="x", sentences1=TEXTS[:6], sentences2=TEXTS[6:], gold=gold)])  # type: ignore[list-item]
+    points = scores_by_prompts(bank, objective, (2,))
+    assert [point.n_prompts for point in points] == list(range(1, 9))
+    assert [point.n_subsets for point in points] == [8, 28, 40, 40, 40, 28, 8, 1]
+    means = bank.mean(range(8), (2,))
+    whole = objective[0].score(means[:6], means[6:])
+    assert points[-1].score == points[-1].low == points[-1].high == pytest.approx(whole)
+    assert points[0].low <= points[0].score <= points[0].high
+    with pytest.raises(InputError, match="at least 100"):  # the mean of a dozen texts says nothing
+        scores_by_layer(bank, objective)
