@@ -5,6 +5,7 @@ Nothing heavy is imported before a command runs, so `--help` answers at once.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
@@ -19,7 +20,7 @@ import typer
 from rich.console import Console
 
 import metaeol_udf
-from metaeol_udf.config import JobConfig, load_config
+from metaeol_udf.config import JobConfig, load_config, load_encoder_config
 from metaeol_udf.errors import ConfigError, MetaEOLError
 
 app = typer.Typer(
@@ -201,6 +202,30 @@ def estimate(
         typer.echo(json.dumps(report, indent=1))
     else:
         show_estimate(Console(), f"{config.target_table}: column {config.column}", report)
+
+
+@app.command()
+def evaluate(
+    conf: Conf,
+    overrides: Overrides = None,
+    spark: Annotated[bool, typer.Option("--spark", help="Embed in Spark, as the job does, not in this process.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Rows of each task; wins over evaluation.limit.", show_default=False)] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the scores into this .svg, .png or .pdf file.", show_default=False)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score the vectors on labelled data (evaluation.data): sentence similarity and transfer tasks. Needs no table."""
+    config = load_encoder_config(conf, overrides or ())
+    if limit is not None:
+        config = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, limit=limit))
+    from metaeol_udf.evaluation.command import run_evaluate
+
+    report = run_evaluate(config, with_spark=spark, plot=plot)
+    if as_json:
+        typer.echo(json.dumps(report, indent=1))
+        return
+    from metaeol_udf.evaluation.report import show_evaluation
+
+    show_evaluation(Console(), f"{report['model']}: templates {report['templates']}, layer {report['layer']}", report)
 
 
 @model_app.command()

@@ -97,6 +97,24 @@ class EstimateConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """Labelled data that `metaeol evaluate` scores vectors on. Nothing in here changes a vector."""
+
+    data: str | None = None  # a folder with sts/ and transfer/ in it; must be given to evaluate
+    tasks: tuple[str, ...] | None = None  # names of the files to use; null: all of them
+    limit: int | None = None  # rows of each task, drawn at random; null: all of them
+    seed: int = 0  # of that draw, of folds and of the bootstrap
+    resamples: int = 1_000  # of the bootstrap; 0 gives no intervals
+    inner_folds: int = 3  # that choose a classifier's regularisation; SentEval's protocol has 10, at three times the time
+
+    def __post_init__(self) -> None:
+        _check("evaluation.limit", self.limit is None or _is_count(self.limit), self.limit, "null or a positive integer")
+        _check("evaluation.seed", self.seed >= 0, self.seed, "an integer from 0")
+        _check("evaluation.resamples", self.resamples >= 0, self.resamples, "an integer from 0")
+        _check("evaluation.inner_folds", self.inner_folds >= 2, self.inner_folds, "an integer from 2")
+
+
+@dataclass(frozen=True, kw_only=True)
 class SparkConfig:
     """The Spark session, where none is running already."""
 
@@ -105,15 +123,22 @@ class SparkConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class JobConfig:
-    """All of a job's settings."""
+class EncoderConfig:
+    """What a command needs that has a model but no table of its own."""
 
-    source: SourceConfig
-    target: TargetConfig
     column: str  # the vector's column; its error and fingerprint stand beside it
     embedding: EmbeddingSpec
     runtime: RuntimeConfig
     spark: SparkConfig
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobConfig(EncoderConfig):
+    """All of a job's settings."""
+
+    source: SourceConfig
+    target: TargetConfig
     stream: StreamConfig = field(default_factory=StreamConfig)
     estimate: EstimateConfig = field(default_factory=EstimateConfig)
 
@@ -129,6 +154,19 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> JobConfig:
     Raises:
         ConfigError: The file cannot be read, a key is unknown or missing, or a value is out of range.
     """
+    return parse_config(_read(path, overrides))
+
+
+def load_encoder_config(path: str | Path, overrides: Iterable[str] = ()) -> EncoderConfig:
+    """`load_config` for commands that need a model but no table: a job's own file will do, and so will one without a source.
+
+    Raises:
+        ConfigError: As for `load_config`.
+    """
+    return parse_encoder_config(_read(path, overrides))
+
+
+def _read(path: str | Path, overrides: Iterable[str]) -> dict[str, Any]:
     try:
         blocks = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -137,7 +175,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> JobConfig:
         raise ConfigError(f"the configuration {path} must be a mapping of sections, found {type(blocks).__name__}")
     for override in overrides:
         _apply(blocks, override)
-    return parse_config(blocks)
+    return blocks
 
 
 def parse_config(blocks: Mapping[str, Any]) -> JobConfig:
@@ -146,7 +184,31 @@ def parse_config(blocks: Mapping[str, Any]) -> JobConfig:
     Raises:
         ConfigError: A key is unknown or missing, or a value is out of range.
     """
-    sections = ("source", "target", "embedding", "runtime", "stream", "estimate", "spark")
+    shared = _encoder_part(blocks)
+    return JobConfig(
+        source=_section(SourceConfig, "source", blocks.get("source")),
+        target=_section(TargetConfig, "target", blocks.get("target")),
+        column=shared.column,
+        embedding=shared.embedding,
+        runtime=shared.runtime,
+        spark=shared.spark,
+        stream=_section(StreamConfig, "stream", blocks.get("stream")),
+        estimate=_section(EstimateConfig, "estimate", blocks.get("estimate")),
+        evaluation=shared.evaluation,
+    )
+
+
+def parse_encoder_config(blocks: Mapping[str, Any]) -> EncoderConfig:
+    """`parse_config` where the source may be missing; with one, all of a job's settings are checked.
+
+    Raises:
+        ConfigError: As for `parse_config`.
+    """
+    return parse_config(blocks) if blocks.get("source") is not None else _encoder_part(blocks)
+
+
+def _encoder_part(blocks: Mapping[str, Any]) -> EncoderConfig:
+    sections = ("source", "target", "embedding", "runtime", "stream", "estimate", "evaluation", "spark")
     for name in blocks:
         if name not in sections:
             raise ConfigError(f"unknown section {name!r}; {did_you_mean(str(name), sections)}")
@@ -154,19 +216,16 @@ def parse_config(blocks: Mapping[str, Any]) -> JobConfig:
     spec = EmbeddingSpec.from_mapping(embedding if embedding is not None else {})
     column = (embedding or {}).get("column", "embedding")
     _check("embedding.column", isinstance(column, str) and bool(column), column, "a column name")
-    return JobConfig(
-        source=_section(SourceConfig, "source", blocks.get("source")),
-        target=_section(TargetConfig, "target", blocks.get("target")),
+    return EncoderConfig(
         column=column,
         embedding=spec,
         runtime=_section(RuntimeConfig, "runtime", blocks.get("runtime")),
         spark=_section(SparkConfig, "spark", blocks.get("spark")),
-        stream=_section(StreamConfig, "stream", blocks.get("stream")),
-        estimate=_section(EstimateConfig, "estimate", blocks.get("estimate")),
+        evaluation=_section(EvaluationConfig, "evaluation", blocks.get("evaluation")),
     )
 
 
-Section = TypeVar("Section", SourceConfig, TargetConfig, RuntimeConfig, StreamConfig, EstimateConfig, SparkConfig)
+Section = TypeVar("Section", SourceConfig, TargetConfig, RuntimeConfig, StreamConfig, EstimateConfig, EvaluationConfig, SparkConfig)
 
 
 def _section(kind: type[Section], name: str, block: Any) -> Section:
@@ -188,10 +247,10 @@ def _section(kind: type[Section], name: str, block: Any) -> Section:
 
 def _typed(name: str, annotation: Any, value: Any) -> Any:
     """Check a YAML value against the annotation of its field and bring it into the field's form."""
-    if annotation == "tuple[str, ...]":
+    if annotation in ("tuple[str, ...]", "tuple[str, ...] | None"):
         names = [value] if isinstance(value, str) else value
         is_names = isinstance(names, list) and bool(names) and all(isinstance(n, str) and n for n in names)
-        _check(name, is_names, value, "a list of column names")
+        _check(name, is_names, value, "a list of names")
         return tuple(names)
     if annotation == "Mapping[str, str]":
         _check(name, isinstance(value, Mapping), value, "a mapping of Spark settings")

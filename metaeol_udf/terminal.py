@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -62,6 +62,26 @@ def show_report(console: Console, title: str, report: Mapping[str, Any], summary
     for words, value in lines:
         table.add_row(Text(words), Text(value))
     console.print(table)
+
+
+def show_columns(console: Console, title: str, head: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> None:
+    """Print rows of cells under a head; columns whose place is in `right` are set to the right."""
+    if console.is_terminal:
+        table = Table(title=Text(title), title_justify="left")
+        for place, words in enumerate(head):
+            table.add_column(words, justify="right" if place in right else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*map(Text, row))
+        console.print(table)
+        return
+    widths = [max(len(row[place]) for row in (head, *rows)) for place in range(len(head))]
+    lines = [title]
+    for row in (head, *rows):
+        cells = [
+            cell.rjust(width) if place in right else cell.ljust(width) for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  " + "  ".join(cells).rstrip())
+    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
 
 def show_hits(console: Console, query: str, hits: Sequence[Any]) -> None:

@@ -63,7 +63,7 @@ def test_only_named_tasks_are_read_and_nested_ones_only_by_name(tmp_path: Path) 
         write(tmp_path, name, STS)
     assert [task.name for task in load_tasks(tmp_path)] == ["a", "b"]
     assert [task.name for task in load_tasks(tmp_path, ["other/a", "b"])] == ["b", "other/a"]
-    with pytest.raises(ConfigError, match="no task 'bb' in .*did you mean 'b'"):
+    with pytest.raises(ConfigError, match=r"no task 'bb' in .*did you mean 'b'"):
         load_tasks(tmp_path, ["bb"])
 
 
@@ -111,15 +111,15 @@ def test_a_file_that_breaks_the_form_is_refused_by_line_and_rule(tmp_path: Path,
 def test_a_damaged_archive_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, "sts/x.tsv.gz", STS)
     path.write_bytes(path.read_bytes()[:-12])
-    with pytest.raises(ConfigError, match="cannot read .*x.tsv.gz"):
+    with pytest.raises(ConfigError, match=r"cannot read .*x.tsv.gz"):
         load_tasks(tmp_path)
     path.write_bytes(b"no archive")
-    with pytest.raises(ConfigError, match="cannot read .*x.tsv.gz"):
+    with pytest.raises(ConfigError, match=r"cannot read .*x.tsv.gz"):
         load_tasks(tmp_path)
 
 
 def test_a_folder_without_tasks_and_a_name_that_is_there_twice_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no tasks in .*it must hold sts/NAME.tsv.gz"):
+    with pytest.raises(ConfigError, match=r"no tasks in .*it must hold sts/NAME.tsv.gz"):
         load_tasks(tmp_path / "nowhere")
     write(tmp_path, "sts/x.tsv", STS)
     write(tmp_path, "transfer/x.tsv.gz", TRANSFER)

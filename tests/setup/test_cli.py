@@ -38,7 +38,7 @@ def test_the_version_is_the_packages() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], *([command] for command in ("embed", "stream", "retry", "estimate", "doctor", "search")), ["model", "prepare"]],
+    [[], *([command] for command in ("embed", "stream", "retry", "estimate", "doctor", "search", "evaluate")), ["model", "prepare"]],
 )
 def test_every_command_explains_itself(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run([*arguments, "--help"]) == 0
@@ -67,6 +67,12 @@ def test_a_wrong_command_line_exits_2(arguments: list[str], capsys: pytest.Captu
         ("stream.trigger=hourly", "stream.trigger must be availableNow or an interval such as 30 seconds, found 'hourly'"),
         ("stream.start=yesterday", "stream.start must be earliest, latest or a version"),
         ("stream.max_files=0", "stream.max_files must be a positive integer"),
+        ("evaluation.limit=0", "evaluation.limit must be null or a positive integer, found 0"),
+        ("evaluation.seed=-1", "evaluation.seed must be an integer from 0"),
+        ("evaluation.resamples=many", "evaluation.resamples must be an integer, found 'many'"),
+        ("evaluation.inner_folds=1", "evaluation.inner_folds must be an integer from 2"),
+        ("evaluation.tasks=3", "evaluation.tasks must be a list of names"),
+        ("evaluation.task=[a]", "did you mean 'tasks'"),
         ("runtime.prometheus=metrics.txt", "runtime.prometheus must be a path that ends in .prom"),
         ("runtime.mlflow=3", "runtime.mlflow must be true, false or the name of an experiment"),
         ("sourse.table=x", "did you mean 'source'"),

@@ -18,6 +18,11 @@ def test_the_engine_imports_no_spark() -> None:
     assert not loaded & {"pyspark", "delta", "py4j"}
 
 
+def test_the_evaluation_imports_no_spark_and_no_optional_package() -> None:
+    assert not loaded_by("import metaeol_udf.evaluation.command") & {"pyspark", "torch", "sklearn", "scipy", "matplotlib"}
+    assert not loaded_by("import metaeol_udf.evaluation.vectors") & {"pyspark", "delta", "py4j"}
+
+
 @pytest.mark.parametrize(
     "module",
     [
@@ -47,6 +52,7 @@ def test_the_public_names_are_these() -> None:
     import metaeol_udf
     import metaeol_udf.delta
     import metaeol_udf.encoder
+    import metaeol_udf.evaluation
     import metaeol_udf.prompts
     import metaeol_udf.spark
 
@@ -54,6 +60,11 @@ def test_the_public_names_are_these() -> None:
     assert metaeol_udf.spark.__all__ == ["MetaEOLEmbedder", "embed_udf", "register_sql", "with_embeddings"]
     assert metaeol_udf.delta.__all__ == ["Progress", "run_embed"]
     assert metaeol_udf.encoder.__all__ == ["Encoded", "MetaEOLEncoder"]
+    assert metaeol_udf.evaluation.__all__ == [
+        "StsScore", "StsTask", "TransferScore", "TransferTask", "evaluate", "load_tasks", "score_sts", "score_transfer",
+    ]  # fmt: skip
     assert metaeol_udf.prompts.__all__ == ["TEXT_SLOT", "PromptTemplate", "TemplateSet", "clean_text"]
-    for package in (metaeol_udf, metaeol_udf.spark, metaeol_udf.delta, metaeol_udf.encoder, metaeol_udf.prompts):
+    for package in (
+        metaeol_udf, metaeol_udf.spark, metaeol_udf.delta, metaeol_udf.encoder, metaeol_udf.evaluation, metaeol_udf.prompts
+    ):  # fmt: skip
         assert all(hasattr(package, name) for name in package.__all__)

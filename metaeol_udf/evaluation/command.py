@@ -1,0 +1,68 @@
+"""What `metaeol evaluate` does: read the tasks, embed, score, report."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from metaeol_udf.config import EncoderConfig
+from metaeol_udf.errors import ConfigError
+from metaeol_udf.evaluation.data import Task, load_tasks
+from metaeol_udf.evaluation.plot import check_plot, plot_scores
+from metaeol_udf.evaluation.report import make_report
+from metaeol_udf.evaluation.run import check_tasks, evaluate
+
+_SHOWN = ("model", "templates", "layer", "dtype", "quantization", "normalize", "truncate_dim", "per_template", "max_tokens")
+
+
+def run_evaluate(config: EncoderConfig, *, with_spark: bool = False, plot: Path | None = None) -> dict[str, Any]:
+    """Score the vectors of a configuration on the tasks it names.
+
+    Args:
+        config: `embedding`, `runtime` and `evaluation` are read, and `spark` with `with_spark`.
+        with_spark: Take vectors from `with_embeddings` in the session of the configuration, not from this process.
+        plot: Where to draw the scores; None draws nothing.
+
+    Returns:
+        Plain values: settings with their fingerprint, what the vectors cost, and the scores as `make_report` gives them.
+
+    Raises:
+        ConfigError: A setting, the data or an optional package is missing or wrong. No model has been loaded then.
+        ModelFilesError: The model's files are not whole.
+        MetaEOLError: A text could not be embedded.
+    """
+    tasks = _tasks(config)
+    if plot is not None:
+        check_plot(plot)
+    vectors = _vectors(config, with_spark)
+    settings = config.evaluation
+    started = time.perf_counter()
+    scores = evaluate(vectors, tasks, resamples=settings.resamples, seed=settings.seed, inner_folds=settings.inner_folds)
+    seconds = vectors.cost.pop("seconds")
+    seconds["score"] = time.perf_counter() - started - sum(seconds.values())
+    shown = {name: getattr(config.embedding, name) for name in _SHOWN}
+    asked = {"data": settings.data, "limit": settings.limit, "seed": settings.seed, "resamples": settings.resamples}
+    report = shown | {"fingerprint": vectors.spec.fingerprint()} | asked | vectors.cost | {"seconds": seconds} | make_report(scores)
+    if plot is not None:
+        plot_scores(report, plot)
+    return report
+
+
+def _tasks(config: EncoderConfig) -> list[Task]:
+    settings = config.evaluation
+    if settings.data is None:
+        raise ConfigError("evaluation.data is missing: name a folder that holds sts/NAME.tsv.gz or transfer/NAME.tsv.gz")
+    tasks = load_tasks(settings.data, settings.tasks, settings.limit, settings.seed)
+    check_tasks(tasks)
+    return tasks
+
+
+def _vectors(config: EncoderConfig, with_spark: bool) -> Any:
+    if with_spark:
+        from metaeol_udf.evaluation.spark_vectors import SparkVectors
+
+        return SparkVectors(config)
+    from metaeol_udf.evaluation.vectors import LocalVectors
+
+    return LocalVectors(config)

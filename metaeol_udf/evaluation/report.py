@@ -1,0 +1,96 @@
+"""Scores as a mapping for JSON, and as a table for people."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.console import Console
+
+from metaeol_udf.evaluation.run import Scores
+from metaeol_udf.evaluation.scores import Interval, StsScore
+from metaeol_udf.evaluation.transfer import TransferScore
+from metaeol_udf.terminal import show_columns
+
+_HEAD = ("task", "figure", "score", "95 % interval", "on")
+
+
+def make_report(scores: Scores) -> dict[str, Any]:
+    """Scores as plain values; what is not defined (no spread, no resamples) is None.
+
+    Returns:
+        `sts` and `transfer`, each a mapping of tasks by name; `sts_average`, the mean over tasks of Spearman's correlation over
+        all pairs, and `transfer_average`, that of the accuracy. An average over a task without a figure is None.
+    """
+    sts = {name: _sts(score) for name, score in scores.items() if isinstance(score, StsScore)}
+    transfer = {name: _transfer(score) for name, score in scores.items() if isinstance(score, TransferScore)}
+    return {
+        "sts": sts,
+        "sts_average": _average([task["spearman_all"] for task in sts.values()]),
+        "transfer": transfer,
+        "transfer_average": _average([task["accuracy"] for task in transfer.values()]),
+    }
+
+
+def show_evaluation(console: Console, title: str, report: Mapping[str, Any]) -> None:
+    """Print a report: a line a figure, then the averages."""
+    show_columns(console, title, _HEAD, list(_lines(report)), right={2, 3})
+
+
+def _lines(report: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    for name, task in report["sts"].items():
+        yield name, "Spearman, all pairs", *_figures(task, "spearman_all"), f"{task['pairs']:,} pairs"
+        n_scored = sum(value is not None for value in task["subsets"].values())
+        if len(task["subsets"]) > 1:
+            yield "", "Spearman, mean of subsets", *_figures(task, "spearman_mean"), f"{n_scored} of {len(task['subsets'])} subsets"
+    if len(report["sts"]) > 1:
+        yield "average", "Spearman, all pairs", _words(report["sts_average"]), "", f"{len(report['sts'])} tasks"
+    for name, task in report["transfer"].items():
+        yield name, "accuracy", *_figures(task, "accuracy"), f"{task['texts']:,} texts, {task['classes']} classes, {task['protocol']}"
+    if len(report["transfer"]) > 1:
+        yield "average", "accuracy", _words(report["transfer_average"]), "", f"{len(report['transfer'])} tasks"
+
+
+def _figures(task: Mapping[str, Any], key: str) -> tuple[str, str]:
+    interval = task[f"{key}_interval"]
+    return _words(task[key]), "" if interval is None else " to ".join(map(_words, interval))
+
+
+def _words(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _sts(score: StsScore) -> dict[str, Any]:
+    return {
+        "pairs": score.n_pairs,
+        "spearman_all": _known(score.all),
+        "spearman_all_interval": _bounds(score.all_interval),
+        "spearman_mean": _known(score.mean),
+        "spearman_mean_interval": _bounds(score.mean_interval),
+        "subsets": {name: _known(value) for name, value in score.subsets.items()},
+    }
+
+
+def _transfer(score: TransferScore) -> dict[str, Any]:
+    return {
+        "texts": score.n_texts,
+        "classes": score.n_classes,
+        "accuracy": _known(score.accuracy),
+        "accuracy_interval": _bounds(score.interval),
+        "protocol": score.protocol,
+        "strengths": score.strengths,
+    }
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _bounds(interval: Interval | None) -> list[float] | None:
+    return None if interval is None or any(map(math.isnan, interval)) else list(interval)
+
+
+def _average(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None

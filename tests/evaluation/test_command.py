@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import builtins
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import yaml
+
+from metaeol_udf import MetaEOLEncoder, TemplateSet, cli
+from metaeol_udf.config import EncoderConfig, JobConfig, load_encoder_config, parse_encoder_config
+from metaeol_udf.errors import ConfigError, MetaEOLError
+from metaeol_udf.evaluation import StsTask, load_tasks, score_sts
+from metaeol_udf.evaluation.command import run_evaluate
+from metaeol_udf.evaluation.vectors import LocalVectors
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+ANIMALS = ("cat", "dog", "horse", "bird", "fish", "mouse", "fox", "cow")
+PLACES = ("garden", "house", "river", "street", "school")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Forty made pairs, and forty texts of two classes."""
+    sentences = [f"The {animal} sleeps in the {place}." for animal in ANIMALS for place in PLACES]
+    draw = np.random.default_rng(0)
+    rows = [f"{'ab'[i % 2]}\t{sentences[i]}\t{sentences[(i * 7 + 3) % 40]}\t{draw.uniform(0, 5):.2f}" for i in range(40)]
+    folder = tmp_path / "data"
+    for kind, head, lines in (
+        ("sts", "subset\tsentence1\tsentence2\tscore", rows),
+        ("transfer", "split\tlabel\ttext", [f"all\t{i % 2}\t{sentence}" for i, sentence in enumerate(sentences)]),
+    ):
+        (folder / kind).mkdir(parents=True)
+        (folder / kind / f"made_{kind}.tsv").write_text("\n".join([head, *lines]) + "\n")
+    return folder
+
+
+@pytest.fixture
+def conf(tiny_model_dir: Path, data: Path, tmp_path: Path) -> Path:
+    """A file without a table: model, labelled data, and nothing else."""
+    path = tmp_path / "evaluate.yaml"
+    blocks = {
+        "embedding": {"model": str(tiny_model_dir), "dtype": "float32"},
+        "runtime": {"device": "cpu"},
+        "evaluation": {"data": str(data), "tasks": ["made_sts"], "resamples": 50},
+    }
+    path.write_text(yaml.safe_dump(blocks))
+    return path
+
+
+def report_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, Any]:
+    assert cli.run(["evaluate", *map(str, arguments), "--json"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_it_scores_what_the_encoder_gives(conf: Path, data: Path, tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = report_of(capsys, conf)
+    (task,) = load_tasks(data, ["made_sts"])
+    assert isinstance(task, StsTask)
+    encoder = MetaEOLEncoder.from_pretrained(str(tiny_model_dir), templates=TemplateSet.load("metaeol"), dtype="float32", device="cpu")
+    expected = score_sts(encoder.encode(task.sentences1), encoder.encode(task.sentences2), task.gold, task.subsets)
+    found = report["sts"]["made_sts"]
+    assert found["spearman_all"] == pytest.approx(expected.all, abs=0.05)
+    assert found["spearman_mean"] == pytest.approx(expected.mean, abs=0.05)
+    assert list(found["subsets"]) == ["a", "b"]
+    assert found["spearman_all_interval"][0] < found["spearman_all"] < found["spearman_all_interval"][1]
+    assert report["sts_average"] == found["spearman_all"]
+    assert report["transfer"] == {}
+    assert report["transfer_average"] is None
+    assert (report["unique_texts"], report["texts_trimmed"], report["through"]) == (40, 0, "encoder")
+    assert report["tokens_computed"] > 0
+    assert set(report["seconds"]) == {"load", "embed", "score"}
+
+
+def test_settings_of_the_job_change_the_vectors_that_are_scored(conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain, trimmed, short = (
+        report_of(capsys, conf, *settings) for settings in ([], ["embedding.max_tokens=3"], ["embedding.truncate_dim=2"])
+    )
+    assert trimmed["texts_trimmed"] == 40
+    assert len({report["sts_average"] for report in (plain, trimmed, short)}) == 3
+    assert len({report["fingerprint"] for report in (plain, trimmed, short)}) == 3
+
+
+def test_a_jobs_own_file_will_do_and_its_table_need_not_exist(conf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    blocks = yaml.safe_load(conf.read_text()) | {"source": {"table": str(tmp_path / "nowhere"), "key": ["id"]}}
+    job = tmp_path / "job.yaml"
+    job.write_text(yaml.safe_dump(blocks))
+    assert report_of(capsys, job)["sts_average"] == report_of(capsys, conf)["sts_average"]
+    assert isinstance(load_encoder_config(job), JobConfig)
+    assert not isinstance(load_encoder_config(conf), JobConfig)
+
+
+def test_other_commands_still_need_their_source(conf: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["embed", str(conf)]) == 2
+    assert capfd.readouterr().err == "metaeol: source.table is missing\n"
+
+
+def test_people_get_a_table_and_a_limit_that_wins(conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["evaluate", str(conf), "evaluation.limit=10", "--limit", "20"]) == 0
+    title, head, all_pairs, subsets = capsys.readouterr().out.splitlines()
+    assert title.endswith("tiny: templates metaeol, layer -1")
+    assert head.split()[:4] == ["task", "figure", "score", "95"]
+    assert all_pairs.startswith("  made_sts  Spearman, all pairs")
+    assert all_pairs.endswith("20 pairs")
+    assert subsets.endswith("2 of 2 subsets")
+
+
+def test_transfer_tasks_and_the_figure(conf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("sklearn", reason="transfer tasks need scikit-learn: pip install 'metaeol-udf[evaluation]'")
+    pytest.importorskip("matplotlib", reason="figures need matplotlib: pip install 'metaeol-udf[plots]'")
+    figure = tmp_path / "scores.svg"
+    report = report_of(capsys, conf, "evaluation.tasks=null", "--plot", figure)
+    assert report["transfer"]["made_transfer"]["protocol"] == "10 folds, C by 3 inner folds"
+    assert 0 <= report["transfer_average"] <= 100
+    drawing = figure.read_text()
+    assert drawing.startswith("<?xml")
+    assert "made_transfer" in drawing
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluation.data=null"], "evaluation.data is missing: name a folder"),
+        (["evaluation.data=no/where"], "no tasks in no/where"),
+        (["evaluation.tasks=[made_st]"], "did you mean 'made_sts'?"),
+        (["embedding.layer=99"], "the model has 2 layers"),
+        (["embedding.model=no/where"], "no such folder"),
+        (["evaluation.nonsense=1"], "unknown key evaluation.nonsense"),
+        (["--plot", "scores.txt"], "--plot scores.txt must end in .svg, .png or .pdf"),
+        (["--plot", "no/where/scores.svg"], "there is no folder no/where"),
+    ],
+)
+def test_what_is_wrong_exits_2_with_one_line(conf: Path, arguments: list[str], message: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["evaluate", str(conf), *arguments]) == 2
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert message in captured.err
+
+
+def test_a_missing_package_names_its_extra_before_anything_is_embedded(
+    conf: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *arguments: Any, **named: Any) -> Any:
+        if name.partition(".")[0] in ("sklearn", "matplotlib"):
+            raise ImportError(name)
+        return real(name, *arguments, **named)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    for arguments, extra in ((["--plot", "scores.svg"], "plots"), (["evaluation.tasks=null"], "evaluation")):
+        assert cli.run(["evaluate", str(conf), *arguments]) == 2
+        assert f"pip install 'metaeol-udf[{extra}]'" in capfd.readouterr().err
+
+
+def test_a_text_that_fails_ends_it_with_counts_and_without_the_text(conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = LocalVectors(load_encoder_config(conf))
+    encoder = vectors._load()
+    run = encoder.engine.runner.run
+
+    def with_nan(batch: Any, ids: Any) -> Any:
+        states = [state.clone() for state in run(batch, ids)]
+        for state in states:
+            state[:] = float("nan")
+        return states
+
+    monkeypatch.setattr(encoder.engine.runner, "run", with_nan)
+    with pytest.raises(MetaEOLError, match="2 texts could not be embedded, so nothing was scored: non_finite 2"):
+        vectors(["a secret text", "another"])
+
+
+def test_vectors_come_back_in_the_order_of_the_texts(conf: Path, tiny_model_dir: Path) -> None:
+    texts = [f"a text with {'many ' * (n * 5 % 7)}words, number {n}" for n in range(25)]
+    encoder = MetaEOLEncoder.from_pretrained(str(tiny_model_dir), templates=TemplateSet.load("metaeol"), dtype="float32", device="cpu")
+    np.testing.assert_allclose(LocalVectors(load_encoder_config(conf))(texts), encoder.encode(texts), atol=1e-4)
+
+
+def test_spark_gives_the_same_scores(spark: SparkSession, conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    here, there = report_of(capsys, conf), report_of(capsys, conf, "--spark")
+    assert there["through"] == "spark"
+    assert there["fingerprint"] == here["fingerprint"]
+    for key in ("spearman_all", "spearman_mean"):
+        assert there["sts"]["made_sts"][key] == pytest.approx(here["sts"]["made_sts"][key], abs=0.01)
+
+
+def test_a_text_that_fails_in_spark_ends_it_too(spark: SparkSession, conf: Path) -> None:
+    from metaeol_udf.evaluation.spark_vectors import SparkVectors
+
+    with pytest.raises(MetaEOLError, match="1 texts could not be embedded, so nothing was scored: empty_text 1"):
+        SparkVectors(load_encoder_config(conf), spark)(["fine", " "])
+
+
+def stsb_config(model_dir: Path, limit: int) -> EncoderConfig:
+    if not SHARED.is_dir():
+        pytest.skip("the evaluation data is not beside this checkout (../shared/data)")
+    embedding = {"model": str(model_dir), "templates": "metaeol-separate", "dtype": "float32"}
+    settings = {"data": str(SHARED), "tasks": ["stsb_dev"], "limit": limit, "resamples": 0}
+    return parse_encoder_config({"embedding": embedding, "runtime": {"device": "cpu"}, "evaluation": settings})
+
+
+def test_the_score_is_that_of_the_plain_loop_on_smollm2(model_dir: Path) -> None:
+    import transformers
+
+    from metaeol_udf.encoder.loading import load_engine
+    from metaeol_udf.encoder.reference import encode_plainly
+
+    config = stsb_config(model_dir, 60)
+    found = run_evaluate(config)["sts"]["stsb_dev"]
+    (task,) = load_tasks(SHARED, ["stsb_dev"], 60)
+    assert isinstance(task, StsTask)
+    templates = TemplateSet.load("metaeol-separate")
+    model = transformers.AutoModel.from_pretrained(model_dir, dtype="float32").eval()
+    tokenizer = load_engine(config.embedding, templates, "cpu").trie.tokenizer
+    first, second = (encode_plainly(model, tokenizer, templates, texts, 30).mean(1) for texts in (task.sentences1, task.sentences2))
+    assert found["pairs"] == 60
+    assert found["spearman_all"] == pytest.approx(score_sts(first, second, task.gold).all, abs=0.05)
+
+
+def test_data_that_cannot_be_read_is_an_error_of_the_configuration(conf: Path, data: Path) -> None:
+    (data / "sts" / "made_sts.tsv").write_text("subset\tsentence1\tsentence2\tscore\na\tb\tc\n")
+    with pytest.raises(ConfigError, match=r"made_sts.tsv, line 2: a row must have 4 fields, found 3"):
+        run_evaluate(load_encoder_config(conf))
