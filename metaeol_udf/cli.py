@@ -228,6 +228,72 @@ def evaluate(
     show_evaluation(Console(), f"{report['model']}: templates {report['templates']}, layer {report['layer']}", report)
 
 
+@app.command()
+def tune(
+    conf: Conf,
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="Spec file to write, such as conf/specs/mine.yaml.", show_default=False)] = None,
+    max_cost: Annotated[float, typer.Option(min=0, help="Most that the choice may cost, against the configuration.")] = 1.0,
+    unlabelled: Annotated[bool, typer.Option("--unlabelled", help="Tune on the source table's texts, without labels.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw quality against cost into this file.", show_default=False)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Choose output layers, templates and post-processing on labelled pairs (evaluation.data), and write them as a spec."""
+    config = load_config(conf, overrides or ()) if unlabelled else load_encoder_config(conf, overrides or ())
+    from metaeol_udf.evaluation.tuning import run_tune
+
+    report = run_tune(config, out, max_cost=max_cost, unlabelled=unlabelled, plot=plot)
+    if as_json:
+        typer.echo(json.dumps(report, indent=1))
+        return
+    from metaeol_udf.evaluation.tune_report import show_tuning
+
+    show_tuning(Console(), report)
+
+
+@app.command()
+def curves(
+    conf: Conf,
+    overrides: Overrides = None,
+    layers: Annotated[Path | None, typer.Option(help="Draw the scores by output layer into this file.", show_default=False)] = None,
+    prompts: Annotated[Path | None, typer.Option(help="Draw the scores by number of prompts into this file.", show_default=False)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score the vectors by output layer and by number of prompts on labelled pairs (evaluation.data), from one pass."""
+    config = load_encoder_config(conf, overrides or ())
+    from metaeol_udf.evaluation.tuning import run_curves
+
+    report = run_curves(config, layers=layers, prompts=prompts)
+    if as_json:
+        typer.echo(json.dumps(report, indent=1))
+        return
+    from metaeol_udf.evaluation.tune_report import show_curves
+
+    show_curves(Console(), report)
+
+
+@app.command()
+def fit(
+    conf: Conf,
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option(help="The safetensors file to write.", show_default=False)] = ...,  # type: ignore[assignment]  # typer's word for required
+    method: Annotated[str, typer.Option(help="mean, standardize, remove_top or whiten.")] = "mean",
+    components: Annotated[int | None, typer.Option(min=1, help="To remove, or to keep when whitening.", show_default=False)] = None,
+    shrinkage: Annotated[float, typer.Option(min=0, max=1, help="Of whitening: how far variances are drawn together.")] = 0.1,
+    texts: Annotated[int, typer.Option(min=100, help="Different texts to fit on, at most.")] = 20_000,
+    as_json: AsJson = False,
+) -> None:
+    """Fit post-processing on the texts of the source table, which need no labels, in one pass of Spark."""
+    config = load_config(conf, overrides or ())
+    from metaeol_udf.delta.fit import run_fit
+
+    report = run_fit(config, out, method, n_components=components, shrinkage=shrinkage, n_texts=texts)
+    if as_json:
+        typer.echo(json.dumps(report, indent=1))
+        return
+    typer.echo(f"{report['file']}: {method}, {report['hidden_size']} dimensions to {report['dim']}; set {report['setting']}")
+
+
 @model_app.command()
 def prepare(
     source: Annotated[

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pyspark.sql import SparkSession
-from pyspark.sql import functions as F
+from pyspark.sql import DataFrame, SparkSession
 
 from metaeol_udf.config import JobConfig
 from metaeol_udf.delta.columns import check_source_columns
+from metaeol_udf.delta.condition import filtered
 from metaeol_udf.delta.tables import open_table, parse_table, read
 from metaeol_udf.encoder.postprocess import replace_file
-from metaeol_udf.spark.fit import fit_on
+from metaeol_udf.spark.fit import chosen_texts, fit_on
 from metaeol_udf.spark.session import get_session
 
 
@@ -34,15 +34,34 @@ def run_fit(config: JobConfig, out: Path, method: str, *, spark: SparkSession | 
         ConfigError: A setting is out of range.
         EnvironmentFault: The file cannot be written.
     """
-    spark = spark if spark is not None else get_session(config.spark)
-    ref = parse_table(config.source.table, "source.table")
-    open_table(spark, ref, "source.table")
-    source = read(spark, ref)
-    check_source_columns(source.schema, config.source.key, config.source.text, ref)
-    rows = source if config.source.where is None else source.where(F.expr(config.source.where))
     runtime = config.runtime
     post = fit_on(
-        rows, config.embedding, method, text=config.source.text, device=runtime.device, max_batch_tokens=runtime.max_batch_tokens, **options
+        _source(config, spark),
+        config.embedding,
+        method,
+        text=config.source.text,
+        device=runtime.device,
+        max_batch_tokens=runtime.max_batch_tokens,
+        **options,
     )
     replace_file(out, post.to_bytes())
     return {"method": method, "file": str(out), "hidden_size": post.hidden_size, "dim": post.dim, "setting": f"embedding.postprocess={out}"}
+
+
+def sample_texts(config: JobConfig, n_texts: int, spark: SparkSession | None = None) -> list[str]:
+    """Different texts of a job's source, those of smallest hash, brought to the driver.
+
+    Raises:
+        InputError: The table or its column is missing.
+    """
+    return [row["text"] for row in chosen_texts(_source(config, spark), config.source.text, n_texts).collect()]
+
+
+def _source(config: JobConfig, spark: SparkSession | None) -> DataFrame:
+    """The rows that the job would select."""
+    session = spark if spark is not None else get_session(config.spark)
+    ref = parse_table(config.source.table, "source.table")
+    open_table(session, ref, "source.table")
+    source = read(session, ref)
+    check_source_columns(source.schema, config.source.key, config.source.text, ref)
+    return filtered(source, config.source.where)

@@ -13,7 +13,19 @@ from metaeol_udf.evaluation.plot import check_plot, plot_scores
 from metaeol_udf.evaluation.report import make_report
 from metaeol_udf.evaluation.run import check_tasks, evaluate
 
-_SHOWN = ("model", "templates", "layer", "dtype", "quantization", "normalize", "truncate_dim", "per_template", "max_tokens")
+_SHOWN = (
+    "model",
+    "templates",
+    "layer",
+    "dtype",
+    "quantization",
+    "postprocess",
+    "normalize",
+    "truncate_dim",
+    "values",
+    "per_template",
+    "max_tokens",
+)
 
 
 def run_evaluate(config: EncoderConfig, *, with_spark: bool = False, plot: Path | None = None) -> dict[str, Any]:

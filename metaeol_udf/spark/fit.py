@@ -44,8 +44,7 @@ def fit_on(
         ConfigError: A setting is out of range.
     """
     pinned = pin(before_postprocess(spec))
-    texts = df.select(F.col(quoted(text)).alias("text")).where(F.col("text").isNotNull()).distinct()
-    chosen = texts.orderBy(F.xxhash64("text"), "text").limit(n_texts).repartition(df.sparkSession.sparkContext.defaultParallelism)
+    chosen = chosen_texts(df, text, n_texts).repartition(df.sparkSession.sparkContext.defaultParallelism)
     embedded = with_embeddings(chosen, pinned, "text", "vector", device, max_batch_tokens).where("vector IS NOT NULL").select("vector")
     sums = [_read(row) for row in embedded.mapInArrow(_partial_moments, _MOMENTS).toLocalIterator()]
     if not sums:
@@ -57,6 +56,12 @@ def fit_on(
     return fit_postprocess(
         moments, method, n_components=n_components, shrinkage=shrinkage, fitted_for=made_with(pinned, n_layers)
     )  # fmt: skip
+
+
+def chosen_texts(df: DataFrame, text: str, n_texts: int) -> DataFrame:
+    """One column, `text`: at most so many different texts, those of smallest hash; NULL is none."""
+    texts = df.select(F.make_valid_utf8(F.col(quoted(text))).alias("text")).where("text IS NOT NULL").distinct()
+    return texts.orderBy(F.xxhash64("text"), "text").limit(n_texts)
 
 
 def before_postprocess(spec: EmbeddingSpec) -> EmbeddingSpec:

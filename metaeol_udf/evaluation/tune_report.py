@@ -1,0 +1,49 @@
+"""Reports of tuning as tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+
+from metaeol_udf.terminal import show_columns
+
+_FRONT = ("", "templates", "layers", "post-processing", "tokens a text", "cost", "chosen on", "held out")
+
+
+def show_tuning(console: Console, report: Mapping[str, Any]) -> None:
+    """Print the configuration, the front and the choice, a line each; then what was written."""
+    chosen = report["chosen"]
+    rows = [_line("as configured", report["baseline"])]
+    rows += [_line("chosen" if candidate == chosen else "", candidate) for candidate in report["front"]]
+    title = f"{report['model']}: {report['score']}; chosen on {report['pairs_chosen_on']:,} pairs, held out {report['pairs_held_out']:,}"
+    show_columns(console, title, _FRONT, rows, right={4, 5, 6, 7})
+    for file in report["files"]:
+        console.print(f"wrote {file}", markup=False, highlight=False)
+
+
+def show_curves(console: Console, report: Mapping[str, Any]) -> None:
+    """Print both curves, a line a point."""
+    title = f"{report['model']}: templates {report['templates']}, Spearman x 100, mean over {', '.join(report['tasks'])}"
+    layers = [(str(p["layer"]), f"{p['score']:.1f}", f"{p['score_without_mean']:.1f}") for p in report["by_layer"]]
+    show_columns(console, title, ("layer", "as it is", "mean removed"), layers, right={0, 1, 2})
+    prompts = [
+        (str(p["n_prompts"]), str(p["n_subsets"]), f"{p['low']:.1f}", f"{p['score']:.1f}", f"{p['high']:.1f}", f"{p['tokens']:.0f}")
+        for p in report["by_prompts"]
+    ]
+    head = ("prompts", "subsets", "worst", "mean", "best", "tokens a text")
+    show_columns(console, "by number of prompts, at the configured layer", head, prompts, right=set(range(6)))
+
+
+def _line(name: str, candidate: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        name,
+        " ".join(map(str, candidate["templates"])),
+        " ".join(map(str, candidate["layers"])),
+        candidate["postprocess"],
+        f"{candidate['tokens_per_text']:.0f}",
+        f"{candidate['cost']:.0%}",
+        f"{candidate['chosen_on']:.1f}",
+        f"{candidate['held_out']:.1f}",
+    )
