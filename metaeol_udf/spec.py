@@ -125,7 +125,7 @@ class EmbeddingSpec:
         for key in block:
             if key not in known | {"column", "spec"}:
                 raise ConfigError(f"unknown key {where}.{key}; {did_you_mean(str(key), known | {'spec'})}")
-        settings = {key: tuple(value) if isinstance(value, list) else value for key, value in block.items() if key in known}
+        settings: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in block.items() if key in known}
         if block.get("spec") is not None:
             _check("spec", isinstance(block["spec"], str), block["spec"], "the path of a spec file")
             return dataclasses.replace(cls.load(block["spec"]), **settings)

@@ -259,7 +259,7 @@ def _run(trie: PromptTrie, runner: TriePass, templates: TemplateSet) -> np.ndarr
     for batch in window.batches:
         for cell, state in zip(batch, runner.run(batch, window.text_ids), strict=True):
             states[np.array(cell.rows)[:, None], np.array(window.groups[cell.group].template_indices)] = (
-                state.unflatten(-1, states.shape[2:]).cpu().numpy()
+                state.view(*state.shape[:2], *states.shape[2:]).cpu().numpy()
             )
     return states
 

@@ -58,12 +58,12 @@ class PostProcessing:
 
     def __call__(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
         """Shape ``(n_texts, hidden_size)`` to ``(n_texts, dim)``, float32."""
-        vectors = states - self.mean
+        vectors: NDArray[np.float32] = states - self.mean
         if self.scale is not None:
             vectors *= self.scale
         if self.removed is not None:
             vectors -= (vectors @ self.removed.T) @ self.removed
-        return vectors if self.matrix is None else vectors @ self.matrix
+        return vectors if self.matrix is None else np.matmul(vectors, self.matrix, dtype=np.float32)
 
     def to_bytes(self) -> bytes:
         """The content of a safetensors file."""

@@ -88,9 +88,9 @@ def split_in_two(objectives: Sequence[Objective], seed: int = 0) -> tuple[list[O
     order = order[np.argsort(-sizes[order], kind="stable")]  # the largest first, so that the halves come out even
     to_choose_on, load = np.zeros(len(sizes), bool), [0, 0]
     for group in order:
-        side = int(load[1] < load[0])
-        to_choose_on[group] = side == 0
-        load[side] += int(sizes[group])
+        lighter = int(load[1] < load[0])
+        to_choose_on[group] = lighter == 0
+        load[lighter] += int(sizes[group])
     sides: tuple[list[Objective], list[Objective]] = ([], [])
     start = 0
     for objective in objectives:

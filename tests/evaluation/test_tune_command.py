@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from metaeol_udf import EmbeddingSpec, MetaEOLEncoder, cli
+
+WORDS = ("cat", "dog", "horse", "bird", "fish", "mouse", "fox", "cow", "ant", "bee")
+
+
+@pytest.fixture
+def conf(tiny_model_dir: Path, tmp_path: Path) -> Path:
+    """A model and 120 made pairs, no text in two of them; no table."""
+    draw = np.random.default_rng(0)
+    rows = [
+        f"a\tThe {WORDS[i % 10]} sleeps in house {i}.\tA {WORDS[(i * 3) % 10]} runs to street {i}.\t{draw.uniform(0, 5):.2f}"
+        for i in range(120)
+    ]
+    (tmp_path / "data" / "sts").mkdir(parents=True)
+    (tmp_path / "data" / "sts" / "made.tsv").write_text("\n".join(["subset\tsentence1\tsentence2\tscore", *rows]) + "\n")
+    path = tmp_path / "tune.yaml"
+    blocks = {
+        "embedding": {"model": str(tiny_model_dir), "dtype": "float32", "templates": "metaeol-fast"},
+        "runtime": {"device": "cpu"},
+        "evaluation": {"data": str(tmp_path / "data")},
+    }
+    path.write_text(yaml.safe_dump(blocks))
+    return path
+
+
+def test_the_written_spec_scores_as_the_report_says(conf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, plot = tmp_path / "specs" / "mine.yaml", tmp_path / "front.svg"
+    assert cli.run(["tune", str(conf), "--out", str(out), "--plot", str(plot), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["pairs_chosen_on"] + report["pairs_held_out"] == 120
+    assert report["chosen"] in [*report["front"], report["baseline"]]
+    assert report["chosen"]["cost"] <= 1.0
+    assert str(out) in report["files"]
+    assert plot.read_text().startswith("<?xml")
+    spec = EmbeddingSpec.load(out)
+    encoder = MetaEOLEncoder.from_spec(spec, device="cpu")
+    assert len(encoder.templates.templates) == report["chosen"]["n_templates"]
+    assert f"{report['chosen']['held_out']:.1f} on pairs that were held out" in out.read_text()
+    # The written spec is one that evaluate takes, too.
+    assert cli.run(["evaluate", str(conf), f"embedding={{spec: {out}}}", "--json"]) in (0, 2)
+
+
+def test_the_table_shows_configuration_front_and_choice(conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["tune", str(conf), "evaluation.limit=100"]) == 0
+    printed = capsys.readouterr().out
+    assert "as configured" in printed
+    assert "chosen" in printed
+    assert "held out" in printed
+
+
+def test_curves_by_layer_and_by_prompts(conf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    drawn = tmp_path / "layers.svg", tmp_path / "prompts.svg"
+    assert cli.run(["curves", str(conf), "--layers", str(drawn[0]), "--prompts", str(drawn[1]), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [point["layer"] for point in report["by_layer"]] == [0, 1, 2]
+    assert [point["n_prompts"] for point in report["by_prompts"]] == list(range(1, 9))
+    assert report["by_prompts"][-1]["score"] == pytest.approx(report["by_layer"][-1]["score"])
+    assert all(path.is_file() for path in drawn)
+    assert cli.run(["curves", str(conf)]) == 0
+    assert "mean removed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--out", "spec.txt"], "must end in .yaml"),
+    (["evaluation.data=null"], "evaluation.data is missing"),
+    (["--unlabelled"], "source.table"),
+    (["--plot", "front.doc"], "must end in"),
+])  # fmt: skip
+def test_what_cannot_be_tuned_is_refused(arguments: list[str], message: str, conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["tune", str(conf), *arguments]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
