@@ -3,13 +3,14 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 MODEL := models/smollm2-135m-instruct
+INTEGRATIONS := .venv-integrations
 SOURCES := metaeol_udf jobs benchmarks tests
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults check format bench lock clean java python
+.PHONY: help demo test test-faults test-integrations check format bench lock clean java python
 .DELETE_ON_ERROR:
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-22s %s\n", $$1, $$2 }'
 
 demo: java $(MODEL)/metaeol-manifest.json ## embed the standard library's docstrings and search them
 	@$(BIN)/python -m metaeol_udf.demo
@@ -19,6 +20,10 @@ test: java $(MODEL)/metaeol-manifest.json ## run the tests
 
 test-faults: java $(MODEL)/metaeol-manifest.json ## run the fault checks and write their table into docs/reliability.md
 	@$(BIN)/python -m pytest tests/faults --reliability-table docs/reliability.md
+
+# Their packages would crowd the lock, and warn of things that are not ours. No hub is asked.
+test-integrations: $(INTEGRATIONS)/package.stamp $(MODEL)/metaeol-manifest.json ## run the checks against other people's tools (mteb) in an environment of their own
+	@HF_HUB_OFFLINE=1 $(INTEGRATIONS)/bin/python -m pytest -W default tests/integrations
 
 check: java $(MODEL)/metaeol-manifest.json ## formatting, lint, types and tests
 	$(BIN)/ruff format --check $(wildcard $(SOURCES))
@@ -40,7 +45,7 @@ lock: .venv/package.stamp ## pin the newest versions that pyproject.toml allows
 	(sed -n 1p requirements/dev.txt; cat .venv/dev.txt) > .venv/lock.txt && mv .venv/lock.txt requirements/dev.txt
 
 clean: ## remove what make made, but not the model
-	rm -rf .venv demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis spark-warehouse metastore_db derby.log
+	rm -rf .venv $(INTEGRATIONS) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis spark-warehouse metastore_db derby.log
 	find $(wildcard $(SOURCES)) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --clear: an installation that was broken off, or that holds other versions, leaves nothing behind.
@@ -53,6 +58,15 @@ clean: ## remove what make made, but not the model
 
 .venv/package.stamp: pyproject.toml .venv/requirements.stamp
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# What .venv holds (torch with its CUDA libraries) is seen from here too, and not installed twice.
+$(INTEGRATIONS)/package.stamp: pyproject.toml .venv/package.stamp
+	@echo "Installing into $(INTEGRATIONS) ..."
+	@$(PYTHON) -m venv --clear $(INTEGRATIONS)
+	@$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+		> "$$($(INTEGRATIONS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth"
+	@$(INTEGRATIONS)/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable '.[mteb]'
 	@touch $@
 
 $(MODEL)/metaeol-manifest.json: | .venv/package.stamp

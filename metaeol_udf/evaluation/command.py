@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from metaeol_udf.config import EncoderConfig
 from metaeol_udf.errors import ConfigError
@@ -12,6 +16,7 @@ from metaeol_udf.evaluation.data import Task, load_tasks
 from metaeol_udf.evaluation.plot import check_plot, plot_scores
 from metaeol_udf.evaluation.report import make_report
 from metaeol_udf.evaluation.run import check_tasks, evaluate
+from metaeol_udf.spec import EmbeddingSpec
 
 _SHOWN = (
     "model",
@@ -26,6 +31,16 @@ _SHOWN = (
     "per_template",
     "max_tokens",
 )
+
+
+class Vectors(Protocol):
+    """A function from texts to vectors that knows what it computes and what that cost."""
+
+    spec: EmbeddingSpec
+    cost: dict[str, Any]
+
+    def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Embed texts: shape ``(n_texts, dim)``, rows in their order."""
 
 
 def run_evaluate(config: EncoderConfig, *, with_spark: bool = False, plot: Path | None = None) -> dict[str, Any]:
@@ -70,7 +85,7 @@ def _tasks(config: EncoderConfig) -> list[Task]:
     return tasks
 
 
-def _vectors(config: EncoderConfig, with_spark: bool) -> Any:
+def _vectors(config: EncoderConfig, with_spark: bool) -> Vectors:
     if with_spark:
         from metaeol_udf.evaluation.spark_vectors import SparkVectors
 

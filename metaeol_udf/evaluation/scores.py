@@ -60,16 +60,21 @@ def score_sts(
         ValueError: The lengths differ, or a vector is not finite.
     """
     cosines = pair_cosines(vectors1, vectors2)
-    gold = np.asarray(gold, np.float64)
+    people: NDArray[np.float64] = np.asarray(gold, np.float64)
     names = ["all"] * len(gold) if subsets is None else list(subsets)
-    if not len(cosines) == len(gold) == len(names):
-        raise ValueError(f"found {len(cosines)} pairs of vectors, {len(gold)} gold scores and {len(names)} subsets: they must be equal")
+    if not len(cosines) == len(people) == len(names):
+        raise ValueError(f"found {len(cosines)} pairs of vectors, {len(people)} gold scores and {len(names)} subsets: they must be equal")
     parts = {name: np.flatnonzero(np.array(names) == name) for name in dict.fromkeys(names)}
-    found = {name: spearman(cosines[rows], gold[rows]) for name, rows in parts.items()}
-    whole = _interval(_resampled(cosines, gold, resamples, seed))
-    by_part = [_resampled(cosines[rows], gold[rows], resamples, seed + 1 + i) for i, rows in enumerate(parts.values())]
+    found = {name: spearman(cosines[rows], people[rows]) for name, rows in parts.items()}
+    whole = _interval(_resampled(cosines, people, resamples, seed))
+    by_part = [_resampled(cosines[rows], people[rows], resamples, seed + 1 + i) for i, rows in enumerate(parts.values())]
     return StsScore(
-        len(gold), spearman(cosines, gold), whole, _mean(np.array(list(found.values()))), _interval(_mean_columns(np.array(by_part))), found
+        len(people),
+        spearman(cosines, people),
+        whole,
+        _mean(np.array(list(found.values()))),
+        _interval(_mean_columns(np.array(by_part))),
+        found,
     )
 
 
@@ -86,7 +91,8 @@ def pair_cosines(vectors1: NDArray[np.floating], vectors2: NDArray[np.floating])
     if not np.isfinite(lengths).all():
         raise ValueError(f"{(~np.isfinite(lengths)).sum()} pairs have a vector that is not finite")
     products = np.einsum("pd,pd->p", first, second)
-    return np.divide(products, lengths, out=np.zeros_like(products), where=lengths > 0)
+    cosines: NDArray[np.float64] = np.divide(products, lengths, out=np.zeros_like(products), where=lengths > 0)
+    return cosines
 
 
 def spearman(values: NDArray[np.float64], gold: NDArray[np.float64]) -> float:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from metaeol_udf import MetaEOLEncoder, TemplateSet, cli
-from metaeol_udf.config import EncoderConfig, JobConfig, load_encoder_config, parse_encoder_config
+from metaeol_udf.config import JobConfig, load_encoder_config, parse_encoder_config
 from metaeol_udf.errors import ConfigError, MetaEOLError
 from metaeol_udf.evaluation import StsTask, load_tasks, score_sts
 from metaeol_udf.evaluation.command import run_evaluate
@@ -197,25 +197,28 @@ def test_a_text_that_fails_in_spark_ends_it_too(spark: SparkSession, conf: Path)
         SparkVectors(load_encoder_config(conf), spark)(["fine", " "])
 
 
-def stsb_config(model_dir: Path, limit: int) -> EncoderConfig:
-    if not SHARED.is_dir():
-        pytest.skip("the evaluation data is not beside this checkout (../shared/data)")
-    embedding = {"model": str(model_dir), "templates": "metaeol-separate", "dtype": "float32"}
-    settings = {"data": str(SHARED), "tasks": ["stsb_dev"], "limit": limit, "resamples": 0}
-    return parse_encoder_config({"embedding": embedding, "runtime": {"device": "cpu"}, "evaluation": settings})
-
-
-def test_the_score_is_that_of_the_plain_loop_on_smollm2(model_dir: Path) -> None:
+def test_the_score_is_that_of_the_plain_loop_on_smollm2(model_dir: Path, tmp_path: Path) -> None:
     import transformers
 
     from metaeol_udf.encoder.loading import load_engine
     from metaeol_udf.encoder.reference import encode_plainly
 
-    config = stsb_config(model_dir, 60)
+    if not SHARED.is_dir():
+        pytest.skip("the evaluation data is not beside this checkout (../shared/data)")
+    path = tmp_path / "two.yaml"
+    prompts = ['This sentence : "{text}" means in one word:"', 'The topic of this sentence : "{text}" means in one word:"']
+    path.write_text(yaml.safe_dump({"name": "two", "templates": [{"meta_task": "any", "prompt": prompt} for prompt in prompts]}))
+    config = parse_encoder_config(
+        {
+            "embedding": {"model": str(model_dir), "templates": str(path), "dtype": "float32"},
+            "runtime": {"device": "cpu"},
+            "evaluation": {"data": str(SHARED), "tasks": ["stsb_dev"], "limit": 60, "resamples": 0},
+        }
+    )
     found = run_evaluate(config)["sts"]["stsb_dev"]
     (task,) = load_tasks(SHARED, ["stsb_dev"], 60)
     assert isinstance(task, StsTask)
-    templates = TemplateSet.load("metaeol-separate")
+    templates = TemplateSet.load(path)
     model = transformers.AutoModel.from_pretrained(model_dir, dtype="float32").eval()
     tokenizer = load_engine(config.embedding, templates, "cpu").trie.tokenizer
     first, second = (encode_plainly(model, tokenizer, templates, texts, 30).mean(1) for texts in (task.sentences1, task.sentences2))
