@@ -48,7 +48,7 @@ def test_every_layer_is_the_hidden_state_that_transformers_counts(shape: str, la
 
 
 @pytest.mark.parametrize("tokenizer", TOKENIZERS)
-@pytest.mark.parametrize("templates", ["metaeol", "metaeol-fast", "metaeol-separate", "prompteol"])
+@pytest.mark.parametrize("templates", ["metaeol", "metaeol-fast", "metaeol-separate", "metaeol-two", "prompteol"])
 def test_every_tokenizer_and_template_set_equals_one_prompt_at_a_time(
     tokenizer: str, templates: str, tiny_model: Callable[..., Path]
 ) -> None:

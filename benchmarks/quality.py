@@ -1,0 +1,92 @@
+"""Scores and cost of the built-in template sets and of a spec, side by side on the same texts, against `metaeol-separate`.
+
+    python -m benchmarks.quality [--data ../shared/data] [--pairs 300] [--texts 500] [--spec conf/specs/smollm2-135m.yaml]
+                                 [--json FILE]
+
+STS: Spearman's correlation x 100, one over all pairs of a set, mean over the sets. Transfer: accuracy of a logistic
+regression. Tokens: computed a text of the STS sets, and their cost with the share of the model's layers that run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from metaeol_udf import EmbeddingSpec, MetaEOLEncoder
+from metaeol_udf.evaluation import StsTask, evaluate, load_tasks
+from metaeol_udf.evaluation.report import make_report
+from metaeol_udf.spec import output_layers
+
+SETS = ("metaeol-separate", "metaeol", "metaeol-fast", "metaeol-two", "prompteol")
+STS, TRANSFER = ("stsb_dev", "stsb_train", "sts12", "sts14", "sickr"), ("mr", "subj", "trec")
+
+
+def measure(spec: EmbeddingSpec, data: str, pairs: int, texts: int) -> dict[str, Any]:
+    """Scores and cost of one spec; no transfer tasks where `texts` is 0."""
+    encoder = MetaEOLEncoder.from_spec(spec, device="cpu")
+    sts = load_tasks(data, STS, pairs)
+    distinct = list(dict.fromkeys(text for task in sts if isinstance(task, StsTask) for text in task.texts))
+    tokens = float(encoder.encode_rows(distinct).tokens_computed.sum()) / len(distinct)
+    n_layers = encoder.engine.n_layers
+    depth = output_layers(spec.layer, n_layers)[-1] / n_layers
+    tasks = [*sts, *(load_tasks(data, TRANSFER, texts) if texts else [])]
+    report = make_report(evaluate(encoder.encode, tasks, resamples=0))
+    return {
+        "templates": spec.templates,
+        "layer": list(spec.layer) if isinstance(spec.layer, tuple) else spec.layer,
+        "sts": {name: task["spearman_all"] for name, task in report["sts"].items()},
+        "sts_average": report["sts_average"],
+        "transfer": {name: task["accuracy"] for name, task in report["transfer"].items()},
+        "transfer_average": report["transfer_average"],
+        "tokens_per_text": tokens,
+        "layer_tokens_per_text": tokens * depth,
+    }
+
+
+def table(lines: dict[str, dict[str, Any]]) -> str:
+    """The lines as Markdown; cost and gain are against the first one."""
+    first = next(iter(lines.values()))
+    sets = list(first["sts"])
+    head = ["", "layer", *sets, "STS, mean", "gain", "tokens a text", "cost", *first["transfer"], "transfer, mean"]
+    rows = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    for name, line in lines.items():
+        transfer = [f"{line['transfer'][task]:.1f}" if line["transfer"] else "" for task in first["transfer"]]
+        mean = "" if line["transfer_average"] is None else f"{line['transfer_average']:.1f}"
+        cells = [
+            name, str(line["layer"]), *(f"{line['sts'][task]:.1f}" for task in sets), f"{line['sts_average']:.1f}",
+            f"{line['sts_average'] - first['sts_average']:+.1f}", f"{line['tokens_per_text']:.0f}",
+            f"{line['layer_tokens_per_text'] / first['layer_tokens_per_text']:.0%}", *transfer, mean,
+        ]  # fmt: skip
+        rows.append("| " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="../shared/data")
+    parser.add_argument("--model", default="models/smollm2-135m-instruct")
+    parser.add_argument("--spec", type=Path, default=Path("conf/specs/smollm2-135m.yaml"))
+    parser.add_argument("--pairs", type=int, default=300, help="of each STS set")
+    parser.add_argument("--texts", type=int, default=500, help="of each transfer task, for the first set and the spec; 0: none")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    plain = EmbeddingSpec(model=arguments.model)
+    lines = {}
+    for name in SETS:
+        texts = arguments.texts if name == SETS[0] else 0
+        lines[name] = measure(dataclasses.replace(plain, templates=name), arguments.data, arguments.pairs, texts)
+        print(f"{name}: {lines[name]['sts_average']:.2f}", flush=True)
+    spec = dataclasses.replace(EmbeddingSpec.load(arguments.spec), model=arguments.model)
+    lines[arguments.spec.name] = measure(spec, arguments.data, arguments.pairs, arguments.texts)
+    print(f"{arguments.pairs} pairs of each STS set, {arguments.texts} texts of each transfer task, drawn at random")
+    print(table(lines))
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(lines, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
