@@ -29,7 +29,7 @@ class LocalVectors:
 
     Attributes:
         spec: What is computed; resolved.
-        cost: What the calls so far took: texts, trimmed texts, tokens computed and saved, and seconds by phase.
+        cost: What the last call took: texts, trimmed texts, tokens computed and saved, and seconds by phase.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
