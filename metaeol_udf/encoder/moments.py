@@ -57,10 +57,11 @@ def fit_postprocess(
         moments: Of mean hidden states before any other step.
         method: `mean` takes the mean away. `standardize` divides by each dimension's standard deviation too. `remove_top` takes
             the mean and the `n_components` (default 1) directions of largest variance away. `whiten` makes all directions
-            equally wide and keeps the `n_components` (default all) that were widest.
+            equally wide; with `n_components` it keeps those that were widest, in falling order, and without turns the vectors
+            back, so that each dimension stays what it was.
         n_components: See `method`.
         shrinkage: Of `whiten`, from 0 to 1: how far each variance is drawn to their mean, so that narrow directions, which
-            are mostly noise, are not blown up. 1 leaves all as they are, but turned.
+            are mostly noise, are not blown up. 1 leaves all as they are.
         fitted_for: Written into the file.
 
     Raises:
@@ -87,7 +88,9 @@ def fit_postprocess(
         variances, directions = _directions(covariance)
         shrunk = (1.0 - shrinkage) * np.maximum(variances, 0.0) + shrinkage * variances.mean()
         shrunk = np.maximum(shrunk, 1e-6 * shrunk.mean())  # fewer texts than dimensions leave some without any variance
-        matrix = (directions / np.sqrt(shrunk))[:, :n_components].astype(np.float32)
+        white = directions / np.sqrt(shrunk)
+        # Cosines do not see the turn back; classifiers that scale each dimension do, for they would blow up the narrow directions.
+        matrix = (white @ directions.T if n_components is None else white[:, :n_components]).astype(np.float32)
     return PostProcessing(mean.astype(np.float32), scale, removed, matrix, fitted_for)
 
 

@@ -36,7 +36,7 @@ class PostProcessing:
         mean: Shape ``(hidden_size,)``.
         scale: Shape ``(hidden_size,)``, or None.
         removed: Orthonormal directions, shape ``(n_removed, hidden_size)``, or None.
-        matrix: Shape ``(hidden_size, n_out)``, columns by falling variance, or None.
+        matrix: Shape ``(hidden_size, n_out)``, or None.
         fitted_for: What it was fitted on: `model_hash`, `templates` (a digest) and `layer`, as far as known.
     """
 

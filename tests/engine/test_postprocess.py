@@ -65,10 +65,18 @@ def test_whitening_makes_all_directions_equally_wide(vectors: NDArray[np.float32
 
 
 def test_whitening_keeps_the_widest_directions_first(vectors: NDArray[np.float32]) -> None:
-    few, all_of_them = (fitted(vectors, "whiten", shrinkage=0.5, n_components=n) for n in (4, None))
+    few, all_of_them = (fitted(vectors, "whiten", shrinkage=0.5, n_components=n) for n in (4, 12))
     np.testing.assert_array_equal(few, all_of_them[:, :4])
     spreads = all_of_them.std(0)
     assert (np.diff(spreads) <= 1e-4).all()
+
+
+def test_whitening_without_a_choice_of_directions_keeps_dimensions_and_cosines(vectors: NDArray[np.float32]) -> None:
+    turned_back, turned = (fitted(vectors, "whiten", shrinkage=0.5, n_components=n) for n in (None, 12))
+    np.testing.assert_allclose(turned_back @ turned_back.T, turned @ turned.T, atol=1e-3)
+    barely = fitted(vectors, "whiten", shrinkage=1.0)
+    centred = vectors - vectors.mean(0)
+    np.testing.assert_allclose(barely / np.linalg.norm(barely), centred / np.linalg.norm(centred), atol=1e-4)
 
 
 def test_fewer_texts_than_dimensions_give_finite_vectors() -> None:
