@@ -46,6 +46,8 @@ ESTIMATE = (
     ("seconds", "seconds to start"),
 )
 
+_WORDS_WIDTH = 24  # characters of a template's column of words, lines and padding included
+
 
 def show_report(console: Console, title: str, report: Mapping[str, Any], summary: Sequence[tuple[str, str]] = SUMMARY) -> None:
     """Print a report's figures, one a line; keys that the report lacks are left out."""
@@ -73,6 +75,29 @@ def show_hits(console: Console, query: str, hits: Sequence[Any]) -> None:
         start = f"  {hit.score:6.4f}  {key:<{width}}  "
         line = start + shorten(hit.text, max(20, (console.width if console.is_terminal else 140) - len(start)))
         console.print(line, markup=False, highlight=False, no_wrap=True, soft_wrap=True)
+
+
+def show_words(console: Console, explanation: Any) -> None:
+    """Print the most probable next words of each template: side by side on a terminal, else block after block."""
+    layer = "" if explanation.layer == explanation.n_layers else f", read from hidden state {explanation.layer} of {explanation.n_layers}"
+    trimmed = " (trimmed to max_tokens)" if explanation.is_trimmed else ""
+    title = f'Next words after "{shorten(explanation.text, 100)}"{trimmed}{layer}'
+    console.print(title, markup=False, highlight=False, style="bold", soft_wrap=True)
+    templates = explanation.templates
+    if not console.is_terminal:
+        for template in templates:
+            lines = [f"  {word.probability:6.4f}  {word.visible}" for word in template.words]
+            console.print("\n".join(["", f"{template.meta_task}: {template.cue}", *lines]), markup=False, highlight=False, soft_wrap=True)
+        return
+    n_side_by_side = max(1, console.width // _WORDS_WIDTH)
+    for start in range(0, len(templates), n_side_by_side):
+        some = templates[start : start + n_side_by_side]
+        table = Table(padding=(0, 1))
+        for template in some:
+            table.add_column(Text(f"{template.meta_task}\n{template.cue[-40:]}"), overflow="fold", max_width=_WORDS_WIDTH - 3)
+        for words in zip(*(template.words for template in some), strict=True):
+            table.add_row(*(Text.assemble((f"{word.probability:.3f} ", "dim"), word.visible) for word in words))
+        console.print(table)
 
 
 def show_finding(console: Console, finding: Any) -> None:

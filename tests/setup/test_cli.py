@@ -38,7 +38,7 @@ def test_the_version_is_the_packages() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], *([command] for command in ("embed", "stream", "retry", "estimate", "doctor", "search")), ["model", "prepare"]],
+    [[], *([command] for command in ("embed", "stream", "retry", "estimate", "doctor", "search", "explain")), ["model", "prepare"]],
 )
 def test_every_command_explains_itself(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run([*arguments, "--help"]) == 0

@@ -1,0 +1,1 @@
+"""What embeddings hold and how good they are. Works without Spark."""
