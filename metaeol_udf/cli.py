@@ -22,6 +22,7 @@ import metaeol_udf
 from metaeol_udf.config import JobConfig, RuntimeConfig, load_config
 from metaeol_udf.errors import ConfigError, MetaEOLError
 from metaeol_udf.spec import EmbeddingSpec
+from metaeol_udf.template_commands import templates_app
 
 app = typer.Typer(
     name="metaeol",
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 model_app = typer.Typer(help="Make model folders that jobs can load.", no_args_is_help=True)
 app.add_typer(model_app, name="model")
+app.add_typer(templates_app, name="templates")
 
 Conf = Annotated[Path, typer.Argument(metavar="CONF", help="The job's YAML file.", show_default=False)]
 Overrides = Annotated[

@@ -46,6 +46,21 @@ ESTIMATE = (
     ("seconds", "seconds to start"),
 )
 
+#: The same for a template set.
+TEMPLATE_SET = (
+    ("n_templates", "templates"),
+    ("n_heads", "heads"),
+    ("n_tails", "tails"),
+    ("n_text_tokens", "tokens of the text"),
+    ("n_text_passes", "passes of the text"),
+    ("heads", "tokens of heads, once"),
+    ("texts", "tokens of text passes"),
+    ("tails", "tokens of tails"),
+    ("computed", "tokens computed a text"),
+    ("whole", "tokens of whole prompts"),
+    ("is_cut", "prompts are cut"),
+)
+
 _WORDS_WIDTH = 24  # characters of a template's column of words, lines and padding included
 
 
@@ -98,6 +113,26 @@ def show_words(console: Console, explanation: Any) -> None:
         for words in zip(*(template.words for template in some), strict=True):
             table.add_row(*(Text.assemble((f"{word.probability:.3f} ", "dim"), word.visible) for word in words))
         console.print(table)
+
+
+def show_template_sets(console: Console, checks: Sequence[Any]) -> None:
+    """Print a line a template set; with tokens where they were counted."""
+    width = max(len(check.name) for check in checks)
+    for check in checks:
+        line = f"{check.name:<{width}}  {check.n_templates:>3} templates  {check.n_heads:>3} heads"
+        if check.tokens is not None:
+            tokens = check.tokens
+            line += f"  {tokens.heads:>5,} tokens once  {tokens.computed:>5,} tokens for a text of {tokens.n_text_tokens:,}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def show_template_check(console: Console, check: Any) -> None:
+    """Print what is known of a template set, then its problems and warnings."""
+    tokens = {} if check.tokens is None else {**vars(check.tokens), "computed": check.tokens.computed}
+    show_report(console, check.name, {**vars(check), **tokens}, TEMPLATE_SET if tokens else TEMPLATE_SET[:3])
+    for kind, style in (("problem", "bold red"), ("warning", "yellow")):
+        for found in getattr(check, f"{kind}s"):
+            console.print(Text(f"{kind:<8} ", style), found, markup=False, highlight=False, sep="", soft_wrap=True)
 
 
 def show_finding(console: Console, finding: Any) -> None:

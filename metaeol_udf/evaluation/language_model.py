@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from metaeol_udf.encoder.families import KNOWN_MODEL_TYPES
 from metaeol_udf.encoder.loading import choose_devices, choose_dtype, quiet_transformers
 from metaeol_udf.encoder.model_files import check_weights, find_folder, model_shape, verify_folder
 from metaeol_udf.errors import ConfigError, EnvironmentFault, ModelFilesError
@@ -70,6 +71,26 @@ def load_tokenizer(folder: Path) -> Any:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError) as error:
         raise ModelFilesError(f"transformers cannot load the tokenizer in {folder}: {' '.join(str(error).split())[:500]}") from error
+
+
+def open_tokenizer(model: str) -> tuple[PromptTokenizer, bool]:
+    """The tokenizer of a model whose weights are left alone.
+
+    Args:
+        model: A folder, or a hub id in the local cache.
+
+    Returns:
+        The tokenizer, and whether the encoder knows the architecture: only then does it cut prompts around the text.
+
+    Raises:
+        ConfigError: There is no such model.
+        ModelFilesError: Its configuration or tokenizer cannot be read.
+    """
+    folder = find_folder(model)
+    model_shape(folder)  # which says what is wrong with a configuration
+    with quiet_transformers():
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        return PromptTokenizer(load_tokenizer(folder)), config.model_type in KNOWN_MODEL_TYPES
 
 
 def _load_model(folder: Path, dtype: torch.dtype) -> Any:

@@ -38,7 +38,12 @@ def test_the_version_is_the_packages() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], *([command] for command in ("embed", "stream", "retry", "estimate", "doctor", "search", "explain")), ["model", "prepare"]],
+    [
+        [],
+        *([command] for command in ("embed", "stream", "retry", "estimate", "doctor", "search", "explain")),
+        ["model", "prepare"],
+        *(["templates", command] for command in ("list", "check", "new")),
+    ],
 )
 def test_every_command_explains_itself(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run([*arguments, "--help"]) == 0
