@@ -22,6 +22,7 @@ from rich.console import Console
 import metaeol_udf
 from metaeol_udf.config import JobConfig, load_config, load_encoder_config
 from metaeol_udf.errors import ConfigError, MetaEOLError
+from metaeol_udf.template_commands import templates_app
 
 app = typer.Typer(
     name="metaeol",
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 model_app = typer.Typer(help="Make model folders that jobs can load.", no_args_is_help=True)
 app.add_typer(model_app, name="model")
+app.add_typer(templates_app, name="templates")
 
 Conf = Annotated[Path, typer.Argument(metavar="CONF", help="The job's YAML file.", show_default=False)]
 Overrides = Annotated[
@@ -147,6 +149,34 @@ def search(
     from metaeol_udf.terminal import show_hits
 
     show_hits(Console(), query, hits)
+
+
+@app.command()
+def explain(
+    conf: Conf,
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="The text to explain.", show_default=False)],
+    overrides: Overrides = None,
+    top: Annotated[int, typer.Option("--top", min=1, max=1000, help="Words of each template.")] = 10,
+    layer: Annotated[str, typer.Option(help="Hidden state to read words from, an index or a fraction; -1: the model's own output.")] = "-1",
+    plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the words into a file.", show_default=False)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a text's embedding holds: for each template the words that the model would most probably say next."""
+    config = load_encoder_config(conf, overrides or ())
+    from metaeol_udf.evaluation.explain import explain_text
+    from metaeol_udf.evaluation.explain_figure import draw_explanation, import_pyplot
+
+    if plot is not None:
+        import_pyplot()  # before a model is loaded in vain
+    explanation = explain_text(config.embedding, text, device=config.runtime.device, top=top, layer=_parse_layer(layer))
+    if plot is not None:
+        draw_explanation(explanation, plot)
+    if as_json:
+        typer.echo(json.dumps(explanation.to_dict(), indent=1, ensure_ascii=False))
+        return
+    from metaeol_udf.terminal import show_words
+
+    show_words(Console(), explanation)
 
 
 @app.command()
@@ -315,6 +345,13 @@ def prepare(
     asked = PrepareOptions(dtype=dtype, revision=revision, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, force=force)
     made = prepare_model(source, destination, asked)
     typer.echo(f"{destination}: made from {source}, {dtype}" if made else f"{destination}: already there and verified")
+
+
+def _parse_layer(layer: str) -> int | float:
+    try:
+        return int(layer) if layer.lstrip("-").isdecimal() else float(layer)
+    except ValueError:
+        raise ConfigError(f"--layer must be an integer index or a fraction of depth from 0.0 to 1.0, found {layer!r}") from None
 
 
 def _run_job(job: Callable[[JobConfig], dict[str, Any]], config: JobConfig, as_json: bool) -> None:

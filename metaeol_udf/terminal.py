@@ -46,6 +46,23 @@ ESTIMATE = (
     ("seconds", "seconds to start"),
 )
 
+#: The same for a template set.
+TEMPLATE_SET = (
+    ("n_templates", "templates"),
+    ("n_heads", "heads"),
+    ("n_tails", "tails"),
+    ("n_text_tokens", "tokens of the text"),
+    ("n_text_passes", "passes of the text"),
+    ("heads", "tokens of heads, once"),
+    ("texts", "tokens of text passes"),
+    ("tails", "tokens of tails"),
+    ("computed", "tokens computed a text"),
+    ("whole", "tokens of whole prompts"),
+    ("is_cut", "prompts are cut"),
+)
+
+_WORDS_WIDTH = 24  # characters of a template's column of words, lines and padding included
+
 
 def show_report(console: Console, title: str, report: Mapping[str, Any], summary: Sequence[tuple[str, str]] = SUMMARY) -> None:
     """Print a report's figures, one a line; keys that the report lacks are left out."""
@@ -93,6 +110,49 @@ def show_hits(console: Console, query: str, hits: Sequence[Any]) -> None:
         start = f"  {hit.score:6.4f}  {key:<{width}}  "
         line = start + shorten(hit.text, max(20, (console.width if console.is_terminal else 140) - len(start)))
         console.print(line, markup=False, highlight=False, no_wrap=True, soft_wrap=True)
+
+
+def show_words(console: Console, explanation: Any) -> None:
+    """Print the most probable next words of each template: side by side on a terminal, else block after block."""
+    layer = "" if explanation.layer == explanation.n_layers else f", read from hidden state {explanation.layer} of {explanation.n_layers}"
+    trimmed = " (trimmed to max_tokens)" if explanation.is_trimmed else ""
+    title = f'Next words after "{shorten(explanation.text, 100)}"{trimmed}{layer}'
+    console.print(title, markup=False, highlight=False, style="bold", soft_wrap=True)
+    templates = explanation.templates
+    if not console.is_terminal:
+        for template in templates:
+            lines = [f"  {word.probability:6.4f}  {word.visible}" for word in template.words]
+            console.print("\n".join(["", f"{template.meta_task}: {template.cue}", *lines]), markup=False, highlight=False, soft_wrap=True)
+        return
+    n_side_by_side = max(1, console.width // _WORDS_WIDTH)
+    for start in range(0, len(templates), n_side_by_side):
+        some = templates[start : start + n_side_by_side]
+        table = Table(padding=(0, 1))
+        for template in some:
+            table.add_column(Text(f"{template.meta_task}\n{template.cue[-40:]}"), overflow="fold", max_width=_WORDS_WIDTH - 3)
+        for words in zip(*(template.words for template in some), strict=True):
+            table.add_row(*(Text.assemble((f"{word.probability:.3f} ", "dim"), word.visible) for word in words))
+        console.print(table)
+
+
+def show_template_sets(console: Console, checks: Sequence[Any]) -> None:
+    """Print a line a template set; with tokens where they were counted."""
+    width = max(len(check.name) for check in checks)
+    for check in checks:
+        line = f"{check.name:<{width}}  {check.n_templates:>3} templates  {check.n_heads:>3} heads"
+        if check.tokens is not None:
+            tokens = check.tokens
+            line += f"  {tokens.heads:>5,} tokens once  {tokens.computed:>5,} tokens for a text of {tokens.n_text_tokens:,}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def show_template_check(console: Console, check: Any) -> None:
+    """Print what is known of a template set, then its problems and warnings."""
+    tokens = {} if check.tokens is None else {**vars(check.tokens), "computed": check.tokens.computed}
+    show_report(console, check.name, {**vars(check), **tokens}, TEMPLATE_SET if tokens else TEMPLATE_SET[:3])
+    for kind, style in (("problem", "bold red"), ("warning", "yellow")):
+        for found in getattr(check, f"{kind}s"):
+            console.print(Text(f"{kind:<8} ", style), found, markup=False, highlight=False, sep="", soft_wrap=True)
 
 
 def show_finding(console: Console, finding: Any) -> None:

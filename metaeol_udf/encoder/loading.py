@@ -98,7 +98,7 @@ def load_engine(spec: EmbeddingSpec, templates: TemplateSet, device_name: str) -
     folder = find_folder(spec.model, spec.revision)
     check_weights(folder)
     verify_folder(folder)
-    with _quiet_transformers():
+    with quiet_transformers():
         tokenizer = PromptTokenizer(AutoTokenizer.from_pretrained(folder))
         model = _load_model(folder, dtype)
     is_apart = spec.quantization is not None or not _fits(model, device)  # moved to its devices only as a `Decoder`
@@ -106,7 +106,7 @@ def load_engine(spec: EmbeddingSpec, templates: TemplateSet, device_name: str) -
     n_layers: int = _text_config(model).num_hidden_layers
     layers = output_layers(spec.layer, n_layers)
     trie = PromptTrie(templates, tokenizer)
-    _check_room(spec, templates, tokenizer, model)
+    check_room(spec, templates, tokenizer, model)
     expected = encode_plainly(model, tokenizer, templates, _PROBES, layers)
     runner: TriePass | WholePass | None = _fast_pass(model, spec, trie, layers, devices if is_apart else ())
     why = f"architecture {model.config.model_type!r} is not one of {', '.join(KNOWN_MODEL_TYPES)}"
@@ -122,7 +122,7 @@ def load_engine(spec: EmbeddingSpec, templates: TemplateSet, device_name: str) -
             runner = None
     if runner is None:
         _refuse_slow(spec, is_apart, why)
-        with _quiet_transformers():
+        with quiet_transformers():
             model = model or _load_model(folder, dtype).to(device)
         logger.warning("the fast path is not used for %s: %s. Vectors are exact, but come several times slower", spec.model, why)
         trie = PromptTrie(templates, tokenizer, may_cut=False)
@@ -236,7 +236,7 @@ def choose_runner(decoder: Decoder, groups: Sequence[HeadGroup], taps: Sequence[
     return runner
 
 
-def _check_room(spec: EmbeddingSpec, templates: TemplateSet, tokenizer: PromptTokenizer, model: Any) -> None:
+def check_room(spec: EmbeddingSpec, templates: TemplateSet, tokenizer: PromptTokenizer, model: Any) -> None:
     """Refuse a `max_tokens` whose prompts would not fit the positions that the model knows."""
     n_positions = getattr(_text_config(model), "max_position_embeddings", None)
     n_prompt = max(len(ids) for ids in tokenizer.tokenize([templates.fill(template, "x") for template in templates.templates]))
@@ -270,7 +270,7 @@ def _worst_cosine(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
 
 
 @contextlib.contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Progress bars and load reports are for people at a terminal, not for a worker's log."""
     verbosity = hf_logging.get_verbosity()
     had_bars = hf_logging.is_progress_bar_enabled()

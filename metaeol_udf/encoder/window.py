@@ -57,7 +57,7 @@ def prepare_window(
         shares_starts: Whether texts with a common start get a head of their own.
         n_lanes: Threads that run batches; few texts are shared out evenly among them.
     """
-    trims = [_clean(text, templates.text_cleanup, trie.tokenizer, max_tokens) for text in texts]
+    trims = [clean_and_trim(text, templates.text_cleanup, trie.tokenizer, max_tokens) for text in texts]
     cleaned, trimmed = [text for text, _ in trims], np.array([is_cut for _, is_cut in trims], bool)
     places = {text: place for place, text in enumerate(dict.fromkeys(cleaned))}
     ids = trie.tokenize(list(places))
@@ -76,7 +76,7 @@ def prepare_window(
     return Window(groups, text_ids, batches, len(places), unique, trimmed, np.where(is_first, computed[unique], 0), whole[unique])
 
 
-def _clean(text: str, cleanup: str, tokenizer: PromptTokenizer, max_tokens: int) -> tuple[str, bool]:
+def clean_and_trim(text: str, cleanup: str, tokenizer: PromptTokenizer, max_tokens: int) -> tuple[str, bool]:
     """Clean a text, trim it, and clean the cut end too, so that it closes like any other."""
     kept, is_cut = tokenizer.trim(clean_text(text, cleanup), max_tokens)
     return clean_text(kept, cleanup) if is_cut else kept, is_cut

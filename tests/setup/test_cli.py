@@ -38,7 +38,15 @@ def test_the_version_is_the_packages() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], *([command] for command in ("embed", "stream", "retry", "estimate", "doctor", "search", "evaluate")), ["model", "prepare"]],
+    [
+        [],
+        *(
+            [command]
+            for command in ("embed", "stream", "retry", "estimate", "doctor", "search", "explain", "evaluate", "tune", "curves", "fit")
+        ),
+        ["model", "prepare"],
+        *(["templates", command] for command in ("list", "check", "new")),
+    ],
 )
 def test_every_command_explains_itself(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run([*arguments, "--help"]) == 0

@@ -44,7 +44,7 @@ def test_the_command_line_starts_without_anything_heavy() -> None:
 
 
 def test_prompts_and_spec_import_nothing_of_the_rooms_above() -> None:
-    loaded = loaded_by("import metaeol_udf.prompts, metaeol_udf.spec")
+    loaded = loaded_by("import metaeol_udf.prompts.checks, metaeol_udf.prompts.drafts, metaeol_udf.spec")
     assert not loaded & {"torch", "transformers", "pyspark", "pandas"}
 
 

@@ -1,0 +1,142 @@
+"""What a template set costs and whether it does what MetaEOL needs: prompts that end where one word would stand."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from metaeol_udf.prompts.cleanup import clean_text
+from metaeol_udf.prompts.templates import PromptTemplate, TemplateSet
+from metaeol_udf.prompts.tokens import PromptTokenizer
+from metaeol_udf.prompts.trie import PromptTrie
+
+#: Words of a cue, then a colon or a space, then a quote that opens; or a colon at the very end.
+_CUE = re.compile(r"\w.*([:：\s]\s*[\"'“”„«»‘’「『]|[:：])$", re.DOTALL)
+_SAMPLE = "The parcel came on Tuesday, two days later than we had been told, and one of the three boxes was open. "
+
+
+@dataclass(frozen=True)
+class TokenCost:
+    """Tokens that a set makes of one text, by the real trie.
+
+    Attributes:
+        n_text_tokens: Of the text by itself.
+        n_text_passes: Times that a text goes through the model, one a head group.
+        heads: Tokens before the text, computed once a process.
+        texts: Tokens of the text in all its passes, with what the cuts leave beside it.
+        tails: Tokens after the text.
+        whole: Tokens of the whole prompts: what one pass a prompt would compute.
+        is_cut: Whether prompts are cut around the text, without which nothing is shared.
+    """
+
+    n_text_tokens: int
+    n_text_passes: int
+    heads: int
+    texts: int
+    tails: int
+    whole: int
+    is_cut: bool
+
+    @property
+    def computed(self) -> int:
+        """Tokens computed for each text."""
+        return self.texts + self.tails
+
+
+@dataclass(frozen=True)
+class SetCheck:
+    """What is known of a template set.
+
+    Attributes:
+        name: The set's.
+        n_templates: Templates.
+        n_heads: Different beginnings before the text.
+        n_tails: Different endings after it.
+        problems: What makes an embedding say something else than one word; none where all is well.
+        warnings: What costs time or counts a template twice.
+        tokens: Cost of one text; None where no tokenizer was given.
+    """
+
+    name: str
+    n_templates: int
+    n_heads: int
+    n_tails: int
+    problems: tuple[str, ...]
+    warnings: tuple[str, ...]
+    tokens: TokenCost | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return dataclasses.asdict(self) | {"tokens_per_text": None if self.tokens is None else self.tokens.computed}
+
+
+def ends_in_cue(template: PromptTemplate) -> bool:
+    """Whether a prompt ends where one word would stand: after a few words, behind an opening quote or a colon."""
+    return _CUE.search(template.tail.rstrip()) is not None
+
+
+def count_tokens(templates: TemplateSet, trie: PromptTrie, n_text_tokens: int) -> TokenCost:
+    """Count the tokens of a text of about that length.
+
+    Args:
+        templates: The set.
+        trie: The set's trie.
+        n_text_tokens: Tokens to make the text of; cleaning it may add one.
+    """
+    text, _ = trie.tokenizer.trim(_SAMPLE * (n_text_tokens // 8 + 1), n_text_tokens)
+    cleaned = clean_text(text, templates.text_cleanup)
+    lengths = [len(ids[0]) for ids in trie.tokenize([cleaned])]
+    return TokenCost(
+        n_text_tokens=len(trie.tokenizer.tokenize_inside([cleaned])[0]),
+        n_text_passes=len(trie.groups),
+        heads=sum(len(group.head_ids) for group in trie.groups),
+        texts=sum(lengths),
+        tails=sum(len(group.tail_ids) for group in trie.groups),
+        whole=sum(
+            len(group.prompt_lengths) * n_tokens + sum(group.prompt_lengths) for group, n_tokens in zip(trie.groups, lengths, strict=True)
+        ),
+        is_cut=trie.is_cut,
+    )
+
+
+def check_templates(
+    templates: TemplateSet, tokenizer: PromptTokenizer | None = None, *, n_text_tokens: int = 32, may_cut: bool = True
+) -> SetCheck:
+    """Check a template set, whose slots `TemplateSet` has checked already.
+
+    Args:
+        templates: The set.
+        tokenizer: The model's; None leaves tokens out.
+        n_text_tokens: Tokens of the text whose cost is counted.
+        may_cut: Whether the encoder cuts prompts of this model; it does not where the architecture is not known.
+    """
+    heads = {template.head for template in templates.templates}
+    problems = [
+        f'prompt {index} ({template.meta_task}) does not end in a cue for one word, such as `Topic: "`, but in {_end(template)!r}'
+        for index, template in enumerate(templates.templates)
+        if not ends_in_cue(template)
+    ]
+    repeats = [prompt for prompt, n in Counter(template.prompt for template in templates.templates).items() if n > 1]
+    warnings = [f"a prompt stands in the set more than once and counts as often: {_shorten(prompt)}" for prompt in repeats]
+    tokens = None
+    if tokenizer is not None:
+        tokens = count_tokens(templates, PromptTrie(templates, tokenizer, may_cut=may_cut), n_text_tokens)
+        if not tokens.is_cut:
+            warnings.append("prompts cannot be cut around the text with this model, so heads and texts are not shared")
+        elif tokens.n_text_passes > len(heads):
+            warnings.append(f"{len(heads)} heads need {tokens.n_text_passes} text passes: tails behind one head begin in different ways")
+    if len(heads) == len(templates.templates) > 1:
+        warnings.append("no two prompts begin alike: a shared head lets the text go through the model once for all that share it")
+    tails = {template.tail for template in templates.templates}
+    return SetCheck(templates.name, len(templates.templates), len(heads), len(tails), tuple(problems), tuple(warnings), tokens)
+
+
+def _end(template: PromptTemplate) -> str:
+    return template.prompt.rstrip()[-30:]
+
+
+def _shorten(prompt: str) -> str:
+    return prompt if len(prompt) <= 80 else f"{prompt[:79]}…"
