@@ -311,13 +311,20 @@ def fit(
     components: Annotated[int | None, typer.Option(min=1, help="To remove, or to keep when whitening.", show_default=False)] = None,
     shrinkage: Annotated[float, typer.Option(min=0, max=1, help="Of whitening: how far variances are drawn together.")] = 0.1,
     texts: Annotated[int, typer.Option(min=100, help="Different texts to fit on, at most.")] = 20_000,
+    data: Annotated[bool, typer.Option("--data", help="Fit on the texts of evaluation.data, in this process.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Fit post-processing on the texts of the source table, which need no labels, in one pass of Spark."""
-    config = load_config(conf, overrides or ())
-    from metaeol_udf.delta.fit import run_fit
+    if data:
+        from metaeol_udf.evaluation.fitting import run_fit_data
 
-    report = run_fit(config, out, method, n_components=components, shrinkage=shrinkage, n_texts=texts)
+        found = load_encoder_config(conf, overrides or ())
+        report = run_fit_data(found, out, method, n_components=components, shrinkage=shrinkage, n_texts=texts)
+    else:
+        config = load_config(conf, overrides or ())
+        from metaeol_udf.delta.fit import run_fit
+
+        report = run_fit(config, out, method, n_components=components, shrinkage=shrinkage, n_texts=texts)
     if as_json:
         typer.echo(json.dumps(report, indent=1))
         return

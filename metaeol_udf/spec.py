@@ -160,6 +160,13 @@ class EmbeddingSpec:
 SETTINGS = tuple(f.name for f in dataclasses.fields(EmbeddingSpec) if f.name not in ("templates_json", "postprocess_content", "model_hash"))
 
 
+def before_postprocess(spec: EmbeddingSpec) -> EmbeddingSpec:
+    """The spec whose vectors are mean hidden states as they are."""
+    return dataclasses.replace(
+        spec, postprocess=None, postprocess_content=None, normalize=False, truncate_dim=None, values="float32", per_template=False
+    )
+
+
 def output_layers(layer: int | float | tuple[int | float, ...], n_layers: int) -> tuple[int, ...]:
     """Indices into the `n_layers + 1` hidden states that `layer` means, ascending, each once.
 

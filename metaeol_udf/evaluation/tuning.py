@@ -25,7 +25,7 @@ from metaeol_udf.evaluation.plot import check_plot
 from metaeol_udf.evaluation.spec_file import write_spec
 from metaeol_udf.evaluation.states import StateBank, fill_bank, subset
 from metaeol_udf.evaluation.tune import Candidate, Tuned, tune
-from metaeol_udf.spec import EmbeddingSpec, output_layers
+from metaeol_udf.spec import EmbeddingSpec, before_postprocess, output_layers
 
 _FROM_DEPTH = 0.4  # lower layers hold words rather than what a text means
 _DEFAULT_PAIRS = 300  # of each task: a bank takes 300 kB a text for a model of 600 dimensions
@@ -143,7 +143,7 @@ def _from_table(config: EncoderConfig) -> Objective:
 
 def _resolved(config: EncoderConfig) -> tuple[EmbeddingSpec, int]:
     """The spec before any post-processing, and the model's layers."""
-    spec = dataclasses.replace(config.embedding, postprocess=None, normalize=False, truncate_dim=None, values="float32", per_template=False)
+    spec = before_postprocess(config.embedding)
     return resolve_spec(spec)[0], model_shape(find_folder(spec.model, spec.revision))[0]
 
 

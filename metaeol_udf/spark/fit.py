@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,7 +16,7 @@ from metaeol_udf.encoder.postprocess import PostProcessing
 from metaeol_udf.errors import InputError
 from metaeol_udf.spark.staging import driver_folder
 from metaeol_udf.spark.udf import pin, quoted, with_embeddings
-from metaeol_udf.spec import EmbeddingSpec
+from metaeol_udf.spec import EmbeddingSpec, before_postprocess
 
 _MOMENTS = StructType([StructField("n", LongType()), StructField("total", BinaryType()), StructField("products", BinaryType())])
 
@@ -62,13 +61,6 @@ def chosen_texts(df: DataFrame, text: str, n_texts: int) -> DataFrame:
     """One column, `text`: at most so many different texts, those of smallest hash; NULL is none."""
     texts = df.select(F.make_valid_utf8(F.col(quoted(text))).alias("text")).where("text IS NOT NULL").distinct()
     return texts.orderBy(F.xxhash64("text"), "text").limit(n_texts)
-
-
-def before_postprocess(spec: EmbeddingSpec) -> EmbeddingSpec:
-    """The spec whose vectors are mean hidden states as they are."""
-    return dataclasses.replace(
-        spec, postprocess=None, postprocess_content=None, normalize=False, truncate_dim=None, values="float32", per_template=False
-    )
 
 
 def _partial_moments(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

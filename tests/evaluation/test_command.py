@@ -221,7 +221,7 @@ def test_the_score_is_that_of_the_plain_loop_on_smollm2(model_dir: Path, tmp_pat
     templates = TemplateSet.load(path)
     model = transformers.AutoModel.from_pretrained(model_dir, dtype="float32").eval()
     tokenizer = load_engine(config.embedding, templates, "cpu").trie.tokenizer
-    first, second = (encode_plainly(model, tokenizer, templates, texts, 30).mean(1) for texts in (task.sentences1, task.sentences2))
+    first, second = (encode_plainly(model, tokenizer, templates, texts, [30]).mean((1, 2)) for texts in (task.sentences1, task.sentences2))
     assert found["pairs"] == 60
     assert found["spearman_all"] == pytest.approx(score_sts(first, second, task.gold).all, abs=0.05)
 
