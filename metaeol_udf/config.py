@@ -158,7 +158,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> JobConfig:
 
 
 def load_encoder_config(path: str | Path, overrides: Iterable[str] = ()) -> EncoderConfig:
-    """`load_config` for commands that need a model but no table: a job's own file will do, and so will one without a source.
+    """`load_config` for commands that need a model but no table: a job's own file, one without a source, or a bare spec file.
 
     Raises:
         ConfigError: As for `load_config`.
@@ -173,6 +173,8 @@ def _read(path: str | Path, overrides: Iterable[str]) -> dict[str, Any]:
         raise ConfigError(f"cannot read the configuration {path}: {' '.join(str(error).split())}") from None
     if not isinstance(blocks, dict):
         raise ConfigError(f"the configuration {path} must be a mapping of sections, found {type(blocks).__name__}")
+    if "model" in blocks and "embedding" not in blocks:  # a spec file, whose other files stand beside it
+        blocks = {"embedding": {"spec": str(path)}}
     for override in overrides:
         _apply(blocks, override)
     return blocks

@@ -230,3 +230,13 @@ def test_data_that_cannot_be_read_is_an_error_of_the_configuration(conf: Path, d
     (data / "sts" / "made_sts.tsv").write_text("subset\tsentence1\tsentence2\tscore\na\tb\tc\n")
     with pytest.raises(ConfigError, match=r"made_sts.tsv, line 2: a row must have 4 fields, found 3"):
         run_evaluate(load_encoder_config(conf))
+
+
+def test_a_bare_spec_file_is_a_configuration_too(tmp_path: Path) -> None:
+    spec = tmp_path / "mine.yaml"
+    spec.write_text("model: somewhere\nlayer: [1, 2]\npostprocess: mine.safetensors\n")
+    config = load_encoder_config(spec, ["embedding.max_tokens=7", "runtime.device=cpu"])
+    assert (config.embedding.layer, config.embedding.max_tokens, config.runtime.device) == ((1, 2), 7, "cpu")
+    assert config.embedding.postprocess == str(tmp_path / "mine.safetensors")
+    with pytest.raises(ConfigError, match=r"source\.table is missing"):
+        load_config(spec)
