@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from metaeol_udf import MetaEOLEncoder, TemplateSet, cli
-from metaeol_udf.config import JobConfig, load_encoder_config, parse_encoder_config
+from metaeol_udf.config import JobConfig, load_config, load_encoder_config, parse_encoder_config
 from metaeol_udf.errors import ConfigError, MetaEOLError
 from metaeol_udf.evaluation import StsTask, load_tasks, score_sts
 from metaeol_udf.evaluation.command import run_evaluate
