@@ -1,7 +1,7 @@
 """Scores and cost of the built-in template sets and of a spec, side by side on the same texts, against `metaeol-separate`.
 
     python -m benchmarks.quality [--data ../shared/data] [--pairs 300] [--texts 500] [--spec conf/specs/smollm2-135m.yaml]
-                                 [--json FILE]
+                                 [--json FILE] [--write docs/quality.md]
 
 STS: Spearman's correlation x 100, one over all pairs of a set, mean over the sets. Transfer: accuracy of a logistic
 regression. Tokens: computed a text of the STS sets, and their cost with the share of the model's layers that run.
@@ -12,30 +12,49 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from collections.abc import Sequence
+from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from metaeol_udf import EmbeddingSpec, MetaEOLEncoder
+from metaeol_udf.encoder.pooling import finish_vectors
 from metaeol_udf.evaluation import StsTask, evaluate, load_tasks
 from metaeol_udf.evaluation.report import make_report
-from metaeol_udf.spec import output_layers
+from metaeol_udf.spec import VALUES, output_layers
 
 SETS = ("metaeol-separate", "metaeol", "metaeol-fast", "metaeol-two", "prompteol")
+BEGIN, END = "<!-- begin quality -->", "<!-- end quality -->"
 STS, TRANSFER = ("stsb_dev", "stsb_train", "sts12", "sts14", "sickr"), ("mr", "subj", "trec")
 
 
-def measure(spec: EmbeddingSpec, data: str, pairs: int, texts: int) -> dict[str, Any]:
-    """Scores and cost of one spec; no transfer tasks where `texts` is 0."""
+def measure(spec: EmbeddingSpec, data: str, pairs: int, texts: int, values: Sequence[str] = ("float32",)) -> list[dict[str, Any]]:
+    """Scores and cost of one spec, a mapping for each kind of `values`; no transfer tasks where `texts` is 0."""
     encoder = MetaEOLEncoder.from_spec(spec, device="cpu")
+    known: dict[str, NDArray[np.float32]] = {}
     sts = load_tasks(data, STS, pairs)
     distinct = list(dict.fromkeys(text for task in sts if isinstance(task, StsTask) for text in task.texts))
     tokens = float(encoder.encode_rows(distinct).tokens_computed.sum()) / len(distinct)
     n_layers = encoder.engine.n_layers
     depth = output_layers(spec.layer, n_layers)[-1] / n_layers
     tasks = [*sts, *(load_tasks(data, TRANSFER, texts) if texts else [])]
-    report = make_report(evaluate(encoder.encode, tasks, resamples=0))
+
+    def encode(asked: Sequence[str], kind: str) -> NDArray[np.float32]:
+        known.update(zip(asked, encoder.encode(asked) if not known else [known[text] for text in asked], strict=True))
+        return finish_vectors(np.stack([known[text] for text in asked]), EmbeddingSpec(model=spec.model, values=kind))
+
+    reports = [(kind, make_report(evaluate(partial(encode, kind=kind), tasks, resamples=0))) for kind in values]
+    return [_line(spec, kind, report, tokens, depth) for kind, report in reports]
+
+
+def _line(spec: EmbeddingSpec, kind: str, report: dict[str, Any], tokens: float, depth: float) -> dict[str, Any]:
     return {
         "templates": spec.templates,
+        "values": kind,
         "layer": list(spec.layer) if isinstance(spec.layer, tuple) else spec.layer,
         "sts": {name: task["spearman_all"] for name, task in report["sts"].items()},
         "sts_average": report["sts_average"],
@@ -64,6 +83,15 @@ def table(lines: dict[str, dict[str, Any]]) -> str:
     return "\n".join(rows)
 
 
+def write_between(page: Path, text: str) -> None:
+    """Replace what stands between the marks of a page."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise SystemExit(f"{page} has no marks {BEGIN} and {END}")
+    page.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="../shared/data")
@@ -72,17 +100,23 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=300, help="of each STS set")
     parser.add_argument("--texts", type=int, default=500, help="of each transfer task, for the first set and the spec; 0: none")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--write", type=Path, help="page whose table is replaced")
     arguments = parser.parse_args()
     plain = EmbeddingSpec(model=arguments.model)
     lines = {}
     for name in SETS:
         texts = arguments.texts if name == SETS[0] else 0
-        lines[name] = measure(dataclasses.replace(plain, templates=name), arguments.data, arguments.pairs, texts)
+        (lines[name],) = measure(dataclasses.replace(plain, templates=name), arguments.data, arguments.pairs, texts)
         print(f"{name}: {lines[name]['sts_average']:.2f}", flush=True)
     spec = dataclasses.replace(EmbeddingSpec.load(arguments.spec), model=arguments.model)
-    lines[arguments.spec.name] = measure(spec, arguments.data, arguments.pairs, arguments.texts)
-    print(f"{arguments.pairs} pairs of each STS set, {arguments.texts} texts of each transfer task, drawn at random")
-    print(table(lines))
+    for kind, line in zip(VALUES, measure(spec, arguments.data, arguments.pairs, arguments.texts, VALUES), strict=True):
+        lines[arguments.spec.name if kind == "float32" else f"the same, {kind}"] = line
+    command = f"python -m benchmarks.quality --pairs {arguments.pairs} --texts {arguments.texts}"
+    drawn = "so many pairs of each STS set and texts of each transfer task, drawn at random; cost and gain against the first line."
+    text = f"`{command}`, {date.today()}: {drawn}\n\n{table(lines)}"
+    print(text)
+    if arguments.write:
+        write_between(arguments.write, text)
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(lines, indent=2) + "\n")

@@ -13,6 +13,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from metaeol_udf import MetaEOLEncoder, cli
 from metaeol_udf.encoder.moments import Moments, fit_postprocess
+from metaeol_udf.encoder.pooling import finish_vectors
 from metaeol_udf.encoder.postprocess import PostProcessing
 from metaeol_udf.errors import InputError
 from metaeol_udf.spark import with_embeddings
@@ -75,3 +76,15 @@ def test_post_processing_and_values_reach_workers_with_the_spec(table: DataFrame
     assert found.shape == (10, 6)
     assert np.abs(found - expected).max() <= 1
     assert PostProcessing.from_bytes(path.read_bytes()).dim == 6
+
+
+def test_parquet_packs_int8_and_binary_values(spark: SparkSession, tmp_path: Path) -> None:
+    random = np.random.default_rng(0).normal(size=(3000, 256)).astype(np.float32)
+    size = {}
+    for values in ("float32", "int8", "binary"):
+        vectors = finish_vectors(random, EmbeddingSpec(model="m", values=values))
+        rows = spark.createDataFrame([(vector.tolist(),) for vector in vectors], "embedding array<float>").coalesce(1)
+        rows.write.parquet(str(tmp_path / values))
+        size[values] = sum(file.stat().st_size for file in (tmp_path / values).glob("*.parquet"))
+    assert size["int8"] < 0.35 * size["float32"]
+    assert size["binary"] < 0.08 * size["float32"]
