@@ -97,6 +97,26 @@ class EstimateConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class QualityConfig:
+    """What the vectors of another spec must keep to replace those in the table. Nothing in here changes a vector."""
+
+    gate: bool = False  # true: compare them before a migration is published, and stop it where they are worse than allowed here
+    sample: int = 2_000  # distinct texts that are compared, the same ones in every run
+    neighbours: int = 10  # of each text; fewer where the sample is small: at most a tenth of it
+    min_agreement: float = 0.2  # mean share of nearest neighbours that old and new vectors have in common; 0 never stops
+    max_anisotropy_rise: float = 0.1  # of the mean cosine of two texts, new minus old; 2 never stops
+    min_rank_share: float = 0.5  # effective rank, new over old; 0 stops only where all vectors are the same
+    pairs: str | None = None  # a TSV of labelled pairs: for the key id, columns id1, id2 and score
+    max_score_drop: float = 1.0  # of Spearman's correlation x100 on these pairs, old minus new
+
+    def __post_init__(self) -> None:
+        _check("quality.sample", 50 <= self.sample <= 20_000, self.sample, "an integer from 50 to 20000")
+        _check("quality.neighbours", _is_count(self.neighbours), self.neighbours, "a positive integer")
+        for name, most in (("min_agreement", 1), ("max_anisotropy_rise", 2), ("min_rank_share", 1), ("max_score_drop", 200)):
+            _check(f"quality.{name}", 0 <= getattr(self, name) <= most, getattr(self, name), f"a number from 0 to {most}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class SparkConfig:
     """The Spark session, where none is running already."""
 
@@ -116,6 +136,7 @@ class JobConfig:
     spark: SparkConfig
     stream: StreamConfig = field(default_factory=StreamConfig)
     estimate: EstimateConfig = field(default_factory=EstimateConfig)
+    quality: QualityConfig = field(default_factory=QualityConfig)
 
     @property
     def target_table(self) -> str:
@@ -146,7 +167,7 @@ def parse_config(blocks: Mapping[str, Any]) -> JobConfig:
     Raises:
         ConfigError: A key is unknown or missing, or a value is out of range.
     """
-    sections = ("source", "target", "embedding", "runtime", "stream", "estimate", "spark")
+    sections = ("source", "target", "embedding", "runtime", "stream", "estimate", "quality", "spark")
     for name in blocks:
         if name not in sections:
             raise ConfigError(f"unknown section {name!r}; {did_you_mean(str(name), sections)}")
@@ -163,10 +184,11 @@ def parse_config(blocks: Mapping[str, Any]) -> JobConfig:
         spark=_section(SparkConfig, "spark", blocks.get("spark")),
         stream=_section(StreamConfig, "stream", blocks.get("stream")),
         estimate=_section(EstimateConfig, "estimate", blocks.get("estimate")),
+        quality=_section(QualityConfig, "quality", blocks.get("quality")),
     )
 
 
-Section = TypeVar("Section", SourceConfig, TargetConfig, RuntimeConfig, StreamConfig, EstimateConfig, SparkConfig)
+Section = TypeVar("Section", SourceConfig, TargetConfig, RuntimeConfig, StreamConfig, EstimateConfig, QualityConfig, SparkConfig)
 
 
 def _section(kind: type[Section], name: str, block: Any) -> Section:
@@ -200,6 +222,8 @@ def _typed(name: str, annotation: Any, value: Any) -> Any:
         _check(name, isinstance(value, (int, float)) and not isinstance(value, bool), value, "a number")
     elif annotation == "int":
         _check(name, isinstance(value, int) and not isinstance(value, bool), value, "an integer")
+    elif annotation == "bool":
+        _check(name, isinstance(value, bool), value, "true or false")
     elif annotation in ("str", "str | None"):
         _check(name, isinstance(value, str) and bool(value), value, "a string")
     return value

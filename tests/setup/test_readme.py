@@ -12,6 +12,7 @@ import yaml
 
 from metaeol_udf.config import (
     EstimateConfig,
+    QualityConfig,
     RuntimeConfig,
     SourceConfig,
     SparkConfig,
@@ -71,7 +72,8 @@ def settings() -> set[tuple[str, str]]:
     """Section and key of everything that a configuration may hold."""
     sections = {
         "source": SourceConfig, "target": TargetConfig, "runtime": RuntimeConfig,
-        "stream": StreamConfig, "estimate": EstimateConfig, "spark": SparkConfig,
+        "stream": StreamConfig, "estimate": EstimateConfig,
+        "quality": QualityConfig, "spark": SparkConfig,
     }  # fmt: skip
     found = {(name, field.name) for name, kind in sections.items() for field in dataclasses.fields(kind)}
     return found | {("embedding", key) for key in ("column", *SETTINGS)}
