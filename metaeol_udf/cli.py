@@ -66,8 +66,8 @@ def run_guarded(command: Callable[[], object]) -> int:
     """Run something that a person started, and turn its errors into one message and an exit status.
 
     Returns:
-        0 done, 1 unexpected, 2 configuration or input, 3 over the failure budget, 4 conflict, 5 environment, 130 interrupted,
-        143 ended by SIGTERM.
+        0 done, 1 unexpected, 2 configuration or input, 3 over the failure budget, 4 conflict, 5 environment, 6 stopped by the
+        quality gate, 130 interrupted, 143 ended by SIGTERM.
     """
     try:
         command()

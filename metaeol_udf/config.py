@@ -115,6 +115,26 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class QualityConfig:
+    """What the vectors of another spec must keep to replace those in the table. Nothing in here changes a vector."""
+
+    gate: bool = False  # true: compare them before a migration is published, and stop it where they are worse than allowed here
+    sample: int = 2_000  # distinct texts that are compared, the same ones in every run
+    neighbours: int = 10  # of each text; fewer where the sample is small: at most a tenth of it
+    min_agreement: float = 0.2  # mean share of nearest neighbours that old and new vectors have in common; 0 never stops
+    max_anisotropy_rise: float = 0.1  # of the mean cosine of two texts, new minus old; 2 never stops
+    min_rank_share: float = 0.5  # effective rank, new over old; 0 stops only where all vectors are the same
+    pairs: str | None = None  # a TSV of labelled pairs: for the key id, columns id1, id2 and score
+    max_score_drop: float = 1.0  # of Spearman's correlation x100 on these pairs, old minus new
+
+    def __post_init__(self) -> None:
+        _check("quality.sample", 50 <= self.sample <= 20_000, self.sample, "an integer from 50 to 20000")
+        _check("quality.neighbours", _is_count(self.neighbours), self.neighbours, "a positive integer")
+        for name, most in (("min_agreement", 1), ("max_anisotropy_rise", 2), ("min_rank_share", 1), ("max_score_drop", 200)):
+            _check(f"quality.{name}", 0 <= getattr(self, name) <= most, getattr(self, name), f"a number from 0 to {most}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class SparkConfig:
     """The Spark session, where none is running already."""
 
@@ -141,6 +161,7 @@ class JobConfig(EncoderConfig):
     target: TargetConfig
     stream: StreamConfig = field(default_factory=StreamConfig)
     estimate: EstimateConfig = field(default_factory=EstimateConfig)
+    quality: QualityConfig = field(default_factory=QualityConfig)
 
     @property
     def target_table(self) -> str:
@@ -196,6 +217,7 @@ def parse_config(blocks: Mapping[str, Any]) -> JobConfig:
         spark=shared.spark,
         stream=_section(StreamConfig, "stream", blocks.get("stream")),
         estimate=_section(EstimateConfig, "estimate", blocks.get("estimate")),
+        quality=_section(QualityConfig, "quality", blocks.get("quality")),
         evaluation=shared.evaluation,
     )
 
@@ -210,7 +232,7 @@ def parse_encoder_config(blocks: Mapping[str, Any]) -> EncoderConfig:
 
 
 def _encoder_part(blocks: Mapping[str, Any]) -> EncoderConfig:
-    sections = ("source", "target", "embedding", "runtime", "stream", "estimate", "evaluation", "spark")
+    sections = ("source", "target", "embedding", "runtime", "stream", "estimate", "evaluation", "quality", "spark")
     for name in blocks:
         if name not in sections:
             raise ConfigError(f"unknown section {name!r}; {did_you_mean(str(name), sections)}")
@@ -227,7 +249,9 @@ def _encoder_part(blocks: Mapping[str, Any]) -> EncoderConfig:
     )
 
 
-Section = TypeVar("Section", SourceConfig, TargetConfig, RuntimeConfig, StreamConfig, EstimateConfig, EvaluationConfig, SparkConfig)
+Section = TypeVar(
+    "Section", SourceConfig, TargetConfig, RuntimeConfig, StreamConfig, EstimateConfig, EvaluationConfig, QualityConfig, SparkConfig
+)
 
 
 def _section(kind: type[Section], name: str, block: Any) -> Section:
@@ -261,6 +285,8 @@ def _typed(name: str, annotation: Any, value: Any) -> Any:
         _check(name, isinstance(value, (int, float)) and not isinstance(value, bool), value, "a number")
     elif annotation == "int":
         _check(name, isinstance(value, int) and not isinstance(value, bool), value, "an integer")
+    elif annotation == "bool":
+        _check(name, isinstance(value, bool), value, "true or false")
     elif annotation in ("str", "str | None"):
         _check(name, isinstance(value, str) and bool(value), value, "a string")
     return value

@@ -21,6 +21,7 @@ SUMMARY = (
     ("tokens_saved", "tokens saved"),
     ("texts_per_second", "texts per second"),
     ("seconds", "seconds"),
+    ("quality", "quality"),
     ("model_loads", "model loads"),
     ("executors", "executors"),
     ("fingerprint", "fingerprint"),
@@ -65,8 +66,10 @@ _WORDS_WIDTH = 24  # characters of a template's column of words, lines and paddi
 
 
 def show_report(console: Console, title: str, report: Mapping[str, Any], summary: Sequence[tuple[str, str]] = SUMMARY) -> None:
-    """Print a report's figures, one a line; keys that the report lacks are left out."""
-    lines = [(words, format_value(report[key])) for key, words in summary if key in report]
+    """Print a report's figures, one a line; keys that the report lacks are left out, and the gate's where it did not judge."""
+    lines = [
+        (words, format_value(report[key])) for key, words in summary if key in report and not (key == "quality" and report[key] is None)
+    ]
     if not console.is_terminal:
         width = max(len(words) for words, _ in lines)
         console.print(
@@ -194,7 +197,8 @@ def format_value(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.2f}"
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {format_value(item)}" for name, item in value.items())
+        parts = ((name, f"({format_value(item)})" if isinstance(item, Mapping) else format_value(item)) for name, item in value.items())
+        return ", ".join(f"{name} {words}" for name, words in parts)
     if isinstance(value, (list, tuple)):
         return ", ".join(format_value(item) for item in value)
     return str(value)

@@ -18,18 +18,22 @@ from metaeol_udf.delta import metrics
 from metaeol_udf.delta.budget import FailureBudget
 from metaeol_udf.delta.columns import VectorColumns
 from metaeol_udf.delta.faults import translate
+from metaeol_udf.delta.labels import LabelledPairs, load_pairs
 from metaeol_udf.delta.progress import Progress
 from metaeol_udf.delta.report import Report, check_writable, write_report
 from metaeol_udf.delta.run import EmbedRun
 from metaeol_udf.delta.tables import TableRef, parse_table
 from metaeol_udf.delta.termination import check_termination
 from metaeol_udf.encoder.model_files import ModelInfo
-from metaeol_udf.errors import BudgetError, MetaEOLError, TerminatedError
+from metaeol_udf.errors import BudgetError, MetaEOLError, QualityError, TerminatedError
 from metaeol_udf.spark.session import get_session
 from metaeol_udf.spark.staging import resolve
 from metaeol_udf.spec import EmbeddingSpec
 
 logger = logging.getLogger(__name__)
+
+#: Status of a report where nothing was published.
+_STOPPED = {BudgetError: "stopped_over_budget", QualityError: "blocked_by_quality", TerminatedError: "terminated"}
 
 
 def run_embed(config: JobConfig, spark: SparkSession | None = None, progress: Progress | None = None) -> dict[str, Any]:
@@ -52,6 +56,7 @@ def run_embed(config: JobConfig, spark: SparkSession | None = None, progress: Pr
         BudgetError: All is published but more rows failed than the budget allows, or nothing is and the run was stopped early.
         ConflictError: Another writer was quicker too often. What was computed is journalled.
         EnvironmentFault: Java, disk, memory, device or model files.
+        QualityError: The quality gate is on and did not let another spec's vectors in. What was computed is journalled.
         TerminatedError: SIGTERM came. What was computed is journalled.
     """
     with known_errors():
@@ -87,25 +92,28 @@ class Job:
     source: TableRef
     target: TableRef
     columns: VectorColumns
+    pairs: LabelledPairs | None = None  # for the quality gate
 
     @classmethod
     def prepare(cls, config: JobConfig, spark: SparkSession | None) -> Job:
         """Check what can be checked without a table, and start the session.
 
         Raises:
-            ConfigError: The spec names something that does not exist, or a setting needs a package that is not installed.
+            ConfigError: The spec names something that does not exist, a setting needs a package that is not installed, or the
+                labelled pairs cannot be read.
             InputError: A table's name is none.
             EnvironmentFault: Spark does not start, or the report cannot be written.
         """
         source, target = parse_table(config.source.table, "source.table"), parse_table(config.target_table, "target.table")
-        runtime = config.runtime
+        runtime, quality = config.runtime, config.quality
         check_writable(runtime.report, "runtime.report")
         check_writable(runtime.prometheus, "runtime.prometheus")
         metrics.check_installed(runtime)
+        pairs = load_pairs(quality.pairs, config.source.key) if quality.gate and quality.pairs else None
         spec, info = resolve(config.embedding, lambda: spark or get_session(config.spark))
         settings = dataclasses.replace(config.spark, conf=dict.fromkeys(config.spark.conf, "…"))  # values may be secrets
         logger.info("%s", dataclasses.replace(config, spark=settings))
-        return cls(config, spec, info, spark or get_session(config.spark), source, target, VectorColumns(config.column))
+        return cls(config, spec, info, spark or get_session(config.spark), source, target, VectorColumns(config.column), pairs)
 
     @property
     def in_place(self) -> bool:
@@ -127,8 +135,8 @@ class Job:
         report = self.new_report()
         try:
             yield report
-        except (BudgetError, TerminatedError) as error:
-            report.status = "terminated" if isinstance(error, TerminatedError) else "stopped_over_budget"
+        except (BudgetError, QualityError, TerminatedError) as error:
+            report.status = next(status for kind, status in _STOPPED.items() if isinstance(error, kind))
             self.write(report)
             raise
 

@@ -74,6 +74,12 @@ def check_constraints(spark: SparkSession, table: DeltaTable, columns: VectorCol
             )
 
 
+def add_columns(spark: SparkSession, ref: TableRef, columns: VectorColumns) -> None:
+    """Give a table the vectors' columns and leave its lineage as it is; a table that has them gets no commit."""
+    schema = open_table(spark, ref, "target.table").toDF().schema
+    alter_table(spark, ref, new_columns=columns.missing_from(schema), comments={}, properties={})
+
+
 def prepare_table(spark: SparkSession, ref: TableRef, columns: VectorColumns, properties: Mapping[str, str]) -> None:
     """Give a table the vectors' columns and their lineage; a table that has them gets no commit.
 

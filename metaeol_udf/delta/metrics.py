@@ -10,6 +10,7 @@ import importlib.util
 import logging
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from metaeol_udf.config import JobConfig, RuntimeConfig
 from metaeol_udf.delta.report import Report
@@ -22,6 +23,7 @@ _HELP = {
     "rows": "Rows of the last run, by what became of them",
     "failures": "Rows of the last run without an embedding, by reason",
     "seconds": "Seconds of the last run, by phase",
+    "quality": "Figures of the quality gate, old and new vectors, where the last run was a migration that it looked at",
     "run_time": "When the last run ended, in seconds since 1970",
     "success": "Whether the last run did all that it was asked to: 1 or 0",
 }
@@ -65,6 +67,7 @@ def _write_textfile(report: Report, config: JobConfig, spec: EmbeddingSpec) -> N
     gauge("rows", _HELP["rows"], {name: getattr(report, f"rows_{name}") for name in outcomes}, "outcome")
     gauge("failures", _HELP["failures"], dict(report.failures), "reason")
     gauge("phase_seconds", _HELP["seconds"], {k: v for k, v in report.seconds.items() if k != "total"}, "phase")
+    gauge("quality", _HELP["quality"], dict(_flattened(report.quality or {})), "figure")
     gauge("last_run_timestamp_seconds", _HELP["run_time"], {"": time.time()})
     gauge("last_run_success", _HELP["success"], {"": float(report.status in ("done", "nothing_to_do"))})
     for name in ("unique_texts", "tokens_computed", "tokens_saved", "model_loads", "waves", "texts_per_second"):
@@ -81,7 +84,7 @@ def _log_to_mlflow(report: Report, config: JobConfig, spec: EmbeddingSpec) -> No
     with mlflow.start_run(experiment_id=_experiment_id(config.runtime.mlflow), run_name=report.run_id, nested=is_nested):
         mlflow.set_tags({f"metaeol.{name}": value for name, value in tags.items()})
         mlflow.log_params({name: getattr(spec, name) for name in SETTINGS})
-        mlflow.log_metrics(dict(_figures(report)))
+        mlflow.log_metrics(dict(_flattened(report.as_dict())))
         mlflow.log_dict(report.as_dict(), "report.json")
 
 
@@ -95,9 +98,11 @@ def _experiment_id(setting: bool | str | None) -> str | None:
     return str(mlflow.create_experiment(setting) if found is None else found.experiment_id)
 
 
-def _figures(report: Report) -> Iterator[tuple[str, float]]:
-    for name, value in report.as_dict().items():
+def _flattened(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """All numbers of nested mappings, their names joined by dots."""
+    for key, value in values.items():
+        name = f"{prefix}{key}".replace(":", "")
         if isinstance(value, dict):
-            yield from ((f"{name}.{key}".replace(":", ""), item) for key, item in value.items() if isinstance(item, (int, float)))
+            yield from _flattened(value, f"{name}.")
         elif isinstance(value, (int, float)):
             yield name, value

@@ -39,7 +39,7 @@ class Report:
         run_id: Also in the journal and the quarantine.
         fingerprint: Of the spec.
         status: `running`, `done`, `nothing_to_do`, `over_budget` (all is published, too many rows failed), or nothing was
-            published by `stopped_over_budget` and `terminated` (SIGTERM).
+            published by `stopped_over_budget`, `blocked_by_quality` and `terminated` (SIGTERM).
         rows_selected: Equals `rows_embedded + rows_failed + rows_skipped`.
         rows_embedded: Rows that had no current vector and have one now.
         rows_failed: Rows worked on that have an error now, NULL and blank texts among them.
@@ -49,6 +49,8 @@ class Report:
         failures: Rows that failed, by reason.
         migration: None, or where rows hold vectors of other specs: their number, that of new rows and of changed texts, and
             the specs.
+        quality: None, or what the quality gate found in a migration: `verdict` (`passed`, `blocked`, or `not_judged` and let
+            through), `reasons`, the spec in the table (`from`), texts compared, and the figures of `old` and `new` vectors.
         rows_trimmed: Embedded rows whose text was longer than `max_tokens`.
         unique_texts: Texts that went through the model in this run; fewer than rows where texts repeat or were journalled.
         waves: Waves that this run journalled.
@@ -71,6 +73,7 @@ class Report:
     rows_skipped: int = 0
     failures: dict[str, int] = field(default_factory=dict)
     migration: dict[str, Any] | None = None
+    quality: dict[str, Any] | None = None
     rows_stale: int = 0
     rows_trimmed: int = 0
     unique_texts: int = 0
@@ -128,6 +131,7 @@ class Report:
         self.failures = {name: self.failures.get(name, 0) + part.failures.get(name, 0) for name in {**self.failures, **part.failures}}
         self.seconds = {name: round(self.seconds.get(name, 0) + part.seconds.get(name, 0), 3) for name in {**self.seconds, **part.seconds}}
         self.migration = self.migration or part.migration
+        self.quality = part.quality or self.quality
         self.executors, self.delta_versions = part.executors, part.delta_versions or self.delta_versions
         self.set_rate()
 

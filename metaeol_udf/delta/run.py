@@ -11,7 +11,7 @@ from delta import DeltaTable
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from metaeol_udf.delta import lineage, publish, selection
+from metaeol_udf.delta import gate, lineage, publish, selection
 from metaeol_udf.delta.claims import Claims
 from metaeol_udf.delta.faults import files_are_gone, with_retries
 from metaeol_udf.delta.journal import Journal
@@ -42,7 +42,7 @@ _MAX_MERGES = 5
 
 
 class EmbedRun:
-    """One pass over the rows in scope: select, embed in waves, publish, verify, quarantine."""
+    """One pass over the rows in scope: select, embed in waves, pass the quality gate, publish, verify, quarantine."""
 
     def __init__(self, job: Job, progress: Progress | None, report: Report, scope: Scope | None = None) -> None:
         self._job, self._config, self._spark = job, job.config, job.spark
@@ -50,12 +50,14 @@ class EmbedRun:
         self._progress = progress or default_progress()
         self._watch = Stopwatch()
         self._journal = Journal(self._spark, job.target.beside("journal"), report.fingerprint, report.run_id)
+        self._is_accepted = False  # by the quality gate
 
     def run(self) -> None:
         """All phases in order; fills the report.
 
         Raises:
             BudgetError: The run was stopped before its end: nothing is published.
+            QualityError: The quality gate did not let the vectors in: nothing is published.
             TerminatedError: SIGTERM came before the publication.
         """
         started = time.monotonic()
@@ -103,9 +105,7 @@ class EmbedRun:
         """
         for looks_left in reversed(range(_MAX_LOOKS)):
             try:
-                with self._watch.phase("prepare"):
-                    self._prepare(seen.tables)
-                self._embed(seen.chosen)
+                self._prepare_and_embed(seen)
                 check_termination()
                 n_lost = self._publish(seen, claims)
                 if not n_lost:
@@ -119,24 +119,45 @@ class EmbedRun:
             self._journal = self._journal.for_another_look()
         raise MetaEOLError("rows that were embedded are in no journal, however often they are looked for: run the job again")
 
+    def _prepare_and_embed(self, seen: Look) -> None:
+        """Bring all outcomes into the journal, and the target into the state that a publication needs.
+
+        Where the quality gate must be passed the target is not touched before: it keeps the label of the vectors that it holds.
+        """
+        is_gated = not self._is_accepted and gate.is_due(self._job, self._scope, seen)
+        if not is_gated:
+            with self._watch.phase("prepare"):
+                self._prepare(seen.tables)
+        self._embed(seen.chosen)
+        if is_gated:
+            check_termination()
+            with self._watch.phase("quality"):
+                gate.pass_gate(self._job, self._scope, seen, self._journal, self._report)
+            self._is_accepted = True
+            with self._watch.phase("prepare"):
+                self._prepare(seen.tables)
+
     def _job_digest(self) -> str:
         """Names what a second run would pay for twice: the same rows, columns and spec by the same command."""
         job = self._job
         parts = (self._config.source, str(job.source), str(job.target), self._columns.vector, self._report.fingerprint, self._scope.kind)
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
-    def prepare_tables(self) -> None:
-        """Only the checks and the columns: for a stream, which must not see the schema change while it runs."""
-        self._prepare(open_checked(self._job, self._scope))
+    def prepare_tables(self, *, with_lineage: bool = True) -> None:
+        """Only the checks, the columns and the lineage: for a stream, which must not see the schema change while it runs."""
+        self._prepare(open_checked(self._job, self._scope), with_lineage=with_lineage)
 
     def count_rows_of_other_specs(self) -> int:
         """Rows in scope that hold a vector of another spec."""
         return look(self._job, self._scope, check_keys=False).counts.rows_of_other_specs
 
-    def _prepare(self, tables: Tables) -> None:
-        """Target, columns and lineage, before the expensive part."""
+    def _prepare(self, tables: Tables, *, with_lineage: bool = True) -> None:
+        """Target, columns and lineage."""
         if not tables.in_place:
             create_target(self._spark, tables.target, tables.key)
+        if not with_lineage:
+            with_retries(lambda: lineage.add_columns(self._spark, tables.target, self._columns))
+            return
         properties = lineage.lineage_properties(self._columns.vector, self._job.spec, self._job.info)
         with_retries(lambda: lineage.prepare_table(self._spark, tables.target, self._columns, properties))
 

@@ -75,29 +75,37 @@ class _Stream:
 
     def run(self) -> None:
         """Bring the table up to date, then follow it."""
-        self._forget_other_specs()
+        # What must pass the quality gate first does not change the label of the vectors that the table holds.
+        is_gated = self._forget_other_specs() and self._job.config.quality.gate
+        tables = EmbedRun(self._job, self._progress, self._report)
         # Before the query starts: it fails when a column is added under it.
-        EmbedRun(self._job, self._progress, self._report).prepare_tables()
+        tables.prepare_tables(with_lineage=not is_gated)
         checkpoint, feed = self._checkpoint()
         start = StartingPoint(self._job.spark, checkpoint)
         if start.version is None:
             start.set(self._begin())
+        if is_gated:
+            tables.prepare_tables()
         self._follow(self._writer(self._read(feed, start), checkpoint))
         if not self._report.delta_versions:  # no batch
-            tables = {"source": self._job.source, "target": self._job.target}
-            versions = {role: current_version(open_table(self._job.spark, ref, f"{role}.table")) for role, ref in tables.items()}
+            refs = {"source": self._job.source, "target": self._job.target}
+            versions = {role: current_version(open_table(self._job.spark, ref, f"{role}.table")) for role, ref in refs.items()}
             self._report.delta_versions = versions
 
-    def _forget_other_specs(self) -> None:
+    def _forget_other_specs(self) -> bool:
         """Begin anew where another spec wrote into the target since: going on would leave its vectors beside ours.
 
         Before the lineage is brought up to date, so that a run that is killed in between begins anew, too.
+
+        Returns:
+            Whether another spec is known to have written last.
         """
         if not exists(self._job.spark, self._job.target):
-            return
+            return False
         written_by = self._detail(self._job.target)["properties"].get(f"metaeol.{self._job.columns.vector}.fingerprint")
         if written_by != self._report.fingerprint:
             StartingPoint(self._job.spark, self._checkpoint()[0]).forget()
+        return written_by not in (None, self._report.fingerprint)
 
     def _checkpoint(self) -> tuple[str, bool]:
         """The folder of this stream's checkpoint, and whether the source has a change feed.

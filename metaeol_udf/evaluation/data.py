@@ -123,7 +123,7 @@ def _read_task(name: str, kind: str, path: Path) -> Task:
 
 def _read_sts(name: str, path: Path) -> StsTask:
     subsets, firsts, seconds, gold = [], [], [], []
-    for line, (subset, first, second, score) in _rows(path, STS_COLUMNS):
+    for line, (subset, first, second, score) in read_rows(path, STS_COLUMNS):
         _check(path, line, bool(first.strip() and second.strip()), "sentence1 and sentence2 must not be blank")
         subsets.append(subset)
         firsts.append(first)
@@ -143,7 +143,7 @@ def _score(path: Path, line: int, field: str) -> float:
 
 def _read_transfer(name: str, path: Path) -> TransferTask:
     splits, labels, texts = [], [], []
-    for line, (split, label, text) in _rows(path, TRANSFER_COLUMNS):
+    for line, (split, label, text) in read_rows(path, TRANSFER_COLUMNS):
         _check(path, line, split in ("all", "train", "test"), "split must be all, train or test")
         _check(path, line, bool(label), "label must not be empty")
         _check(path, line, bool(text.strip()), "text must not be blank")
@@ -155,8 +155,13 @@ def _read_transfer(name: str, path: Path) -> TransferTask:
     return TransferTask(name, splits, labels, texts)
 
 
-def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
-    """Line number, from 2, and the fields of `columns` of every row."""
+def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+    """Line number, from 2, and the fields of `columns` of every row of a file, which may be zipped.
+
+    Raises:
+        ConfigError: The file breaks the form; the message gives file, line and rule, and never quotes a field.
+        OSError: It cannot be read; as from `gzip` and `zlib`, and `UnicodeDecodeError` where it is no UTF-8.
+    """
     zipped = path.suffix == ".gz"
     with gzip.open(path, "rt", encoding="utf-8", newline="\n") if zipped else path.open(encoding="utf-8", newline="\n") as file:
         head = file.readline().rstrip("\r\n").split("\t")

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from metaeol_udf import __version__, cli
-from metaeol_udf.errors import BudgetError, ConflictError, TerminatedError
+from metaeol_udf.errors import BudgetError, ConflictError, QualityError, TerminatedError
 
 
 @pytest.fixture
@@ -83,6 +83,11 @@ def test_a_wrong_command_line_exits_2(arguments: list[str], capsys: pytest.Captu
         ("evaluation.task=[a]", "did you mean 'tasks'"),
         ("runtime.prometheus=metrics.txt", "runtime.prometheus must be a path that ends in .prom"),
         ("runtime.mlflow=3", "runtime.mlflow must be true, false or the name of an experiment"),
+        ("quality.gate=maybe", "quality.gate must be true or false, found 'maybe'"),
+        ("quality.sample=49", "quality.sample must be an integer from 50 to 20000"),
+        ("quality.neighbours=0", "quality.neighbours must be a positive integer"),
+        ("quality.min_agreement=20", "quality.min_agreement must be a number from 0 to 1, found 20"),
+        ("quality.max_anisotropy_rise=-1", "quality.max_anisotropy_rise must be a number from 0 to 2"),
         ("sourse.table=x", "did you mean 'source'"),
         ("nonsense", "must have the form section.key=value"),
     ],
@@ -110,7 +115,8 @@ def test_damaged_model_files_exit_5(conf: Path, tiny_model_dir: Path, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("error", "status"), [(BudgetError("too many"), 3), (ConflictError("too late"), 4), (TerminatedError("ended"), 143)]
+    ("error", "status"),
+    [(BudgetError("too many"), 3), (ConflictError("too late"), 4), (QualityError("worse"), 6), (TerminatedError("ended"), 143)],
 )
 def test_each_error_has_its_status(error: Exception, status: int, capfd: pytest.CaptureFixture[str]) -> None:
     def command() -> None:

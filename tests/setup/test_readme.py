@@ -13,6 +13,7 @@ import yaml
 from metaeol_udf.config import (
     EstimateConfig,
     EvaluationConfig,
+    QualityConfig,
     RuntimeConfig,
     SourceConfig,
     SparkConfig,
@@ -72,7 +73,8 @@ def settings() -> set[tuple[str, str]]:
     """Section and key of everything that a configuration may hold."""
     sections = {
         "source": SourceConfig, "target": TargetConfig, "runtime": RuntimeConfig,
-        "stream": StreamConfig, "estimate": EstimateConfig, "evaluation": EvaluationConfig, "spark": SparkConfig,
+        "stream": StreamConfig, "estimate": EstimateConfig, "evaluation": EvaluationConfig,
+        "quality": QualityConfig, "spark": SparkConfig,
     }  # fmt: skip
     found = {(name, field.name) for name, kind in sections.items() for field in dataclasses.fields(kind)}
     return found | {("embedding", key) for key in ("column", *SETTINGS)}

@@ -1,0 +1,68 @@
+"""Pairs of rows that people scored for likeness: the file that `quality.pairs` names."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metaeol_udf.errors import ConfigError
+from metaeol_udf.evaluation.data import read_rows
+
+MIN_PAIRS = 20  # fewer say nothing
+
+
+@dataclass(frozen=True)
+class LabelledPairs:
+    """Pairs of keys, and how alike people find the rows' texts; all attributes follow the order of the file.
+
+    Attributes:
+        firsts: Key values of the first rows as the file writes them, in the order of `source.key`.
+        seconds: Those of the second rows.
+        scores: float64, shape ``(n_pairs,)``; only their order counts.
+    """
+
+    firsts: list[tuple[str, ...]]
+    seconds: list[tuple[str, ...]]
+    scores: NDArray[np.float64]
+
+
+def load_pairs(path: str | Path, key: Sequence[str]) -> LabelledPairs:
+    """Read a table of pairs, split by tabs or zipped: for the key `id`, columns `id1`, `id2` and `score`.
+
+    Args:
+        path: The file, `.tsv` or `.tsv.gz`, on the driver.
+        key: Names of the key columns.
+
+    Raises:
+        ConfigError: It cannot be read or breaks the form. The message gives the line and the rule, and no value.
+    """
+    file, columns = Path(path), [f"{name}{side}" for side in (1, 2) for name in key]
+    try:
+        rows = list(read_rows(file, [*columns, "score"]))
+    except UnicodeDecodeError:
+        raise ConfigError(f"quality.pairs: {path} must be UTF-8 text") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise ConfigError(f"quality.pairs: cannot read {path}: {' '.join(str(error).split()) or type(error).__name__}") from None
+    scores = np.array([_score(path, line, fields[-1]) for line, fields in rows])
+    if len(rows) < MIN_PAIRS or not np.ptp(scores):
+        raise ConfigError(
+            f"quality.pairs: {path} must hold at least {MIN_PAIRS} pairs whose scores are not all equal, found {len(rows)} pairs"
+        )
+    n = len(key)
+    return LabelledPairs([tuple(fields[:n]) for _, fields in rows], [tuple(fields[n : 2 * n]) for _, fields in rows], scores)
+
+
+def _score(path: str | Path, line: int, field: str) -> float:
+    try:
+        score = float(field)
+    except ValueError:
+        score = math.nan
+    if not math.isfinite(score):
+        raise ConfigError(f"quality.pairs: {path}, line {line}: score must be a number")
+    return score
