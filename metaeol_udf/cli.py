@@ -241,14 +241,30 @@ def evaluate(
     spark: Annotated[bool, typer.Option("--spark", help="Embed in Spark, as the job does, not in this process.")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Rows of each task; wins over evaluation.limit.", show_default=False)] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the scores into this .svg, .png or .pdf file.", show_default=False)] = None,
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Another configuration or spec, for its column beside; may be repeated.", show_default=False),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Score the vectors on labelled data (evaluation.data): sentence similarity and transfer tasks. Needs no table."""
     config = load_encoder_config(conf, overrides or ())
     if limit is not None:
         config = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, limit=limit))
-    from metaeol_udf.evaluation.command import run_evaluate
+    from metaeol_udf.evaluation.command import run_comparison, run_evaluate
 
+    if against:
+        if plot is not None:
+            raise ConfigError("--plot draws one configuration: leave out --against")
+        others = {str(path): load_encoder_config(path).embedding for path in against}
+        reports = run_comparison(config, {str(conf): config.embedding, **others}, with_spark=spark)
+        if as_json:
+            typer.echo(json.dumps(reports, indent=1))
+            return
+        from metaeol_udf.evaluation.report import show_comparison
+
+        show_comparison(Console(), reports)
+        return
     report = run_evaluate(config, with_spark=spark, plot=plot)
     if as_json:
         typer.echo(json.dumps(report, indent=1))

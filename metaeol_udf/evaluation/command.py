@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaeol_udf.config import EncoderConfig
+from metaeol_udf.encoder.model_files import resolve_spec
 from metaeol_udf.errors import ConfigError
 from metaeol_udf.evaluation.data import Task, load_tasks
 from metaeol_udf.evaluation.plot import check_plot, plot_scores
@@ -74,6 +76,20 @@ def run_evaluate(config: EncoderConfig, *, with_spark: bool = False, plot: Path 
     if plot is not None:
         plot_scores(report, plot)
     return report
+
+
+def run_comparison(config: EncoderConfig, specs: Mapping[str, EmbeddingSpec], *, with_spark: bool = False) -> dict[str, dict[str, Any]]:
+    """Score several specs, of one model or of several, on the same tasks with everything else as configured.
+
+    Returns:
+        The report of `run_evaluate` for each, by its name.
+
+    Raises:
+        ConfigError: As `run_evaluate`; what can be checked of all specs is checked before the first one is scored.
+    """
+    for spec in specs.values():
+        resolve_spec(spec)
+    return {name: run_evaluate(dataclasses.replace(config, embedding=spec), with_spark=with_spark) for name, spec in specs.items()}
 
 
 def _tasks(config: EncoderConfig) -> list[Task]:

@@ -38,6 +38,15 @@ def show_evaluation(console: Console, title: str, report: Mapping[str, Any]) -> 
     show_columns(console, title, _HEAD, list(_lines(report)), right={2, 3})
 
 
+def show_comparison(console: Console, reports: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print several reports over the same tasks: a line a task, a column a report; tokens that each computed last."""
+    lines = [list(_lines(report)) for report in reports.values()]
+    rows = [(*of_task[0][:2], *(line[2] for line in of_task), of_task[0][-1]) for of_task in zip(*lines, strict=True)]
+    rows.append(("tokens computed", "", *(f"{report['tokens_computed']:,}" for report in reports.values()), ""))
+    right = set(range(2, 2 + len(reports)))
+    show_columns(console, "side by side, on the same texts", ("task", "figure", *reports, "on"), rows, right=right)
+
+
 def _lines(report: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     for name, task in report["sts"].items():
         yield name, "Spearman, all pairs", *_figures(task, "spearman_all"), f"{task['pairs']:,} pairs"

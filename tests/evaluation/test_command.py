@@ -240,3 +240,19 @@ def test_a_bare_spec_file_is_a_configuration_too(tmp_path: Path) -> None:
     assert config.embedding.postprocess == str(tmp_path / "mine.safetensors")
     with pytest.raises(ConfigError, match=r"source\.table is missing"):
         load_config(spec)
+
+
+def test_specs_are_scored_side_by_side(conf: Path, tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = tmp_path / "other.yaml"
+    other.write_text(yaml.safe_dump({"model": str(tiny_model_dir), "dtype": "float32", "templates": "metaeol-fast", "layer": 1}))
+    assert cli.run(["evaluate", str(conf), "--against", str(other), "--json"]) == 0
+    reports = json.loads(capsys.readouterr().out)
+    assert list(reports) == [str(conf), str(other)]
+    assert reports[str(conf)] == {**report_of(capsys, conf), "seconds": reports[str(conf)]["seconds"]}
+    alone = report_of(capsys, conf, f"embedding={{spec: {other}}}")
+    assert reports[str(other)]["sts_average"] == alone["sts_average"] != reports[str(conf)]["sts_average"]
+    assert cli.run(["evaluate", str(conf), "--against", str(other)]) == 0
+    shown = capsys.readouterr().out
+    assert f"{alone['sts_average']:.2f}" in shown
+    assert "tokens computed" in shown
+    assert cli.run(["evaluate", str(conf), "--against", str(other), "--plot", "x.svg"]) == 2
