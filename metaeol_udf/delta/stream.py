@@ -77,19 +77,19 @@ class _Stream:
         """Bring the table up to date, then follow it."""
         # What must pass the quality gate first does not change the label of the vectors that the table holds.
         is_gated = self._forget_other_specs() and self._job.config.quality.gate
-        tables = EmbedRun(self._job, self._progress, self._report)
+        preparation = EmbedRun(self._job, self._progress, self._report)
         # Before the query starts: it fails when a column is added under it.
-        tables.prepare_tables(with_lineage=not is_gated)
+        preparation.prepare_tables(with_lineage=not is_gated)
         checkpoint, feed = self._checkpoint()
         start = StartingPoint(self._job.spark, checkpoint)
         if start.version is None:
             start.set(self._begin())
         if is_gated:
-            tables.prepare_tables()
+            preparation.prepare_tables()
         self._follow(self._writer(self._read(feed, start), checkpoint))
         if not self._report.delta_versions:  # no batch
-            refs = {"source": self._job.source, "target": self._job.target}
-            versions = {role: current_version(open_table(self._job.spark, ref, f"{role}.table")) for role, ref in refs.items()}
+            tables = {"source": self._job.source, "target": self._job.target}
+            versions = {role: current_version(open_table(self._job.spark, ref, f"{role}.table")) for role, ref in tables.items()}
             self._report.delta_versions = versions
 
     def _forget_other_specs(self) -> bool:

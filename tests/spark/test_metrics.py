@@ -10,6 +10,7 @@ import pytest
 
 from metaeol_udf.config import RuntimeConfig
 from metaeol_udf.delta import metrics
+from metaeol_udf.delta.report import Report
 from metaeol_udf.errors import BudgetError, ConfigError
 
 from .conftest import Bench
@@ -70,6 +71,15 @@ def test_an_mlflow_run_holds_settings_figures_and_the_report(bench: Bench, monke
     assert run.data.metrics["seconds.embed"] > 0
     assert (run.data.tags["metaeol.status"], run.data.tags["metaeol.fingerprint"]) == ("done", report["fingerprint"])
     assert mlflow.artifacts.load_dict(f"{run.info.artifact_uri}/report.json") == report
+
+
+def test_figures_within_figures_have_names_with_dots() -> None:
+    report = Report(
+        "run", "spec", failures={"error: X": 2}, quality={"verdict": "passed", "agreement": 0.5, "old": {"dim": 8, "score": None}}
+    )
+    found = dict(metrics._flattened(report.as_dict()))
+    assert (found["failures.error X"], found["quality.agreement"], found["quality.old.dim"]) == (2, 0.5, 8)
+    assert not {"quality.verdict", "quality.old.score", "run_id"} & found.keys()
 
 
 def test_a_missing_package_is_found_before_the_job_begins(monkeypatch: pytest.MonkeyPatch) -> None:
