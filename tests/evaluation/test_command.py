@@ -249,7 +249,7 @@ def test_specs_are_scored_side_by_side(conf: Path, tiny_model_dir: Path, tmp_pat
     reports = json.loads(capsys.readouterr().out)
     assert list(reports) == [str(conf), str(other)]
     assert reports[str(conf)] == {**report_of(capsys, conf), "seconds": reports[str(conf)]["seconds"]}
-    alone = report_of(capsys, conf, f"embedding={{spec: {other}}}")
+    alone = report_of(capsys, conf, f"embedding.spec={other}")
     assert reports[str(other)]["sts_average"] == alone["sts_average"] != reports[str(conf)]["sts_average"]
     assert cli.run(["evaluate", str(conf), "--against", str(other)]) == 0
     shown = capsys.readouterr().out

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from metaeol_udf import EmbeddingSpec, MetaEOLEncoder, cli
+from metaeol_udf.encoder.model_files import resolve_spec
 
 WORDS = ("cat", "dog", "horse", "bird", "fish", "mouse", "fox", "cow", "ant", "bee")
 
@@ -45,8 +46,9 @@ def test_the_written_spec_scores_as_the_report_says(conf: Path, tmp_path: Path, 
     encoder = MetaEOLEncoder.from_spec(spec, device="cpu")
     assert len(encoder.templates.templates) == report["chosen"]["n_templates"]
     assert f"{report['chosen']['held_out']:.1f} on pairs that were held out" in out.read_text()
-    # The written spec is one that evaluate takes, too.
-    assert cli.run(["evaluate", str(conf), f"embedding={{spec: {out}}}", "--json"]) in (0, 2)
+    # The written spec is a configuration for evaluate, too.
+    assert cli.run(["evaluate", str(out), f"evaluation.data={tmp_path / 'data'}", "runtime.device=cpu", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["fingerprint"] == resolve_spec(spec)[0].fingerprint()
 
 
 def test_the_table_shows_configuration_front_and_choice(conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
