@@ -25,6 +25,7 @@ from metaeol_udf import EmbeddingSpec, MetaEOLEncoder
 from metaeol_udf.encoder.pooling import finish_vectors
 from metaeol_udf.evaluation import StsTask, evaluate, load_tasks
 from metaeol_udf.evaluation.report import make_report
+from metaeol_udf.evaluation.states import tokens_per_text
 from metaeol_udf.spec import VALUES, output_layers
 
 SETS = ("metaeol-separate", "metaeol", "metaeol-fast", "metaeol-two", "prompteol")
@@ -38,7 +39,7 @@ def measure(spec: EmbeddingSpec, data: str, pairs: int, texts: int, values: Sequ
     known: dict[str, NDArray[np.float32]] = {}
     sts = load_tasks(data, STS, pairs)
     distinct = list(dict.fromkeys(text for task in sts if isinstance(task, StsTask) for text in task.texts))
-    tokens = float(encoder.encode_rows(distinct).tokens_computed.sum()) / len(distinct)
+    tokens = tokens_per_text(encoder, encoder.templates, distinct)
     n_layers = encoder.engine.n_layers
     depth = output_layers(spec.layer, n_layers)[-1] / n_layers
     tasks = [*sts, *(load_tasks(data, TRANSFER, texts) if texts else [])]
