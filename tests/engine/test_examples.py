@@ -10,7 +10,7 @@ import transformers
 from metaeol_udf import EmbeddingSpec, TemplateSet
 from metaeol_udf.prompts.checks import check_templates
 from metaeol_udf.prompts.tokens import PromptTokenizer
-from metaeol_udf.spec import output_layer
+from metaeol_udf.spec import output_layers
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted((ROOT / "conf/templates").glob("*.yaml"))
@@ -45,7 +45,7 @@ def test_specs_from_the_literature_can_be_read(name: str) -> None:
     path, (n_layers, layer) = ROOT / "conf/specs" / f"{name}.yaml", SPECS[name]
     spec = EmbeddingSpec.load(path)
     assert (spec.model, spec.templates, spec.dtype) == (f"models/{name}", "metaeol", "auto")
-    assert output_layer(spec.layer, n_layers) == layer
+    assert output_layers(spec.layer, n_layers) == (layer,)
     comment = path.read_text(encoding="utf-8")
     assert f"{n_layers} layers it is layer {layer}" in comment
     assert "Not measured here" in comment
