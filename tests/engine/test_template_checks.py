@@ -144,10 +144,11 @@ def test_the_command_lists_the_sets_that_ship(capsys: pytest.CaptureFixture[str]
         ["metaeol", "8", "templates", "4", "heads"],
         ["metaeol-fast", "8", "templates", "1", "heads"],
         ["metaeol-separate", "8", "templates", "8", "heads"],
+        ["metaeol-two", "2", "templates", "2", "heads"],
         ["prompteol", "1", "templates", "1", "heads"],
     ]
     assert cli.run(["templates", "list", "--model", str(model_dir), "--json"]) == 0
-    assert [entry["tokens"]["n_text_passes"] for entry in json.loads(capsys.readouterr().out)] == [4, 1, 8, 1]
+    assert [entry["tokens"]["n_text_passes"] for entry in json.loads(capsys.readouterr().out)] == [4, 1, 8, 2, 1]
 
 
 def test_the_command_checks_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str], model_dir: Path) -> None:
