@@ -31,6 +31,7 @@ from metaeol_udf.encoder.packed import can_pack, pack
 from metaeol_udf.encoder.placement import count_bytes, place
 from metaeol_udf.encoder.quantized import quantize
 from metaeol_udf.encoder.reference import encode_plainly
+from metaeol_udf.encoder.resident import release_clean_pages
 from metaeol_udf.encoder.stream_pass import StreamPass
 from metaeol_udf.encoder.window import prepare_window
 from metaeol_udf.errors import ConfigError, EnvironmentFault, ModelFilesError
@@ -98,6 +99,7 @@ def load_engine(spec: EmbeddingSpec, templates: TemplateSet, device_name: str) -
     folder = find_folder(spec.model, spec.revision)
     check_weights(folder)
     verify_folder(folder)
+    release_clean_pages()
     with quiet_transformers():
         tokenizer = PromptTokenizer(AutoTokenizer.from_pretrained(folder))
         model = _load_model(folder, dtype)
@@ -108,12 +110,14 @@ def load_engine(spec: EmbeddingSpec, templates: TemplateSet, device_name: str) -
     trie = PromptTrie(templates, tokenizer)
     check_room(spec, templates, tokenizer, model)
     expected = encode_plainly(model, tokenizer, templates, _PROBES, layers)
+    release_clean_pages()
     runner: TriePass | WholePass | None = _fast_pass(model, spec, trie, layers, devices if is_apart else ())
     why = f"architecture {model.config.model_type!r} is not one of {', '.join(KNOWN_MODEL_TYPES)}"
     if runner is not None:
         model = None  # its weights were given up for the fast path; what it still holds keeps the file of weights in memory
         gc.collect()
         _return_memory()
+        release_clean_pages()
     if isinstance(runner, TriePass):
         cosine = _worst_cosine(expected, _run(trie, runner, templates))
         logger.info("worst cosine of %s to transformers' own forward: %.6f", spec.model, cosine)

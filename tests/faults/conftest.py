@@ -70,6 +70,13 @@ def pytest_configure(config: pytest.Config) -> None:
         config.args += [str(ROOT / test) for tests in ELSEWHERE.values() for test in tests if (ROOT / test.partition("::")[0]).is_file()]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Time for jobs that are killed and begun again, on a machine that may be busy."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(3600))
+
+
 def pytest_ignore_collect(config: pytest.Config) -> bool | None:
     """Only where they are asked for: `make test-faults`. They take too long for every test run."""
     return None if any("faults" in argument for argument in config.args) else True

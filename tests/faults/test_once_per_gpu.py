@@ -34,7 +34,7 @@ def uuid() -> Iterator[str]:
 def _run(master: str, scenario: str, folder: Path, model: Path, uuid: str, *settings: str) -> Any:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYSPARK_PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "PRETENDED_UUID": uuid}
     command = [sys.executable, str(CLUSTER), master, scenario, str(folder), str(model), *settings]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 

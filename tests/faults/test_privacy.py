@@ -38,7 +38,7 @@ def _run(bench: Bench, *overrides: str, log_level: str = "INFO", **sections: dic
     env = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(bench.folder / "tmp")}
     (bench.folder / "tmp").mkdir(exist_ok=True)
     command = [sys.executable, "-m", "metaeol_udf.cli", "--verbose", "embed", str(conf), *overrides]
-    done = subprocess.run(command, cwd=bench.folder, env=env, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, cwd=bench.folder, env=env, capture_output=True, text=True, timeout=900, check=False)
     conf.unlink()  # the user's own file holds the secret
     (bench.folder / "output.log").write_text(done.stdout + done.stderr)
     return done

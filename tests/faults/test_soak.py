@@ -78,7 +78,7 @@ class _Writer:
         return lambda: self.bench.spark.sql(f"ALTER TABLE delta.`{self.bench.path}` SET TBLPROPERTIES ('round' = '{value}')")
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("in_place", [True, False])
 def test_soak_of_two_writers_loses_doubles_and_confuses_nothing(bench: Bench, in_place: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(faults, "MAX_PAUSE_S", 0.5)

@@ -79,7 +79,7 @@ def test_a_job_killed_in_the_middle_computes_only_what_was_not_journalled_when_i
 )
 def test_a_refused_job_ends_with_its_status_and_one_clear_message(bench: Bench, override: str, status: int, message: str) -> None:
     process = _start(bench, override)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=500)
     assert process.returncode == status
     assert message in err
     assert "Traceback" not in out + err
