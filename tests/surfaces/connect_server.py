@@ -39,7 +39,7 @@ class ConnectServer:
     #: The tiny model under a hub id that only the server's workers find, in a hub cache of theirs.
     hub_id = "tiny/llama"
 
-    def run(self, code: str, timeout_s: float = 1500) -> str:
+    def run(self, code: str, timeout_s: float = 540) -> str:
         """What Python prints that has neither Java nor the server's hub cache."""
         environment = self._client_environment()
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout_s)
