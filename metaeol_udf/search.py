@@ -66,8 +66,8 @@ def search_table(config: JobConfig, queries: Sequence[str], *, k: int = 5, spark
     for query in queries:
         if not query.strip():
             raise InputError("the query is blank: it has no embedding")
-    spec = pin(resolve(config.embedding, lambda: spark or get_session(config.spark))[0])
-    spark = spark if spark is not None else get_session(config.spark)
+    spec = pin(resolve(config.embedding, lambda: get_session(config.spark, spark))[0])
+    spark = get_session(config.spark, spark)
     source, target = _open(spark, config)
     _check_vectors(target, config, spec)
     vectors = _embed_queries(spark, spec, config, queries)

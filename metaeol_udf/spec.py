@@ -91,17 +91,22 @@ class EmbeddingSpec:
 
     @classmethod
     def load(cls, path: str | Path) -> EmbeddingSpec:
-        """Read a spec from a YAML file: the `embedding` block of a job's config as a file of its own.
+        """Read a spec from a YAML file: a job's configuration, or its `embedding` block as a file of its own.
 
-        A relative `postprocess`, and a template set that is no built-in one, are looked for beside the file.
+        In a file of its own, a relative `postprocess`, and a template set that is no built-in one, are looked for beside the
+        file. A job's configuration is read as the job reads it: what is relative is so to the working folder, and sections
+        other than `embedding` are passed over.
 
         Raises:
             ConfigError: The file is missing, is not a mapping, or holds an unknown key or a value out of range.
         """
-        try:
-            block = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
-            raise ConfigError(f"cannot read the spec file {path}: {_one_line(error)}") from None
+        block = _read_block(path)
+        if isinstance(block, dict) and "embedding" in block:
+            return cls.from_mapping(block["embedding"])
+        return cls._from_own_file(path, block)
+
+    @classmethod
+    def _from_own_file(cls, path: str | Path, block: Any) -> EmbeddingSpec:
         if isinstance(block, dict):
             beside = Path(path).parent
             if isinstance(block.get("postprocess"), str):
@@ -128,7 +133,7 @@ class EmbeddingSpec:
         settings: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in block.items() if key in known}
         if block.get("spec") is not None:
             _check("spec", isinstance(block["spec"], str), block["spec"], "the path of a spec file")
-            return dataclasses.replace(cls.load(block["spec"]), **settings)
+            return dataclasses.replace(cls._from_own_file(block["spec"], _read_block(block["spec"])), **settings)
         if "model" not in block:
             raise ConfigError(f"{where}.model is missing: name a folder or a hub id, or a file with `spec`")
         return cls(**settings)
@@ -158,6 +163,13 @@ class EmbeddingSpec:
 
 #: The keys that a user may write, in the order of the documentation.
 SETTINGS = tuple(f.name for f in dataclasses.fields(EmbeddingSpec) if f.name not in ("templates_json", "postprocess_content", "model_hash"))
+
+
+def _read_block(path: str | Path) -> Any:
+    try:
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read the spec file {path}: {_one_line(error)}") from None
 
 
 def before_postprocess(spec: EmbeddingSpec) -> EmbeddingSpec:

@@ -59,7 +59,7 @@ def sample_texts(config: JobConfig, n_texts: int, spark: SparkSession | None = N
 
 def _source(config: JobConfig, spark: SparkSession | None) -> DataFrame:
     """The rows that the job would select."""
-    session = spark if spark is not None else get_session(config.spark)
+    session = get_session(config.spark, spark)
     ref = parse_table(config.source.table, "source.table")
     open_table(session, ref, "source.table")
     source = read(session, ref)

@@ -110,10 +110,10 @@ class Job:
         check_writable(runtime.prometheus, "runtime.prometheus")
         metrics.check_installed(runtime)
         pairs = load_pairs(quality.pairs, config.source.key) if quality.gate and quality.pairs else None
-        spec, info = resolve(config.embedding, lambda: spark or get_session(config.spark))
+        spec, info = resolve(config.embedding, lambda: get_session(config.spark, spark))
         settings = dataclasses.replace(config.spark, conf=dict.fromkeys(config.spark.conf, "…"))  # values may be secrets
         logger.info("%s", dataclasses.replace(config, spark=settings))
-        return cls(config, spec, info, spark or get_session(config.spark), source, target, VectorColumns(config.column), pairs)
+        return cls(config, spec, info, get_session(config.spark, spark), source, target, VectorColumns(config.column), pairs)
 
     @property
     def in_place(self) -> bool:

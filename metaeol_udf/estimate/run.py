@@ -74,9 +74,9 @@ def run_estimate(config: JobConfig, options: EstimateOptions | None = None, spar
 
 
 def _estimate(config: JobConfig, options: EstimateOptions, spark: SparkSession | None) -> dict[str, Any]:
-    spec, info = resolve(config.embedding, lambda: spark or get_session(config.spark))
+    spec, info = resolve(config.embedding, lambda: get_session(config.spark, spark))
     started = time.monotonic()
-    session = spark or get_session(config.spark)
+    session = get_session(config.spark, spark)
     session_s = time.monotonic() - started
     work = find_workload(session, config, spec.fingerprint(), options.sample_texts)
     runtime = config.runtime

@@ -14,6 +14,7 @@ from pyspark.sql import SparkSession
 
 from metaeol_udf.config import SparkConfig
 from metaeol_udf.errors import EnvironmentFault
+from metaeol_udf.spark.connect import require_jvm, require_no_remote
 from metaeol_udf.spark.startup import check_java, quiet_start, resolved_delta_jars
 
 DELTA_SETTINGS = {
@@ -22,22 +23,27 @@ DELTA_SETTINGS = {
 }
 
 
-def get_session(config: SparkConfig) -> SparkSession:
-    """The active session, or a new one with Delta configured.
+def get_session(config: SparkConfig, given: SparkSession | None = None) -> SparkSession:
+    """The session that a caller gave, else the active one, or a new one with Delta configured.
 
     Settings in `config.conf` win over every default of ours. A session that runs already is taken as it is: only settings
     that a session may change at run time are applied to it, the others cannot be.
 
     Raises:
-        EnvironmentFault: Java is missing or too old, Spark does not start, or the session has no Delta.
+        EnvironmentFault: Java is missing or too old, Spark does not start, or the session has no Delta or is one of Spark Connect.
     """
+    if given is not None:
+        require_jvm(given)
+        return given
     active = SparkSession.getActiveSession()
     if active is not None:
+        require_jvm(active)
         _require_delta(active)
         for key, value in config.conf.items():
             if active.conf.isModifiable(key):
                 active.conf.set(key, value)
         return active
+    require_no_remote(config.conf)
     submitted = "PYSPARK_GATEWAY_PORT" in os.environ  # spark-submit has started the JVM already
     if not submitted:
         check_java()

@@ -2,72 +2,221 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from pyspark import keyword_only
 from pyspark.ml import Transformer
+from pyspark.ml.functions import array_to_vector
+from pyspark.ml.linalg import VectorUDT
 from pyspark.ml.param import Param, Params, TypeConverters
 from pyspark.ml.param.shared import HasInputCol, HasOutputCol
-from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
+from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWriter, MLWritable
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructField, StructType
 
-from metaeol_udf.errors import ConfigError, InputError
-from metaeol_udf.spark.udf import VECTOR_TYPE, with_embeddings
+from metaeol_udf.errors import ConfigError, EnvironmentFault, ModelFilesError, did_you_mean
+from metaeol_udf.spark.connect import connect_session
+from metaeol_udf.spark.udf import VECTOR_TYPE, check_schema, quoted, resolve_anywhere, with_embeddings
 from metaeol_udf.spec import SETTINGS, EmbeddingSpec
 
+OUTPUT_TYPES = ("array", "vector")
+_OWN = ("inputCol", "outputCol", "outputType", "device")
+_DEFAULTS = {f.name: f.default for f in dataclasses.fields(EmbeddingSpec) if f.name in SETTINGS and f.name != "model"}
 
-class MetaEOLEmbedder(Transformer, HasInputCol, HasOutputCol, DefaultParamsReadable["MetaEOLEmbedder"], DefaultParamsWritable):
-    """Embeds a text column; adds `outputCol`, ``array<float>``, and `<outputCol>_error`, NULL where all is well.
 
-    ``MetaEOLEmbedder(inputCol="text", outputCol="embedding", model="models/smollm2-135m-instruct", layer=-1)``. The
-    settings of `EmbeddingSpec` are the parameter `spec`, a mapping, so that a saved stage reads back what was written.
+def _checked_setting(name: str, value: Any) -> Any:
+    """The converter of a setting's parameter: refuses what no spec takes, and keeps lists, which JSON knows."""
+    EmbeddingSpec.from_mapping({"model": "any", name: value}, where="MetaEOLEmbedder")
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _checked_output_type(value: Any) -> str:
+    if value not in OUTPUT_TYPES:
+        raise ConfigError(f"MetaEOLEmbedder.outputType must be one of {', '.join(OUTPUT_TYPES)}, found {value!r}")
+    return str(value)
+
+
+def _setting(name: str, doc: str) -> Param[Any]:
+    return Param(Params._dummy(), name, doc, typeConverter=partial(_checked_setting, name))
+
+
+class MetaEOLEmbedder(Transformer, HasInputCol, HasOutputCol, DefaultParamsReadable["MetaEOLEmbedder"], MLWritable):
+    """Embeds a text column; adds `outputCol` and `<outputCol>_error`, a string that is NULL where all is well.
+
+    ``MetaEOLEmbedder(inputCol="text", outputCol="features", outputType="vector", model="models/smollm2-135m-instruct", layer=-1)``.
+    Every setting of `EmbeddingSpec` is a parameter under the name that it has in YAML. `outputType` is `array` (``array<float>``)
+    or `vector`, Spark ML's dense vectors of doubles, which its estimators take; either is NULL where a text has no embedding.
+
+    A saved stage holds what its names stood for: the content of the template set and of the post-processing, and the digest of
+    the model's files. Loaded anywhere, it needs the same model files, at the same place or at that of `setModel`, and no other file.
     """
 
-    spec: Param[dict[str, Any]] = Param(Params._dummy(), "spec", "settings of the embedding", typeConverter=TypeConverters.identity)
+    model = _setting("model", "folder of a checkpoint, or a hub id")
+    revision = _setting("revision", "commit of a hub id")
+    templates = _setting("templates", "name of a built-in template set, or path of a YAML file")
+    layer = _setting("layer", "index into the hidden states, or a fraction of the depth, or a list of these")
+    dtype = _setting("dtype", "auto, float32, bfloat16 or float16")
+    quantization = _setting("quantization", "int8 or int4: bits of the weights of linear layers")
+    postprocess = _setting("postprocess", "path of a safetensors file with fitted post-processing")
+    normalize = _setting("normalize", "scale every vector to length 1")
+    truncate_dim = _setting("truncate_dim", "leading dimensions to keep")
+    values = _setting("values", "float32, int8 or binary")
+    per_template = _setting("per_template", "keep the templates' vectors side by side")
+    max_tokens = _setting("max_tokens", "tokens kept of a text")
     device: Param[str] = Param(Params._dummy(), "device", "auto, cpu, cuda or cuda:N", typeConverter=TypeConverters.toString)
+    outputType: Param[str] = Param(Params._dummy(), "outputType", "array or vector", typeConverter=_checked_output_type)
+    pinned: Param[dict[str, Any]] = Param(
+        Params._dummy(), "pinned", "what the settings' names stood for when the stage was saved", typeConverter=TypeConverters.identity
+    )
 
     @keyword_only
-    def __init__(self, *, inputCol: str = "text", outputCol: str = "embedding", device: str = "auto", **settings: Any) -> None:
+    def __init__(
+        self,
+        *,
+        inputCol: str = "text",
+        outputCol: str = "embedding",
+        outputType: str = "array",
+        device: str = "auto",
+        **settings: Any,
+    ) -> None:
         super().__init__()
-        del settings
-        given: dict[str, Any] = dict(self._input_kwargs)  # type: ignore[attr-defined]  # set by keyword_only
-        own = {name: given.pop(name) for name in ("inputCol", "outputCol", "device") if name in given}
-        self._setDefault(inputCol="text", outputCol="embedding", device="auto")
-        self._set(**own)
-        if given:
-            self._set(spec=_checked(given))
+        self._setDefault(inputCol="text", outputCol="embedding", outputType="array", device="auto", **_DEFAULTS)
+        self.setParams(**self._input_kwargs)  # type: ignore[attr-defined]  # set by keyword_only
 
-    def embedding_spec(self) -> EmbeddingSpec:
-        """The spec that the parameters give.
+    @classmethod
+    def from_spec(cls, spec: EmbeddingSpec, **parameters: Any) -> MetaEOLEmbedder:
+        """The stage for a spec, such as `EmbeddingSpec.load` reads from a job's YAML.
+
+        Args:
+            spec: What an embedding is. The content that a resolved spec carries is kept.
+            parameters: `inputCol`, `outputCol`, `outputType` and `device`.
+        """
+        settings = {name: getattr(spec, name) for name in SETTINGS if getattr(spec, name) != _DEFAULTS.get(name)}
+        stage = cls(**parameters, **settings)
+        if spec.is_resolved:
+            stage._set(pinned=_pinned(spec))
+        return stage
+
+    def setParams(self, **parameters: Any) -> MetaEOLEmbedder:
+        """Set any parameters by name.
 
         Raises:
-            ConfigError: `model` was not set, or a value is out of range.
+            ConfigError: One is unknown or out of range.
         """
-        return EmbeddingSpec.from_mapping(self.getOrDefault(self.spec) if self.isDefined(self.spec) else {}, where="MetaEOLEmbedder")
+        known = (*_OWN, *SETTINGS)
+        for name in parameters:
+            if name not in known:
+                raise ConfigError(f"MetaEOLEmbedder has no parameter {name!r}; {did_you_mean(name, known)}")
+        return self._set(**parameters)
+
+    def setInputCol(self, value: str) -> MetaEOLEmbedder:
+        """Name the column of texts."""
+        return self._set(inputCol=value)
+
+    def setOutputCol(self, value: str) -> MetaEOLEmbedder:
+        """Name the new column."""
+        return self._set(outputCol=value)
+
+    def setOutputType(self, value: str) -> MetaEOLEmbedder:
+        """Say `array` or `vector`."""
+        return self._set(outputType=value)
+
+    def setDevice(self, value: str) -> MetaEOLEmbedder:
+        """Say `auto`, `cpu`, `cuda` or `cuda:N`."""
+        return self._set(device=value)
+
+    def setModel(self, value: str) -> MetaEOLEmbedder:
+        """Name the model's place; for a stage that was loaded, one that holds the same files."""
+        return self._set(model=value)
+
+    def embedding_spec(self) -> EmbeddingSpec:
+        """The spec that the parameters give, as they are written: no file is read.
+
+        Raises:
+            ConfigError: `model` was not set, or settings do not go together.
+        """
+        given = {name: self.getOrDefault(name) for name in SETTINGS if self.isDefined(name)}
+        return EmbeddingSpec.from_mapping(given, where="MetaEOLEmbedder")
+
+    def resolved_spec(self) -> EmbeddingSpec:
+        """The spec with the content of all that it names: as it was saved, else as it is today.
+
+        Raises:
+            ConfigError: It names something that does not exist.
+            ModelFilesError: The model's files are not whole, or not those that the stage was saved with.
+        """
+        saved = self.getOrDefault(self.pinned) if self.isDefined(self.pinned) else {}
+        spec = resolve_anywhere(_with_content(self.embedding_spec(), saved))
+        if saved and spec.model_hash != saved["model_hash"]:
+            raise ModelFilesError(
+                f"MetaEOLEmbedder.model {spec.model!r} holds other files than the model that this stage was saved with: put those there, "
+                "or make a new stage for the other model"
+            )
+        return spec
 
     def transformSchema(self, schema: StructType) -> StructType:
         """The schema after this stage.
 
         Raises:
-            InputError: The input column is missing or holds no strings.
+            InputError: The input column is missing or holds no strings, or an output column exists already.
         """
-        name = self.getInputCol()
-        if name not in schema.names:
-            raise InputError(f"column {name!r} is not in the DataFrame (columns: {', '.join(schema.names)})")
-        if not isinstance(schema[name].dataType, StringType):
-            raise InputError(f"column {name!r} must be a string, found {schema[name].dataType.simpleString()}")
         output = self.getOutputCol()
-        return StructType([*schema.fields, StructField(output, VECTOR_TYPE), StructField(f"{output}_error", StringType())])
+        check_schema(schema, self.getInputCol(), output)
+        kind = VectorUDT() if self.getOrDefault(self.outputType) == "vector" else VECTOR_TYPE
+        return StructType([*schema.fields, StructField(output, kind), StructField(f"{output}_error", StringType())])
+
+    def write(self) -> DefaultParamsWriter:
+        """What saves the stage; see the class for what is saved."""
+        return _PinningWriter(self)
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
-        spec = self.embedding_spec()
-        return with_embeddings(dataset, spec, self.getInputCol(), self.getOutputCol(), device=self.getOrDefault(self.device))
+        text, output = self.getInputCol(), self.getOutputCol()
+        check_schema(dataset.schema, text, output)  # before the model's files are read
+        embedded = with_embeddings(dataset, self.resolved_spec(), text, output, device=self.getOrDefault(self.device))
+        if self.getOrDefault(self.outputType) == "array":
+            return embedded
+        array = F.col(quoted(output))
+        return embedded.withColumn(output, F.when(array.isNotNull(), array_to_vector(array)))
 
 
-def _checked(settings: dict[str, Any]) -> dict[str, Any]:
-    unknown = sorted(set(settings) - set(SETTINGS))
-    if unknown:
-        raise ConfigError(f"MetaEOLEmbedder has no setting {unknown[0]!r} (settings: inputCol, outputCol, device, {', '.join(SETTINGS)})")
-    EmbeddingSpec.from_mapping(settings, where="MetaEOLEmbedder")
-    return settings
+class _PinningWriter(DefaultParamsWriter):
+    """Saves a stage with what its names stand for, so that it gives the same vectors where they stand for something else."""
+
+    def __init__(self, stage: MetaEOLEmbedder) -> None:
+        super().__init__(stage)
+        self._stage = stage
+
+    def saveImpl(self, path: str) -> None:
+        values = {param.name: value for param, value in self._stage._paramMap.items()}
+        values["pinned"] = _pinned(self._stage.resolved_spec())
+        DefaultParamsWriter.saveMetadata(self._stage, path, self.sparkSession, paramMap=values)
+
+    def _handleOverwrite(self, path: str) -> None:
+        if connect_session() is not None:
+            raise EnvironmentFault(
+                f"a stage by itself cannot overwrite {path!r} over Spark Connect: save a Pipeline with it, or to a new folder"
+            )
+        super()._handleOverwrite(path)
+
+
+def _pinned(spec: EmbeddingSpec) -> dict[str, Any]:
+    """A resolved spec's content, each with the name that it belongs to."""
+    return {
+        "model_hash": spec.model_hash,
+        "templates": [spec.templates, spec.templates_json],
+        "postprocess": [spec.postprocess, spec.postprocess_content],
+    }
+
+
+def _with_content(spec: EmbeddingSpec, saved: Mapping[str, Any]) -> EmbeddingSpec:
+    """Give a spec the content that was saved for it, where it still names the same thing."""
+    content: dict[str, Any] = {}
+    for name, field in (("templates", "templates_json"), ("postprocess", "postprocess_content")):
+        named, held = saved.get(name, (None, None))
+        if held is not None and named == getattr(spec, name):
+            content[field] = held
+    return dataclasses.replace(spec, **content)

@@ -15,6 +15,7 @@ from pyspark.sql.types import ArrayType, BooleanType, FloatType, LongType, Strin
 
 from metaeol_udf.encoder.manifest import deciding_files
 from metaeol_udf.errors import ConfigError, InputError
+from metaeol_udf.spark.connect import connect_session, is_here, resolve_on_worker
 from metaeol_udf.spark.staging import driver_folder, resolve
 from metaeol_udf.spark.worker import EncoderRequest, go_offline
 from metaeol_udf.spec import EmbeddingSpec
@@ -90,7 +91,7 @@ def with_embeddings(
     device: str = "auto",
     max_batch_tokens: int | str = "auto",
 ) -> DataFrame:
-    """Add an embedding and its error to every row; starts no Spark work by itself.
+    """Add an embedding and its error to every row; starts no Spark work by itself, but to find a model that a Connect client lacks.
 
     Args:
         df: Any DataFrame.
@@ -104,7 +105,7 @@ def with_embeddings(
         InputError: There is no such column, it holds no strings, or an output column exists already.
         ConfigError: The spec names a model, layer or template set that does not exist.
     """
-    _check_columns(df, text, output)
+    check_schema(df.schema, text, output)
     request = make_request(spec, device, max_batch_tokens)
     # One column of structs, so that the plan holds one model: two columns would be two UDFs.
     result = f"{output}_result"
@@ -122,9 +123,26 @@ def make_request(
         ConfigError: The spec names something that does not exist.
         ModelFilesError: The model's files are not whole.
     """
-    pinned = pin(spec)
-    files = deciding_files(driver_folder(pinned.model, pinned.revision))
+    session = connect_session()
+    if session is not None and not is_here(spec):
+        pinned, files = resolve_on_worker(session, spec)
+    else:
+        pinned = pin(spec)
+        files = deciding_files(driver_folder(pinned.model, pinned.revision))
     return EncoderRequest(pinned, device, max_batch_tokens, origin, files, model_cache)
+
+
+def resolve_anywhere(spec: EmbeddingSpec) -> EmbeddingSpec:
+    """Resolve a spec where its model is: on the driver, or on a worker where a Connect client has no copy.
+
+    Raises:
+        ConfigError: The spec names something that does not exist.
+        ModelFilesError: The model's files are not whole.
+    """
+    session = connect_session()
+    if session is not None and not is_here(spec):
+        return resolve_on_worker(session, spec)[0]
+    return resolve(spec, _active_session)[0]
 
 
 def pin(spec: EmbeddingSpec) -> EmbeddingSpec:
@@ -168,11 +186,16 @@ def _on_valid_text(udf: Any) -> Callable[..., Column]:
     return embed
 
 
-def _check_columns(df: DataFrame, text: str, output: str) -> None:
-    known = {field.name.casefold(): field for field in df.schema.fields}
+def check_schema(schema: StructType, text: str, output: str) -> None:
+    """See that a DataFrame's column of texts is there and the new columns' names are free; upper and lower case are one.
+
+    Raises:
+        InputError: They are not.
+    """
+    known = {field.name.casefold(): field for field in schema.fields}
     field = known.get(text.casefold())
     if field is None:
-        raise InputError(f"column {text!r} is not in the DataFrame (columns: {', '.join(df.columns)})")
+        raise InputError(f"column {text!r} is not in the DataFrame (columns: {', '.join(schema.names)})")
     if not isinstance(field.dataType, StringType):
         raise InputError(f"column {text!r} must be a string, found {field.dataType.simpleString()}")
     for name in (output, f"{output}_error", f"{output}_result"):
