@@ -28,7 +28,6 @@ app = typer.Typer(
     name="metaeol",
     help="Embed text columns of Delta tables with a local LLM and MetaEOL prompts.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 model_app = typer.Typer(help="Make model folders that jobs can load.", no_args_is_help=True)
@@ -41,6 +40,7 @@ Overrides = Annotated[
     typer.Argument(metavar="[KEY=VALUE]...", help="Settings that win over the file, such as runtime.device=cpu.", show_default=False),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and do and write nothing.")]
 
 _DEBUG = "METAEOL_DEBUG"  # how --debug reaches the handler around all commands
 
@@ -104,27 +104,36 @@ def options(
 
 
 @app.command()
-def embed(conf: Conf, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def embed(conf: Conf, overrides: Overrides = None, dry_run: DryRun = False, as_json: AsJson = False) -> None:
     """Embed the rows that changed and write their vectors into the Delta table, once."""
     config = load_config(conf, overrides or ())
+    if dry_run:
+        _show_plan(config, "embed", as_json)
+        return
     from metaeol_udf.delta.job import run_embed
 
     _run_job(run_embed, config, as_json)
 
 
 @app.command()
-def stream(conf: Conf, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def stream(conf: Conf, overrides: Overrides = None, dry_run: DryRun = False, as_json: AsJson = False) -> None:
     """Embed what the source's new commits bring: all there is and then end, or every so often (stream.trigger)."""
     config = load_config(conf, overrides or ())
+    if dry_run:
+        _show_plan(config, "stream", as_json)
+        return
     from metaeol_udf.delta.stream import run_stream
 
     _run_job(run_stream, config, as_json)
 
 
 @app.command()
-def retry(conf: Conf, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def retry(conf: Conf, overrides: Overrides = None, dry_run: DryRun = False, as_json: AsJson = False) -> None:
     """Try the rows again that failed, but for NULL and blank texts; those that succeed leave the quarantine."""
     config = load_config(conf, overrides or ())
+    if dry_run:
+        _show_plan(config, "retry", as_json)
+        return
     from metaeol_udf.delta.retry import run_retry
 
     _run_job(run_retry, config, as_json)
@@ -389,6 +398,18 @@ def _run_job(job: Callable[[JobConfig], dict[str, Any]], config: JobConfig, as_j
     from metaeol_udf.terminal import show_report
 
     show_report(Console(), f"{config.target_table}: column {config.column}", report)
+
+
+def _show_plan(config: JobConfig, command: str, as_json: bool) -> None:
+    """Print what a job would do."""
+    from metaeol_udf.estimate.dry_run import plan_run
+    from metaeol_udf.terminal import show_plan
+
+    plan = plan_run(config, command)
+    if as_json:
+        typer.echo(json.dumps(plan, indent=1))
+    else:
+        show_plan(Console(), f"{config.target_table}: column {config.column}", plan)
 
 
 def start_logging(verbose: bool = False) -> None:

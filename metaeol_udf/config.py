@@ -46,6 +46,7 @@ class RuntimeConfig:
     task_gpus: int | None = None  # GPUs of a task in the embedding stages alone; null leaves that to the session
     model_cache: str | None = None  # folder on every machine for a copy of the model; null copies from slow mounts only
     report: str | None = None  # path of the JSON run report
+    report_page: str | None = None  # path of the same as an HTML page, with a map of the vectors
     mlflow: bool | str | None = None  # true: a run in MLflow's current experiment; a string: in that experiment
     prometheus: str | None = None  # path of a textfile for node_exporter
 
@@ -61,6 +62,8 @@ class RuntimeConfig:
         _check("runtime.task_gpus", self.task_gpus is None or _is_count(self.task_gpus), self.task_gpus, "null or a positive integer")
         experiment = self.mlflow is None or isinstance(self.mlflow, bool) or (isinstance(self.mlflow, str) and bool(self.mlflow))
         _check("runtime.mlflow", experiment, self.mlflow, "true, false or the name of an experiment")
+        page = self.report_page is None or self.report_page.endswith((".html", ".htm"))
+        _check("runtime.report_page", page, self.report_page, "a path that ends in .html")
         textfile = self.prometheus is None or self.prometheus.endswith(".prom")  # node_exporter reads no other
         _check("runtime.prometheus", textfile, self.prometheus, "a path that ends in .prom")
 

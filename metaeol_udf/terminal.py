@@ -47,6 +47,25 @@ ESTIMATE = (
     ("seconds", "seconds to start"),
 )
 
+#: The same for a dry run.
+PLAN = (
+    ("source_version", "version of the source"),
+    ("rows_selected", "rows selected"),
+    ("rows_skipped", "rows up to date"),
+    ("rows_pending", "rows to embed"),
+    ("unique_texts", "unique texts"),
+    ("texts_without_content", "NULL and blank texts"),
+    ("trimmed_share", "share trimmed"),
+    ("tokens_to_compute", "tokens to compute"),
+    ("tokens_saved", "tokens saved"),
+    ("waves", "waves"),
+    ("creates_target", "creates the target"),
+    ("adds_columns", "adds columns"),
+    ("migration", "migration"),
+    ("stream", "stream"),
+    ("fingerprint", "fingerprint"),
+)
+
 #: The same for a template set.
 TEMPLATE_SET = (
     ("n_templates", "templates"),
@@ -62,14 +81,13 @@ TEMPLATE_SET = (
     ("is_cut", "prompts are cut"),
 )
 
+_MAYBE = ("quality", "migration")  # left out where they are None
 _WORDS_WIDTH = 24  # characters of a template's column of words, lines and padding included
 
 
 def show_report(console: Console, title: str, report: Mapping[str, Any], summary: Sequence[tuple[str, str]] = SUMMARY) -> None:
     """Print a report's figures, one a line; keys that the report lacks are left out, and the gate's where it did not judge."""
-    lines = [
-        (words, format_value(report[key])) for key, words in summary if key in report and not (key == "quality" and report[key] is None)
-    ]
+    lines = [(words, format_value(report[key])) for key, words in summary if key in report and not (key in _MAYBE and report[key] is None)]
     if not console.is_terminal:
         width = max(len(words) for words, _ in lines)
         console.print(
@@ -180,6 +198,13 @@ def show_estimate(console: Console, title: str, report: Mapping[str, Any]) -> No
         cost = "" if line["cost"] is None else f", cost {format_value(line['cost'])}"
         words = f"  {line['executors']:>6,} executors  {line['hours']:>10,.3f} hours{cost}"
         console.print(words, markup=False, highlight=False, soft_wrap=True)
+
+
+def show_plan(console: Console, title: str, plan: Mapping[str, Any]) -> None:
+    """Print what a job would do, and how its tokens are known."""
+    show_report(console, title, {**plan, "adds_columns": plan["adds_columns"] or "none"}, PLAN)
+    how = "of all texts" if plan["tokens_counted"] else f"projected from {plan['sample_texts']:,} texts"
+    console.print(f"tokens are {how}; nothing was written", markup=False, highlight=False, soft_wrap=True)
 
 
 def shorten(text: str | None, n_characters: int) -> str:
