@@ -19,9 +19,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-import metaeol_udf
+from metaeol_udf.completion import complete_conf, complete_override
 from metaeol_udf.config import JobConfig, load_config, load_encoder_config
-from metaeol_udf.errors import ConfigError, MetaEOLError
+from metaeol_udf.errors import ConfigError, MetaEOLError, nearest_word
 from metaeol_udf.template_commands import templates_app
 
 app = typer.Typer(
@@ -34,10 +34,15 @@ model_app = typer.Typer(help="Make model folders that jobs can load.", no_args_i
 app.add_typer(model_app, name="model")
 app.add_typer(templates_app, name="templates")
 
-Conf = Annotated[Path, typer.Argument(metavar="CONF", help="The job's YAML file.", show_default=False)]
+Conf = Annotated[Path, typer.Argument(metavar="CONF", help="The job's YAML file.", show_default=False, autocompletion=complete_conf)]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Settings that win over the file, such as runtime.device=cpu.", show_default=False),
+    typer.Argument(
+        metavar="[KEY=VALUE]...",
+        help="Settings that win over the file, such as runtime.device=cpu.",
+        show_default=False,
+        autocompletion=complete_override,
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and do and write nothing.")]
@@ -90,13 +95,15 @@ def run_guarded(command: Callable[[], object]) -> int:
 
 @app.callback(invoke_without_command=True)
 def options(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the versions that matter and leave.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done to standard error.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Print the stack trace of an error.")] = False,
 ) -> None:
     """Options of all commands."""
     if version:
-        typer.echo(f"metaeol-udf {metaeol_udf.__version__}")
+        from metaeol_udf.versions import versions
+
+        typer.echo("\n".join(f"{name} {found}" for name, found in versions().items()))
         raise typer.Exit
     start_logging(verbose)
     if debug:
@@ -340,6 +347,10 @@ def fit(
     as_json: AsJson = False,
 ) -> None:
     """Fit post-processing on the texts of the source table, which need no labels, in one pass of Spark."""
+    from metaeol_udf.encoder.moments import METHODS
+
+    if method not in METHODS:  # before the texts are embedded in vain
+        raise ConfigError(f"--method must be one of {', '.join(METHODS)}, found {method!r}{nearest_word(method, METHODS)}")
     if data:
         from metaeol_udf.evaluation.fitting import run_fit_data
 
@@ -354,6 +365,43 @@ def fit(
         typer.echo(json.dumps(report, indent=1))
         return
     typer.echo(f"{report['file']}: {method}, {report['hidden_size']} dimensions to {report['dim']}; set {report['setting']}")
+
+
+@app.command()
+def report(
+    file: Annotated[Path, typer.Argument(metavar="REPORT.json", help="A run report (runtime.report).", show_default=False)],
+    out: Annotated[Path, typer.Option(metavar="PAGE.html", help="The page to write.", show_default=False)],
+    title: Annotated[str, typer.Option(help="What stands at the head of the page.")] = "",
+) -> None:
+    """Lay a JSON run report out as an HTML page: without the map, which runtime.report_page draws when the job ends."""
+    from metaeol_udf.report_page import read_report, render_page, write_page
+
+    found = read_report(file)
+    write_page(render_page(found, title or str(file), why_no_map="The map is drawn when a job ends, with runtime.report_page."), out)
+    typer.echo(str(out))
+
+
+@app.command()
+def init(
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="The Delta table: a path with a / in it, or a name.", show_default=False)],
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option(metavar="CONF", help="The YAML file to write.")] = Path("metaeol.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there already.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a commented configuration for a table: key and text column are guessed from its schema and some of its rows."""
+    if out.exists() and not force:
+        raise ConfigError(f"{out} is there already; --force replaces it")
+    from metaeol_udf.starter import draft_config, write_config
+
+    draft = draft_config(table, overrides or ())
+    write_config(draft, out)
+    if as_json:
+        typer.echo(json.dumps({"file": str(out), **draft.facts()}, indent=1))
+        return
+    from metaeol_udf.terminal import show_draft
+
+    show_draft(Console(), str(out), draft.facts())
 
 
 @model_app.command()

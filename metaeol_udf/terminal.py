@@ -47,6 +47,18 @@ ESTIMATE = (
     ("seconds", "seconds to start"),
 )
 
+#: The same for a drafted configuration.
+DRAFT = (
+    ("rows", "rows"),
+    ("rows_looked_at", "rows looked at"),
+    ("key", "key"),
+    ("other_keys", "other unique columns"),
+    ("text", "text"),
+    ("mean_characters", "characters of a text, mean"),
+    ("longest_characters", "characters, longest"),
+    ("other_texts", "other strings, mean length"),
+)
+
 #: The same for a dry run.
 PLAN = (
     ("source_version", "version of the source"),
@@ -205,6 +217,12 @@ def show_plan(console: Console, title: str, plan: Mapping[str, Any]) -> None:
     show_report(console, title, {**plan, "adds_columns": plan["adds_columns"] or "none"}, PLAN)
     how = "of all texts" if plan["tokens_counted"] else f"projected from {plan['sample_texts']:,} texts"
     console.print(f"tokens are {how}; nothing was written", markup=False, highlight=False, soft_wrap=True)
+
+
+def show_draft(console: Console, file: str, facts: Mapping[str, Any]) -> None:
+    """Print what a drafted configuration takes the table's columns for, and what to do next."""
+    show_report(console, f"{file}: a configuration for {facts['table']}", facts, DRAFT)
+    console.print(f"look at it, then: metaeol doctor {file}", markup=False, highlight=False, soft_wrap=True)
 
 
 def shorten(text: str | None, n_characters: int) -> str:

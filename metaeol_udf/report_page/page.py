@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import os
 from collections.abc import Mapping
 from importlib import resources
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import metaeol_udf
-from metaeol_udf.errors import EnvironmentFault
+from metaeol_udf.errors import EnvironmentFault, InputError
 from metaeol_udf.report_page import view
 from metaeol_udf.report_page.vector_map import MIN_ROWS, VectorMap, VectorSample, map_vectors
 
@@ -68,6 +69,22 @@ def render_page(
         versions=view.flattened(report.get("delta_versions") or {}),
         package_version=metaeol_udf.__version__,
     )
+
+
+def read_report(path: str | Path) -> dict[str, Any]:
+    """Read a JSON run report.
+
+    Raises:
+        InputError: The file cannot be read, or is no run report.
+    """
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read the run report {path}: {error}") from None
+    missing = [name for name in ("run_id", "fingerprint", "status") if not isinstance(found, dict) or not isinstance(found.get(name), str)]
+    if missing:
+        raise InputError(f"{path} is no run report: it has no {missing[0]}")
+    return dict(found)
 
 
 def write_page(content: str, path: str | Path) -> None:
