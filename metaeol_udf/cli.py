@@ -347,7 +347,7 @@ def fit(
     as_json: AsJson = False,
 ) -> None:
     """Fit post-processing on the texts of the source table, which need no labels, in one pass of Spark."""
-    from metaeol_udf.encoder.moments import METHODS
+    from metaeol_udf.encoder.postprocess import METHODS
 
     if method not in METHODS:  # before the texts are embedded in vain
         raise ConfigError(f"--method must be one of {', '.join(METHODS)}, found {method!r}{nearest_word(method, METHODS)}")

@@ -121,7 +121,7 @@ def _free_column(rows: DataFrame, ref: TableRef) -> str:
 
 def _file_text(given: Mapping[str, Any], guess: Guess, column: str, n_rows: int, n_bytes: int) -> str:
     """The YAML, section by section; a comment holds names and numbers, never a value of the table."""
-    found = {
+    found: dict[str, dict[str, Any]] = {
         "source": {"key": list(guess.key), "text": guess.text, "where": None},
         "target": {"table": None},
         "embedding": {"column": column, "model": _MODEL, "templates": "metaeol", "layer": -1, "dtype": "auto", "max_tokens": 512},
