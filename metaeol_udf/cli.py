@@ -13,6 +13,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -281,7 +282,10 @@ def evaluate(
 
         show_comparison(Console(), reports)
         return
-    report = run_evaluate(config, with_spark=spark, plot=plot)
+    from metaeol_udf.terminal import waiting
+
+    with waiting("embedding in Spark and scoring") if spark else nullcontext():
+        report = run_evaluate(config, with_spark=spark, plot=plot)
     if as_json:
         typer.echo(json.dumps(report, indent=1))
         return
@@ -359,8 +363,10 @@ def fit(
     else:
         config = load_config(conf, overrides or ())
         from metaeol_udf.delta.fit import run_fit
+        from metaeol_udf.terminal import waiting
 
-        report = run_fit(config, out, method, n_components=components, shrinkage=shrinkage, n_texts=texts)
+        with waiting("embedding texts and fitting"):
+            report = run_fit(config, out, method, n_components=components, shrinkage=shrinkage, n_texts=texts)
     if as_json:
         typer.echo(json.dumps(report, indent=1))
         return
@@ -418,12 +424,16 @@ def prepare(
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the source.")] = False,
     allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Read weights that are not safetensors.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a model folder that is there already.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Turn a model into a folder of safetensors with a manifest of SHA-256 hashes, which are checked whenever it is loaded."""
     from metaeol_udf.encoder.prepare import PrepareOptions, prepare_model
 
     asked = PrepareOptions(dtype=dtype, revision=revision, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, force=force)
     made = prepare_model(source, destination, asked)
+    if as_json:
+        typer.echo(json.dumps({"folder": str(destination), "source": source, "dtype": dtype, "made": made}, indent=1))
+        return
     typer.echo(f"{destination}: made from {source}, {dtype}" if made else f"{destination}: already there and verified")
 
 

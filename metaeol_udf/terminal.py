@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import os
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -95,6 +99,20 @@ TEMPLATE_SET = (
 
 _MAYBE = ("quality", "migration")  # left out where they are None
 _WORDS_WIDTH = 24  # characters of a template's column of words, lines and padding included
+
+
+@contextmanager
+def waiting(words: str) -> Iterator[None]:
+    """Show, on a terminal, that work goes on in Spark, and for how long; in a pipe or a log nothing."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    # A copy of the terminal, because standard error itself is lent to the JVM while it starts.
+    with os.fdopen(os.dup(2), "w") as file:
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        with Progress(*columns, console=Console(file=file), transient=True) as bar:
+            bar.add_task(words, total=None)
+            yield
 
 
 def show_report(console: Console, title: str, report: Mapping[str, Any], summary: Sequence[tuple[str, str]] = SUMMARY) -> None:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import io
+import json
 import os
+import pty
 import re
 import subprocess
 import sys
@@ -290,3 +292,28 @@ def test_an_interrupt_exits_130_in_silence(capfd: pytest.CaptureFixture[str]) ->
 
     assert cli.run_guarded(command) == 130
     assert capfd.readouterr().err == ""
+
+
+def test_a_drafted_template_set_is_told_to_machines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "mine.yaml"
+    assert cli.run(["templates", "new", "mine", "--meta-task", "urgency", "--out", str(out), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["file"], found["score"], found["n_templates"]) == (str(out), None, 2)  # a meta-task is asked in two ways
+
+
+def test_waiting_is_silent_where_there_is_no_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    with terminal.waiting("working"):
+        pass
+    assert capfd.readouterr() == ("", "")
+
+
+def test_waiting_is_shown_on_a_terminal() -> None:
+    """In a process of its own, whose standard error is a terminal."""
+    script = "import time\nfrom metaeol_udf.terminal import waiting\nwith waiting('working hard'):\n    time.sleep(0.5)"
+    reader, writer = pty.openpty()
+    done = subprocess.run([sys.executable, "-c", script], stderr=writer, cwd=ROOT, timeout=60, check=True)
+    os.close(writer)
+    assert done.returncode == 0
+    shown = os.read(reader, 10_000)
+    os.close(reader)
+    assert b"working hard" in shown

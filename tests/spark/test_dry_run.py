@@ -111,7 +111,7 @@ def test_the_command_prints_the_plan_and_leaves_its_folder_as_it_was(bench: Benc
     before = contents(bench.folder)
     command = [sys.executable, "-m", "metaeol_udf.cli", "embed", "job.yaml", "--dry-run"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=bench.folder, env=env, capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(command, cwd=bench.folder, env=env, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert contents(bench.folder) == before
     assert "rows to embed" in done.stdout
