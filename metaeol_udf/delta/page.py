@@ -49,7 +49,7 @@ def publish_page(report: Report, job: Job, *, with_map: bool) -> None:
         return
     try:
         sample, why_not = _try_sample(job) if with_map else (None, "No map: the run did not come to its end.")
-        write_page(render_page(report.as_dict(), f"{job.target}: {job.columns.vector}", _settings(job), sample, why_not), path)
+        write_page(render_page(report.as_dict(), f"{job.config.target_table}: {job.columns.vector}", _settings(job), sample, why_not), path)
     except Exception as error:  # noqa: BLE001 - the vectors are published
         reason = str(error) if isinstance(error, EnvironmentFault) else type(error).__name__  # other messages may quote a row
         logger.warning("runtime.report_page: the page could not be written (%s)", reason)
@@ -100,11 +100,11 @@ def _digest(value: Any) -> str:
 def _settings(job: Job) -> Mapping[str, Any]:
     """What says how the run was done. Neither `spark.conf`, whose values may be secrets, nor paths of other outputs."""
     config, runtime = job.config, job.config.runtime
-    source = {"table": str(job.source), "key": list(config.source.key), "text": config.source.text, "where": config.source.where}
+    source = {"table": config.source.table, "key": list(config.source.key), "text": config.source.text, "where": config.source.where}
     shown = ("device", "max_batch_tokens", "wave_rows", "max_failed_fraction", "task_gpus")
     return {
         "source": source,
-        "target": {"table": str(job.target)},
+        "target": {"table": config.target_table},
         "embedding": {"column": job.columns.vector} | {name: getattr(job.spec, name) for name in SETTINGS},
         "runtime": {name: getattr(runtime, name) for name in shown},
         "quality": {"gate": config.quality.gate},
