@@ -13,6 +13,7 @@ from pyspark.sql import Row
 from pyspark.sql import functions as F
 
 from metaeol_udf.delta.columns import find_field
+from metaeol_udf.delta.fingerprint import of_spec
 from metaeol_udf.delta.lineage import vector_length
 from metaeol_udf.delta.report import Report
 from metaeol_udf.delta.tables import read
@@ -75,7 +76,7 @@ def draw_sample(job: Job) -> VectorSample:
     vector = quoted(job.columns.vector)
     rows = table.where((F.size(vector) == dim) & F.col(vector).isNotNull())  # no vectors of other specs, as after an early stop
     if find_field(table.schema, job.columns.fingerprint) is not None:
-        rows = rows.where(F.substring_index(quoted(job.columns.fingerprint), "-", 1) == job.spec.fingerprint())
+        rows = rows.where(of_spec(job.spec.fingerprint(), F.col(quoted(job.columns.fingerprint))))
     one_in = max(1, int(min(n_rows, _ROWS_LOOKED_AT) / (wanted * _SPARE)))
     keys = [F.col(quoted(name)) for name in names]
     chosen = rows.where(F.pmod(F.xxhash64(*keys), F.lit(one_in)) == 0).select(*keys, F.col(vector).alias("metaeol_vector"))

@@ -31,7 +31,8 @@ SAMPLE_ROWS = 10_000
 _MOST_COLUMNS = 40  # that are looked at as keys
 _PAIRED_COLUMNS = 6  # the most distinct ones, if no column alone is unique
 _ALTERNATIVES = 5
-_KEY_NAMES = re.compile(r"(^|_)(id|key|uuid|guid|pk|nr|number|code|sku|isbn|doi|url|uri|path|name)$", re.IGNORECASE)
+_SURE_NAMES = re.compile(r"(?i:(^|_)(id|key|uuid|guid|pk))$|[a-z](Id|ID)$")
+_LIKELY_NAMES = re.compile(r"(^|_)(nr|number|code|sku|isbn|doi|url|uri|path|name)$", re.IGNORECASE)
 _NO_KEYS = (BinaryType, BooleanType, FractionalType)  # floats compare badly, truth values repeat
 _TIMES = (DateType, TimestampType, TimestampNTZType)
 
@@ -154,6 +155,7 @@ def _may_be_key(field: StructField) -> bool:
     return isinstance(kind, AtomicType) and not isinstance(kind, _NO_KEYS) and not is_quarantine_name(field.name)
 
 
-def _rank(name: str, kind: DataType) -> tuple[bool, bool, bool, bool]:
+def _rank(name: str, kind: DataType) -> tuple[bool, int, bool]:
     """Lowest first."""
-    return isinstance(kind, _TIMES), name.lower() != "id", not _KEY_NAMES.search(name), not isinstance(kind, (IntegralType, StringType))
+    named = 0 if name.lower() == "id" else 1 if _SURE_NAMES.search(name) else 2 if _LIKELY_NAMES.search(name) else 3
+    return isinstance(kind, _TIMES), named, not isinstance(kind, (IntegralType, StringType))
