@@ -222,15 +222,6 @@ def read_overrides(overrides: Iterable[str]) -> dict[str, Any]:
     return blocks
 
 
-def parse_spark(blocks: Mapping[str, Any]) -> SparkConfig:
-    """The `spark` section alone.
-
-    Raises:
-        ConfigError: A key is unknown, or a value of another kind.
-    """
-    return _section(SparkConfig, "spark", blocks.get("spark"))
-
-
 def parse_config(blocks: Mapping[str, Any]) -> JobConfig:
     """Build a configuration from nested mappings, as YAML gives them.
 

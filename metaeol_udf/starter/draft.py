@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 from pyspark.sql import DataFrame, SparkSession
 
-from metaeol_udf.config import parse_config, parse_spark, read_overrides
-from metaeol_udf.delta.columns import VectorColumns, check_source_columns, check_vector_columns
+from metaeol_udf.config import parse_config, read_overrides
+from metaeol_udf.delta.columns import VectorColumns, check_source_columns, check_vector_columns, require_field
 from metaeol_udf.delta.condition import filtered
 from metaeol_udf.delta.job import known_errors
 from metaeol_udf.delta.tables import TableRef, open_table, parse_table, read
@@ -75,22 +75,25 @@ def draft_config(table: str, overrides: Iterable[str] = (), spark: SparkSession 
     """
     with known_errors():
         given = read_overrides([f"source.table={json.dumps(table)}", *overrides])
+        source, embedding = given["source"], given.get("embedding") or {}
+        # A wrong override is found before Spark starts; what is not given stands in for itself.
+        asked = parse_config({**given, "source": {"key": ["id"], **source}, "embedding": {"model": _MODEL, **embedding}})
         ref = parse_table(table, "TABLE")
-        session = spark if spark is not None else get_session(parse_spark(given))
+        session = spark if spark is not None else get_session(asked.spark)
         detail = open_table(session, ref, "TABLE").detail().collect()[0]
         rows = read(session, ref)
-        source = given["source"]
-        column = (given.get("embedding") or {}).get("column") or _free_column(rows, ref)
+        column = embedding.get("column") or _free_column(rows, ref)
         taken = [field.name for field in VectorColumns(column).fields]
-        key = source.get("key") or ()
-        guess = guess_columns(
-            filtered(rows, source.get("where")), taken, (key,) if isinstance(key, str) else tuple(key), source.get("text")
-        )
+        key, text = asked.source.key if source.get("key") else (), source.get("text")
+        for setting, names in (("source.key", key), ("source.text", () if text is None else (text,))):
+            for name in names:
+                require_field(rows.schema, name, setting, table)
+        guess = guess_columns(filtered(rows, source.get("where")), taken, key, text)
         check_source_columns(rows.schema, guess.key, guess.text, table)
         n_rows = rows.count()
-    text = _file_text(given, guess, column, n_rows, int(detail["sizeInBytes"]))
-    parse_config(yaml.safe_load(text))  # what is written can be read
-    return Draft(text, table, guess, n_rows, int(detail["sizeInBytes"]))
+    content = _file_text(given, guess, column, n_rows, int(detail["sizeInBytes"]))
+    parse_config(yaml.safe_load(content))  # what is written can be read
+    return Draft(content, table, guess, n_rows, int(detail["sizeInBytes"]))
 
 
 def write_config(draft: Draft, path: Path) -> None:

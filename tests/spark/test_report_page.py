@@ -57,7 +57,7 @@ def test_the_sample_is_bounded_drawn_from_all_and_the_same_each_time(bench: Benc
         assert stored[int(name)]["embedding"] == pytest.approx(vector.tolist())
 
 
-def test_a_stopped_run_leaves_a_page_without_a_map(bench: Bench) -> None:
+def test_a_run_over_its_budget_leaves_a_page_too(bench: Bench) -> None:
     bench.write([(1, None), (2, "a text"), (3, None)])
     page = bench.folder / "page.html"
     with pytest.raises(BudgetError):
