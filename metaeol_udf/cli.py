@@ -13,34 +13,40 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-import metaeol_udf
+from metaeol_udf.completion import complete_conf, complete_override
 from metaeol_udf.config import JobConfig, load_config, load_encoder_config
-from metaeol_udf.errors import ConfigError, MetaEOLError
+from metaeol_udf.errors import ConfigError, MetaEOLError, nearest_word
 from metaeol_udf.template_commands import templates_app
 
 app = typer.Typer(
     name="metaeol",
     help="Embed text columns of Delta tables with a local LLM and MetaEOL prompts.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 model_app = typer.Typer(help="Make model folders that jobs can load.", no_args_is_help=True)
 app.add_typer(model_app, name="model")
 app.add_typer(templates_app, name="templates")
 
-Conf = Annotated[Path, typer.Argument(metavar="CONF", help="The job's YAML file.", show_default=False)]
+Conf = Annotated[Path, typer.Argument(metavar="CONF", help="The job's YAML file.", show_default=False, autocompletion=complete_conf)]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Settings that win over the file, such as runtime.device=cpu.", show_default=False),
+    typer.Argument(
+        metavar="[KEY=VALUE]...",
+        help="Settings that win over the file, such as runtime.device=cpu.",
+        show_default=False,
+        autocompletion=complete_override,
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and do and write nothing.")]
 
 _DEBUG = "METAEOL_DEBUG"  # how --debug reaches the handler around all commands
 
@@ -90,13 +96,15 @@ def run_guarded(command: Callable[[], object]) -> int:
 
 @app.callback(invoke_without_command=True)
 def options(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the versions that matter and leave.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done to standard error.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Print the stack trace of an error.")] = False,
 ) -> None:
     """Options of all commands."""
     if version:
-        typer.echo(f"metaeol-udf {metaeol_udf.__version__}")
+        from metaeol_udf.versions import versions
+
+        typer.echo("\n".join(f"{name} {found}" for name, found in versions().items()))
         raise typer.Exit
     start_logging(verbose)
     if debug:
@@ -104,27 +112,36 @@ def options(
 
 
 @app.command()
-def embed(conf: Conf, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def embed(conf: Conf, overrides: Overrides = None, dry_run: DryRun = False, as_json: AsJson = False) -> None:
     """Embed the rows that changed and write their vectors into the Delta table, once."""
     config = load_config(conf, overrides or ())
+    if dry_run:
+        _show_plan(config, "embed", as_json)
+        return
     from metaeol_udf.delta.job import run_embed
 
     _run_job(run_embed, config, as_json)
 
 
 @app.command()
-def stream(conf: Conf, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def stream(conf: Conf, overrides: Overrides = None, dry_run: DryRun = False, as_json: AsJson = False) -> None:
     """Embed what the source's new commits bring: all there is and then end, or every so often (stream.trigger)."""
     config = load_config(conf, overrides or ())
+    if dry_run:
+        _show_plan(config, "stream", as_json)
+        return
     from metaeol_udf.delta.stream import run_stream
 
     _run_job(run_stream, config, as_json)
 
 
 @app.command()
-def retry(conf: Conf, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def retry(conf: Conf, overrides: Overrides = None, dry_run: DryRun = False, as_json: AsJson = False) -> None:
     """Try the rows again that failed, but for NULL and blank texts; those that succeed leave the quarantine."""
     config = load_config(conf, overrides or ())
+    if dry_run:
+        _show_plan(config, "retry", as_json)
+        return
     from metaeol_udf.delta.retry import run_retry
 
     _run_job(run_retry, config, as_json)
@@ -265,7 +282,10 @@ def evaluate(
 
         show_comparison(Console(), reports)
         return
-    report = run_evaluate(config, with_spark=spark, plot=plot)
+    from metaeol_udf.terminal import waiting
+
+    with waiting("embedding in Spark and scoring") if spark else nullcontext():
+        report = run_evaluate(config, with_spark=spark, plot=plot)
     if as_json:
         typer.echo(json.dumps(report, indent=1))
         return
@@ -331,6 +351,10 @@ def fit(
     as_json: AsJson = False,
 ) -> None:
     """Fit post-processing on the texts of the source table, which need no labels, in one pass of Spark."""
+    from metaeol_udf.encoder.postprocess import METHODS
+
+    if method not in METHODS:  # before the texts are embedded in vain
+        raise ConfigError(f"--method must be one of {', '.join(METHODS)}, found {method!r}{nearest_word(method, METHODS)}")
     if data:
         from metaeol_udf.evaluation.fitting import run_fit_data
 
@@ -339,12 +363,51 @@ def fit(
     else:
         config = load_config(conf, overrides or ())
         from metaeol_udf.delta.fit import run_fit
+        from metaeol_udf.terminal import waiting
 
-        report = run_fit(config, out, method, n_components=components, shrinkage=shrinkage, n_texts=texts)
+        with waiting("embedding texts and fitting"):
+            report = run_fit(config, out, method, n_components=components, shrinkage=shrinkage, n_texts=texts)
     if as_json:
         typer.echo(json.dumps(report, indent=1))
         return
     typer.echo(f"{report['file']}: {method}, {report['hidden_size']} dimensions to {report['dim']}; set {report['setting']}")
+
+
+@app.command()
+def report(
+    file: Annotated[Path, typer.Argument(metavar="REPORT.json", help="A run report (runtime.report).", show_default=False)],
+    out: Annotated[Path, typer.Option(metavar="PAGE.html", help="The page to write.", show_default=False)],
+    title: Annotated[str, typer.Option(help="What stands at the head of the page.")] = "",
+) -> None:
+    """Lay a JSON run report out as an HTML page: without the map, which runtime.report_page draws when the job ends."""
+    from metaeol_udf.report_page import read_report, render_page, write_page
+
+    found = read_report(file)
+    write_page(render_page(found, title or str(file), why_no_map="The map is drawn when a job ends, with runtime.report_page."), out)
+    typer.echo(str(out))
+
+
+@app.command()
+def init(
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="The Delta table: a path with a / in it, or a name.", show_default=False)],
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option(metavar="CONF", help="The YAML file to write.")] = Path("metaeol.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there already.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a commented configuration for a table: key and text column are guessed from its schema and some of its rows."""
+    if out.exists() and not force:
+        raise ConfigError(f"{out} is there already; --force replaces it")
+    from metaeol_udf.starter import draft_config, write_config
+
+    draft = draft_config(table, overrides or ())
+    write_config(draft, out)
+    if as_json:
+        typer.echo(json.dumps({"file": str(out), **draft.facts()}, indent=1))
+        return
+    from metaeol_udf.terminal import show_draft
+
+    show_draft(Console(), str(out), draft.facts())
 
 
 @model_app.command()
@@ -361,12 +424,16 @@ def prepare(
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the source.")] = False,
     allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Read weights that are not safetensors.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a model folder that is there already.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Turn a model into a folder of safetensors with a manifest of SHA-256 hashes, which are checked whenever it is loaded."""
     from metaeol_udf.encoder.prepare import PrepareOptions, prepare_model
 
     asked = PrepareOptions(dtype=dtype, revision=revision, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, force=force)
     made = prepare_model(source, destination, asked)
+    if as_json:
+        typer.echo(json.dumps({"folder": str(destination), "source": source, "dtype": dtype, "made": made}, indent=1))
+        return
     typer.echo(f"{destination}: made from {source}, {dtype}" if made else f"{destination}: already there and verified")
 
 
@@ -389,6 +456,18 @@ def _run_job(job: Callable[[JobConfig], dict[str, Any]], config: JobConfig, as_j
     from metaeol_udf.terminal import show_report
 
     show_report(Console(), f"{config.target_table}: column {config.column}", report)
+
+
+def _show_plan(config: JobConfig, command: str, as_json: bool) -> None:
+    """Print what a job would do."""
+    from metaeol_udf.estimate.dry_run import plan_run
+    from metaeol_udf.terminal import show_plan
+
+    plan = plan_run(config, command)
+    if as_json:
+        typer.echo(json.dumps(plan, indent=1))
+    else:
+        show_plan(Console(), f"{config.target_table}: column {config.column}", plan)
 
 
 def start_logging(verbose: bool = False) -> None:

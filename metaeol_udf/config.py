@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 import yaml
 
-from metaeol_udf.errors import ConfigError, did_you_mean
-from metaeol_udf.spec import EmbeddingSpec
+from metaeol_udf.errors import ConfigError, did_you_mean, nearest_word
+from metaeol_udf.spec import DTYPES, QUANTIZATIONS, SETTINGS, VALUES, EmbeddingSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +46,7 @@ class RuntimeConfig:
     task_gpus: int | None = None  # GPUs of a task in the embedding stages alone; null leaves that to the session
     model_cache: str | None = None  # folder on every machine for a copy of the model; null copies from slow mounts only
     report: str | None = None  # path of the JSON run report
+    report_page: str | None = None  # path of the same as an HTML page, with a map of the vectors
     mlflow: bool | str | None = None  # true: a run in MLflow's current experiment; a string: in that experiment
     prometheus: str | None = None  # path of a textfile for node_exporter
 
@@ -57,10 +58,12 @@ class RuntimeConfig:
         _check("runtime.max_failed_fraction", in_range, self.max_failed_fraction, "a number from 0 to 1")
         kind, _, number = self.device.partition(":")
         known = self.device in ("auto", "cpu", "cuda") or (kind == "cuda" and number.isdecimal())
-        _check("runtime.device", known, self.device, "auto, cpu, cuda or cuda:N")
+        _check("runtime.device", known, self.device, "auto, cpu, cuda or cuda:N", ("auto", "cpu", "cuda"))
         _check("runtime.task_gpus", self.task_gpus is None or _is_count(self.task_gpus), self.task_gpus, "null or a positive integer")
         experiment = self.mlflow is None or isinstance(self.mlflow, bool) or (isinstance(self.mlflow, str) and bool(self.mlflow))
         _check("runtime.mlflow", experiment, self.mlflow, "true, false or the name of an experiment")
+        page = self.report_page is None or self.report_page.endswith((".html", ".htm"))
+        _check("runtime.report_page", page, self.report_page, "a path that ends in .html")
         textfile = self.prometheus is None or self.prometheus.endswith(".prom")  # node_exporter reads no other
         _check("runtime.prometheus", textfile, self.prometheus, "a path that ends in .prom")
 
@@ -79,9 +82,15 @@ class StreamConfig:
 
     def __post_init__(self) -> None:
         known = self.trigger == "availableNow" or _INTERVAL.fullmatch(self.trigger) is not None
-        _check("stream.trigger", known, self.trigger, "availableNow or an interval such as 30 seconds")
+        _check("stream.trigger", known, self.trigger, "availableNow or an interval such as 30 seconds", ("availableNow",))
         is_version = isinstance(self.start, int) and not isinstance(self.start, bool) and self.start >= 0
-        _check("stream.start", is_version or self.start in ("earliest", "latest"), self.start, "earliest, latest or a version")
+        _check(
+            "stream.start",
+            is_version or self.start in ("earliest", "latest"),
+            self.start,
+            "earliest, latest or a version",
+            ("earliest", "latest"),
+        )
         _check("stream.max_files", _is_count(self.max_files), self.max_files, "a positive integer")
 
 
@@ -201,6 +210,18 @@ def _read(path: str | Path, overrides: Iterable[str]) -> dict[str, Any]:
     return blocks
 
 
+def read_overrides(overrides: Iterable[str]) -> dict[str, Any]:
+    """Nested mappings of `section.key=value` alone, without a file.
+
+    Raises:
+        ConfigError: One has another form.
+    """
+    blocks: dict[str, Any] = {}
+    for override in overrides:
+        _apply(blocks, override)
+    return blocks
+
+
 def parse_config(blocks: Mapping[str, Any]) -> JobConfig:
     """Build a configuration from nested mappings, as YAML gives them.
 
@@ -247,6 +268,43 @@ def _encoder_part(blocks: Mapping[str, Any]) -> EncoderConfig:
         spark=_section(SparkConfig, "spark", blocks.get("spark")),
         evaluation=_section(EvaluationConfig, "evaluation", blocks.get("evaluation")),
     )
+
+
+_SECTIONS: dict[str, Any] = {
+    "source": SourceConfig,
+    "target": TargetConfig,
+    "runtime": RuntimeConfig,
+    "stream": StreamConfig,
+    "estimate": EstimateConfig,
+    "evaluation": EvaluationConfig,
+    "quality": QualityConfig,
+    "spark": SparkConfig,
+}
+
+#: Settings of few values, for completion.
+CHOICES: dict[str, tuple[str, ...]] = {
+    "embedding.dtype": DTYPES,
+    "embedding.quantization": QUANTIZATIONS,
+    "embedding.values": VALUES,
+    "runtime.device": ("auto", "cpu", "cuda"),
+    "runtime.max_batch_tokens": ("auto",),
+    "stream.trigger": ("availableNow",),
+    "stream.start": ("earliest", "latest"),
+}
+
+
+def setting_names() -> list[str]:
+    """Every `section.key` that a configuration may hold, in the order of the documentation."""
+    names = {section: [field.name for field in dataclasses.fields(kind)] for section, kind in _SECTIONS.items()}
+    blocks = {"source": names.pop("source"), "target": names.pop("target"), "embedding": ["column", "spec", *SETTINGS], **names}
+    return [f"{section}.{key}" for section, keys in blocks.items() for key in keys]
+
+
+def switches() -> list[str]:
+    """Settings that are true or false."""
+    found = [(section, field) for section, kind in _SECTIONS.items() for field in dataclasses.fields(kind)]
+    found += [("embedding", field) for field in dataclasses.fields(EmbeddingSpec)]
+    return [f"{section}.{field.name}" for section, field in found if field.type == "bool"]
 
 
 Section = TypeVar(
@@ -301,7 +359,12 @@ def _apply(blocks: dict[str, Any], override: str) -> None:
     """Set `section.key` in nested mappings; below `spark.conf` the rest of the name is one key, dots and all."""
     name, equals, text = override.partition("=")
     if not equals or "." not in name:
-        raise ConfigError(f"override {override!r} must have the form section.key=value")
+        known = setting_names()
+        ends = [each for each in known if each.partition(".")[2] == name] if equals else []
+        hint = (
+            f"did you mean '{ends[0]}={text}'?" if len(ends) == 1 else did_you_mean(name, known) if equals else "such as runtime.device=cpu"
+        )
+        raise ConfigError(f"override {override!r} must have the form section.key=value; {hint}")
     section, _, key = name.partition(".")
     block = blocks.setdefault(section, {})
     if block is None:
@@ -319,6 +382,7 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
-def _check(key: str, holds: bool, found: object, rule: str) -> None:
+def _check(key: str, holds: bool, found: object, rule: str, words: tuple[str, ...] = ()) -> None:
+    """Refuse a value; of several words, the message ends with the nearest one where there is one."""
     if not holds:
-        raise ConfigError(f"{key} must be {rule}, found {found!r}")
+        raise ConfigError(f"{key} must be {rule}, found {found!r}{nearest_word(found, words)}")

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from metaeol_udf.errors import ConfigError, did_you_mean
+from metaeol_udf.errors import ConfigError, did_you_mean, nearest_word
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = ("int8", "int4")
@@ -69,15 +69,15 @@ class EmbeddingSpec:
         _check("model", isinstance(self.model, str) and bool(self.model.strip()), self.model, "a folder or a hub id")
         _check("revision", self.revision is None or isinstance(self.revision, str), self.revision, "a commit, or null")
         _check("templates", isinstance(self.templates, str) and bool(self.templates), self.templates, "a name or a path")
-        _check("dtype", self.dtype in DTYPES, self.dtype, f"one of {', '.join(DTYPES)}")
+        _check("dtype", self.dtype in DTYPES, self.dtype, f"one of {', '.join(DTYPES)}", DTYPES)
         known = self.quantization is None or self.quantization in QUANTIZATIONS
-        _check("quantization", known, self.quantization, f"one of {', '.join(QUANTIZATIONS)}, or null")
+        _check("quantization", known, self.quantization, f"one of {', '.join(QUANTIZATIONS)}, or null", QUANTIZATIONS)
         layers = self.layer if isinstance(self.layer, tuple) else (self.layer,)
         known = bool(layers) and all(map(_is_layer, layers))
         _check("layer", known, self.layer, "an integer index or a fraction of depth from 0.0 to 1.0, or a list of these")
         written = self.postprocess is None or (isinstance(self.postprocess, str) and bool(self.postprocess))
         _check("postprocess", written, self.postprocess, "the path of a safetensors file, or null")
-        _check("values", self.values in VALUES, self.values, f"one of {', '.join(VALUES)}")
+        _check("values", self.values in VALUES, self.values, f"one of {', '.join(VALUES)}", VALUES)
         for name in ("normalize", "per_template"):
             _check(name, isinstance(getattr(self, name), bool), getattr(self, name), "true or false")
         _check(
@@ -205,9 +205,9 @@ def _is_positive(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
-def _check(key: str, holds: bool, found: object, rule: str) -> None:
+def _check(key: str, holds: bool, found: object, rule: str, words: tuple[str, ...] = ()) -> None:
     if not holds:
-        raise ConfigError(f"embedding.{key} must be {rule}, found {found!r}")
+        raise ConfigError(f"embedding.{key} must be {rule}, found {found!r}{nearest_word(found, words)}")
 
 
 def _one_line(error: Exception) -> str:

@@ -75,6 +75,7 @@ def new(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there already.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Draft a template set for meta-tasks of your own, check it, and with --pairs score it."""
     if out.exists() and not force:
@@ -92,11 +93,15 @@ def new(
 
     templates = draft_templates(name, _propose(forms, model, device) if draft and model is not None else forms)
     _write(out, draft_yaml(templates))
-    typer.echo(f"{out}: {len(templates.templates)} templates")
     (found,) = _check_all([templates], model, 32)
+    score = _score(templates, model, pairs, device) if pairs is not None and model is not None else None
+    if as_json:
+        typer.echo(json.dumps({"file": str(out), **found.to_dict(), "score": score}, indent=1))
+        return
+    typer.echo(f"{out}: {len(templates.templates)} templates")
     show_template_check(Console(), found)
-    if pairs is not None and model is not None:
-        typer.echo(f"  Spearman x100 on {pairs}: {_score(templates, model, pairs, device):.2f}")
+    if score is not None:
+        typer.echo(f"  Spearman x100 on {pairs}: {score:.2f}")
 
 
 def _check_all(sets: list[TemplateSet], model: str | None, text_tokens: int) -> list[SetCheck]:

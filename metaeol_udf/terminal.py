@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import os
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -47,6 +51,37 @@ ESTIMATE = (
     ("seconds", "seconds to start"),
 )
 
+#: The same for a drafted configuration.
+DRAFT = (
+    ("rows", "rows"),
+    ("rows_looked_at", "rows looked at"),
+    ("key", "key"),
+    ("other_keys", "other unique columns"),
+    ("text", "text"),
+    ("mean_characters", "characters of a text, mean"),
+    ("longest_characters", "characters, longest"),
+    ("other_texts", "other strings, mean length"),
+)
+
+#: The same for a dry run.
+PLAN = (
+    ("source_version", "version of the source"),
+    ("rows_selected", "rows selected"),
+    ("rows_skipped", "rows up to date"),
+    ("rows_pending", "rows to embed"),
+    ("unique_texts", "unique texts"),
+    ("texts_without_content", "NULL and blank texts"),
+    ("trimmed_share", "share trimmed"),
+    ("tokens_to_compute", "tokens to compute"),
+    ("tokens_saved", "tokens saved"),
+    ("waves", "waves"),
+    ("creates_target", "creates the target"),
+    ("adds_columns", "adds columns"),
+    ("migration", "migration"),
+    ("stream", "stream"),
+    ("fingerprint", "fingerprint"),
+)
+
 #: The same for a template set.
 TEMPLATE_SET = (
     ("n_templates", "templates"),
@@ -62,14 +97,27 @@ TEMPLATE_SET = (
     ("is_cut", "prompts are cut"),
 )
 
+_MAYBE = ("quality", "migration")  # left out where they are None
 _WORDS_WIDTH = 24  # characters of a template's column of words, lines and padding included
+
+
+@contextmanager
+def waiting(words: str) -> Iterator[None]:
+    """Show, on a terminal, that work goes on in Spark, and for how long; in a pipe or a log nothing."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    # A copy of the terminal, because standard error itself is lent to the JVM while it starts.
+    with os.fdopen(os.dup(2), "w") as file:
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        with Progress(*columns, console=Console(file=file), transient=True) as bar:
+            bar.add_task(words, total=None)
+            yield
 
 
 def show_report(console: Console, title: str, report: Mapping[str, Any], summary: Sequence[tuple[str, str]] = SUMMARY) -> None:
     """Print a report's figures, one a line; keys that the report lacks are left out, and the gate's where it did not judge."""
-    lines = [
-        (words, format_value(report[key])) for key, words in summary if key in report and not (key == "quality" and report[key] is None)
-    ]
+    lines = [(words, format_value(report[key])) for key, words in summary if key in report and not (key in _MAYBE and report[key] is None)]
     if not console.is_terminal:
         width = max(len(words) for words, _ in lines)
         console.print(
@@ -180,6 +228,19 @@ def show_estimate(console: Console, title: str, report: Mapping[str, Any]) -> No
         cost = "" if line["cost"] is None else f", cost {format_value(line['cost'])}"
         words = f"  {line['executors']:>6,} executors  {line['hours']:>10,.3f} hours{cost}"
         console.print(words, markup=False, highlight=False, soft_wrap=True)
+
+
+def show_plan(console: Console, title: str, plan: Mapping[str, Any]) -> None:
+    """Print what a job would do, and how its tokens are known."""
+    show_report(console, title, {**plan, "adds_columns": plan["adds_columns"] or "none"}, PLAN)
+    how = "of all texts" if plan["tokens_counted"] else f"projected from {plan['sample_texts']:,} texts"
+    console.print(f"tokens are {how}; nothing was written", markup=False, highlight=False, soft_wrap=True)
+
+
+def show_draft(console: Console, file: str, facts: Mapping[str, Any]) -> None:
+    """Print what a drafted configuration takes the table's columns for, and what to do next."""
+    show_report(console, f"{file}: a configuration for {facts['table']}", facts, DRAFT)
+    console.print(f"look at it, then: metaeol doctor {file}", markup=False, highlight=False, soft_wrap=True)
 
 
 def shorten(text: str | None, n_characters: int) -> str:

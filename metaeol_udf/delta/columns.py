@@ -52,6 +52,11 @@ def find_field(schema: StructType, name: str) -> StructField | None:
     return next((field for field in schema.fields if field.name.casefold() == name.casefold()), None)
 
 
+def is_quarantine_name(name: str) -> bool:
+    """Whether the quarantine table has a column of that name, so that no key column may."""
+    return name.casefold() in _QUARANTINE
+
+
 def require_field(schema: StructType, name: str, setting: str, table: object) -> StructField:
     """A column that must be there.
 
@@ -77,7 +82,7 @@ def check_source_columns(schema: StructType, key: Sequence[str], text: str, tabl
         kind = require_field(schema, name, "source.key", table).dataType
         if not isinstance(kind, AtomicType):
             raise InputError(f"source.key: column {name!r} of {table} must hold plain values, found {kind.simpleString()}")
-        if name.casefold() in _QUARANTINE:
+        if is_quarantine_name(name):
             raise InputError(f"source.key: {name!r} is a column of the quarantine table: give the key another name in the source")
     if len({name.casefold() for name in key}) < len(key):
         raise InputError(f"source.key names a column twice: {', '.join(key)}")

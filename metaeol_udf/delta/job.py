@@ -19,6 +19,7 @@ from metaeol_udf.delta.budget import FailureBudget
 from metaeol_udf.delta.columns import VectorColumns
 from metaeol_udf.delta.faults import translate
 from metaeol_udf.delta.labels import LabelledPairs, load_pairs
+from metaeol_udf.delta.page import publish_page
 from metaeol_udf.delta.progress import Progress
 from metaeol_udf.delta.report import Report, check_writable, write_report
 from metaeol_udf.delta.run import EmbedRun
@@ -95,8 +96,13 @@ class Job:
     pairs: LabelledPairs | None = None  # for the quality gate
 
     @classmethod
-    def prepare(cls, config: JobConfig, spark: SparkSession | None) -> Job:
+    def prepare(cls, config: JobConfig, spark: SparkSession | None, *, writes: bool = True) -> Job:
         """Check what can be checked without a table, and start the session.
+
+        Args:
+            config: All settings.
+            spark: The session; None takes the active one or starts one.
+            writes: Whether a run follows. Without one, no folder of a report is made.
 
         Raises:
             ConfigError: The spec names something that does not exist, a setting needs a package that is not installed, or the
@@ -106,8 +112,8 @@ class Job:
         """
         source, target = parse_table(config.source.table, "source.table"), parse_table(config.target_table, "target.table")
         runtime, quality = config.runtime, config.quality
-        check_writable(runtime.report, "runtime.report")
-        check_writable(runtime.prometheus, "runtime.prometheus")
+        for setting in ("report", "report_page", "prometheus") if writes else ():
+            check_writable(getattr(runtime, setting), f"runtime.{setting}")
         metrics.check_installed(runtime)
         pairs = load_pairs(quality.pairs, config.source.key) if quality.gate and quality.pairs else None
         spec, info = resolve(config.embedding, lambda: get_session(config.spark, spark))
@@ -140,11 +146,12 @@ class Job:
             self.write(report)
             raise
 
-    def write(self, report: Report) -> None:
-        """Write the report wherever the settings ask for it."""
+    def write(self, report: Report, *, with_map: bool = False) -> None:
+        """Write the report wherever the settings ask for it; its page with a map of the vectors where all of them are published."""
         write_report(report, self.config.runtime.report)
+        publish_page(report, self, with_map=with_map)
         metrics.publish_metrics(report, self.config, self.spec)
-        logger.info("run %s: %s", report.run_id, report.as_dict())
+        logger.info("run %s: %s", report.run_id, {name: value for name, value in report.as_dict().items() if name != "wave_log"})
 
     def conclude(self, report: Report) -> dict[str, Any]:
         """Judge a finished run by the failure budget and write its report.
@@ -155,7 +162,7 @@ class Job:
         over = self.budget.is_exceeded(report.rows_failed, report.rows_selected)
         worked = report.rows_embedded + report.rows_failed
         report.status = "over_budget" if over else "done" if worked else "nothing_to_do"
-        self.write(report)
+        self.write(report, with_map=True)
         if over:
             raise BudgetError(
                 f"{report.rows_failed} of {report.rows_selected} rows have no embedding, more than "

@@ -20,7 +20,7 @@ class WaveMonitor:
     def __init__(self, journal: Journal, budget: FailureBudget, report: Report) -> None:
         self._journal, self._budget, self._report = journal, budget, report
         self._failures: Counter[str] = Counter()
-        self._since = time.monotonic()
+        self._since, self._started = time.monotonic(), time.time()
 
     def __call__(self, wave: int, n_waves: int) -> None:
         """Look at what a wave journalled.
@@ -31,9 +31,12 @@ class WaveMonitor:
         """
         counts, now = self._journal.count_wave(wave), time.monotonic()
         seconds, self._since = now - self._since, now
+        started, self._started = self._started, time.time()
         self._failures.update(counts.failures)
         self._report.unique_texts += counts.n_texts
         self._report.waves += 1
+        n_failed = sum(counts.failures.values())
+        self._report.log_wave(round(started, 3), round(seconds, 3), counts.n_texts, counts.tokens_computed, n_failed)
         logger.info(
             "wave %d of %d: %d texts in %.1f s, %.1f texts/s, %.0f tokens/s, %d failed",
             wave,
@@ -42,7 +45,7 @@ class WaveMonitor:
             seconds,
             counts.n_texts / seconds,
             counts.tokens_computed / seconds,
-            sum(counts.failures.values()),
+            n_failed,
         )
         if wave < n_waves:
             self._budget.check_early(self._failures, self._report.unique_texts, self._report.rows_selected)

@@ -14,6 +14,9 @@ from typing import Any
 from metaeol_udf.delta.selection import Counts
 from metaeol_udf.errors import EnvironmentFault
 
+#: A run of ten billion texts has 200,000 waves; its report stays a file that a person can open.
+MOST_WAVES = 500
+
 
 @dataclass
 class Stopwatch:
@@ -54,6 +57,8 @@ class Report:
         rows_trimmed: Embedded rows whose text was longer than `max_tokens`.
         unique_texts: Texts that went through the model in this run; fewer than rows where texts repeat or were journalled.
         waves: Waves that this run journalled.
+        wave_log: Their rates in order, at most `MOST_WAVES` entries: each with the number of `waves` in it, `started` (seconds since
+            1970), `seconds`, `texts`, `tokens` and `failed`. In longer runs neighbours are added up.
         batches: Micro-batches of a stream with rows to embed, apart from its first run over the whole table; 0 for other commands.
         tokens_computed: Tokens that went through the model.
         tokens_saved: Tokens that one pass a prompt would have computed beyond those.
@@ -78,6 +83,7 @@ class Report:
     rows_trimmed: int = 0
     unique_texts: int = 0
     waves: int = 0
+    wave_log: list[dict[str, float]] = field(default_factory=list)
     batches: int = 0
     tokens_computed: int = 0
     tokens_saved: int = 0
@@ -113,6 +119,19 @@ class Report:
         self.rows_failed += sum(failures.values())
         self.failures = {reason: self.failures.get(reason, 0) + failures.get(reason, 0) for reason in sorted({*self.failures, *failures})}
 
+    def log_wave(self, started: float, seconds: float, texts: int, tokens: int, failed: int) -> None:
+        """Note how fast a wave was.
+
+        Args:
+            started: Seconds since 1970.
+            seconds: That it took.
+            texts: That went through the model.
+            tokens: That went through the model.
+            failed: Texts without a vector.
+        """
+        entry = {"waves": 1, "started": started, "seconds": seconds, "texts": texts, "tokens": tokens, "failed": failed}
+        self.wave_log = shortened([*self.wave_log, entry])
+
     def migration_line(self) -> str:
         """The migration for people, before it runs."""
         found = self.migration or {}
@@ -130,6 +149,7 @@ class Report:
             setattr(self, name, getattr(self, name) + getattr(part, name))
         self.failures = {name: self.failures.get(name, 0) + part.failures.get(name, 0) for name in {**self.failures, **part.failures}}
         self.seconds = {name: round(self.seconds.get(name, 0) + part.seconds.get(name, 0), 3) for name in {**self.seconds, **part.seconds}}
+        self.wave_log = shortened([*self.wave_log, *part.wave_log])
         self.migration = self.migration or part.migration
         self.quality = part.quality or self.quality
         self.executors, self.delta_versions = part.executors, part.delta_versions or self.delta_versions
@@ -143,6 +163,18 @@ class Report:
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return dict(vars(self))
+
+
+def shortened(waves: list[dict[str, float]]) -> list[dict[str, float]]:
+    """The same waves in at most `MOST_WAVES` entries: neighbours are added up, by twos, as often as it takes."""
+    while len(waves) > MOST_WAVES:
+        waves = [_added_up(waves[start : start + 2]) for start in range(0, len(waves), 2)]
+    return waves
+
+
+def _added_up(waves: list[dict[str, float]]) -> dict[str, float]:
+    summed = {name: round(sum(wave[name] for wave in waves), 3) for name in waves[0]}
+    return summed | {"started": waves[0]["started"]}
 
 
 def check_writable(path: str | None, setting: str) -> None:

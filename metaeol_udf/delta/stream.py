@@ -65,6 +65,20 @@ def run_stream(config: JobConfig, spark: SparkSession | None = None, progress: P
         return job.conclude(report)
 
 
+def describe_stream(job: Job) -> dict[str, Any]:
+    """Where a stream would begin; writes nothing.
+
+    Returns:
+        `checkpoint`, its folder, or None while there is no target; `follows_from`, the version of the source that the stream
+        began from, or None before its first run; `start` and `trigger`, as configured.
+    """
+    settings = {"start": job.config.stream.start, "trigger": job.config.stream.trigger}
+    if not exists(job.spark, job.target):
+        return {"checkpoint": None, "follows_from": None} | settings
+    folder = _Stream(job, job.new_report(), None).checkpoint()[0]
+    return {"checkpoint": folder, "follows_from": StartingPoint(job.spark, folder).version} | settings
+
+
 class _Stream:
     """One command: the settings, the report of all its batches, and what stopped it."""
 
@@ -80,7 +94,7 @@ class _Stream:
         preparation = EmbedRun(self._job, self._progress, self._report)
         # Before the query starts: it fails when a column is added under it.
         preparation.prepare_tables(with_lineage=not is_gated)
-        checkpoint, feed = self._checkpoint()
+        checkpoint, feed = self.checkpoint()
         start = StartingPoint(self._job.spark, checkpoint)
         if start.version is None:
             start.set(self._begin())
@@ -104,10 +118,10 @@ class _Stream:
             return False
         written_by = self._detail(self._job.target)["properties"].get(f"metaeol.{self._job.columns.vector}.fingerprint")
         if written_by != self._report.fingerprint:
-            StartingPoint(self._job.spark, self._checkpoint()[0]).forget()
+            StartingPoint(self._job.spark, self.checkpoint()[0]).forget()
         return written_by not in (None, self._report.fingerprint)
 
-    def _checkpoint(self) -> tuple[str, bool]:
+    def checkpoint(self) -> tuple[str, bool]:
         """The folder of this stream's checkpoint, and whether the source has a change feed.
 
         Other rows, another spec, or a table made anew is another stream.

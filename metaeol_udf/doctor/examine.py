@@ -61,8 +61,10 @@ def examine(config: JobConfig, spark: SparkSession | None = None, *, all_keys: b
         yield from _guarded(check, plan)
     yield model.check_templates(config.embedding)
     yield from model.check_model(config.embedding, running)
-    if config.runtime.report is not None:
-        yield tables.check_writable(TableRef(str(Path(config.runtime.report).resolve()), is_path=True), "runtime.report")
+    for setting in ("report", "report_page"):
+        file = getattr(config.runtime, setting)
+        if file is not None:
+            yield tables.check_writable(TableRef(str(Path(file).resolve()), is_path=True), f"runtime.{setting}")
     if running is None:
         yield warning("tables", "no Spark, so the tables were not looked at", "what the finding on java or session says")
         return

@@ -18,7 +18,7 @@ from typing import Any
 
 from metaeol_udf.encoder.manifest import MANIFEST, read_manifest, verify_folder, write_manifest
 from metaeol_udf.encoder.model_files import check_weights, model_shape
-from metaeol_udf.errors import ConfigError, EnvironmentFault, MetaEOLError, ModelFilesError
+from metaeol_udf.errors import ConfigError, EnvironmentFault, MetaEOLError, ModelFilesError, nearest_word
 from metaeol_udf.spec import DTYPES
 
 
@@ -34,7 +34,7 @@ class PrepareOptions:
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
-            raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, found {self.dtype!r}")
+            raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, found {self.dtype!r}{nearest_word(self.dtype, DTYPES)}")
 
 
 @dataclass(frozen=True)

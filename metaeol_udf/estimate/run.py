@@ -10,16 +10,16 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from metaeol_udf.config import JobConfig
-from metaeol_udf.delta.faults import translate
+from metaeol_udf.delta.job import Job, known_errors
 from metaeol_udf.delta.lineage import vector_length
-from metaeol_udf.errors import ConfigError, EnvironmentFault, MetaEOLError
+from metaeol_udf.delta.scope import Scope
+from metaeol_udf.errors import ConfigError, EnvironmentFault
 from metaeol_udf.estimate.probe import Probe, run_probe
 from metaeol_udf.estimate.projection import Rates, project, wave_count, written_bytes
 from metaeol_udf.estimate.tokens import TokenCount, count_tokens
 from metaeol_udf.estimate.workload import Workload, find_workload
 from metaeol_udf.prompts import TemplateSet
-from metaeol_udf.spark.session import executor_count, get_session
-from metaeol_udf.spark.staging import resolve
+from metaeol_udf.spark.session import executor_count
 from metaeol_udf.spark.udf import make_request
 
 
@@ -62,25 +62,17 @@ def run_estimate(config: JobConfig, options: EstimateOptions | None = None, spar
     Raises:
         MetaEOLError: What the job itself would raise before it writes anything.
     """
-    try:
+    with known_errors():
         return _estimate(config, options or EstimateOptions(), spark)
-    except MetaEOLError:
-        raise
-    except Exception as error:
-        known = translate(error)
-        if known is None:
-            raise
-        raise known from error
 
 
 def _estimate(config: JobConfig, options: EstimateOptions, spark: SparkSession | None) -> dict[str, Any]:
-    spec, info = resolve(config.embedding, lambda: get_session(config.spark, spark))
     started = time.monotonic()
-    session = get_session(config.spark, spark)
+    job = Job.prepare(config, spark, writes=False)
     session_s = time.monotonic() - started
-    work = find_workload(session, config, spec.fingerprint(), options.sample_texts)
-    runtime = config.runtime
-    request = make_request(spec, runtime.device, runtime.max_batch_tokens, model_cache=runtime.model_cache)
+    work = find_workload(job, Scope(), options.sample_texts)
+    session, runtime = job.spark, config.runtime
+    request = make_request(job.spec, runtime.device, runtime.max_batch_tokens, model_cache=runtime.model_cache)
     counted, probe = TokenCount(), None
     if work.unique_texts:
         sample = work.sample.cache()  # read once, and the same texts for both
@@ -92,39 +84,42 @@ def _estimate(config: JobConfig, options: EstimateOptions, spark: SparkSession |
             sample.unpersist()
     n_executors = executor_count(session)
     n_loads = probe.workers if probe is not None else n_executors
-    tokens = _scaled(counted.tokens_computed, work, counted) + counted.head_tokens * n_loads
+    tokens = scaled(counted.tokens_computed, work, counted) + counted.head_tokens * n_loads
     rates = _rates(options, probe, n_executors, session_s + work.select_s)
     price = options.price_per_hour if options.price_per_hour is not None else config.estimate.price_per_hour
-    dim = vector_length(spec, info, len(TemplateSet.from_spec(spec).templates))
+    dim = vector_length(job.spec, job.info, len(TemplateSet.from_spec(job.spec).templates))
+    rows_pending = work.seen.rows_to_do
     return {
-        **_work_report(work, counted),
+        **work_report(work, counted),
         "tokens_to_compute": tokens,
-        "tokens_saved": _scaled(counted.tokens_whole, work, counted) - _scaled(counted.tokens_computed, work, counted),
+        "tokens_saved": scaled(counted.tokens_whole - counted.tokens_computed, work, counted),
         "waves": wave_count(work.unique_texts, config.runtime.wave_rows),
-        "bytes_written": written_bytes(work.rows_pending, work.unique_texts, dim, work.rewritten_bytes),
+        "bytes_written": written_bytes(rows_pending, work.unique_texts, dim, work.rewritten_bytes),
         "seconds": {"session": round(session_s, 2), "select": round(work.select_s, 2), "load": round(probe.load_s, 2) if probe else 0.0},
         "probe": vars(probe) if probe is not None else None,
         "tokens_per_second": round(rates.tokens_per_second, 1),
         "projections": project(tokens, rates, options.executors or [n_executors], price),
-        "fingerprint": spec.fingerprint(),
+        "fingerprint": job.spec.fingerprint(),
     }
 
 
-def _work_report(work: Workload, counted: TokenCount) -> dict[str, Any]:
+def work_report(work: Workload, counted: TokenCount) -> dict[str, Any]:
+    """Rows and texts, and what their tokens were counted on."""
+    counts, pending = work.seen.counts, work.seen.rows_to_do
     distinct = work.unique_texts + work.n_textless
     return {
-        "rows_selected": work.rows_selected,
-        "rows_skipped": work.rows_selected - work.rows_pending,
-        "rows_pending": work.rows_pending,
+        "rows_selected": counts.rows_selected,
+        "rows_skipped": counts.rows_skipped,
+        "rows_pending": pending,
         "unique_texts": work.unique_texts,
-        "dedupe_rate": round(1 - distinct / work.rows_pending, 4) if work.rows_pending else 0.0,
+        "dedupe_rate": round(1 - distinct / pending, 4) if pending else 0.0,
         "sample_texts": counted.texts,
         "tokens_per_text": round(counted.tokens_computed / counted.texts, 1) if counted.texts else 0.0,
         "trimmed_share": round(counted.trimmed / counted.texts, 4) if counted.texts else 0.0,
     }
 
 
-def _scaled(of_sample: int, work: Workload, counted: TokenCount) -> int:
+def scaled(of_sample: int, work: Workload, counted: TokenCount) -> int:
     """A figure of the sample for all unique texts."""
     return round(of_sample / counted.texts * work.unique_texts) if counted.texts else 0
 

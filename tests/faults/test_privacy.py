@@ -51,7 +51,7 @@ def test_fault_43_no_text_and_no_secret_is_left_anywhere_by_a_good_run(bench: Be
     nasty = f"{TEXT} \x00 \u202e \U0001f600 {{text}} " + "x" * 5000
     others = [(f"{KEY}-null", None), (f"{KEY}-blank", "  "), (f"{KEY}-nasty", nasty)]
     bench.write([*ROWS, *others], "id string, text string")
-    done = _run(bench, target={"table": str(bench.folder / "vectors")})
+    done = _run(bench, "runtime.report_page=page.html", target={"table": str(bench.folder / "vectors")})
     assert done.returncode == 0, done.stderr[-2000:]
     assert list((bench.folder / "events").iterdir()), "no event log was written"
     assert _find(bench.folder / "table", TEXT), "the canary is not where it must be: the search is blind"
@@ -59,8 +59,10 @@ def test_fault_43_no_text_and_no_secret_is_left_anywhere_by_a_good_run(bench: Be
     assert found == []
     assert _find(bench.folder, SECRET) == []
     # Keys are in the target and the quarantine, whose columns they are, and in the smallest and largest values of their statistics.
-    keys = [path for path in _find(bench.folder, KEY) if not path.startswith(("table/", "vectors/", "vectors__metaeol_quarantine/"))]
-    assert keys == []
+    # The page names points and pairs by key; it was asked for.
+    allowed = ("table/", "vectors/", "vectors__metaeol_quarantine/", "page.html")
+    assert "page.html" in _find(bench.folder, KEY)
+    assert [path for path in _find(bench.folder, KEY) if not path.startswith(allowed)] == []
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,24 @@
 from __future__ import annotations
 
+import io
+import json
 import os
+import pty
+import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 
-from metaeol_udf import __version__, cli
+from metaeol_udf import __version__, cli, config, terminal, versions
+from metaeol_udf.completion import complete_override
 from metaeol_udf.errors import BudgetError, ConflictError, QualityError, TerminatedError
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -31,9 +40,115 @@ def refused(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int,
     return status, captured.err
 
 
-def test_the_version_is_the_packages() -> None:
+def test_the_version_names_all_that_matters() -> None:
     done = subprocess.run([sys.executable, "-m", "metaeol_udf.cli", "--version"], capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout == f"metaeol-udf {__version__}\n"
+    lines = dict(line.split(" ", 1) for line in done.stdout.splitlines())
+    assert list(lines) == ["metaeol-udf", "Python", "Java", "pyspark", "delta-spark", "torch", "transformers", "pyarrow", "pandas"]
+    assert lines["metaeol-udf"] == __version__
+    assert lines["pyspark"] == metadata.version("pyspark")
+    java = subprocess.run(["java", "-version"], capture_output=True, text=True, check=True, timeout=60).stderr
+    assert f'"{lines["Java"]}' in java
+    import torch
+
+    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
+    assert lines["torch"].startswith(f"{metadata.version('torch')} ({build}, ")
+
+
+def test_versions_load_nothing_that_they_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = "import sys, metaeol_udf.versions as v; v.versions(); print({'torch', 'pyspark', 'transformers', 'pandas'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60, cwd=ROOT)
+    assert done.stdout == "set()\n"
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    assert versions.java_version() is None
+    for name in ("nvidia0", "nvidia12", "nvidiactl", "nvidia-uvm", "null"):
+        (tmp_path / name).touch()
+    assert versions.gpu_count(tmp_path) == 2
+
+
+def completed(shell: str, *words: str, folder: Path) -> list[str]:
+    """What the shell's own completion script is told for a command line whose last word is being written."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "_METAEOL_COMPLETE": f"complete_{shell}"}
+    line = " ".join(("metaeol", *words))
+    env |= {"COMP_WORDS": line, "COMP_CWORD": str(len(words)), "_TYPER_COMPLETE_ARGS": line, "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    done = subprocess.run(
+        [sys.executable, "-m", "metaeol_udf.cli"], env=env, cwd=folder, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert "Traceback" not in done.stderr
+    return done.stdout.split()
+
+
+def test_the_shell_completes_commands_files_settings_and_values(tmp_path: Path) -> None:
+    (tmp_path / "conf").mkdir()
+    for name in ("job.yaml", "job.txt", "jobs.yml", ".hidden.yaml"):
+        (tmp_path / name).touch()
+    assert completed("bash", "emb", folder=tmp_path) == ["embed"]
+    assert completed("bash", "embed", "jo", folder=tmp_path) == ["job.yaml", "jobs.yml"]
+    assert completed("bash", "embed", "co", folder=tmp_path) == ["conf/"]
+    assert completed("bash", "embed", "job.yaml", "runtime.report", folder=tmp_path) == ["runtime.report=", "runtime.report_page="]
+    assert completed("bash", "embed", "job.yaml", "runtime.device=cpu", "quality.ga", folder=tmp_path) == ["quality.gate="]
+    shown = completed("zsh", "embed", "job.yaml", "embedding.dtype=f", folder=tmp_path)
+    assert "float32" in " ".join(shown)
+    assert "bfloat16" not in " ".join(shown)
+
+
+def test_every_setting_can_be_completed_and_read_back() -> None:
+    blocks = yaml.safe_load((ROOT / "conf/embed.yaml").read_text(encoding="utf-8"))
+    names = [f"{section}.{key}" for section, block in blocks.items() for key in block]
+    assert sorted([*names, "embedding.spec"]) == sorted(config.setting_names())
+    assert complete_override("sour") == ["source.table=", "source.key=", "source.text=", "source.where="]
+    assert complete_override("quality.gate=") == ["quality.gate=true", "quality.gate=false"]
+    assert "embedding.templates=metaeol-fast" in complete_override("embedding.templates=metaeol")
+    for name, words in config.CHOICES.items():
+        for word in words:
+            config.parse_config(config.read_overrides(["source.table=a/b", "source.key=id", "embedding.model=m", f"{name}={word}"]))
+
+
+def test_a_script_for_the_shell_can_be_shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
+    assert cli.run(["--show-completion", "bash"]) == 0
+    assert "_METAEOL_COMPLETE=complete_bash" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["embd", "x"], "Did you mean 'embed'?"),
+        (["embed", "x", "--dryrun"], "--dry-run"),
+        (["templates", "lst"], "Did you mean 'list'?"),
+    ],
+)
+def test_a_command_or_option_that_is_misspelt_names_the_nearest(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(arguments) == 2
+    assert words in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_method_or_type_of_weights_that_is_misspelt_names_the_nearest(
+    conf: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    status, line = refused(capfd, "fit", conf, "--out", tmp_path / "x.safetensors", "--method", "whitn")
+    assert status == 2
+    assert "did you mean 'whiten'?" in line
+    status, line = refused(capfd, "model", "prepare", "a", tmp_path / "b", "--dtype", "fp16")
+    assert status == 2
+    assert "did you mean 'float16'?" in line
+
+
+def test_results_are_plain_in_a_pipe_and_without_colour_where_none_is_wanted() -> None:
+    colours = "\x1b["
+    for env in ({}, {"NO_COLOR": "1"}):
+        done = subprocess.run(
+            [sys.executable, "-m", "metaeol_udf.cli", "templates", "check", "metaeol"],
+            env={**os.environ, "PYTHONPATH": str(ROOT), **env}, capture_output=True, text=True, check=True, timeout=60,
+        )  # fmt: skip
+        assert "templates" in done.stdout
+        assert colours not in done.stdout
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, color_system="truecolor", width=100, no_color=True)
+    terminal.show_report(console, "t", {"rows_selected": 3})
+    assert "rows selected" in file.getvalue()
+    assert not re.search(r"\x1b\[[0-9;]*3[0-9]", file.getvalue())
 
 
 @pytest.mark.parametrize(
@@ -42,7 +157,21 @@ def test_the_version_is_the_packages() -> None:
         [],
         *(
             [command]
-            for command in ("embed", "stream", "retry", "estimate", "doctor", "search", "explain", "evaluate", "tune", "curves", "fit")
+            for command in (
+                "embed",
+                "stream",
+                "retry",
+                "estimate",
+                "doctor",
+                "search",
+                "explain",
+                "evaluate",
+                "tune",
+                "curves",
+                "fit",
+                "init",
+                "report",
+            )
         ),
         ["model", "prepare"],
         *(["templates", command] for command in ("list", "check", "new")),
@@ -90,6 +219,13 @@ def test_a_wrong_command_line_exits_2(arguments: list[str], capsys: pytest.Captu
         ("quality.max_anisotropy_rise=-1", "quality.max_anisotropy_rise must be a number from 0 to 2"),
         ("sourse.table=x", "did you mean 'source'"),
         ("nonsense", "must have the form section.key=value"),
+        ("device=cpu", "did you mean 'runtime.device=cpu'?"),
+        ("runtime.device=cpuu", "did you mean 'cpu'?"),
+        ("embedding.dtype=fp32", "did you mean 'float32'?"),
+        ("embedding.quantization=int9", "did you mean 'int8'?"),
+        ("embedding.templates=metaol", "did you mean 'metaeol'?"),
+        ("stream.trigger=availablenow", "did you mean 'availableNow'?"),
+        ("runtime.report_page=page.txt", "runtime.report_page must be a path that ends in .html"),
     ],
 )
 def test_a_wrong_setting_exits_2_with_one_line(conf: Path, override: str, message: str, capfd: pytest.CaptureFixture[str]) -> None:
@@ -156,3 +292,28 @@ def test_an_interrupt_exits_130_in_silence(capfd: pytest.CaptureFixture[str]) ->
 
     assert cli.run_guarded(command) == 130
     assert capfd.readouterr().err == ""
+
+
+def test_a_drafted_template_set_is_told_to_machines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "mine.yaml"
+    assert cli.run(["templates", "new", "mine", "--meta-task", "urgency", "--out", str(out), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["file"], found["score"], found["n_templates"]) == (str(out), None, 2)  # a meta-task is asked in two ways
+
+
+def test_waiting_is_silent_where_there_is_no_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    with terminal.waiting("working"):
+        pass
+    assert capfd.readouterr() == ("", "")
+
+
+def test_waiting_is_shown_on_a_terminal() -> None:
+    """In a process of its own, whose standard error is a terminal."""
+    script = "import time\nfrom metaeol_udf.terminal import waiting\nwith waiting('working hard'):\n    time.sleep(0.5)"
+    reader, writer = pty.openpty()
+    done = subprocess.run([sys.executable, "-c", script], stderr=writer, cwd=ROOT, timeout=60, check=True)
+    os.close(writer)
+    assert done.returncode == 0
+    shown = os.read(reader, 10_000)
+    os.close(reader)
+    assert b"working hard" in shown

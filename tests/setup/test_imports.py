@@ -31,6 +31,7 @@ def test_the_evaluation_imports_no_spark_and_no_optional_package() -> None:
         "metaeol_udf.encoder.model_files",
         "metaeol_udf.estimate",
         "metaeol_udf.search",
+        "metaeol_udf.starter",
         "metaeol_udf.spark",
     ],
 )
@@ -40,7 +41,11 @@ def test_the_driver_imports_neither_torch_nor_transformers(module: str) -> None:
 
 def test_the_command_line_starts_without_anything_heavy() -> None:
     loaded = loaded_by("import metaeol_udf.cli")
-    assert not loaded & {"torch", "transformers", "pyspark", "pandas", "pyarrow"}
+    assert not loaded & {"torch", "transformers", "pyspark", "pandas", "pyarrow", "numpy", "jinja2"}
+
+
+def test_the_report_page_needs_neither_spark_nor_torch() -> None:
+    assert not loaded_by("import metaeol_udf.report_page") & {"torch", "transformers", "pyspark", "pandas"}
 
 
 def test_prompts_and_spec_import_nothing_of_the_rooms_above() -> None:

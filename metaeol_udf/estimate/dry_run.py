@@ -1,0 +1,85 @@
+"""`--dry-run`: what a command would do to which table, from the job's own selection. No model is loaded and nothing is written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from metaeol_udf.config import JobConfig
+from metaeol_udf.delta.job import Job, known_errors
+from metaeol_udf.delta.look import Look
+from metaeol_udf.delta.scope import Scope
+from metaeol_udf.delta.stream import describe_stream
+from metaeol_udf.delta.tables import read
+from metaeol_udf.estimate.projection import wave_count
+from metaeol_udf.estimate.run import scaled, work_report
+from metaeol_udf.estimate.tokens import TokenCount, count_tokens
+from metaeol_udf.estimate.workload import Workload, find_workload
+from metaeol_udf.spark.udf import make_request
+
+SAMPLE_TEXTS = 2_000  # whose tokens are counted; of fewer texts all are
+
+
+def plan_run(config: JobConfig, command: str = "embed", spark: SparkSession | None = None) -> dict[str, Any]:
+    """Say what a command would do, and do none of it.
+
+    Args:
+        config: The job.
+        command: `embed`, `stream` or `retry`. A stream is planned as if it looked at every row: it looks at those of new
+            commits, so it embeds no more than this.
+        spark: The session; None takes the active one or starts one.
+
+    Returns:
+        The plan: plain values for JSON. `tokens_to_compute` is a count where `tokens_counted` is true, else projected from the
+        sample; how tasks cut their windows may move either by some percent.
+
+    Raises:
+        MetaEOLError: What the command itself would raise before it writes anything.
+    """
+    with known_errors():
+        job = Job.prepare(config, spark, writes=False)
+        work = find_workload(job, Scope(failed=command == "retry"), SAMPLE_TEXTS)
+        counted = _count(job, work)
+        plan = _describe(job, work, counted)
+        return {"command": command} | plan | ({"stream": describe_stream(job)} if command == "stream" else {})
+
+
+def _count(job: Job, work: Workload) -> TokenCount:
+    if not work.unique_texts:
+        return TokenCount()
+    runtime = job.config.runtime
+    return count_tokens(work.sample, make_request(job.spec, runtime.device, runtime.max_batch_tokens, model_cache=runtime.model_cache))
+
+
+def _describe(job: Job, work: Workload, counted: TokenCount) -> dict[str, Any]:
+    is_new, columns = _target_changes(job, work.seen)
+    report = job.new_report()
+    report.count_selected(work.seen.counts)
+    waves = wave_count(work.unique_texts, job.config.runtime.wave_rows)
+    return {
+        "source": str(job.source),
+        "source_version": work.seen.tables.source_version,
+        "target": str(job.target),
+        "creates_target": is_new,
+        "adds_columns": columns,
+        **work_report(work, counted),
+        "texts_without_content": work.n_textless,
+        "tokens_to_compute": scaled(counted.tokens_computed, work, counted) + counted.head_tokens,
+        "tokens_saved": scaled(counted.tokens_whole - counted.tokens_computed, work, counted),
+        "tokens_counted": counted.texts == work.unique_texts,
+        "waves": waves,
+        "migration": report.migration,
+        "fingerprint": report.fingerprint,
+    }
+
+
+def _target_changes(job: Job, seen: Look) -> tuple[bool, list[str]]:
+    """Whether the target is to be created, and the columns that it lacks."""
+    tables = seen.tables
+    is_new = not tables.in_place and tables.target_version is None
+    if is_new:
+        schema = tables.key
+    else:
+        schema = tables.source.schema if tables.in_place else read(job.spark, tables.target, tables.target_version).schema
+    return is_new, [field.name for field in job.columns.missing_from(schema)]

@@ -1,0 +1,147 @@
+"""A sample of vectors on a plane: principal components, groups and neighbours, with numpy alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+NEIGHBOURS = 5  # of each row, told by the page
+PAIRS = 12  # nearest pairs that the page lists
+MIN_ROWS = 3  # fewer make no plane
+_MOST_GROUPS = 6
+_ROWS_OF_A_GROUP = 12  # on average, at least
+_ROUNDS = 50
+_TRIES = 4
+
+
+@dataclass(frozen=True)
+class VectorSample:
+    """Some rows of an embedded table: their names and vectors, never their texts.
+
+    Attributes:
+        names: What the page calls each row: its key.
+        vectors: float32, shape ``(n_rows, dim)``, finite.
+        n_rows_in_table: Rows of the table.
+        is_whole_table: Whether rows were drawn from all of them, or from the first files alone.
+    """
+
+    names: Sequence[str]
+    vectors: NDArray[np.float32]
+    n_rows_in_table: int
+    is_whole_table: bool
+
+
+@dataclass(frozen=True)
+class VectorMap:
+    """What the page shows of a sample.
+
+    Attributes:
+        points: Coordinates on the two first principal components, shape ``(n_rows, 2)``.
+        explained: Shares of the variance that the two components explain.
+        groups: Group of each row, from 0, the largest group first; shape ``(n_rows,)``.
+        centres: The row nearest to the middle of each group.
+        neighbours: The nearest other rows of each row, best first, shape ``(n_rows, at most NEIGHBOURS)``.
+        cosines: Their cosines, same shape.
+        pairs: Nearest pairs of rows with their cosine, best first.
+        mean_cosine: Of two different rows; near 1 all of them look alike.
+    """
+
+    points: NDArray[np.float64]
+    explained: tuple[float, float]
+    groups: NDArray[np.int64]
+    centres: list[int]
+    neighbours: NDArray[np.int64]
+    cosines: NDArray[np.float64]
+    pairs: list[tuple[int, int, float]]
+    mean_cosine: float
+
+
+def map_vectors(vectors: NDArray[np.float32]) -> VectorMap:
+    """Lay a sample out on a plane, group it, and find what is near to what. All is the same in every run.
+
+    Args:
+        vectors: Shape ``(n_rows, dim)``, at least `MIN_ROWS` rows.
+    """
+    unit = _unit(vectors.astype(np.float64))
+    points, explained = _principal_plane(unit)
+    groups = _group(unit)
+    cosines = np.clip(unit @ unit.T, -1.0, 1.0)
+    n_rows = len(unit)
+    mean_cosine = float((cosines.sum() - np.trace(cosines)) / (n_rows * (n_rows - 1)))
+    centres = [_central_row(unit, groups == group) for group in range(int(groups.max()) + 1)]
+    np.fill_diagonal(cosines, -np.inf)
+    nearest = np.argsort(-cosines, axis=1, kind="stable")[:, : min(NEIGHBOURS, n_rows - 1)]
+    return VectorMap(
+        points, explained, groups, centres, nearest, np.take_along_axis(cosines, nearest, axis=1), _nearest_pairs(cosines), mean_cosine
+    )
+
+
+def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rows of length 1: cosines are what search compares. A row of zeros stays as it is."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.where(lengths > 0, lengths, 1)
+
+
+def _principal_plane(unit: NDArray[np.float64]) -> tuple[NDArray[np.float64], tuple[float, float]]:
+    centred = unit - unit.mean(axis=0)
+    left, strengths, _ = np.linalg.svd(centred, full_matrices=False)
+    if len(strengths) < 2:  # vectors of one number
+        left, strengths = np.pad(left, ((0, 0), (0, 1))), np.pad(strengths, (0, 1))
+    points = left[:, :2] * strengths[:2]
+    farthest = points[np.abs(points).argmax(axis=0), [0, 1]]
+    points *= np.where(farthest < 0, -1, 1)  # a component's sign means nothing: make it the same in every run
+    total = float((strengths**2).sum())
+    shares = strengths[:2] ** 2 / total if total > 0 else np.zeros(2)
+    return points, (float(shares[0]), float(shares[1]))
+
+
+def _group(unit: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Groups by k-means on centred vectors: the tightest of a few tries; numbered by size."""
+    n_groups = max(1, min(_MOST_GROUPS, len(unit) // _ROWS_OF_A_GROUP))
+    centred = unit - unit.mean(axis=0)
+    draw = np.random.default_rng(0)
+    groups, _ = min((_k_means(centred, n_groups, draw) for _ in range(_TRIES)), key=lambda tried: tried[1])
+    present, sizes = np.unique(groups, return_counts=True)
+    rank = np.zeros(n_groups, np.int64)
+    rank[present[np.argsort(-sizes, kind="stable")]] = np.arange(len(present))
+    return rank[groups]
+
+
+def _k_means(rows: NDArray[np.float64], n_groups: int, draw: np.random.Generator) -> tuple[NDArray[np.int64], float]:
+    """Group of each row, and the sum of squared distances to the groups' middles. Starts as k-means++ does."""
+    middles = rows[draw.integers(len(rows), size=1)]
+    while len(middles) < n_groups:
+        nearest = _squared_distances(rows, middles).min(axis=1)
+        weights = nearest / nearest.sum() if nearest.sum() > 0 else None
+        middles = np.vstack([middles, rows[draw.choice(len(rows), p=weights)]])
+    distances = _squared_distances(rows, middles)
+    groups = distances.argmin(axis=1)
+    for _ in range(_ROUNDS):
+        middles = np.stack([rows[groups == g].mean(axis=0) if (groups == g).any() else middles[g] for g in range(n_groups)])
+        distances = _squared_distances(rows, middles)
+        before, groups = groups, distances.argmin(axis=1)
+        if np.array_equal(before, groups):
+            break
+    return groups, float(distances.min(axis=1).sum())
+
+
+def _squared_distances(rows: NDArray[np.float64], middles: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Shape ``(n_rows, n_middles)``."""
+    lengths = (rows**2).sum(axis=1, keepdims=True) + (middles**2).sum(axis=1)
+    return np.asarray(np.maximum(lengths - 2 * rows @ middles.T, 0.0), np.float64)
+
+
+def _central_row(unit: NDArray[np.float64], members: NDArray[np.bool_]) -> int:
+    rows = np.flatnonzero(members)
+    middle = unit[rows].mean(axis=0)
+    return int(rows[(unit[rows] @ middle).argmax()])
+
+
+def _nearest_pairs(cosines: NDArray[np.float64]) -> list[tuple[int, int, float]]:
+    firsts, seconds = np.triu_indices(len(cosines), k=1)
+    values = cosines[firsts, seconds]
+    best = np.argsort(-values, kind="stable")[:PAIRS]
+    return [(int(firsts[i]), int(seconds[i]), float(values[i])) for i in best]

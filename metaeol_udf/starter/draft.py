@@ -1,0 +1,183 @@
+"""From a table to a commented configuration: what was guessed, what else there is, and what to look at."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pyspark.sql import DataFrame, SparkSession
+
+from metaeol_udf.config import parse_config, read_overrides
+from metaeol_udf.delta.columns import VectorColumns, check_source_columns, check_vector_columns, require_field
+from metaeol_udf.delta.condition import filtered
+from metaeol_udf.delta.job import known_errors
+from metaeol_udf.delta.tables import TableRef, open_table, parse_table, read
+from metaeol_udf.errors import EnvironmentFault, InputError
+from metaeol_udf.prompts.templates import builtin_names
+from metaeol_udf.spark.session import get_session
+from metaeol_udf.starter.guess import SAMPLE_ROWS, Guess, guess_columns
+
+_MODEL = "models/smollm2-135m-instruct"  # the demo's
+_CHARACTERS_OF_A_TOKEN = 4  # of English; a rough figure, and said to be
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A configuration that is not written yet.
+
+    Attributes:
+        text: The file's content; `load_config` reads it.
+        table: As the user named it.
+        guess: What the columns were taken for.
+        n_rows: Rows of the table.
+        n_bytes: Bytes of its files.
+    """
+
+    text: str
+    table: str
+    guess: Guess
+    n_rows: int
+    n_bytes: int
+
+    def facts(self) -> dict[str, Any]:
+        """What was found, as plain values."""
+        guess = self.guess
+        return {
+            "table": self.table,
+            "rows": self.n_rows,
+            "bytes": self.n_bytes,
+            "rows_looked_at": guess.n_sampled,
+            "key": list(guess.key),
+            "other_keys": list(guess.other_keys),
+            "text": guess.text,
+            "other_texts": dict(guess.other_texts),
+            "mean_characters": guess.mean_length,
+            "longest_characters": guess.longest,
+        }
+
+
+def draft_config(table: str, overrides: Iterable[str] = (), spark: SparkSession | None = None) -> Draft:
+    """Draft a configuration for a table. The table is only read: its schema, its size, and at most 10,000 rows.
+
+    Args:
+        table: Path or name.
+        overrides: `section.key=value`, which go into the file; `source.key` and `source.text` are taken instead of a guess.
+        spark: The session; None takes the active one or starts one, with the `spark` section of the overrides.
+
+    Raises:
+        InputError: There is no such Delta table, or its columns can be no key or no text.
+        ConfigError: An override is unknown or out of range.
+    """
+    with known_errors():
+        given = read_overrides([f"source.table={json.dumps(table)}", *overrides])
+        source, embedding = given["source"], given.get("embedding") or {}
+        # A wrong override is found before Spark starts; what is not given stands in for itself.
+        asked = parse_config({**given, "source": {"key": ["id"], **source}, "embedding": {"model": _MODEL, **embedding}})
+        ref = parse_table(table, "TABLE")
+        session = spark if spark is not None else get_session(asked.spark)
+        detail = open_table(session, ref, "TABLE").detail().collect()[0]
+        rows = read(session, ref)
+        column = embedding.get("column") or _free_column(rows, ref)
+        taken = [field.name for field in VectorColumns(column).fields]
+        key, text = asked.source.key if source.get("key") else (), source.get("text")
+        for setting, names in (("source.key", key), ("source.text", () if text is None else (text,))):
+            for name in names:
+                require_field(rows.schema, name, setting, table)
+        guess = guess_columns(filtered(rows, source.get("where")), taken, key, text)
+        check_source_columns(rows.schema, guess.key, guess.text, table)
+        n_rows = rows.count()
+    content = _file_text(given, guess, column, n_rows, int(detail["sizeInBytes"]))
+    parse_config(yaml.safe_load(content))  # what is written can be read
+    return Draft(content, table, guess, n_rows, int(detail["sizeInBytes"]))
+
+
+def write_config(draft: Draft, path: Path) -> None:
+    """Write the file, whole or not at all.
+
+    Raises:
+        EnvironmentFault: It cannot be written.
+    """
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(draft.text, encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise EnvironmentFault(f"cannot write {path}: {error.strerror}") from None
+
+
+def _free_column(rows: DataFrame, ref: TableRef) -> str:
+    """`embedding`, or the first of its kind that the table has no other use for."""
+    for name in ("embedding", "metaeol_embedding", *(f"embedding_{n}" for n in range(2, 100))):
+        try:
+            check_vector_columns(rows.schema, VectorColumns(name), (), ref)
+        except InputError:
+            continue
+        return name
+    raise InputError("TABLE has columns of every name that vectors might have: give embedding.column=NAME")
+
+
+def _file_text(given: Mapping[str, Any], guess: Guess, column: str, n_rows: int, n_bytes: int) -> str:
+    """The YAML, section by section; a comment holds names and numbers, never a value of the table."""
+    found: dict[str, dict[str, Any]] = {
+        "source": {"key": list(guess.key), "text": guess.text, "where": None},
+        "target": {"table": None},
+        "embedding": {"column": column, "model": _MODEL, "templates": "metaeol", "layer": -1, "dtype": "auto", "max_tokens": 512},
+        "runtime": {"device": "auto", "wave_rows": 50_000, "max_failed_fraction": 0.01, "report": None, "report_page": None},
+        "spark": {"master": None, "conf": {}},
+    }
+    if (given.get("embedding") or {}).get("spec"):
+        found["embedding"] = {"column": column}  # the others come from the spec's file
+    comments = _comments(guess, is_key_given=bool(given["source"].get("key")))
+    lines = [
+        f"# Drafted by `metaeol init` from {n_rows:,} rows in {n_bytes:,} bytes; columns were looked at in {guess.n_sampled:,} of them.",
+        "# Next: `metaeol doctor` on this file, then `metaeol embed` with --dry-run, then without.",
+        "# Every other setting, with its default, is in conf/embed.yaml and in the README.",
+    ]
+    for section in ("source", *[name for name in found if name != "source"], *[name for name in given if name not in found]):
+        settings = {**found.get(section, {}), **(given.get(section) or {})}
+        if section == "source":
+            settings = {"table": settings.pop("table"), **settings}
+        lines.append(f"{section}:")
+        for key, value in settings.items():
+            comment = comments.get(f"{section}.{key}")
+            lines.append(f"  {key}: {_yaml(value)}" + (f" # {comment}" if comment else ""))
+    return "\n".join(lines) + "\n"
+
+
+def _comments(guess: Guess, is_key_given: bool) -> dict[str, str]:
+    tokens = round(guess.longest / _CHARACTERS_OF_A_TOKEN)
+    whole = f"the first {guess.n_sampled:,} rows" if guess.n_sampled >= SAMPLE_ROWS else f"all {guess.n_sampled:,} rows"
+    keys = f"; also unique: {_names(guess.other_keys)}" if guess.other_keys else ""
+    texts = ", ".join(f"{_names([name])} {length:,}" for name, length in guess.other_texts)
+    blank = f", {guess.blank_share:.1%} NULL or blank" if guess.blank_share else ""
+    return {
+        "source.key": f"{'as given' if is_key_given else f'unique and never NULL in {whole}'}{keys}",
+        "source.text": f"{guess.mean_length:,} characters on average{blank}" + (f"; other strings: {texts}" if texts else ""),
+        "source.where": "a Spark SQL condition over the row's own columns, such as lang = 'de'",
+        "target.table": "null: the vectors are written back into the source table",
+        "embedding.model": "a model folder that `metaeol model prepare SRC DEST` made, or a hub id in the local cache",
+        "embedding.templates": f"one of {', '.join(builtin_names())}, or a YAML file of your own",
+        "embedding.layer": "-1: the last; `metaeol tune` finds a better one on labelled pairs",
+        "embedding.max_tokens": f"kept of a text; the longest seen has about {tokens:,}, of {_CHARACTERS_OF_A_TOKEN} characters each",
+        "runtime.device": "auto: all GPUs of the task, else the CPU",
+        "runtime.wave_rows": "unique texts between two journal commits: what a kill can cost",
+        "runtime.max_failed_fraction": "of the rows; NULL and blank texts count",
+        "runtime.report": "a path for the JSON run report",
+        "runtime.report_page": "a path that ends in .html, for the same as a page",
+        "spark.master": "null: what spark-submit or the notebook set, else local[*]",
+    }
+
+
+def _names(names: Iterable[str]) -> str:
+    """Names of columns on one line of a comment, whatever is in them."""
+    return ", ".join(name if name.isprintable() else json.dumps(name) for name in names)
+
+
+def _yaml(value: Any) -> str:
+    return yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10_000).removesuffix("\n").removesuffix("\n...")
