@@ -42,7 +42,20 @@ def test_the_version_is_the_packages() -> None:
         [],
         *(
             [command]
-            for command in ("embed", "stream", "retry", "estimate", "doctor", "search", "explain", "evaluate", "tune", "curves", "fit")
+            for command in (
+                "embed",
+                "stream",
+                "retry",
+                "estimate",
+                "doctor",
+                "search",
+                "duplicates",
+                "explain",
+                "evaluate",
+                "tune",
+                "curves",
+                "fit",
+            )
         ),
         ["model", "prepare"],
         *(["templates", command] for command in ("list", "check", "new")),
