@@ -101,10 +101,11 @@ def write_duplicates(
     Raises:
         InputError: As for `find_duplicates`, or something is there already.
     """
-    ref = parse_table(out, "--out")
+    is_parquet = out.endswith(".parquet")
+    ref = parse_table(f"./{out}" if is_parquet and "/" not in out else out, "--out")
     job = open_job(config, where, spark)
     writer = _pairs(job, config, threshold, method, recall).write.mode("error")
-    kind = "parquet" if ref.is_path and out.endswith(".parquet") else "delta"
+    kind = "parquet" if is_parquet else "delta"
     try:
         with worker_errors():
             if ref.is_path:

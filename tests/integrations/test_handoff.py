@@ -108,7 +108,7 @@ def test_pgvector_finds_what_exact_search_finds(tickets: dict[str, Any], many: d
     import psycopg
 
     for names in (tickets, many):
-        names["dsn"], names["pa"] = database, pa  # the page imports pyarrow in the recipe above
+        names["dsn"] = database
         run_block(RECIPES["PostgreSQL with pgvector"], names)
         assert names["n_copied"] == names["vectors"].count()
         if names is tickets:
@@ -132,7 +132,6 @@ def test_pgvector_finds_what_exact_search_finds(tickets: dict[str, Any], many: d
 def test_faiss_finds_what_exact_search_finds(tickets: dict[str, Any], many: dict[str, Any]) -> None:
     pytest.importorskip("faiss", reason="faiss-cpu is not installed")
     for names in (tickets, many):
-        names["np"] = np  # the page imports it in the recipe above
         run_block(RECIPES["FAISS"], names)
     assert_finds_the_tickets(tickets["nearest_in_faiss"], tickets)
     assert_recalls(many["nearest_in_faiss"], many, least=0.97)

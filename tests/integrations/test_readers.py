@@ -57,6 +57,17 @@ def test_a_snippet_reads_what_spark_reads(section: str, opened: dict[str, Any], 
         assert (names["matrix"][order] == stored).all()
 
 
+def test_duckdbs_own_extension_reads_the_table(stored: np.ndarray, tmp_path: Path) -> None:
+    duckdb = pytest.importorskip("duckdb", reason="duckdb is not installed")
+    package = pytest.importorskip("duckdb_extension_delta", reason="duckdb-extension-delta is not installed")
+    connection = duckdb.connect(config={"extension_directory": str(tmp_path / "extensions")})
+    (file,) = Path(package.__file__).parent.glob(f"extensions/v{duckdb.__version__}/delta.duckdb_extension")
+    connection.execute(f"INSTALL '{file}'")
+    connection.execute("LOAD delta")
+    rows = connection.execute("SELECT embedding FROM delta_scan('demo/tickets') WHERE embedding IS NOT NULL ORDER BY id").fetchnumpy()
+    assert (np.stack(rows["embedding"]) == stored).all()
+
+
 def test_the_job_turns_no_table_feature_on(tickets: dict[str, Any]) -> None:
     for table in ("demo/tickets", "demo/tickets__metaeol_journal", "demo/tickets__metaeol_quarantine"):
         assert _protocols(Path(table))[-1] == {"minReaderVersion": 1, "minWriterVersion": 2}
