@@ -58,10 +58,12 @@ def run_block(block: Block, names: dict[str, Any]) -> str | None:
         Path(block.code.splitlines()[0].removeprefix("# ")).write_text(block.code, encoding="utf-8")
         return None
     if block.language == "python":
+        # Spark's JVM and the workers stay in the folder that they were started in.
+        code = block.code.replace('"demo/', f'"{Path.cwd()}/demo/').replace("'demo/", f"'{Path.cwd()}/demo/")
         names["__name__"] = "__main__"  # so that functions travel to workers by value
         output = io.StringIO()
         with contextlib.redirect_stdout(output):
-            exec(compile(block.code, f"section {block.section!r}", "exec"), names)
+            exec(compile(code, f"section {block.section!r}", "exec"), names)
         return output.getvalue()
     if block.language == "console":
         return "".join(_run_command(line.removeprefix("$ metaeol ")) for line in block.code.splitlines() if line.startswith("$ metaeol "))

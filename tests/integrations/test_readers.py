@@ -32,7 +32,7 @@ def tickets(spark: SparkSession, model_dir: Path, tmp_path_factory: pytest.TempP
 @pytest.fixture(scope="module")
 def stored(tickets: dict[str, Any]) -> np.ndarray:
     """What Spark reads, by id."""
-    rows = tickets["spark"].read.format("delta").load("demo/tickets").where("embedding IS NOT NULL").orderBy("id").collect()
+    rows = tickets["spark"].read.format("delta").load(str(Path("demo/tickets").resolve())).where("embedding IS NOT NULL").orderBy("id").collect()
     return np.array([row["embedding"] for row in rows], np.float32)
 
 
@@ -85,12 +85,12 @@ FEATURES = {
 def featured(request: pytest.FixtureRequest, tickets: dict[str, Any]) -> tuple[str, str]:
     """A table with a feature that its owner turned on, embedded in two runs so that the second one's MERGE rewrites rows."""
     feature = str(request.param)
-    spark, path = tickets["spark"], f"demo/{feature.split('.')[1]}"
+    spark, path = tickets["spark"], f"{Path.cwd()}/demo/{feature.split('.')[1]}"
     rows = spark.createDataFrame(tickets["tickets"], "id long, lang string, text string").coalesce(1)
     rows.write.format("delta").option(feature, FEATURES[feature]).save(path)
     settings = [f"source.table={path}", "runtime.max_failed_fraction=0.2"]
     run_embed(load_config("tickets.yaml", settings), spark)
-    spark.sql(f"UPDATE delta.`{Path(path).resolve()}` SET text = 'The invoice is wrong.' WHERE id = 8")
+    spark.sql(f"UPDATE delta.`{path}` SET text = 'The invoice is wrong.' WHERE id = 8")
     run_embed(load_config("tickets.yaml", settings), spark)
     return feature, path
 
