@@ -22,7 +22,7 @@ from rich.console import Console
 
 from metaeol_udf.completion import complete_conf, complete_override
 from metaeol_udf.config import JobConfig, load_config, load_encoder_config
-from metaeol_udf.errors import ConfigError, MetaEOLError, nearest_word
+from metaeol_udf.errors import ConfigError, InputError, MetaEOLError, nearest_word
 from metaeol_udf.template_commands import templates_app
 
 app = typer.Typer(
@@ -44,6 +44,9 @@ Overrides = Annotated[
         show_default=False,
         autocompletion=complete_override,
     ),
+]
+Where = Annotated[
+    str | None, typer.Option(metavar="CONDITION", help="Only rows of the source that meet it, such as \"lang = 'de'\".", show_default=False)
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and do and write nothing.")]
@@ -150,22 +153,83 @@ def retry(conf: Conf, overrides: Overrides = None, dry_run: DryRun = False, as_j
 @app.command()
 def search(
     conf: Conf,
-    query: Annotated[str, typer.Argument(metavar="QUERY", help="What to look for.", show_default=False)],
+    query: Annotated[str | None, typer.Argument(metavar="[QUERY]", help="What to look for.", show_default=False)] = None,
     overrides: Overrides = None,
     k: Annotated[int, typer.Option("--k", "-k", min=1, max=10_000, help="How many rows.")] = 5,
+    where: Where = None,
+    queries: Annotated[
+        Path | None,
+        typer.Option("--queries", metavar="FILE", help="One query a line, instead of QUERY; - reads standard input.", show_default=False),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print the rows of an embedded table that are nearest to a query."""
-    config = load_config(conf, overrides or ())
+    """Print the rows of an embedded table that are nearest to a query, or to each query of a file."""
+    asked, settings = _queries(query, queries, overrides or [])
+    config = load_config(conf, settings)
     from metaeol_udf.search import search_table
 
-    (hits,) = search_table(config, [query], k=k)
+    found = search_table(config, asked, k=k, where=where)
     if as_json:
-        typer.echo(json.dumps([{"key": hit.key, "text": hit.text, "score": hit.score} for hit in hits], indent=1, default=str))
+        lists = [[{"key": hit.key, "text": hit.text, "score": hit.score} for hit in hits] for hits in found]
+        by_query = [{"query": query, "hits": hits} for query, hits in zip(asked, lists, strict=True)]
+        typer.echo(json.dumps(lists[0] if queries is None else by_query, indent=1, default=str))
         return
     from metaeol_udf.terminal import show_hits
 
-    show_hits(Console(), query, hits)
+    for number, (one, hits) in enumerate(zip(asked, found, strict=True)):
+        if number:
+            typer.echo()
+        show_hits(Console(), one, hits)
+
+
+def _queries(query: str | None, file: Path | None, overrides: list[str]) -> tuple[list[str], list[str]]:
+    """What to look for, and the settings; beside a file the command line holds no query, so its first word is a setting too."""
+    if file is None:
+        if query is None:
+            raise ConfigError("search needs a QUERY, or --queries FILE with one query a line")
+        return [query], overrides
+    settings = overrides if query is None else [query, *overrides]
+    try:
+        lines = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--queries: {file} cannot be read as UTF-8 text ({type(error).__name__})") from None
+    asked = [line.strip() for line in lines.splitlines() if line.strip()]
+    if not asked:
+        raise InputError(f"--queries: {file} holds no query: write one a line")
+    return asked, settings
+
+
+@app.command()
+def duplicates(
+    conf: Conf,
+    overrides: Overrides = None,
+    threshold: Annotated[float, typer.Option(help="Least cosine of a pair, over 0 to 1.")] = 0.98,
+    k: Annotated[int, typer.Option("--k", "-k", min=1, max=100_000, help="How many pairs to print, most similar first.")] = 20,
+    where: Where = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Compare all pairs: for tables of up to some 100,000 rows.")] = False,
+    recall: Annotated[float, typer.Option(help="Chance that a pair at the threshold is found, without --exact.")] = 0.95,
+    out: Annotated[
+        str | None,
+        typer.Option(metavar="TABLE", help="Write all pairs to a Delta table, or a path that ends in .parquet, and print their number."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find pairs of rows of an embedded table whose vectors are nearly the same."""
+    config = load_config(conf, overrides or ())
+    from metaeol_udf.search import find_duplicates, write_duplicates
+
+    method = "exact" if exact else "lsh"
+    if out is not None:
+        n_pairs = write_duplicates(config, out, threshold=threshold, where=where, method=method, recall=recall)
+        typer.echo(json.dumps({"pairs": n_pairs, "out": out}) if as_json else f"{out}: {n_pairs} pairs")
+        return
+    pairs = find_duplicates(config, threshold=threshold, k=k, where=where, method=method, recall=recall)
+    if as_json:
+        typer.echo(json.dumps([vars(pair) for pair in pairs], indent=1, default=str))
+        return
+    from metaeol_udf.terminal import show_pairs
+
+    show_pairs(Console(), pairs)
 
 
 @app.command()

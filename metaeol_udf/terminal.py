@@ -163,6 +163,19 @@ def show_hits(console: Console, query: str, hits: Sequence[Any]) -> None:
         console.print(line, markup=False, highlight=False, no_wrap=True, soft_wrap=True)
 
 
+def show_pairs(console: Console, pairs: Sequence[Any]) -> None:
+    """Print pairs of rows, most similar first: the score and both rows with key and the beginning of the text, a line each."""
+    keys = [[" ".join(str(value) for value in key.values()) for key in pair.keys] for pair in pairs]
+    width = min(48, max((len(key) for both in keys for key in both), default=0))
+    if not pairs:
+        console.print("no pair", markup=False, highlight=False)
+    for pair, both in zip(pairs, keys, strict=True):
+        for start, key, text in zip((f"{pair.score:6.4f}", " " * 6), both, pair.texts, strict=True):
+            words = f"  {start}  {key:<{width}}  "
+            line = words + shorten(text, max(20, (console.width if console.is_terminal else 140) - len(words)))
+            console.print(line, markup=False, highlight=False, no_wrap=True, soft_wrap=True)
+
+
 def show_words(console: Console, explanation: Any) -> None:
     """Print the most probable next words of each template: side by side on a terminal, else block after block."""
     layer = "" if explanation.layer == explanation.n_layers else f", read from hidden state {explanation.layer} of {explanation.n_layers}"

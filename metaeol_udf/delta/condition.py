@@ -14,8 +14,13 @@ from metaeol_udf.errors import InputError
 _REFUSED = frozenset({"java_method", "reflect", "try_reflect", "raise_error", "assert_true"})  # call any class, or quote a row
 
 
-def filtered(source: DataFrame, condition: str | None) -> DataFrame:
+def filtered(source: DataFrame, condition: str | None, setting: str = "source.where") -> DataFrame:
     """The rows that a user's SQL condition keeps.
+
+    Args:
+        source: Any rows.
+        condition: None keeps all.
+        setting: What the user wrote it as, for messages.
 
     Raises:
         InputError: It cannot be parsed, names what is not there, is not a condition, or reaches beyond the row.
@@ -23,11 +28,11 @@ def filtered(source: DataFrame, condition: str | None) -> DataFrame:
     if condition is None:
         return source
     try:
-        _check(source.sparkSession, condition)
+        _check(source.sparkSession, condition, setting)
         return source.where(where_column(condition))
     except (ParseException, AnalysisException) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise InputError(f"source.where {condition!r} is no condition over the source's columns: {lines[0]}") from None
+        raise InputError(f"{setting} {condition!r} is no condition over the source's columns: {lines[0]}") from None
 
 
 def columns_in(spark: SparkSession, condition: str) -> set[str]:
@@ -41,19 +46,19 @@ def where_column(condition: str) -> Column:
     return F.expr(condition)
 
 
-def _check(spark: SparkSession, condition: str) -> None:
+def _check(spark: SparkSession, condition: str, setting: str) -> None:
     jvm: Any = spark._jvm
     known = jvm.org.apache.spark.sql.catalyst.analysis.FunctionRegistry.builtin()
     identifier = jvm.org.apache.spark.sql.catalyst.FunctionIdentifier
     for node in _nodes(_parse(spark, condition)):
         kind = node.getClass().getSimpleName()
         if kind in ("ScalarSubquery", "Exists", "ListQuery", "InSubquery", "UnresolvedStar"):
-            raise InputError(f"source.where {condition!r} has a query inside: it may use the row's own columns only")
+            raise InputError(f"{setting} {condition!r} has a query inside: it may use the row's own columns only")
         if kind == "UnresolvedFunction":
             name = node.nameParts().mkString(".")
             if name.lower() in _REFUSED or not known.functionExists(identifier(name)):
                 raise InputError(
-                    f"source.where {condition!r} calls {name}: it may call Spark's own functions only, and none that runs other code"
+                    f"{setting} {condition!r} calls {name}: it may call Spark's own functions only, and none that runs other code"
                 )
 
 

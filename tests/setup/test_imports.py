@@ -59,6 +59,7 @@ def test_the_public_names_are_these() -> None:
     import metaeol_udf.encoder
     import metaeol_udf.evaluation
     import metaeol_udf.prompts
+    import metaeol_udf.search
     import metaeol_udf.spark
 
     assert metaeol_udf.__all__ == ["EmbeddingSpec", "MetaEOLEncoder", "MetaEOLError", "TemplateSet", "__version__"]
@@ -69,7 +70,11 @@ def test_the_public_names_are_these() -> None:
         "StsScore", "StsTask", "TransferScore", "TransferTask", "evaluate", "load_tasks", "score_sts", "score_transfer",
     ]  # fmt: skip
     assert metaeol_udf.prompts.__all__ == ["TEXT_SLOT", "PromptTemplate", "TemplateSet", "clean_text"]
+    assert metaeol_udf.search.__all__ == [
+        "DuplicatePair", "Hit", "find_duplicates", "near_duplicates", "search_table", "search_vectors", "write_duplicates",
+    ]  # fmt: skip
     for package in (
-        metaeol_udf, metaeol_udf.spark, metaeol_udf.delta, metaeol_udf.encoder, metaeol_udf.evaluation, metaeol_udf.prompts
+        metaeol_udf, metaeol_udf.spark, metaeol_udf.delta, metaeol_udf.encoder, metaeol_udf.evaluation, metaeol_udf.prompts,
+        metaeol_udf.search,
     ):  # fmt: skip
         assert all(hasattr(package, name) for name in package.__all__)

@@ -1,17 +1,22 @@
 from __future__ import annotations
 
+import io
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import yaml
 
+from metaeol_udf import cli
 from metaeol_udf.config import JobConfig, parse_config
 from metaeol_udf.errors import InputError
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+EMBEDDED = 4
 TEXTS = {
     ("a", 1): "a red apple",
     ("a", 2): "the train to Paris",
@@ -36,7 +41,7 @@ def job(spark: SparkSession, tiny_model_dir: Path, tmp_path_factory: pytest.Temp
     rows = [(*key, text) for key, text in TEXTS.items()]
     spark.createDataFrame(rows, "shelf string, no long, text string").repartition(2).write.format("delta").save(str(table))
     config = config_for(table, tiny_model_dir)
-    assert run_embed(config, spark)["rows_embedded"] == 4
+    assert run_embed(config, spark)["rows_embedded"] == EMBEDDED
     return config
 
 
@@ -90,3 +95,106 @@ def test_a_blank_query_is_refused(spark: SparkSession, job: JobConfig) -> None:
 
     with pytest.raises(InputError, match="blank"):
         search_table(job, ["fine", "  "], spark=spark)
+
+
+def test_a_condition_keeps_rows_out_of_the_competition(spark: SparkSession, job: JobConfig) -> None:
+    from metaeol_udf.search import search_table
+
+    (hits,) = search_table(job, ["a red apple"], k=50, where="shelf = 'b' AND text LIKE '%form'", spark=spark)
+    assert [tuple(hit.key.values()) for hit in hits] == [("b", 2)]
+    (none,) = search_table(job, ["a red apple"], where="no > 7", spark=spark)
+    assert none == []
+    with pytest.raises(InputError, match=r"--where 'shelves = 1' is no condition over the source's columns"):
+        search_table(job, ["a red apple"], where="shelves = 1", spark=spark)
+    with pytest.raises(InputError, match="has a query inside"):
+        search_table(job, ["a red apple"], where="no IN (SELECT 1)", spark=spark)
+
+
+def test_a_condition_over_the_source_holds_for_a_target_of_its_own(spark: SparkSession, tiny_model_dir: Path, tmp_path: Path) -> None:
+    from metaeol_udf.delta import run_embed
+    from metaeol_udf.search import find_duplicates, search_table
+
+    rows = [(1, "de", "ein Apfel"), (2, "en", "an apple"), (3, "de", "ein Apfel")]
+    spark.createDataFrame(rows, "id long, lang string, text string").write.format("delta").save(str(tmp_path / "source"))
+    blocks = {
+        "source": {"table": str(tmp_path / "source"), "key": ["id"]},
+        "target": {"table": str(tmp_path / "vectors")},
+        "embedding": {"model": str(tiny_model_dir), "dtype": "float32"},
+        "runtime": {"device": "cpu"},
+    }
+    config = parse_config(blocks)
+    run_embed(config, spark)
+    (hits,) = search_table(config, ["an apple"], where="lang = 'de'", spark=spark)
+    assert [(hit.key["id"], hit.text) for hit in hits] == [(1, "ein Apfel"), (3, "ein Apfel")]
+    (pair,) = find_duplicates(config, threshold=1.0, where="lang = 'de'", method="exact", spark=spark)
+    assert (pair.keys, pair.texts, pair.score) == (({"id": 1}, {"id": 3}), ("ein Apfel", "ein Apfel"), 1.0)
+
+
+@pytest.fixture
+def conf(job: JobConfig, tmp_path: Path) -> Path:
+    """The job as a file."""
+    path = tmp_path / "job.yaml"
+    source = {"table": job.source.table, "key": ["shelf", "no"]}
+    path.write_text(yaml.safe_dump({"source": source, "embedding": {"model": job.embedding.model, "dtype": "float32"}}))
+    return path
+
+
+def test_a_file_of_queries_is_searched_at_once(
+    spark: SparkSession, conf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "queries.txt").write_text("a red apple\n\n  the train to Paris \n")
+    assert cli.run(["search", str(conf), "--queries", str(tmp_path / "queries.txt"), "--k", "2", "--json", "runtime.device=cpu"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [one["query"] for one in found] == ["a red apple", "the train to Paris"]
+    assert [one["hits"][0]["key"] for one in found] == [{"shelf": "a", "no": 1}, {"shelf": "a", "no": 2}]
+    assert [len(one["hits"]) for one in found] == [2, 2]
+    monkeypatch.setattr("sys.stdin", io.StringIO("a red apple\nthe train to Paris\n"))
+    assert cli.run(["search", str(conf), "--queries", "-", "--k", "1", "--where", "shelf = 'b'"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert (lines[0], lines[2], lines[3]) == ('"a red apple"', "", '"the train to Paris"')
+    assert lines[1].split()[1:3] == ["b", "1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "search needs a QUERY"),
+        (["--queries", "no-such-file"], "no-such-file cannot be read as UTF-8 text (FileNotFoundError)"),
+        (["--queries", "/dev/null"], "/dev/null holds no query"),
+        (["--queries", "/dev/null", "runtime.devices=cpu"], "/dev/null holds no query"),
+    ],
+)
+def test_a_search_for_nothing_is_refused(conf: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["search", str(conf), *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_near_duplicates_are_printed_with_their_texts_or_written(
+    spark: SparkSession, conf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["duplicates", str(conf), "--threshold", "0.05", "--exact", "--k", "2", "--json"]) == 0
+    pairs = json.loads(capsys.readouterr().out)
+    assert len(pairs) == 2
+    assert pairs[0]["score"] >= pairs[1]["score"] > 0.05
+    assert pairs[0]["texts"] == [TEXTS[key["shelf"], key["no"]] for key in pairs[0]["keys"]]
+    assert cli.run(["duplicates", str(conf), "--threshold", "0.999999", "--exact"]) == 0
+    assert capsys.readouterr().out == "no pair\n"
+    for name, kind in (("pairs.parquet", "parquet"), ("pairs", "delta")):
+        out = str(tmp_path / name)
+        assert cli.run(["duplicates", str(conf), "--threshold", "0.05", "--exact", "--out", out]) == 0
+        written = spark.read.format(kind).load(out)
+        assert written.columns == ["shelf1", "no1", "shelf2", "no2", "score"]
+        assert capsys.readouterr().out == f"{out}: {written.count()} pairs\n"
+        assert written.count() == EMBEDDED * (EMBEDDED - 1) // 2
+        assert cli.run(["duplicates", str(conf), "--threshold", "0.05", "--exact", "--out", out]) == 2
+        assert "name one that is not there" in capsys.readouterr().err
+
+
+def test_what_a_worker_refuses_is_one_clear_message(spark: SparkSession) -> None:
+    from metaeol_udf.search import search_vectors
+    from metaeol_udf.search.table import worker_errors
+
+    rows = spark.createDataFrame([(1, [1.0, 0.0]), (2, [1.0])], "id long, embedding array<float>").coalesce(1)
+    with pytest.raises(InputError) as caught, worker_errors():
+        search_vectors(rows, rows.where("id = 1"), k=1).collect()
+    assert str(caught.value) == "column 'embedding': a vector holds 1 numbers where 2 are expected: both sides must be of one model"

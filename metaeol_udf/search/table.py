@@ -1,4 +1,4 @@
-"""Exact nearest rows of an embedded table: every vector is compared with the query, where the vectors are.
+"""Exact nearest rows of a job's table: every vector is compared with the query, where the vectors are.
 
 A query is embedded by the same Pandas UDF as the table, so the driver loads no model. Only keys and scores of each Arrow
 batch's best rows travel; texts are looked up for the final rows alone.
@@ -6,29 +6,37 @@ batch's best rows travel; texts are looked up for the final rows alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pyspark.sql import DataFrame, SparkSession, Window
+from pyspark.errors import PythonException
+from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import FloatType, IntegerType, LongType, StringType, StructField, StructType
+from pyspark.sql.types import LongType, StringType, StructField, StructType
 
 from metaeol_udf.config import JobConfig
 from metaeol_udf.delta.columns import VectorColumns, check_source_columns, find_field, require_field
+from metaeol_udf.delta.condition import filtered
 from metaeol_udf.delta.fingerprint import of_spec
 from metaeol_udf.delta.tables import TableRef, open_table, parse_table, read
 from metaeol_udf.errors import InputError, MetaEOLError
+from metaeol_udf.search.blocks import Metric, Side, unit
+from metaeol_udf.search.vectors import against_queries, with_vectors
 from metaeol_udf.spark.session import get_session
 from metaeol_udf.spark.staging import resolve
 from metaeol_udf.spark.udf import pin, quoted, with_embeddings
 from metaeol_udf.spec import EmbeddingSpec
 
-#: Columns beside the key while rows compete; no user's table may have them.
-_QUERY, _SCORE, _RANK, _TEXT = "metaeol_query", "metaeol_score", "metaeol_rank", "metaeol_text"
+#: Columns beside the key in results; no user's table may have them.
+_QUERY, _TEXT = "metaeol_asked", "metaeol_text"
+
+_BLANK = "the query is blank: it has no embedding"
 
 
 @dataclass(frozen=True)
@@ -46,33 +54,88 @@ class Hit:
     score: float
 
 
-def search_table(config: JobConfig, queries: Sequence[str], *, k: int = 5, spark: SparkSession | None = None) -> list[list[Hit]]:
+def search_table(
+    config: JobConfig, queries: Sequence[str], *, k: int = 5, where: str | None = None, spark: SparkSession | None = None
+) -> list[list[Hit]]:
     """Find the rows that are nearest to each query by cosine, over all rows that have a vector.
 
     Args:
         config: The job whose table is searched.
         queries: What to look for; in any language that the model knows.
         k: Rows for each query.
+        where: A condition over the source's columns, such as ``"lang = 'de'"``, that rows must meet to be compared at all.
         spark: The session; None takes the active one or starts one.
 
     Returns:
         One list a query, in their order, best row first; rows of equal score in the order of their keys.
 
     Raises:
-        InputError: A query is blank, the table or a column is missing, no row has a vector, or some vectors were made by
-            another model or other settings than the configuration's.
+        InputError: A query is blank, the table or a column is missing, the condition is none, no row has a vector, or some vectors were
+            made by another model or other settings than the configuration's.
         ConfigError: The configuration names a model, layer or template set that does not exist.
     """
-    for query in queries:
+    for number, query in enumerate(queries, 1):
         if not query.strip():
-            raise InputError("the query is blank: it has no embedding")
+            raise InputError(f"query {number} of {len(queries)} is blank: it has no embedding" if len(queries) > 1 else _BLANK)
+    job = open_job(config, where, spark)
+    vectors = _embed_queries(job.spark, job.spec, config, queries)
+    numbers = pa.table({_QUERY: pa.array(range(len(queries)), pa.int64())})
+    side = Side(numbers, unit(vectors.astype(np.float64)), np.arange(len(queries)))
+    rows = with_vectors(job.target, config.source.key, config.column, f"the table {config.target_table}")
+    with worker_errors():
+        best = against_queries(rows, side, k, Metric.COSINE, config.column).collect()
+    return _with_texts(job, config, best, len(queries))
+
+
+@dataclass(frozen=True)
+class OpenJob:
+    """An embedded table, found to be what its configuration says.
+
+    Attributes:
+        spark: The session.
+        spec: Resolved.
+        source: The rows that hold the texts.
+        target: The rows that hold the vectors; the same where there is no table of their own. Only those that meet the condition.
+    """
+
+    spark: SparkSession
+    spec: EmbeddingSpec
+    source: DataFrame
+    target: DataFrame
+
+
+def open_job(config: JobConfig, where: str | None, spark: SparkSession | None) -> OpenJob:
+    """Open the tables of a job and check that all vectors are of its spec.
+
+    Raises:
+        InputError: They are not, a table or column is missing, or the condition over the source's columns is none.
+        ConfigError: The configuration names a model, layer or template set that does not exist.
+    """
     spec = pin(resolve(config.embedding, lambda: get_session(config.spark, spark))[0])
     spark = get_session(config.spark, spark)
     source, target = _open(spark, config)
     _check_vectors(target, config, spec)
-    vectors = _embed_queries(spark, spec, config, queries)
-    best = _nearest(target, config, vectors, k)
-    return _with_texts(spark, source, best, config, len(queries))
+    if where is not None:
+        kept = filtered(source, where, "--where")
+        keys = [quoted(name) for name in config.source.key]
+        target = kept if config.target.table is None else target.join(kept.select(*keys), on=list(config.source.key), how="left_semi")
+    return OpenJob(spark, spec, source, target)
+
+
+@contextmanager
+def worker_errors() -> Iterator[None]:
+    """Raise again, as itself, what our code refused in a worker: Spark wraps it in the worker's whole stack trace.
+
+    Raises:
+        InputError: That.
+    """
+    try:
+        yield
+    except PythonException as error:
+        ours = re.search(r"^metaeol_udf\.errors\.InputError: (.*)$", str(error), re.MULTILINE)
+        if ours is None:
+            raise
+        raise InputError(ours.group(1)) from None
 
 
 def _open(spark: SparkSession, config: JobConfig) -> tuple[DataFrame, DataFrame]:
@@ -119,61 +182,21 @@ def _embed_queries(spark: SparkSession, spec: EmbeddingSpec, config: JobConfig, 
     return np.array([row["vector"] for row in found], np.float32)
 
 
-def _nearest(target: DataFrame, config: JobConfig, vectors: NDArray[np.float32], k: int) -> DataFrame:
-    """Keys, query number, score and rank of the best `k` rows for each query."""
-    vector = quoted(config.column)
-    key = [F.col(quoted(name)) for name in config.source.key]
-    rows = target.where(F.col(vector).isNotNull()).select(*key, F.col(vector).alias(_SCORE))
-    schema = StructType(
-        [field for field in rows.schema.fields if field.name != _SCORE]
-        + [StructField(_QUERY, IntegerType()), StructField(_SCORE, FloatType())]
-    )
-    candidates = rows.mapInArrow(_best_of_batches(vectors, k), schema)
-    order = Window.partitionBy(_QUERY).orderBy(F.col(_SCORE).desc(), *key)
-    return candidates.withColumn(_RANK, F.row_number().over(order)).where(F.col(_RANK) <= k)
-
-
-def _best_of_batches(vectors: NDArray[np.float32], k: int) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-    """A function for executors: from Arrow batches of keys and vectors to the keys and scores of each batch's best rows."""
-    queries = _unit(vectors)
-
-    def best(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            if batch.num_rows == 0:
-                continue
-            stored = batch.column(_SCORE).flatten().to_numpy(zero_copy_only=False).reshape(batch.num_rows, queries.shape[1])
-            scores = _unit(stored) @ queries.T  # (n_rows, n_queries)
-            for number in range(len(queries)):
-                rows = np.argsort(-scores[:, number], kind="stable")[:k]
-                yield _candidates(batch, rows, number, scores[rows, number])
-
-    return best
-
-
-def _candidates(batch: pa.RecordBatch, rows: NDArray[np.int64], number: int, scores: NDArray[np.float32]) -> pa.RecordBatch:
-    taken = batch.take(pa.array(rows))
-    names = [name for name in batch.schema.names if name != _SCORE]
-    arrays = [taken.column(name) for name in names]
-    return pa.RecordBatch.from_arrays(
-        [*arrays, pa.array(np.full(len(rows), number, np.int32)), pa.array(scores.astype(np.float32))], names=[*names, _QUERY, _SCORE]
-    )
-
-
-def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scale each row to length 1; a row of zeros stays as it is."""
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)
-
-
-def _with_texts(spark: SparkSession, source: DataFrame, best: DataFrame, config: JobConfig, n_queries: int) -> list[list[Hit]]:
-    """Look up the texts of the best rows; a row that left the source since has none."""
+def _with_texts(job: OpenJob, config: JobConfig, best: Sequence[Row], n_queries: int) -> list[list[Hit]]:
+    """Add the texts of the best rows; a row that left the source since has none."""
     names = list(config.source.key)
-    found = sorted(best.collect(), key=lambda row: (row[_QUERY], row[_RANK]))
-    keys = F.broadcast(spark.createDataFrame(found, best.schema).select(*map(quoted, names)).distinct())
-    texts = source.select(*map(quoted, names), F.col(quoted(config.source.text)).alias(_TEXT)).join(keys, on=names, how="left_semi")
-    text_of = {tuple(row[name] for name in names): row[_TEXT] for row in texts.collect()}
+    text_of = texts_of(job, config, [tuple(row[name] for name in names) for row in best])
     hits: list[list[Hit]] = [[] for _ in range(n_queries)]
-    for row in found:
+    for row in sorted(best, key=lambda row: (row[_QUERY], row["rank"])):
         key = {name: row[name] for name in names}
-        hits[row[_QUERY]].append(Hit(key, text_of.get(tuple(key.values())), float(row[_SCORE])))
+        hits[row[_QUERY]].append(Hit(key, text_of.get(tuple(key.values())), float(row["score"])))
     return hits
+
+
+def texts_of(job: OpenJob, config: JobConfig, keys: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], str | None]:
+    """Look up the texts of a few rows by their keys, in one pass over the source."""
+    names = [quoted(name) for name in config.source.key]
+    texts = job.source.select(*names, F.col(quoted(config.source.text)).alias(_TEXT))
+    wanted = F.broadcast(job.spark.createDataFrame(sorted(set(keys), key=repr), texts.drop(_TEXT).schema))
+    found = texts.join(wanted, on=list(config.source.key), how="left_semi").collect()
+    return {tuple(row[name] for name in config.source.key): row[_TEXT] for row in found}

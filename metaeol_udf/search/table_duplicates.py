@@ -1,0 +1,127 @@
+"""Near-duplicates of a job's table: `metaeol duplicates`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pyspark.errors import AnalysisException
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from metaeol_udf.config import JobConfig
+from metaeol_udf.delta.tables import parse_table
+from metaeol_udf.errors import InputError
+from metaeol_udf.search.duplicates import near_duplicates
+from metaeol_udf.search.table import OpenJob, open_job, texts_of, worker_errors
+from metaeol_udf.spark.udf import quoted
+
+
+@dataclass(frozen=True)
+class DuplicatePair:
+    """Two rows whose vectors are nearly the same.
+
+    Attributes:
+        keys: Key columns by name, of both rows, the smaller key first.
+        texts: Of both rows, as they stand in the source now.
+        score: Cosine of their vectors.
+    """
+
+    keys: tuple[dict[str, Any], dict[str, Any]]
+    texts: tuple[str | None, str | None]
+    score: float
+
+
+def find_duplicates(
+    config: JobConfig,
+    *,
+    threshold: float,
+    k: int = 20,
+    where: str | None = None,
+    method: str = "lsh",
+    recall: float = 0.95,
+    spark: SparkSession | None = None,
+) -> list[DuplicatePair]:
+    """Find the most similar pairs of rows of an embedded table, by cosine.
+
+    Args:
+        config: The job whose table is looked at.
+        threshold: Least cosine of a pair, over 0 to 1.
+        k: Pairs at most.
+        where: A condition over the source's columns that both rows must meet.
+        method: `lsh` or `exact`, as for `near_duplicates`.
+        recall: As for `near_duplicates`.
+        spark: The session; None takes the active one or starts one.
+
+    Returns:
+        Most similar first; pairs of equal score in the order of their keys.
+
+    Raises:
+        InputError: As for `search_table`.
+        ConfigError: A setting is out of range.
+    """
+    job = open_job(config, where, spark)
+    pairs = _pairs(job, config, threshold, method, recall)
+    names = config.source.key
+    order = [F.col(quoted(f"{name}{number}")) for number in (1, 2) for name in names]
+    with worker_errors():
+        best = pairs.orderBy(F.col("score").desc(), *order).limit(k).collect()
+    both = [tuple({name: row[f"{name}{number}"] for name in names} for number in (1, 2)) for row in best]
+    texts = texts_of(job, config, [tuple(key.values()) for pair in both for key in pair])
+    return [
+        DuplicatePair((one, other), (texts.get(tuple(one.values())), texts.get(tuple(other.values()))), float(row["score"]))
+        for row, (one, other) in zip(best, both, strict=True)
+    ]
+
+
+def write_duplicates(
+    config: JobConfig,
+    out: str,
+    *,
+    threshold: float,
+    where: str | None = None,
+    method: str = "lsh",
+    recall: float = 0.95,
+    spark: SparkSession | None = None,
+) -> int:
+    """Write all near-duplicate pairs of an embedded table, without texts: `<key>1`, `<key>2` and `score`.
+
+    Args:
+        config: The job whose table is looked at.
+        out: A path that ends in `.parquet`, or a Delta table by path or name; none may be there yet.
+        threshold: As for `find_duplicates`, like the others.
+        where: A condition over the source's columns.
+        method: `lsh` or `exact`.
+        recall: As for `near_duplicates`.
+        spark: The session.
+
+    Returns:
+        Pairs written.
+
+    Raises:
+        InputError: As for `find_duplicates`, or something is there already.
+    """
+    is_parquet = out.endswith(".parquet")
+    ref = parse_table(f"./{out}" if is_parquet and "/" not in out else out, "--out")
+    job = open_job(config, where, spark)
+    writer = _pairs(job, config, threshold, method, recall).write.mode("error")
+    kind = "parquet" if is_parquet else "delta"
+    try:
+        with worker_errors():
+            if ref.is_path:
+                writer.format(kind).save(ref.name)
+            else:
+                writer.format("delta").saveAsTable(ref.identifier)
+    except AnalysisException as error:
+        raise InputError(
+            f"--out: {out} cannot be written ({error.getCondition() or type(error).__name__}): name one that is not there"
+        ) from None
+    written = job.spark.read.format(kind).load(ref.name) if ref.is_path else job.spark.table(ref.identifier)
+    return written.count()
+
+
+def _pairs(job: OpenJob, config: JobConfig, threshold: float, method: str, recall: float) -> DataFrame:
+    with worker_errors():
+        return near_duplicates(
+            job.target, threshold=threshold, key=list(config.source.key), vector=config.column, method=method, recall=recall
+        )
