@@ -65,7 +65,9 @@ def test_the_application_follows_the_compact_schema() -> None:
 
 def test_the_application_follows_the_operators_own_schema() -> None:
     jsonschema = pytest.importorskip("jsonschema")
-    path = given_file("METAEOL_SPARK_OPERATOR_CRD", "config/crd/bases/sparkoperator.k8s.io_sparkapplications.yaml of kubeflow/spark-operator")
+    path = given_file(
+        "METAEOL_SPARK_OPERATOR_CRD", "config/crd/bases/sparkoperator.k8s.io_sparkapplications.yaml of kubeflow/spark-operator"
+    )
     (version,) = [v for v in yaml.safe_load(path.read_text())["spec"]["versions"] if v["name"] == "v1beta2"]
     schema = closed(version["schema"]["openAPIV3Schema"])
     schema["properties"]["metadata"] = {"type": "object"}
