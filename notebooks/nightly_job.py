@@ -2,11 +2,11 @@
 # MAGIC %md
 # MAGIC # Keep a table embedded, every night
 # MAGIC
-# MAGIC Embeds the rows of a Delta table that are new or whose text changed, and writes the vectors back with one MERGE. What was computed is kept
-# MAGIC in a journal, so a cluster that is taken away in the middle costs nothing but time: run it again and it goes on.
+# MAGIC Embeds the rows of a Delta table that are new or whose text changed, and writes the vectors back with one MERGE. What was computed
+# MAGIC is kept in a journal, so a cluster that is taken away in the middle costs nothing but time: run it again and it goes on.
 # MAGIC
-# MAGIC Run it by hand cell by cell to see what a job does. For production take the asset bundle (`databricks.yml`), which runs the same code as
-# MAGIC a wheel task on a schedule; this notebook can be scheduled as it is, too.
+# MAGIC Run it by hand cell by cell to see what a job does. For production take the asset bundle (`databricks.yml`), which runs the same
+# MAGIC code as a wheel task on a schedule; this notebook can be scheduled as it is, too.
 
 # COMMAND ----------
 
@@ -52,7 +52,8 @@ dbutils.widgets.text("report", "/Volumes/main/default/metaeol/report.json", "Run
 
 # MAGIC %md
 # MAGIC ## Settings
-# MAGIC The same settings as in a job's YAML file; an unknown one is refused with the nearest known name. Everything not said here has a default.
+# MAGIC The same settings as in a job's YAML file; an unknown one is refused with the nearest known name. Everything not said here has a
+# MAGIC default.
 
 # COMMAND ----------
 
@@ -78,15 +79,19 @@ config = parse_config(
 
 # MAGIC %md
 # MAGIC ## Is everything there?
-# MAGIC The doctor looks at versions, workers, GPU amounts, memory, model files and tables, and writes nothing. Each finding that is not `ok` says
-# MAGIC which setting to change.
+# MAGIC The doctor looks at versions, workers, GPU amounts, memory, model files and tables, and writes nothing. Each finding that is not
+# MAGIC `ok` says which setting to change.
 
 # COMMAND ----------
 
 from metaeol_udf.doctor import Level, examine
 
 findings = list(examine(config, spark))
-display(spark.createDataFrame([(f.level.value, f.check, f.found, f.setting) for f in findings], "level string, check string, found string, change string"))
+display(
+    spark.createDataFrame(
+        [(f.level.value, f.check, f.found, f.setting) for f in findings], "level string, check string, found string, change string"
+    )
+)
 
 # COMMAND ----------
 
@@ -98,8 +103,8 @@ if problems:
 
 # MAGIC %md
 # MAGIC ## What would it take?
-# MAGIC Counts the real tokens of a sample, times the model for a few seconds on the workers, and projects to other numbers of workers. Nothing
-# MAGIC is written. A table that is embedded already answers: nothing to do.
+# MAGIC Counts the real tokens of a sample, times the model for a few seconds on the workers, and projects to other numbers of workers.
+# MAGIC Nothing is written. A table that is embedded already answers: nothing to do.
 
 # COMMAND ----------
 
@@ -113,15 +118,25 @@ for name, value in estimate.items():
 
 # MAGIC %md
 # MAGIC ## Embed what is new
-# MAGIC Where more rows fail than allowed, or the table is written by another run of this job at the same time, this cell ends with an error that
-# MAGIC says so, and the job with it.
+# MAGIC Where more rows fail than allowed, or the table is written by another run of this job at the same time, this cell ends with an
+# MAGIC error that says so, and the job with it.
 
 # COMMAND ----------
 
 from metaeol_udf.delta import run_embed
 
 report = run_embed(config, spark)
-for name in ("status", "rows_selected", "rows_embedded", "rows_failed", "rows_skipped", "rows_trimmed", "unique_texts", "texts_per_second", "fingerprint"):
+for name in (
+    "status",
+    "rows_selected",
+    "rows_embedded",
+    "rows_failed",
+    "rows_skipped",
+    "rows_trimmed",
+    "unique_texts",
+    "texts_per_second",
+    "fingerprint",
+):
     print(f"{name}: {report[name]}")
 
 # COMMAND ----------
@@ -135,8 +150,8 @@ display(spark.table(config.target_table).select(*columns).limit(20))
 
 # MAGIC %md
 # MAGIC ## Rows that failed
-# MAGIC They stand in a table of their own with key, reason and attempts; never the text. `metaeol retry` tries them again. NULL and blank texts
-# MAGIC are there too: no second try can cure those, a better text does.
+# MAGIC They stand in a table of their own with key, reason and attempts; never the text. `metaeol retry` tries them again. NULL and blank
+# MAGIC texts are there too: no second try can cure those, a better text does.
 
 # COMMAND ----------
 
@@ -149,13 +164,13 @@ if failed is not None:
 
 # MAGIC %md
 # MAGIC ## Every night
-# MAGIC - **With the asset bundle**, which is the way for production: `databricks bundle deploy --target prod`. Job, cluster, schedule, retries and e-mail
-# MAGIC   are in `resources/metaeol_job.yml`.
+# MAGIC - **With the asset bundle**, which is the way for production: `databricks bundle deploy --target prod`. Job, cluster, schedule,
+# MAGIC   retries and e-mail are in `resources/metaeol_job.yml`.
 # MAGIC - **This notebook**: *Schedule* in its menu; choose a job cluster as above, one run at a time, two retries.
 # MAGIC - **Airflow**: `examples/airflow` in the repository.
 # MAGIC
-# MAGIC A change of model or prompts embeds the whole table again. Until the new vectors are complete the old ones stay; `quality.gate: true` compares both
-# MAGIC before it lets the new ones in.
+# MAGIC A change of model or prompts embeds the whole table again. Until the new vectors are complete the old ones stay; `quality.gate:
+# MAGIC true` compares both before it lets the new ones in.
 
 # COMMAND ----------
 
@@ -163,4 +178,6 @@ import json
 
 dbutils.jobs.taskValues.set(key="rows_embedded", value=report["rows_embedded"])
 dbutils.jobs.taskValues.set(key="fingerprint", value=report["fingerprint"])
-dbutils.notebook.exit(json.dumps({"status": report["status"], "rows_embedded": report["rows_embedded"], "rows_failed": report["rows_failed"]}))
+dbutils.notebook.exit(
+    json.dumps({"status": report["status"], "rows_embedded": report["rows_embedded"], "rows_failed": report["rows_failed"]})
+)

@@ -2,8 +2,9 @@
 # MAGIC %md
 # MAGIC # How good are the vectors on your own texts?
 # MAGIC
-# MAGIC Scores a model on pairs of texts that people in your house have rated, shows which layer and how many prompts are worth their cost, and writes
-# MAGIC a better spec for the nightly job. Three hundred rated pairs are a good start; below a hundred, differences of a few points are chance.
+# MAGIC Scores a model on pairs of texts that people in your house have rated, shows which layer and how many prompts are worth their cost,
+# MAGIC and writes a better spec for the nightly job. Three hundred rated pairs are a good start; below a hundred, differences of a few
+# MAGIC points are chance.
 # MAGIC
 # MAGIC The model runs in the driver here, so take a single-node GPU cluster; for a small model a CPU will do.
 
@@ -29,8 +30,8 @@ dbutils.widgets.text("folder", "/Volumes/main/default/metaeol/quality", "Where r
 
 # MAGIC %md
 # MAGIC ## Your pairs
-# MAGIC A table with `text1`, `text2` and `score`. Any scale will do, higher is more alike: only the order of the scores counts. They are written as the
-# MAGIC tab-separated file that the evaluation reads, so tabs and line ends inside a text become spaces.
+# MAGIC A table with `text1`, `text2` and `score`. Any scale will do, higher is more alike: only the order of the scores counts. They are
+# MAGIC written as the tab-separated file that the evaluation reads, so tabs and line ends inside a text become spaces.
 
 # COMMAND ----------
 
@@ -66,8 +67,8 @@ config = parse_encoder_config(settings)
 
 # MAGIC %md
 # MAGIC ## The score now
-# MAGIC Spearman's correlation, times 100, between the cosines of the vectors and your scores, with the interval that 95 of 100 draws of pairs
-# MAGIC would fall into.
+# MAGIC Spearman's correlation, times 100, between the cosines of the vectors and your scores, with the interval that 95 of 100 draws of
+# MAGIC pairs would fall into.
 
 # COMMAND ----------
 
@@ -75,14 +76,15 @@ from metaeol_udf.evaluation.command import run_evaluate
 
 before = run_evaluate(config)
 score = before["sts"]["mine"]
-print(f"{score['spearman_all']:.1f} (95 % interval {score['spearman_all_interval'][0]:.1f} to {score['spearman_all_interval'][1]:.1f}) on {score['pairs']} pairs")
+low, high = score["spearman_all_interval"]
+print(f"{score['spearman_all']:.1f} (95 % interval {low:.1f} to {high:.1f}) on {score['pairs']} pairs")
 
 # COMMAND ----------
 
 # MAGIC %md
 # MAGIC ## Which layer, how many prompts?
-# MAGIC One pass over the pairs gives the score at every layer and for every number of prompts. The best layer is often not the last one, and it
-# MAGIC costs less, because the layers above it are not run.
+# MAGIC One pass over the pairs gives the score at every layer and for every number of prompts. The best layer is often not the last one,
+# MAGIC and it costs less, because the layers above it are not run.
 
 # COMMAND ----------
 
@@ -107,8 +109,8 @@ plt.close(figure)
 
 # MAGIC %md
 # MAGIC ## A better spec
-# MAGIC Tries layers, subsets of the prompts and post-processing on one half of the pairs, scores the best ones on the other half, and writes the best one
-# MAGIC that costs no more than allowed. Trust the column `held_out`.
+# MAGIC Tries layers, subsets of the prompts and post-processing on one half of the pairs, scores the best ones on the other half, and
+# MAGIC writes the best one that costs no more than allowed. Trust the column `held_out`.
 
 # COMMAND ----------
 
@@ -116,7 +118,10 @@ from metaeol_udf.evaluation.tuning import run_tune
 
 spec_file = folder / "spec.yaml"
 tuned = run_tune(config, spec_file, max_cost=float(dbutils.widgets.get("max_cost")), plot=folder / "front.png")
-rows = [(name, str(c["layers"]), c["n_templates"], c["postprocess"], float(c["cost"]), float(c["held_out"])) for name, c in (("as configured", tuned["baseline"]), ("chosen", tuned["chosen"]))]
+rows = [
+    (name, str(c["layers"]), c["n_templates"], c["postprocess"], float(c["cost"]), float(c["held_out"]))
+    for name, c in (("as configured", tuned["baseline"]), ("chosen", tuned["chosen"]))
+]
 display(spark.createDataFrame(rows, "spec string, layers string, prompts int, postprocess string, cost double, held_out double"))
 
 # COMMAND ----------
@@ -131,8 +136,8 @@ plt.close(figure)
 
 # MAGIC %md
 # MAGIC ## Use it
-# MAGIC The spec is a small YAML file with its post-processing beside it. In the nightly job: `embedding: {spec: <this file>}`. That is another fingerprint, so
-# MAGIC the next run embeds the table anew, and the old vectors stay until the new ones are complete.
+# MAGIC The spec is a small YAML file with its post-processing beside it. In the nightly job: `embedding: {spec: <this file>}`. That is
+# MAGIC another fingerprint, so the next run embeds the table anew, and the old vectors stay until the new ones are complete.
 
 # COMMAND ----------
 
@@ -141,10 +146,11 @@ print(spec_file.read_text(encoding="utf-8"))
 # COMMAND ----------
 
 after = run_evaluate(parse_encoder_config({**settings, "embedding": {"spec": str(spec_file)}}))
-print(f"all pairs: {before['sts']['mine']['spearman_all']:.1f} before, {after['sts']['mine']['spearman_all']:.1f} after (chosen on half of these pairs)")
+scores = [report["sts"]["mine"]["spearman_all"] for report in (before, after)]
+print(f"all pairs: {scores[0]:.1f} before, {scores[1]:.1f} after (chosen on half of these pairs)")
 
 # COMMAND ----------
 
 import json
 
-dbutils.notebook.exit(json.dumps({"before": before["sts"]["mine"]["spearman_all"], "after": after["sts"]["mine"]["spearman_all"], "spec": str(spec_file)}))
+dbutils.notebook.exit(json.dumps({"before": scores[0], "after": scores[1], "spec": str(spec_file)}))

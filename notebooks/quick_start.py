@@ -5,13 +5,13 @@
 # MAGIC This notebook turns short texts into vectors with a language model that runs on your own cluster, keeps them in a Delta table, and
 # MAGIC compares texts in SQL. No text leaves the cluster.
 # MAGIC
-# MAGIC **How a text becomes a vector.** Each text is put into a few prompts that ask for one word about it: its topic, its mood, what it says, who
-# MAGIC acts. What the model holds in mind where that word would stand, averaged over the prompts, is the vector
+# MAGIC **How a text becomes a vector.** Each text is put into a few prompts that ask for one word about it: its topic, its mood, what it
+# MAGIC says, who acts. What the model holds in mind where that word would stand, averaged over the prompts, is the vector
 # MAGIC ([MetaEOL](https://arxiv.org/abs/2402.18458)). Nothing is trained.
 # MAGIC
 # MAGIC **What you need**
-# MAGIC - A cluster in *dedicated* (single user) access mode, Databricks Runtime 17 or newer. A small CPU cluster will do here; serverless compute
-# MAGIC   will not, because it is Spark Connect.
+# MAGIC - A cluster in *dedicated* (single user) access mode, Databricks Runtime 17 or newer. A small CPU cluster will do here; serverless
+# MAGIC   compute will not, because it is Spark Connect.
 # MAGIC - The package's wheel and a model folder on a Unity Catalog volume. On any machine with the package,
 # MAGIC   `metaeol model prepare SRC DEST` makes the folder, which you then copy to the volume.
 
@@ -48,8 +48,8 @@ table
 
 # MAGIC %md
 # MAGIC ## What an embedding is
-# MAGIC A *spec* says everything that changes a vector: model, prompts, layer. The same few lines in a YAML file are what the nightly job reads, so
-# MAGIC notebook and job cannot drift apart: equal specs have equal fingerprints.
+# MAGIC A *spec* says everything that changes a vector: model, prompts, layer. The same few lines in a YAML file are what the nightly job
+# MAGIC reads, so notebook and job cannot drift apart: equal specs have equal fingerprints.
 
 # COMMAND ----------
 
@@ -92,7 +92,11 @@ embedded.write.format("delta").mode("overwrite").saveAsTable(table)
 from pyspark.sql import functions as F
 
 written = spark.table(table)
-display(written.select("id", "text", F.size("embedding").alias("dim"), F.slice("embedding", 1, 3).alias("begins"), "embedding_error").orderBy("id"))
+display(
+    written.select("id", "text", F.size("embedding").alias("dim"), F.slice("embedding", 1, 3).alias("begins"), "embedding_error").orderBy(
+        "id"
+    )
+)
 
 # COMMAND ----------
 

@@ -2,7 +2,8 @@
 # MAGIC %md
 # MAGIC # Search, near-duplicates, clusters and a map
 # MAGIC
-# MAGIC Four things to do with a table that `nightly_job.py` (or `metaeol embed`) has embedded. All of it runs in Spark; the driver gets only results.
+# MAGIC Four things to do with a table that `nightly_job.py` (or `metaeol embed`) has embedded. All of it runs in Spark; the driver gets
+# MAGIC only results.
 
 # COMMAND ----------
 
@@ -31,8 +32,8 @@ key, text = dbutils.widgets.get("key"), dbutils.widgets.get("text")
 
 # MAGIC %md
 # MAGIC ## Search by meaning
-# MAGIC The query is embedded as the table was, and compared with every vector: exact, no index to keep up to date. Settings must be the job's own:
-# MAGIC vectors of another model or other prompts are refused, because a cosine with them would mean nothing.
+# MAGIC The query is embedded as the table was, and compared with every vector: exact, no index to keep up to date. Settings must be the
+# MAGIC job's own: vectors of another model or other prompts are refused, because a cosine with them would mean nothing.
 
 # COMMAND ----------
 
@@ -53,7 +54,8 @@ display(spark.createDataFrame([(hit.score, str(hit.key[key]), hit.text) for hit 
 
 # MAGIC %md
 # MAGIC ## Vectors for Spark ML
-# MAGIC Scaled to length 1, after their mean is subtracted: vectors of one model share a large common part, without which texts lie further apart.
+# MAGIC Scaled to length 1, after their mean is subtracted: vectors of one model share a large common part, without which texts lie further
+# MAGIC apart.
 
 # COMMAND ----------
 
@@ -76,8 +78,8 @@ print(f"{vectors.count()} vectors")
 
 # MAGIC %md
 # MAGIC ## Near-duplicates
-# MAGIC Locality-sensitive hashing puts similar vectors into the same buckets and compares only those, so that not every row meets every other. More
-# MAGIC hash tables miss fewer pairs and cost more. On unit vectors, cosine = 1 - distance² / 2.
+# MAGIC Locality-sensitive hashing puts similar vectors into the same buckets and compares only those, so that not every row meets every
+# MAGIC other. More hash tables miss fewer pairs and cost more. On unit vectors, cosine = 1 - distance² / 2.
 
 # COMMAND ----------
 
@@ -105,16 +107,21 @@ display(duplicates.limit(50))
 
 # MAGIC %md
 # MAGIC ## Clusters
-# MAGIC k-means by cosine. The texts nearest to a centre say what a cluster is about.
+# MAGIC k-means by cosine; some texts of a cluster say what it is about.
 
 # COMMAND ----------
 
 from pyspark.ml.clustering import KMeans
-from pyspark.sql import Window
 
-model = KMeans(k=int(dbutils.widgets.get("clusters")), distanceMeasure="cosine", featuresCol="features", predictionCol="cluster", seed=7).fit(vectors)
+model = KMeans(
+    k=int(dbutils.widgets.get("clusters")), distanceMeasure="cosine", featuresCol="features", predictionCol="cluster", seed=7
+).fit(vectors)
 clustered = model.transform(vectors)
-display(clustered.groupBy("cluster").agg(F.count("*").alias("rows"), F.slice(F.collect_list(text), 1, 3).alias("some texts")).orderBy(F.desc("rows")))
+display(
+    clustered.groupBy("cluster")
+    .agg(F.count("*").alias("rows"), F.slice(F.collect_list(text), 1, 3).alias("some texts"))
+    .orderBy(F.desc("rows"))
+)
 
 # COMMAND ----------
 
@@ -129,7 +136,9 @@ from pyspark.ml.functions import vector_to_array
 
 pca = PCA(k=2, inputCol="features", outputCol="place").fit(clustered)
 share = pca.explainedVariance.toArray()
-points = pca.transform(clustered).select(vector_to_array("place").alias("place"), "cluster", text).orderBy(F.rand(seed=7)).limit(5000).toPandas()
+points = (
+    pca.transform(clustered).select(vector_to_array("place").alias("place"), "cluster", text).orderBy(F.rand(seed=7)).limit(5000).toPandas()
+)
 
 # COMMAND ----------
 
@@ -151,7 +160,8 @@ plt.close(figure)
 # COMMAND ----------
 
 # MAGIC %md
-# MAGIC The picture and the tables above show texts: whoever can open this notebook can read them. To keep them out of a saved notebook, clear its results.
+# MAGIC The picture and the tables above show texts: whoever can open this notebook can read them. To keep them out of a saved notebook,
+# MAGIC clear its results.
 
 # COMMAND ----------
 

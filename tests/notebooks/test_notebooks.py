@@ -95,7 +95,7 @@ def test_the_nightly_job_stops_before_it_writes_where_the_doctor_finds_a_problem
 def test_quality_scores_draws_and_writes_a_spec_that_loads(spark: SparkSession, tiny_model_dir: Path, tmp_path: Path) -> None:
     table = "spark_catalog.default.notebook_pairs"
     draw = np.random.default_rng(0)
-    rows = [(text, TEXTS[(7 * i + 3) % len(TEXTS)] + f"\t{i}", float(draw.uniform(0, 5))) for i, text in enumerate(TEXTS * 2)]
+    rows = [(f"{TEXTS[i % 40]} {i}", f"{TEXTS[(7 * i + 3) % 40]}\t{i}", float(draw.uniform(0, 5))) for i in range(120)]
     rows.append((" ", "left out", 1.0))
     spark.createDataFrame(rows, "text1 string, text2 string, score double").write.format("delta").saveAsTable(table)
     widgets = {
@@ -109,7 +109,7 @@ def test_quality_scores_draws_and_writes_a_spec_that_loads(spark: SparkSession, 
     by_layer, drawn, specs, front = outcome["displayed"]
     assert [row["layer"] for row in by_layer] == [0, 1, 2]
     assert [row["spec"] for row in specs] == ["as configured", "chosen"]
-    assert outcome["namespace"]["before"]["sts"]["mine"]["pairs"] == len(TEXTS) * 2
+    assert outcome["namespace"]["before"]["sts"]["mine"]["pairs"] == 120
     assert all((tmp_path / "quality" / f"{name}.png").read_bytes().startswith(PNG) for name in ("layers", "prompts", "front"))
     assert all(len(figure.axes) for figure in (drawn, front))
     result = json.loads(outcome["exit"])
