@@ -11,4 +11,6 @@ import sys
 from metaeol_udf.cli import run
 
 if __name__ == "__main__":
-    sys.exit(run(["--verbose", "embed", *sys.argv[1:]]))
+    status = run(["--verbose", "embed", *sys.argv[1:]])
+    if status:  # Databricks takes any SystemExit for a failure
+        sys.exit(status)

@@ -55,8 +55,13 @@ _DEBUG = "METAEOL_DEBUG"  # how --debug reaches the handler around all commands
 
 
 def main() -> None:
-    """Run the command line and leave with its status: the entry point that the package installs."""
-    sys.exit(run())
+    """Run the command line and leave with its status: the entry point that the package installs.
+
+    Returns where all is well: Databricks takes any `SystemExit` of a wheel's entry point for a failure, that of status 0 too.
+    """
+    status = run()
+    if status:
+        sys.exit(status)
 
 
 def run(arguments: list[str] | None = None) -> int:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from delta import DeltaTable
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import IntegerType, StringType, StructField, StructType
 
 from metaeol_udf.delta.selection import FINGERPRINT, OUTCOME
-from metaeol_udf.delta.tables import TableRef, exists, open_table
+from metaeol_udf.delta.tables import TableRef, create, exists, open_table
 from metaeol_udf.spark.udf import quoted
 
 FIELDS = [
@@ -92,8 +91,5 @@ def _keys(key: list[str]) -> dict[str, Column | str]:
 
 
 def _create(spark: SparkSession, ref: TableRef, key: StructType) -> None:
-    builder = DeltaTable.createIfNotExists(spark).addColumns(StructType([*key.fields, *FIELDS]))
-    builder = builder.location(ref.name) if ref.is_path else builder.tableName(ref.identifier)
-    builder.comment("Rows without an embedding; holds no text").property(
-        "delta.dataSkippingStatsColumns", ",".join(quoted(name) for name in key.names)
-    ).execute()
+    stats = ",".join(quoted(name) for name in key.names)
+    create(spark, ref, StructType([*key.fields, *FIELDS]), "Rows without an embedding; holds no text", stats)

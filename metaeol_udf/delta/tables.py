@@ -108,8 +108,24 @@ def create(spark: SparkSession, ref: TableRef, schema: StructType, comment: str,
     """
     if exists(spark, ref):
         return
+    if not ref.is_path:
+        statement = _create_statement(ref, schema, comment, stats)
+        with_retries(lambda: spark.sql(statement))
+        return
     builder = DeltaTable.createIfNotExists(spark).addColumns(schema).comment(comment).property("delta.dataSkippingStatsColumns", stats)
-    with_retries((builder.location(ref.name) if ref.is_path else builder.tableName(ref.identifier)).execute)
+    with_retries(builder.location(ref.name).execute)
+
+
+def _create_statement(ref: TableRef, schema: StructType, comment: str, stats: str) -> str:
+    """SQL, because Delta's builder takes no name of three parts, as tables of Unity Catalog have."""
+    columns = ", ".join(f"{quoted(f.name)} {f.dataType.simpleString()}{'' if f.nullable else ' NOT NULL'}" for f in schema.fields)
+    properties = f"'delta.dataSkippingStatsColumns' = {_literal(stats)}"
+    return f"CREATE TABLE IF NOT EXISTS {ref.identifier} ({columns}) USING delta COMMENT {_literal(comment)} TBLPROPERTIES ({properties})"
+
+
+def _literal(text: str) -> str:
+    """A string as SQL writes it."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def read(spark: SparkSession, ref: TableRef, version: int | None = None) -> DataFrame:

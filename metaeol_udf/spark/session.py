@@ -133,7 +133,7 @@ def _require_delta(session: SparkSession) -> None:
             f"the running Spark session has no Delta; start it with {' and '.join(missing)} "
             f"(and the JARs, for example --packages {delta_package()})"
         )
-    if not _has_class(session, DELTA_SETTINGS["spark.sql.extensions"]):
+    if not _has_class(session, "io.delta.tables.DeltaTable"):  # Databricks has its own extension, but this class, too
         raise EnvironmentFault(f"the running Spark session lacks Delta's JARs; start it with --packages {delta_package()}")
 
 
