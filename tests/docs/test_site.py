@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import os
 import re
@@ -109,3 +110,24 @@ def test_settings_that_the_questions_name_exist() -> None:
     unknown = {name for name in named if name.partition(".")[0] in sections - {"spark"}} - known
     assert unknown == set()
     assert len(named & known) > 20
+
+
+def test_messages_that_the_pages_quote_are_those_of_the_package() -> None:
+    """What stands in «…» on these pages is part of a message; an ellipsis stands for values."""
+    messages = [text for path in sorted((ROOT / "metaeol_udf").rglob("*.py")) for text in strings_of(path)]
+    pages = [DOCS / "faq.md", DOCS / "reference" / "errors.md"]
+    quotes = [" ".join(quote.split()) for page in pages for quote in re.findall(r"«([^»]+)»", page.read_text(encoding="utf-8"))]
+    assert len(quotes) > 5
+    patterns = {quote: ".*".join(re.escape(part) for part in re.split(r"\s*…\s*", quote)) for quote in quotes}
+    assert [quote for quote, pattern in patterns.items() if not any(re.search(pattern, message) for message in messages)] == []
+
+
+def strings_of(path: Path) -> list[str]:
+    """All strings of a module; what is formatted into one is an ellipsis."""
+    texts = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.JoinedStr):
+            texts.append("".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            texts.append(node.value)
+    return texts
