@@ -5,9 +5,9 @@
 A comment before a block says what is done with it; blocks without one are only read:
 
 - `<!-- file: NAME -->` writes the block into a file.
-- `<!-- run -->` runs each line that begins with `$ `; the lines below it must be what is printed. A line `...` stands for any lines.
-  A last line `exit status N` says that the command ends so; others must end with 0. A Python block runs as it stands, and the
-  `text` block behind it is its output.
+- `<!-- run -->` runs each line that begins with `$ `; the lines below it must be what is printed. A line `...` stands for any lines, an
+  ellipsis `…` in a line for any characters. A last line `exit status N` says that the command ends so; others must end with 0. A Python
+  block runs as it stands, and the `text` block behind it is its output.
 - `<!-- run, figures differ -->` does the same, but any number equals any other, and so does the space around it.
 
 `metaeol` and `python` run in this process, so that the commands of a page share a Spark session; everything else runs in a shell. One page
@@ -127,7 +127,7 @@ def matches(step: Step, printed: str) -> bool:
     """Whether what was printed is what the page shows."""
     shown = [_normal(line, step.figures_differ) for line in step.shown.rstrip("\n").splitlines()]
     found = "".join(f"{_normal(line, step.figures_differ)}\n" for line in printed.rstrip("\n").splitlines())
-    pattern = "".join(r"(?:.*\n)*?" if line == "..." else re.escape(line) + r"\n" for line in shown)
+    pattern = "".join(r"(?:.*\n)*?" if line == "..." else re.escape(line).replace("…", ".*") + r"\n" for line in shown)
     return re.fullmatch(pattern, found) is not None
 
 
