@@ -1,0 +1,110 @@
+"""What mkdocs does to the pages while it builds the site, so that the same files read well on a code host too.
+
+- README and CHANGELOG become pages.
+- Links that leave `docs/` lead to those pages, or to a copy of the file that they name.
+- `<!-- site: NAME -->` is replaced by what has its one source elsewhere: the command line's help, the README's configuration table.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = {"README.md": "overview.md", "CHANGELOG.md": "changelog.md"}
+COPIES = "repository"  # where other files of the repository stand in the site
+
+_LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#|/)([^)#\s]+)((?:#[^)\s]*)?)(?=\))")
+_MARKER = re.compile(r"<!-- site: ([a-z ]+) -->")
+
+
+def on_files(files: Files, *, config: Any) -> Files:
+    """Add the pages that stand outside `docs/`."""
+    for source, page in PAGES.items():
+        files.append(File.generated(config, page, content=(ROOT / source).read_text(encoding="utf-8")))
+    return files
+
+
+def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Files) -> str:
+    """Fill markers and lead links to where their files stand in the site."""
+    here = page.file.src_uri
+    source = next((name for name, uri in PAGES.items() if uri == here), f"docs/{here}")
+    filled = _MARKER.sub(lambda found: _fill(found.group(1)), markdown)
+    return _LINK.sub(lambda found: _target(found, source, here, config, files), filled)
+
+
+def _target(found: re.Match[str], source: str, here: str, config: Any, files: Files) -> str:
+    """A link as the site needs it; one that leads nowhere is left for mkdocs to complain about."""
+    path, anchor = found.groups()
+    named = posixpath.normpath(posixpath.join(posixpath.dirname(source), path))
+    if named in PAGES:
+        uri = PAGES[named]
+    elif named.startswith("docs/"):
+        uri = named.removeprefix("docs/")
+    elif (ROOT / named).is_file() and not named.startswith(".."):
+        uri = f"{COPIES}/{named}"
+        if files.get_file_from_path(uri) is None:
+            files.append(File.generated(config, uri, abs_src_path=str(ROOT / named)))
+    else:
+        return found.group(0)
+    return posixpath.relpath(uri, posixpath.dirname(here) or ".") + anchor
+
+
+def _fill(name: str) -> str:
+    if name == "command line":
+        return command_line()
+    if name == "configuration table":
+        return configuration_table()
+    raise PluginError(f"docs/site/hooks.py knows no text for the marker {name!r}")
+
+
+def configuration_table() -> str:
+    """The README's table of settings."""
+    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Configuration\n")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("|")]
+    if len(rows) < 10:
+        raise PluginError("the README has no table of settings below «Configuration»")
+    return re.sub(r"\]\((docs/[^)]+)\)", lambda found: f"](../../{found.group(1)})", "\n".join(rows))
+
+
+def command_line() -> str:
+    """Every command with its arguments and options, from the program itself."""
+    import typer
+
+    from metaeol_udf.cli import app
+
+    root = typer.main.get_command(app)
+    return "\n\n".join([_table(root, "metaeol"), *_commands("metaeol", root, "##")])
+
+
+def _commands(name: str, group: Any, heading: str) -> list[str]:
+    parts = []
+    for command_name, command in group.commands.items():
+        full = f"{name} {command_name}"
+        parts.append(f"{heading} {full}\n\n{_inline(command.help)}")
+        if hasattr(command, "commands"):
+            parts += _commands(full, command, f"{heading}#")
+        else:
+            arguments = [param.metavar for param in command.params if param.param_type_name == "argument"]
+            parts.append(f"```text\n{' '.join([full, '[OPTION]...', *arguments])}\n```\n\n{_table(command, full)}")
+    return parts
+
+
+def _table(command: Any, name: str) -> str:
+    """Arguments and options as `--help` has them."""
+    import typer
+
+    context = typer.Context(command, info_name=name)
+    records = filter(None, (param.get_help_record(context) for param in command.params))
+    rows = [f"| `{names}` | {_inline(text)} |" for names, text in records]
+    return "\n".join(["| argument or option | meaning |", "| --- | --- |", *rows])
+
+
+def _inline(text: str | None) -> str:
+    """One line of Markdown in which nothing is markup."""
+    return re.sub(r"([|<>*_\[\]])", r"\\\1", " ".join((text or "").split()))
