@@ -114,7 +114,7 @@ def test_pgvector_finds_what_exact_search_finds(tickets: dict[str, Any], many: d
         if names is tickets:
             assert_finds_the_tickets(names["nearest_in_postgres"], names)
             with psycopg.connect(database) as connection:
-                connection.execute("UPDATE tickets SET embedding = embedding * -1 WHERE id = 3")
+                connection.execute("UPDATE tickets SET embedding = (SELECT embedding FROM tickets WHERE id = 1) WHERE id = 3")
                 connection.execute("DELETE FROM tickets WHERE id = 4")
             run_block(RECIPES["PostgreSQL with pgvector"], names)  # a second copy brings it up to date
             assert_finds_the_tickets(names["nearest_in_postgres"], names)

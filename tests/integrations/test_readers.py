@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 from pyspark.sql import SparkSession
 
-from metaeol_udf.config import load_config
-from metaeol_udf.delta import run_embed
 from tests.doc_page import assert_same_output, blocks_of, make_tickets, run_block, said_by
 
 deltalake = pytest.importorskip("deltalake", reason="deltalake is not installed")
@@ -32,7 +30,14 @@ def tickets(spark: SparkSession, model_dir: Path, tmp_path_factory: pytest.TempP
 @pytest.fixture(scope="module")
 def stored(tickets: dict[str, Any]) -> np.ndarray:
     """What Spark reads, by id."""
-    rows = tickets["spark"].read.format("delta").load(str(Path("demo/tickets").resolve())).where("embedding IS NOT NULL").orderBy("id").collect()
+    rows = (
+        tickets["spark"]
+        .read.format("delta")
+        .load(str(Path("demo/tickets").resolve()))
+        .where("embedding IS NOT NULL")
+        .orderBy("id")
+        .collect()
+    )
     return np.array([row["embedding"] for row in rows], np.float32)
 
 
@@ -83,15 +88,13 @@ FEATURES = {
 
 @pytest.fixture(scope="module", params=FEATURES)
 def featured(request: pytest.FixtureRequest, tickets: dict[str, Any]) -> tuple[str, str]:
-    """A table with a feature that its owner turned on, embedded in two runs so that the second one's MERGE rewrites rows."""
+    """The embedded table written again with a feature turned on, and then a commit that rewrites a row and one that removes one."""
     feature = str(request.param)
     spark, path = tickets["spark"], f"{Path.cwd()}/demo/{feature.split('.')[1]}"
-    rows = spark.createDataFrame(tickets["tickets"], "id long, lang string, text string").coalesce(1)
-    rows.write.format("delta").option(feature, FEATURES[feature]).save(path)
-    settings = [f"source.table={path}", "runtime.max_failed_fraction=0.2"]
-    run_embed(load_config("tickets.yaml", settings), spark)
+    rows = spark.read.format("delta").load(str(Path("demo/tickets").resolve()))
+    rows.coalesce(1).write.format("delta").option(feature, FEATURES[feature]).save(path)
     spark.sql(f"UPDATE delta.`{path}` SET text = 'The invoice is wrong.' WHERE id = 8")
-    run_embed(load_config("tickets.yaml", settings), spark)
+    spark.sql(f"DELETE FROM delta.`{path}` WHERE id = 5")
     return feature, path
 
 
