@@ -62,7 +62,7 @@ def examine(config: JobConfig, spark: SparkSession | None = None, *, all_keys: b
     yield model.check_templates(config.embedding)
     yield from model.check_model(config.embedding, running)
     if config.runtime.report is not None:
-        yield tables.check_writable(TableRef(str(Path(config.runtime.report).resolve()), is_path=True), "runtime.report")
+        yield tables.check_writable(TableRef(str(Path(config.runtime.report).resolve().parent), is_path=True), "runtime.report")
     if running is None:
         yield warning("tables", "no Spark, so the tables were not looked at", "what the finding on java or session says")
         return
