@@ -64,7 +64,7 @@ def examine(config: JobConfig, spark: SparkSession | None = None, *, all_keys: b
     for setting in ("report", "report_page"):
         file = getattr(config.runtime, setting)
         if file is not None:
-            yield tables.check_writable(TableRef(str(Path(file).resolve()), is_path=True), f"runtime.{setting}")
+            yield tables.check_writable(TableRef(str(Path(file).resolve().parent), is_path=True), f"runtime.{setting}")
     if running is None:
         yield warning("tables", "no Spark, so the tables were not looked at", "what the finding on java or session says")
         return
