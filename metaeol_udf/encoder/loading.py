@@ -167,6 +167,8 @@ def _load_model(folder: Path, dtype: torch.dtype) -> Any:
         model = AutoModel.from_pretrained(folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelFilesError(f"transformers cannot load the model in {folder}: {' '.join(str(error).split())[:500]}") from error
+    if getattr(_text_config(model), "attn_logit_softcapping", None) is not None:
+        model.set_attn_implementation("eager")  # `sdpa` leaves out the cap in transformers 5.20, Python 3.10's last
     return model.eval().requires_grad_(False)
 
 

@@ -107,6 +107,8 @@ def _load_model(folder: Path, dtype: torch.dtype) -> Any:
             f"the model in {folder} says no words: its checkpoint lacks {missing[0]}; `metaeol model prepare SRC DEST` keeps the "
             "language-model head of a source that has one"
         )
+    if getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None:
+        model.set_attn_implementation("eager")  # as the encoder does
     return model
 
 

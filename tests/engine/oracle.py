@@ -24,7 +24,11 @@ def clean_as_paper(text: str) -> str:
 
 @functools.lru_cache(maxsize=2)
 def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
-    return transformers.AutoTokenizer.from_pretrained(folder), transformers.AutoModel.from_pretrained(folder, dtype=dtype).eval()
+    config = transformers.AutoConfig.from_pretrained(folder)
+    # Older releases of transformers take sdpa for Gemma 2, which does not know its soft cap.
+    options = {"attn_implementation": "eager"} if getattr(config, "attn_logit_softcapping", None) else {}
+    model = transformers.AutoModel.from_pretrained(folder, dtype=dtype, **options)
+    return transformers.AutoTokenizer.from_pretrained(folder), model.eval()
 
 
 def one_at_a_time(
