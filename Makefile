@@ -4,9 +4,10 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
 BIN := .venv/bin
 MODEL := models/smollm2-135m-instruct
 INTEGRATIONS := .venv-integrations
+AIRFLOW := .venv-airflow
 SOURCES := metaeol_udf jobs benchmarks tests
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults test-integrations check format bench lock clean java python
+.PHONY: help demo test test-faults test-integrations docs matrix check format bench lock clean java python
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -22,8 +23,15 @@ test-faults: java $(MODEL)/metaeol-manifest.json ## run the fault checks and wri
 	@$(BIN)/python -m pytest tests/faults --reliability-table docs/reliability.md
 
 # Their packages would crowd the lock, and warn of things that are not ours. No hub is asked.
-test-integrations: $(INTEGRATIONS)/package.stamp $(MODEL)/metaeol-manifest.json ## run the checks against other people's tools (mteb) in an environment of their own
-	@HF_HUB_OFFLINE=1 $(INTEGRATIONS)/bin/python -m pytest -W default tests/integrations
+test-integrations: java $(INTEGRATIONS)/package.stamp $(AIRFLOW)/requirements.stamp $(MODEL)/metaeol-manifest.json ## run the checks against other people's tools in environments of their own
+	@HF_HUB_OFFLINE=1 METAEOL_AIRFLOW_PYTHON=$(CURDIR)/$(AIRFLOW)/bin/python $(INTEGRATIONS)/bin/python -m pytest -W default tests/integrations
+
+docs: .venv/package.stamp ## build the documentation site into build/site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo build/site/index.html
+
+matrix: java $(MODEL)/metaeol-manifest.json ## run a core of the tests with each Python and Spark that the machine has
+	@$(BIN)/python tests/matrix.py
 
 check: java $(MODEL)/metaeol-manifest.json ## formatting, lint, types and tests
 	$(BIN)/ruff format --check $(wildcard $(SOURCES))
@@ -43,9 +51,12 @@ lock: .venv/package.stamp ## pin the newest versions that pyproject.toml allows
 	$(BIN)/uv pip compile pyproject.toml --extra spark --extra connect --extra demo --extra mlflow --extra prometheus --extra plots --extra evaluation --extra docs --extra dev --universal --python-version 3.11 --upgrade \
 		--generate-hashes --no-header --no-annotate --quiet -o .venv/dev.txt
 	(sed -n 1p requirements/dev.txt; cat .venv/dev.txt) > .venv/lock.txt && mv .venv/lock.txt requirements/dev.txt
+	$(BIN)/uv pip compile pyproject.toml --extra mteb --extra integrations --constraint requirements/dev.txt --universal --python-version 3.11 --upgrade \
+		--generate-hashes --no-header --no-annotate --quiet -o .venv/integrations.txt
+	(sed -n 1p requirements/integrations.txt; cat .venv/integrations.txt) > .venv/lock.txt && mv .venv/lock.txt requirements/integrations.txt
 
 clean: ## remove what make made, but not the model
-	rm -rf .venv $(INTEGRATIONS) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis spark-warehouse metastore_db derby.log
+	rm -rf .venv $(INTEGRATIONS) $(AIRFLOW) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis spark-warehouse metastore_db derby.log
 	find $(wildcard $(SOURCES)) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --clear: an installation that was broken off, or that holds other versions, leaves nothing behind.
@@ -61,12 +72,19 @@ clean: ## remove what make made, but not the model
 	@touch $@
 
 # What .venv holds (torch with its CUDA libraries) is seen from here too, and not installed twice.
-$(INTEGRATIONS)/package.stamp: pyproject.toml .venv/package.stamp
+$(INTEGRATIONS)/package.stamp: pyproject.toml requirements/integrations.txt .venv/package.stamp
 	@echo "Installing into $(INTEGRATIONS) ..."
 	@$(PYTHON) -m venv --clear $(INTEGRATIONS)
 	@$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
 		> "$$($(INTEGRATIONS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth"
-	@$(INTEGRATIONS)/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable '.[mteb]'
+	@$(INTEGRATIONS)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/integrations.txt
+	@$(INTEGRATIONS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(AIRFLOW)/requirements.stamp: requirements/airflow.txt | python
+	@echo "Installing into $(AIRFLOW) ..."
+	@$(PYTHON) -m venv --clear $(AIRFLOW)
+	@$(AIRFLOW)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/airflow.txt
 	@touch $@
 
 $(MODEL)/metaeol-manifest.json: | .venv/package.stamp
