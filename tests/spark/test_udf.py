@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from metaeol_udf.spark import MetaEOLEmbedder, embed_udf, register_sql, with_emb
 from metaeol_udf.spark.udf import make_request, pin, result_udf
 from metaeol_udf.spark.worker import EncoderRequest
 from metaeol_udf.spec import EmbeddingSpec
+from tests.plan_metrics import evaluated_rows
 
 TEXTS = [f"The {word} number {n} is{' very' * n} plain." for n, word in enumerate(["red", "green", "blue", "grey", "white", "black"])]
 
@@ -30,22 +30,6 @@ def expected(spec: EmbeddingSpec) -> NDArray[np.float32]:
 @pytest.fixture
 def table(spark: SparkSession) -> DataFrame:
     return spark.createDataFrame(list(enumerate(TEXTS)), "id int, text string").repartition(3)
-
-
-def _evaluated_rows(spark: SparkSession) -> int:
-    """Rows that Python workers gave back in the last query, by Spark's own metrics."""
-    store: Any = spark._jsparkSession.sharedState().statusStore()  # type: ignore[attr-defined]
-    execution = store.executionsList().last()
-    metrics = store.executionMetrics(execution.executionId())
-    nodes = store.planGraph(execution.executionId()).allNodes()
-    total = 0
-    for i in range(nodes.size()):
-        node = nodes.apply(i)
-        if node.name() == "ArrowEvalPython":
-            named = {node.metrics().apply(j).name(): node.metrics().apply(j) for j in range(node.metrics().size())}
-            value = metrics.get(named["number of output rows"].accumulatorId())
-            total += int(value.get().replace(",", "")) if value.isDefined() else 0
-    return total
 
 
 def test_vectors_are_the_encoders_own_in_whatever_partitions(
@@ -66,7 +50,7 @@ def test_with_embeddings_evaluates_each_row_once_however_its_columns_are_used(
     assert embedded.schema["embedding"].dataType.simpleString() == "array<float>"
     used = embedded.where(F.col("embedding_error").isNull() & (F.size("embedding") == 32)).withColumn("again", F.col("embedding")[0])
     rows = used.collect()
-    assert _evaluated_rows(spark) == len(TEXTS)
+    assert evaluated_rows(spark) == len(TEXTS)
     for row in rows:
         np.testing.assert_allclose(np.array(row["embedding"], np.float32), expected[row["id"]], atol=2e-5)
         assert row["again"] == row["embedding"][0]
@@ -75,7 +59,7 @@ def test_with_embeddings_evaluates_each_row_once_however_its_columns_are_used(
 def test_a_filter_on_embed_udf_evaluates_each_row_once(spark: SparkSession, table: DataFrame, spec: EmbeddingSpec) -> None:
     kept = table.withColumn("e", embed_udf(spec, device="cpu")("text")).where(F.col("e").isNotNull()).where(F.size("e") > 0)
     assert len(kept.collect()) == len(TEXTS)
-    assert _evaluated_rows(spark) == len(TEXTS)
+    assert evaluated_rows(spark) == len(TEXTS)
 
 
 def test_null_blank_and_broken_texts_get_a_reason_and_their_neighbours_a_vector(

@@ -14,6 +14,7 @@ from metaeol_udf import MetaEOLEncoder
 from metaeol_udf.errors import ConfigError
 from metaeol_udf.spark import register_sql
 from metaeol_udf.spec import EmbeddingSpec
+from tests.plan_metrics import evaluated_rows
 from tests.surfaces.texts import EMBEDDED, TEXTS, assert_same
 
 
@@ -62,6 +63,16 @@ def test_similarity_in_plain_sql_is_the_cosine_of_the_vectors(sql: SparkSession,
     np.testing.assert_allclose([by_id[n]["distance"] for n in EMBEDDED], np.linalg.norm(expected - expected[0], axis=1), atol=1e-3)
     np.testing.assert_allclose([by_id[n]["product"] for n in EMBEDDED], expected @ expected[0], rtol=1e-4)
     assert nearest[0]["id"] == 0
+
+
+def test_a_query_in_a_cte_is_embedded_once_and_not_for_every_row(sql: SparkSession) -> None:
+    sql.sql("SELECT id, array_repeat(CAST(id AS FLOAT), 32) AS v FROM texts").createOrReplaceTempView("stored")
+    rows = sql.sql("""
+        WITH query AS (SELECT embed_tiny('a query') AS q)
+        SELECT id FROM stored CROSS JOIN query ORDER BY vector_inner_product(v, q) LIMIT 3""").collect()
+    sql.catalog.dropTempView("stored")
+    assert len(rows) == 3
+    assert evaluated_rows(sql) == 1
 
 
 def test_similarity_without_vector_functions_is_the_same(sql: SparkSession) -> None:
