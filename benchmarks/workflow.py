@@ -194,7 +194,7 @@ def _strip(axes: Any, vector: NDArray[np.float32], left: float, y: float, width:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("text", nargs="?", default=_TEXT)
-    parser.add_argument("--spec", type=Path, default=Path("conf/specs/smollm2-135m.yaml"))
+    parser.add_argument("--spec", type=Path, default=Path("conf/demo.yaml"))
     parser.add_argument("--out", type=Path, default=Path("docs/figures/workflow.png"))
     arguments = parser.parse_args()
     # The figure is about the mean itself, without what a spec may do to it afterwards.
