@@ -1,6 +1,6 @@
 """The way of one text through the prompt trie, drawn from a real run: heads, text passes, tails, outputs and their mean.
 
-    python -m benchmarks.workflow ["A text."] [--spec conf/specs/smollm2-135m.yaml] [--out docs/figures/workflow.png]
+    python -m benchmarks.workflow ["A text."] [--spec conf/demo.yaml] [--out docs/figures/workflow.png]
 
 All counts are those of the encoder, and so are the vectors; the words are those of `metaeol explain`.
 """
