@@ -40,6 +40,7 @@ dbutils.widgets.text("catalog", "main", "Catalog")
 dbutils.widgets.text("schema", "default", "Schema")
 dbutils.widgets.text("table", "metaeol_quick_start", "Table to write")
 dbutils.widgets.text("model", "/Volumes/main/default/models/smollm2-135m-instruct", "Model folder")
+dbutils.widgets.text("spec", "", "Spec or job file (YAML); empty: the settings below")
 
 table = ".".join(dbutils.widgets.get(name) for name in ("catalog", "schema", "table"))
 table
@@ -63,7 +64,8 @@ templates: metaeol   # 4 meta-tasks with 2 prompts each; metaeol-fast is cheaper
 layer: -1            # the last one; `metaeol tune` finds a better one on your own data
 max_tokens: 512      # of a text; longer ones are cut
 """
-spec = EmbeddingSpec.from_mapping(yaml.safe_load(settings))
+file = dbutils.widgets.get("spec")
+spec = EmbeddingSpec.load(file) if file else EmbeddingSpec.from_mapping(yaml.safe_load(settings))
 
 # COMMAND ----------
 

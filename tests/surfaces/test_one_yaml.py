@@ -15,9 +15,11 @@ from metaeol_udf import MetaEOLEncoder, cli
 from metaeol_udf.encoder.moments import Moments, fit_postprocess
 from metaeol_udf.spark import MetaEOLEmbedder, embed_udf, register_sql, with_embeddings
 from metaeol_udf.spec import EmbeddingSpec
+from tests.notebooks.runner import run_notebook
 from tests.surfaces.connect_server import ConnectServer
 from tests.surfaces.texts import EMBEDDED, ERRORS, TEXTS, assert_same
 
+ROOT = Path(__file__).resolve().parents[2]
 TEMPLATES = {
     "name": "own",
     "text_cleanup": "paper",
@@ -140,3 +142,17 @@ def test_streaming(
         assert cli.run(command) == 0
     assert "rows embedded" in capsys.readouterr().out
     assert_same(vectors_in(spark.read.format("delta").load(str(target))), expected)
+
+
+def test_notebook(spark: SparkSession, conf: Path, spec: EmbeddingSpec, table: DataFrame, expected: NDArray[np.float32]) -> None:
+    """The quick start, over texts of its own and over ours with what it defines."""
+    widgets = {"catalog": "spark_catalog", "schema": "default", "table": "notebook_one_yaml", "model": spec.model, "spec": str(conf)}
+    names = run_notebook(ROOT / "notebooks/quick_start.py", spark=spark, **widgets)["namespace"]
+    texts = [(number, text) for number, text in names["texts"] if text and text.strip()]
+    vectors = vectors_in(spark.table(names["table"]), "embedding")
+    encoder = MetaEOLEncoder.from_spec(spec, device="cpu")
+    for number, text in texts:
+        np.testing.assert_allclose(vectors[number], encoder.encode([text])[0], rtol=0, atol=1e-5)
+    assert_same(vectors_in(names["with_embeddings"](table, names["spec"], text="text", output="v", device="cpu")), expected)
+    spark.sql("DROP TABLE spark_catalog.default.notebook_one_yaml")
+    spark.sql("DROP TEMPORARY FUNCTION IF EXISTS metaeol_embed")
