@@ -10,8 +10,9 @@ A comment before a block says what is done with it; blocks without one are only 
   block runs as it stands, and the `text` block behind it is its output.
 - `<!-- run, figures differ -->` does the same, but any number equals any other, and so does the space around it.
 
-`metaeol` and `python` run in this process, so that the commands of a page share a Spark session; everything else runs in a shell. One page
-is one process: Spark looks for relative paths in the folder in which its session was started.
+Of standard error, only the messages that begin with `metaeol: ` are compared. `metaeol` and `python` run in this process, so that the
+commands of a page share a Spark session; everything else runs in a shell. One page is one process: Spark looks for relative paths in the
+folder in which its session was started.
 """
 
 from __future__ import annotations
@@ -99,10 +100,11 @@ def run_step(step: Step, folder: Path) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(step.command, encoding="utf-8")
         return ""
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+    printed, said = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(said):
         status = _run_code(step.command) if step.is_python else _run_line(step.command, folder, printed)
-    text = printed.getvalue()
+    # On standard error, progress depends on the machine's speed; messages do not.
+    text = printed.getvalue() + "".join(f"{line}\n" for line in said.getvalue().splitlines() if line.startswith("metaeol: "))
     return text if status == 0 else f"{text}exit status {status}\n"
 
 
