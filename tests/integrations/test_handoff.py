@@ -41,7 +41,7 @@ def many(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     offsets = pa.array(np.arange(N_ROWS + 1, dtype=np.int32) * DIM)
     table = pa.table({"id": pa.array(np.arange(N_ROWS)), "embedding": pa.ListArray.from_arrays(offsets, pa.array(matrix.ravel()))})
     vectors = spark.createDataFrame(table).repartition(4).localCheckpoint()
-    return {"spark": spark, "vectors": vectors, "dim": DIM, "matrix": matrix}
+    return {"spark": spark, "vectors": vectors, "dim": DIM, "by_id": matrix}
 
 
 def exact(vectors: DataFrame, ids: list[int], k: int) -> dict[int, list[tuple[int, float]]]:
@@ -64,7 +64,7 @@ def assert_recalls(nearest: Nearest, names: dict[str, Any], least: float) -> Non
     ids = list(range(0, N_ROWS, 100))
     common = 0
     for query, wanted in exact(names["vectors"], ids, K).items():
-        found = dict(nearest(names["matrix"][query], K))
+        found = dict(nearest(names["by_id"][query], K))
         assert len(found) == K
         assert found[query] == pytest.approx(1.0, abs=1e-3)
         scores = dict(wanted)
