@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -101,9 +102,11 @@ def test_executors_run_the_packed_environments_interpreter_and_package(tmp_path:
     check_vectors(said, tiny_model_dir)
 
 
-def test_the_wheel_alone_reaches_executors_as_a_python_file(tmp_path: Path, tiny_model_dir: Path, wheel: Path) -> None:
-    said = submit(tmp_path, tiny_model_dir, Path(sys.executable), sys.executable, "--py-files", str(wheel))
+def test_the_wheel_under_another_name_reaches_executors_as_a_python_file(tmp_path: Path, tiny_model_dir: Path, wheel: Path) -> None:
+    archive = tmp_path / "metaeol_udf.zip"  # Spark leaves files that end in .whl off the path of executors
+    shutil.copy(wheel, archive)
+    said = submit(tmp_path, tiny_model_dir, Path(sys.executable), sys.executable, "--py-files", str(archive))
     (executor,) = said["executors"]
-    assert wheel.name in executor["package"]
-    assert wheel.name in said["driver"]
+    assert f"{archive.name}/metaeol_udf/" in executor["package"]
+    assert f"{archive.name}/metaeol_udf/" in said["driver"]
     check_vectors(said, tiny_model_dir)

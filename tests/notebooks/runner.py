@@ -107,8 +107,8 @@ def _exit(value: str) -> None:
 def run_notebook(path: str | Path, *, spark: SparkSession, **widgets: str) -> dict[str, Any]:
     """Execute a notebook's cells in order, in one namespace.
 
-    Python cells run as they are. `%sql` cells run in the session, with the widgets as named parameters, and are displayed. `%md`
-    cells do nothing. `%pip` cells install nothing here: their arguments are handed back.
+    Python cells run as they are. `%sql` cells run in the session and are displayed; they take no parameters, which Delta's parser does
+    not bind in Spark 4.2. `%md` cells do nothing. `%pip` cells install nothing here: their arguments are handed back.
 
     Args:
         path: The notebook.
@@ -144,7 +144,7 @@ def run_notebook(path: str | Path, *, spark: SparkSession, **widgets: str) -> di
             if cell.kind == "python":
                 exec(compile("\n" * (cell.line - 1) + cell.source, str(path), "exec"), names)
             elif cell.kind == "sql":
-                display(spark.sql(cell.source, args=dict(fields.values)))
+                display(spark.sql(cell.source))
             elif cell.kind == "pip":
                 installed.append(cell.source)
             elif cell.kind != "md":

@@ -161,12 +161,9 @@ def test_an_error_names_the_line_of_the_notebook(spark: SparkSession, tmp_path: 
     assert caught.traceback[-1].lineno + 1 == 8
 
 
-def test_sql_cells_take_widgets_as_parameters(spark: SparkSession, tmp_path: Path) -> None:
+def test_sql_cells_are_run_and_displayed(spark: SparkSession, tmp_path: Path) -> None:
     notebook = tmp_path / "small.py"
-    notebook.write_text(
-        '# Databricks notebook source\ndbutils.widgets.text("least", "2")\n\n# COMMAND ----------\n\n'
-        "# MAGIC %sql\n# MAGIC SELECT id\n# MAGIC FROM range(4) WHERE id > CAST(:least AS INT)\n"
-    )
+    notebook.write_text("# Databricks notebook source\n# MAGIC %sql\n# MAGIC SELECT id\n# MAGIC FROM range(4) WHERE id > 2\n")
     outcome = run_notebook(notebook, spark=spark)
     assert [row["id"] for row in outcome["displayed"][0]] == [3]
     assert outcome["exit"] is None
