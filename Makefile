@@ -5,7 +5,7 @@ BIN := .venv/bin
 MODEL := models/smollm2-135m-instruct
 INTEGRATIONS := .venv-integrations
 AIRFLOW := .venv-airflow
-SOURCES := metaeol_udf jobs benchmarks tests
+SOURCES := metaeol_udf jobs benchmarks examples tests
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-faults test-integrations docs matrix check format bench lock clean java python
 .DELETE_ON_ERROR:
