@@ -7,7 +7,7 @@ INTEGRATIONS := .venv-integrations
 AIRFLOW := .venv-airflow
 SOURCES := metaeol_udf jobs benchmarks examples tests
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults test-integrations docs matrix check format bench lock clean java python
+.PHONY: help demo test test-slow test-faults test-integrations docs matrix check format bench lock clean java python
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -18,6 +18,9 @@ demo: java $(MODEL)/metaeol-manifest.json ## embed the standard library's docstr
 
 test: java $(MODEL)/metaeol-manifest.json ## run the tests
 	@$(BIN)/python -m pytest
+
+test-slow: java $(MODEL)/metaeol-manifest.json ## run the tests that take long: pages, notebooks, Connect, the quality gate, SIGTERM
+	@$(BIN)/python -m pytest -m slow
 
 test-faults: java $(MODEL)/metaeol-manifest.json ## run the fault checks and write their table into docs/reliability.md
 	@$(BIN)/python -m pytest tests/faults --reliability-table docs/reliability.md

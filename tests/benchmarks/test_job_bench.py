@@ -5,6 +5,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from transformers import AutoModel
 
 from benchmarks.job import JobBench, PeakMemory, measure_rates, weight_bytes
@@ -30,6 +31,7 @@ def test_weights_are_counted_from_the_files(tiny_model_dir: Path) -> None:
     assert weight_bytes(tiny_model_dir, "float32") == 4 * n_values
 
 
+@pytest.mark.slow
 def test_a_job_is_set_against_the_bare_encoder(spark: object, tiny_model_dir: Path, tmp_path: Path) -> None:
     from pyspark.sql import SparkSession
 

@@ -20,6 +20,7 @@ def test_the_pages_that_must_run_do() -> None:
     assert {"tutorial.md", "explain.md"} <= set(RUNNABLE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNNABLE)
 def test_a_page_shows_what_its_commands_print(name: str, tmp_path: Path, model_dir: Path) -> None:
     (tmp_path / "models").symlink_to(model_dir.parent)

@@ -70,6 +70,7 @@ def test_the_quick_start_embeds_compares_and_asks_in_sql(spark: SparkSession, ti
     spark.sql(f"DROP TABLE {table}")
 
 
+@pytest.mark.slow
 def test_the_nightly_job_embeds_once_and_shows_what_failed(spark: SparkSession, tiny_model_dir: Path, reviews: str, tmp_path: Path) -> None:
     outcome = run_nightly(spark, reviews, tiny_model_dir, tmp_path)
     findings, rows, failed = outcome["displayed"]
@@ -84,6 +85,7 @@ def test_the_nightly_job_embeds_once_and_shows_what_failed(spark: SparkSession, 
     assert again == {"status": "nothing_to_do", "rows_embedded": 0, "rows_failed": 0}
 
 
+@pytest.mark.slow
 def test_the_nightly_job_stops_before_it_writes_where_the_doctor_finds_a_problem(
     spark: SparkSession, tiny_model_dir: Path, reviews: str, tmp_path: Path
 ) -> None:
@@ -92,6 +94,7 @@ def test_the_nightly_job_stops_before_it_writes_where_the_doctor_finds_a_problem
     assert spark.table(reviews).columns == ["id", "text"]
 
 
+@pytest.mark.slow
 def test_quality_scores_draws_and_writes_a_spec_that_loads(spark: SparkSession, tiny_model_dir: Path, tmp_path: Path) -> None:
     table = "spark_catalog.default.notebook_pairs"
     draw = np.random.default_rng(0)
@@ -118,6 +121,7 @@ def test_quality_scores_draws_and_writes_a_spec_that_loads(spark: SparkSession, 
     spark.sql(f"DROP TABLE {table}")
 
 
+@pytest.mark.slow
 def test_search_finds_duplicates_clusters_and_draws_a_map(spark: SparkSession, tiny_model_dir: Path, reviews: str, tmp_path: Path) -> None:
     run_nightly(spark, reviews, tiny_model_dir, tmp_path)
     picture = tmp_path / "map.png"

@@ -23,6 +23,7 @@ from metaeol_udf.spec import EmbeddingSpec
 
 from .conftest import Bench
 
+pytestmark = pytest.mark.slow  # `make test-slow`
 WORDS = ["walrus", "bassoon", "guitar", "thunder", "lemon", "tractor", "meadow", "bazaar", "lantern", "copper"]
 TEXTS = [(n, f"{WORDS[n % 10]} and {WORDS[n // 10]} number {n}") for n in range(60)]
 OPEN = {"gate": True, "min_agreement": 0.0, "max_anisotropy_rise": 2.0, "min_rank_share": 0.0}

@@ -23,6 +23,7 @@ from metaeol_udf.errors import TerminatedError
 
 from .conftest import Bench
 
+pytestmark = pytest.mark.slow  # `make test-slow`
 ROOT = Path(__file__).resolve().parents[2]
 N_TEXTS = 60
 

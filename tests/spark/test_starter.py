@@ -29,6 +29,7 @@ def make(spark: SparkSession, path: Path, rows: list[tuple[Any, ...]] = ROWS, sc
     return str(path)
 
 
+@pytest.mark.slow
 def test_the_file_names_key_and_text_loads_and_suits_the_job(spark: SparkSession, tiny_model_dir: Path, tmp_path: Path) -> None:
     table = make(spark, tmp_path / "table")
     draft = draft_config(table, [f"embedding.model={tiny_model_dir}", "runtime.device=cpu"], spark)

@@ -19,6 +19,8 @@ from metaeol_udf.spec import EmbeddingSpec
 from tests.surfaces.connect_server import ConnectServer
 from tests.surfaces.texts import EMBEDDED, ERRORS, TEXTS, assert_same
 
+pytestmark = pytest.mark.slow  # `make test-slow`
+
 
 @pytest.fixture(scope="module")
 def expected(spec: EmbeddingSpec) -> NDArray[np.float32]:

@@ -13,6 +13,7 @@ from pyspark.sql import SparkSession
 
 from tests.surfaces.connect_server import ConnectServer
 
+pytestmark = pytest.mark.slow  # `make test-slow`
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "spark.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(python|sql)\n(.*?)```\n(?:\n```text\n(.*?)```)?", PAGE, flags=re.DOTALL)
 CONNECT = "sc://localhost:15002"
