@@ -121,7 +121,7 @@ def test_trimming_keeps_the_first_tokens(max_tokens: int, tiny_model: Callable[.
 def test_built_in_sets_ask_for_one_word_and_end_where_it_would_stand(name: str) -> None:
     templates = TemplateSet.load(name)
     assert len(templates.templates) == {"prompteol": 1, "metaeol-two": 2}.get(name, 8)
-    assert all("in one word" in template.prompt.lower() and template.tail.endswith(': "') for template in templates.templates)
+    assert all("in one word" in template.prompt.lower() and template.tail.endswith(' "') for template in templates.templates)
     assert builtin_names() == ["metaeol", "metaeol-fast", "metaeol-separate", "metaeol-two", "prompteol"]
 
 

@@ -201,7 +201,7 @@ def test_the_command_takes_a_jobs_file_too(conf: Path, capsys: pytest.CaptureFix
     assert cli.run(["explain", str(conf), TEXT, "--top", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "Next words after \"Two people play 'music' by the river.\""
-    assert lines.count("text classification: Topic:") == 1
+    assert lines.count("text classification: in one word:") == 1
     assert len(lines) == 1 + 8 * (1 + 1 + 2)
 
 
