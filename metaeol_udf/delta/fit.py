@@ -11,7 +11,7 @@ from metaeol_udf.config import JobConfig
 from metaeol_udf.delta.columns import check_source_columns
 from metaeol_udf.delta.condition import filtered
 from metaeol_udf.delta.tables import open_table, parse_table, read
-from metaeol_udf.encoder.postprocess import replace_file
+from metaeol_udf.files import replace_file
 from metaeol_udf.spark.fit import chosen_texts, fit_on
 from metaeol_udf.spark.session import get_session
 

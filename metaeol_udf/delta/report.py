@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import Any
 
 from metaeol_udf.delta.selection import Counts
 from metaeol_udf.errors import EnvironmentFault
+from metaeol_udf.files import replace_file
 
 #: A run of ten billion texts has 200,000 waves; its report stays a file that a person can open.
 MOST_WAVES = 500
@@ -197,12 +197,5 @@ def write_report(report: Report, path: str | None) -> None:
     Raises:
         EnvironmentFault: The file cannot be written.
     """
-    if path is None:
-        return
-    whole = Path(path)
-    part = whole.with_name(f"{whole.name}.{os.getpid()}.part")
-    try:
-        part.write_text(json.dumps(report.as_dict(), indent=2) + "\n", encoding="utf-8")
-        part.replace(whole)
-    except OSError as error:
-        raise EnvironmentFault(f"runtime.report: cannot write {path}: {error.strerror}") from None
+    if path is not None:
+        replace_file(path, (json.dumps(report.as_dict(), indent=2) + "\n").encode(), setting="runtime.report")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from metaeol_udf.errors import ConfigError, EnvironmentFault
+from metaeol_udf.errors import ConfigError
 from metaeol_udf.spec import EmbeddingSpec
 
 METHODS = ("mean", "standardize", "remove_top", "whiten")
@@ -113,21 +112,6 @@ def read_content(spec: EmbeddingSpec) -> str:
         return base64.b64encode(Path(str(spec.postprocess)).read_bytes()).decode()
     except OSError as error:
         raise ConfigError(f"embedding.postprocess: cannot read {spec.postprocess!r} ({error.strerror}); `metaeol fit` makes it") from None
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a small file whole or not at all, and make its folder.
-
-    Raises:
-        EnvironmentFault: It cannot be written.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    except OSError as error:
-        raise EnvironmentFault(f"cannot write {path}: {error.strerror}") from None
 
 
 def check_postprocess(post: PostProcessing, hidden_size: int, made_with: dict[str, str]) -> list[str]:

@@ -9,11 +9,11 @@ from typing import Any
 from metaeol_udf.config import EncoderConfig
 from metaeol_udf.encoder.model_files import find_folder, made_with, model_shape
 from metaeol_udf.encoder.moments import Moments, fit_postprocess
-from metaeol_udf.encoder.postprocess import replace_file
 from metaeol_udf.errors import ConfigError
 from metaeol_udf.evaluation.data import load_tasks
 from metaeol_udf.evaluation.run import distinct_texts
 from metaeol_udf.evaluation.vectors import LocalVectors
+from metaeol_udf.files import replace_file
 from metaeol_udf.spec import before_postprocess
 
 

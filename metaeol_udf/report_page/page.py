@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -16,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import metaeol_udf
-from metaeol_udf.errors import EnvironmentFault, InputError
+from metaeol_udf.errors import InputError
+from metaeol_udf.files import replace_file
 from metaeol_udf.report_page import view
 from metaeol_udf.report_page.vector_map import MIN_ROWS, VectorMap, VectorSample, map_vectors
 
@@ -93,14 +93,7 @@ def write_page(content: str, path: str | Path) -> None:
     Raises:
         EnvironmentFault: The file cannot be written.
     """
-    whole = Path(path)
-    part = whole.with_name(f"{whole.name}.{os.getpid()}.part")
-    try:
-        part.write_text(content, encoding="utf-8", errors="replace")
-        part.replace(whole)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise EnvironmentFault(f"cannot write {path}: {error.strerror}") from None
+    replace_file(path, content.encode("utf-8", errors="replace"))
 
 
 def _map_view(sample: VectorSample) -> dict[str, Any]:

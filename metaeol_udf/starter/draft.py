@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,8 @@ from metaeol_udf.delta.columns import VectorColumns, check_source_columns, check
 from metaeol_udf.delta.condition import filtered
 from metaeol_udf.delta.job import known_errors
 from metaeol_udf.delta.tables import TableRef, open_table, parse_table, read
-from metaeol_udf.errors import EnvironmentFault, InputError
+from metaeol_udf.errors import InputError
+from metaeol_udf.files import replace_file
 from metaeol_udf.prompts.templates import builtin_names
 from metaeol_udf.spark.session import get_session
 from metaeol_udf.starter.guess import SAMPLE_ROWS, Guess, guess_columns
@@ -79,7 +79,7 @@ def draft_config(table: str, overrides: Iterable[str] = (), spark: SparkSession 
         # A wrong override is found before Spark starts; what is not given stands in for itself.
         asked = parse_config({**given, "source": {"key": ["id"], **source}, "embedding": {"model": _MODEL, **embedding}})
         ref = parse_table(table, "TABLE")
-        session = spark if spark is not None else get_session(asked.spark)
+        session = get_session(asked.spark, spark)
         detail = open_table(session, ref, "TABLE").detail().collect()[0]
         rows = read(session, ref)
         column = embedding.get("column") or _free_column(rows, ref)
@@ -102,13 +102,7 @@ def write_config(draft: Draft, path: Path) -> None:
     Raises:
         EnvironmentFault: It cannot be written.
     """
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(draft.text, encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        raise EnvironmentFault(f"cannot write {path}: {error.strerror}") from None
+    replace_file(path, draft.text.encode())
 
 
 def _free_column(rows: DataFrame, ref: TableRef) -> str:

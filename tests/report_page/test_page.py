@@ -235,7 +235,7 @@ def test_a_page_replaces_the_old_one_whole_or_not_at_all(tmp_path: Path) -> None
     write_page("new \udc80", page)
     assert page.read_text() == "new ?"
     with pytest.raises(EnvironmentFault, match="cannot write"):
-        write_page("x", tmp_path / "no" / "page.html")
+        write_page("x", page / "under a file.html")
     (tmp_path / "folder").mkdir()
     with pytest.raises(EnvironmentFault, match="cannot write"):
         write_page("x", tmp_path / "folder")

@@ -1,0 +1,31 @@
+"""Small files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from metaeol_udf.errors import EnvironmentFault
+
+
+def replace_file(path: str | Path, content: bytes, *, setting: str = "") -> None:
+    """Write a file and its folder; a reader sees the old one or the new one, never half of one.
+
+    Args:
+        path: Where to.
+        content: All of it.
+        setting: The setting that names the file, for the message.
+
+    Raises:
+        EnvironmentFault: It cannot be written.
+    """
+    whole = Path(path)
+    part = whole.with_name(f".{whole.name}.{os.getpid()}.part")
+    try:
+        whole.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(content)
+        part.replace(whole)
+    except OSError as error:
+        if part.is_file():
+            part.unlink()
+        raise EnvironmentFault(f"{setting}{': ' if setting else ''}cannot write {path}: {error.strerror}") from None
