@@ -29,6 +29,8 @@ from metaeol_udf.encoder.model_files import ModelInfo
 from metaeol_udf.errors import BudgetError, MetaEOLError, QualityError, TerminatedError
 from metaeol_udf.spark.session import get_session
 from metaeol_udf.spark.staging import resolve
+from metaeol_udf.spark.udf import make_request
+from metaeol_udf.spark.worker import EncoderRequest
 from metaeol_udf.spec import EmbeddingSpec
 
 logger = logging.getLogger(__name__)
@@ -134,6 +136,11 @@ class Job:
     def new_report(self) -> Report:
         """An empty report with a run id of its own, which sorts by time."""
         return Report(f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:8]}", self.spec.fingerprint())
+
+    def request(self, origin: str = "") -> EncoderRequest:
+        """What workers load; `origin` names the run in its load ids."""
+        runtime = self.config.runtime
+        return make_request(self.spec, runtime.device, runtime.max_batch_tokens, origin, runtime.model_cache)
 
     @contextmanager
     def reported(self) -> Iterator[Report]:

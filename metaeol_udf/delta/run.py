@@ -29,8 +29,7 @@ from metaeol_udf.delta.waves import embed_waves
 from metaeol_udf.errors import MetaEOLError
 from metaeol_udf.spark.executors import check_executors
 from metaeol_udf.spark.session import executor_count
-from metaeol_udf.spark.udf import make_request, quoted
-from metaeol_udf.spark.worker import EncoderRequest
+from metaeol_udf.spark.udf import quoted
 
 if TYPE_CHECKING:
     from metaeol_udf.delta.job import Job
@@ -74,7 +73,7 @@ class EmbedRun:
             logger.warning("%s", self._report.migration_line())
         if seen.rows_to_do:
             with self._watch.phase("prepare"):
-                check_executors(self._spark, self._request(), self._config.runtime.task_gpus)
+                check_executors(self._spark, self._job.request(self._report.run_id), self._config.runtime.task_gpus)
             claims = Claims(self._spark, self._journal.open(), self._report.run_id)
             with claims.hold(self._job_digest()):
                 if is_outdated(self._job, seen.tables):  # another run may have ended just before the claim was free
@@ -167,14 +166,9 @@ class EmbedRun:
             pending = selection.find_pending(chosen, self._journal.finished())
         after_wave = WaveMonitor(self._journal, self._job.budget, self._report)
         with self._watch.phase("embed"):
-            embed_waves(
-                self._spark, pending, self._journal, self._request(), runtime.wave_rows, self._progress, after_wave, runtime.task_gpus
-            )
+            request = self._job.request(self._report.run_id)
+            embed_waves(self._spark, pending, self._journal, request, runtime.wave_rows, self._progress, after_wave, runtime.task_gpus)
         self._count_work()
-
-    def _request(self) -> EncoderRequest:
-        runtime = self._config.runtime
-        return make_request(self._job.spec, runtime.device, runtime.max_batch_tokens, self._report.run_id, runtime.model_cache)
 
     def _count_work(self) -> None:
         """Tokens and model loads of this run, from what it journalled."""

@@ -16,7 +16,6 @@ from metaeol_udf.estimate.projection import wave_count
 from metaeol_udf.estimate.run import scaled, work_report
 from metaeol_udf.estimate.tokens import TokenCount, count_tokens
 from metaeol_udf.estimate.workload import Workload, find_workload
-from metaeol_udf.spark.udf import make_request
 
 SAMPLE_TEXTS = 2_000  # whose tokens are counted; of fewer texts all are
 
@@ -46,10 +45,7 @@ def plan_run(config: JobConfig, command: str = "embed", spark: SparkSession | No
 
 
 def _count(job: Job, work: Workload) -> TokenCount:
-    if not work.unique_texts:
-        return TokenCount()
-    runtime = job.config.runtime
-    return count_tokens(work.sample, make_request(job.spec, runtime.device, runtime.max_batch_tokens, model_cache=runtime.model_cache))
+    return count_tokens(work.sample, job.request()) if work.unique_texts else TokenCount()
 
 
 def _describe(job: Job, work: Workload, counted: TokenCount) -> dict[str, Any]:

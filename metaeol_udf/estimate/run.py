@@ -20,7 +20,6 @@ from metaeol_udf.estimate.tokens import TokenCount, count_tokens
 from metaeol_udf.estimate.workload import Workload, find_workload
 from metaeol_udf.prompts import TemplateSet
 from metaeol_udf.spark.session import executor_count
-from metaeol_udf.spark.udf import make_request
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +71,7 @@ def _estimate(config: JobConfig, options: EstimateOptions, spark: SparkSession |
     session_s = time.monotonic() - started
     work = find_workload(job, Scope(), options.sample_texts)
     session, runtime = job.spark, config.runtime
-    request = make_request(job.spec, runtime.device, runtime.max_batch_tokens, model_cache=runtime.model_cache)
+    request = job.request()
     counted, probe = TokenCount(), None
     if work.unique_texts:
         sample = work.sample.cache()  # read once, and the same texts for both
