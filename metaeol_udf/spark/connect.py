@@ -55,8 +55,13 @@ def _no_jvm(found: str) -> EnvironmentFault:
     )
 
 
-def is_here(spec: EmbeddingSpec) -> bool:
-    """Whether a path of this machine leads to the model."""
+def session_with_model(spec: EmbeddingSpec) -> SparkSession | None:
+    """The Spark Connect session whose workers have a model that no path of this machine leads to; None in all other cases."""
+    session = connect_session()
+    return None if session is None or _is_here(spec) else session
+
+
+def _is_here(spec: EmbeddingSpec) -> bool:
     if not is_local(spec.model):
         return False
     try:

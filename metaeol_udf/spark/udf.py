@@ -15,7 +15,7 @@ from pyspark.sql.types import ArrayType, BooleanType, FloatType, LongType, Strin
 
 from metaeol_udf.encoder.manifest import deciding_files
 from metaeol_udf.errors import ConfigError, InputError
-from metaeol_udf.spark.connect import connect_session, is_here, resolve_on_worker
+from metaeol_udf.spark.connect import resolve_on_worker, session_with_model
 from metaeol_udf.spark.staging import driver_folder, resolve
 from metaeol_udf.spark.worker import EncoderRequest, go_offline
 from metaeol_udf.spec import EmbeddingSpec
@@ -123,8 +123,8 @@ def make_request(
         ConfigError: The spec names something that does not exist.
         ModelFilesError: The model's files are not whole.
     """
-    session = connect_session()
-    if session is not None and not is_here(spec):
+    session = session_with_model(spec)
+    if session is not None:
         pinned, files = resolve_on_worker(session, spec)
     else:
         pinned = pin(spec)
@@ -139,8 +139,8 @@ def resolve_anywhere(spec: EmbeddingSpec) -> EmbeddingSpec:
         ConfigError: The spec names something that does not exist.
         ModelFilesError: The model's files are not whole.
     """
-    session = connect_session()
-    if session is not None and not is_here(spec):
+    session = session_with_model(spec)
+    if session is not None:
         return resolve_on_worker(session, spec)[0]
     return resolve(spec, _active_session)[0]
 
