@@ -17,6 +17,17 @@ import yaml
 from metaeol_udf.errors import ConfigError, did_you_mean, nearest_word
 from metaeol_udf.spec import DTYPES, QUANTIZATIONS, SETTINGS, VALUES, EmbeddingSpec
 
+#: Settings of few values, for completion and for messages.
+CHOICES: dict[str, tuple[str, ...]] = {
+    "embedding.dtype": DTYPES,
+    "embedding.quantization": QUANTIZATIONS,
+    "embedding.values": VALUES,
+    "runtime.device": ("auto", "cpu", "cuda"),
+    "runtime.max_batch_tokens": ("auto",),
+    "stream.trigger": ("availableNow",),
+    "stream.start": ("earliest", "latest"),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class SourceConfig:
@@ -57,8 +68,8 @@ class RuntimeConfig:
         in_range = 0.0 <= self.max_failed_fraction <= 1.0
         _check("runtime.max_failed_fraction", in_range, self.max_failed_fraction, "a number from 0 to 1")
         kind, _, number = self.device.partition(":")
-        known = self.device in ("auto", "cpu", "cuda") or (kind == "cuda" and number.isdecimal())
-        _check("runtime.device", known, self.device, "auto, cpu, cuda or cuda:N", ("auto", "cpu", "cuda"))
+        known = self.device in CHOICES["runtime.device"] or (kind == "cuda" and number.isdecimal())
+        _check("runtime.device", known, self.device, "auto, cpu, cuda or cuda:N")
         _check("runtime.task_gpus", self.task_gpus is None or _is_count(self.task_gpus), self.task_gpus, "null or a positive integer")
         experiment = self.mlflow is None or isinstance(self.mlflow, bool) or (isinstance(self.mlflow, str) and bool(self.mlflow))
         _check("runtime.mlflow", experiment, self.mlflow, "true, false or the name of an experiment")
@@ -82,15 +93,9 @@ class StreamConfig:
 
     def __post_init__(self) -> None:
         known = self.trigger == "availableNow" or _INTERVAL.fullmatch(self.trigger) is not None
-        _check("stream.trigger", known, self.trigger, "availableNow or an interval such as 30 seconds", ("availableNow",))
+        _check("stream.trigger", known, self.trigger, "availableNow or an interval such as 30 seconds")
         is_version = isinstance(self.start, int) and not isinstance(self.start, bool) and self.start >= 0
-        _check(
-            "stream.start",
-            is_version or self.start in ("earliest", "latest"),
-            self.start,
-            "earliest, latest or a version",
-            ("earliest", "latest"),
-        )
+        _check("stream.start", is_version or self.start in CHOICES["stream.start"], self.start, "earliest, latest or a version")
         _check("stream.max_files", _is_count(self.max_files), self.max_files, "a positive integer")
 
 
@@ -253,7 +258,7 @@ def parse_encoder_config(blocks: Mapping[str, Any]) -> EncoderConfig:
 
 
 def _encoder_part(blocks: Mapping[str, Any]) -> EncoderConfig:
-    sections = ("source", "target", "embedding", "runtime", "stream", "estimate", "evaluation", "quality", "spark")
+    sections = ("embedding", *_SECTIONS)
     for name in blocks:
         if name not in sections:
             raise ConfigError(f"unknown section {name!r}; {did_you_mean(str(name), sections)}")
@@ -279,17 +284,6 @@ _SECTIONS: dict[str, Any] = {
     "evaluation": EvaluationConfig,
     "quality": QualityConfig,
     "spark": SparkConfig,
-}
-
-#: Settings of few values, for completion.
-CHOICES: dict[str, tuple[str, ...]] = {
-    "embedding.dtype": DTYPES,
-    "embedding.quantization": QUANTIZATIONS,
-    "embedding.values": VALUES,
-    "runtime.device": ("auto", "cpu", "cuda"),
-    "runtime.max_batch_tokens": ("auto",),
-    "stream.trigger": ("availableNow",),
-    "stream.start": ("earliest", "latest"),
 }
 
 
@@ -382,7 +376,7 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
-def _check(key: str, holds: bool, found: object, rule: str, words: tuple[str, ...] = ()) -> None:
+def _check(key: str, holds: bool, found: object, rule: str) -> None:
     """Refuse a value; of several words, the message ends with the nearest one where there is one."""
     if not holds:
-        raise ConfigError(f"{key} must be {rule}, found {found!r}{nearest_word(found, words)}")
+        raise ConfigError(f"{key} must be {rule}, found {found!r}{nearest_word(found, CHOICES.get(key, ()))}")
