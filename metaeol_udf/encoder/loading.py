@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import logging
 import os
@@ -31,7 +30,7 @@ from metaeol_udf.encoder.packed import can_pack, pack
 from metaeol_udf.encoder.placement import count_bytes, place
 from metaeol_udf.encoder.quantized import quantize
 from metaeol_udf.encoder.reference import encode_plainly
-from metaeol_udf.encoder.resident import release_clean_pages
+from metaeol_udf.encoder.resident import release_clean_pages, return_freed_memory
 from metaeol_udf.encoder.stream_pass import StreamPass
 from metaeol_udf.encoder.window import prepare_window
 from metaeol_udf.errors import ConfigError, EnvironmentFault, ModelFilesError
@@ -47,7 +46,6 @@ _MIN_COSINE = {torch.float32: 0.99999, torch.bfloat16: 0.995, torch.float16: 0.9
 _MIN_QUANTIZED_COSINE = {"int8": 0.99, "int4": 0.9}  # against transformers with whole weights
 _DEVICE_SHARE = 0.8  # of a GPU's free memory may hold weights; the rest is for activations and heads
 _CELL_TOKENS = 500_000  # run cell by cell before a GPU's layers are compiled, which a short job would wait for in vain
-_C_LIBRARY = ctypes.CDLL(None)
 # oneDNN and torch's bridge to it each keep compiled products by shape, and nearly every batch has a shape of its own: at their
 # own capacities of 1024 that grows by a gigabyte. Read at the first product of a process; what the user has set stays.
 _CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128", "LRU_CACHE_CAPACITY": "16"}
@@ -116,7 +114,7 @@ def load_engine(spec: EmbeddingSpec, templates: TemplateSet, device_name: str) -
     if runner is not None:
         model = None  # its weights were given up for the fast path; what it still holds keeps the file of weights in memory
         gc.collect()
-        _return_memory()
+        return_freed_memory()
         release_clean_pages()
     if isinstance(runner, TriePass):
         cosine = _worst_cosine(expected, _run(trie, runner, templates))
@@ -167,9 +165,14 @@ def _load_model(folder: Path, dtype: torch.dtype) -> Any:
         model = AutoModel.from_pretrained(folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelFilesError(f"transformers cannot load the model in {folder}: {' '.join(str(error).split())[:500]}") from error
-    if getattr(_text_config(model), "attn_logit_softcapping", None) is not None:
-        model.set_attn_implementation("eager")  # `sdpa` leaves out the cap in transformers 5.20, Python 3.10's last
+    keep_softcap(model)
     return model.eval().requires_grad_(False)
+
+
+def keep_softcap(model: Any) -> None:
+    """Make transformers cap attention scores where the model does (Gemma 2): its `sdpa` leaves that out in 5.20, Python 3.10's last."""
+    if getattr(_text_config(model), "attn_logit_softcapping", None) is not None:
+        model.set_attn_implementation("eager")
 
 
 def _fits(model: Any, device: torch.device) -> bool:
@@ -214,15 +217,8 @@ def _convert_layer(last: int, quantization: str | None, index: int, layer: Layer
         layer = quantize(layer, quantization)
     elif index != last and can_pack(layer):
         layer = pack(layer)
-    _return_memory()
+    return_freed_memory()
     return layer
-
-
-def _return_memory() -> None:
-    """Give freed memory back to the system: what loading frees stays with the C library otherwise, a model's size of it."""
-    trim = getattr(_C_LIBRARY, "malloc_trim", None)  # glibc has it
-    if trim is not None:
-        trim(0)
 
 
 def choose_runner(decoder: Decoder, groups: Sequence[HeadGroup], taps: Sequence[int] = (), tokens_before: int = _CELL_TOKENS) -> TriePass:

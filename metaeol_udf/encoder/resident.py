@@ -1,6 +1,6 @@
-"""Gives back pages of memory that only loading needed: of libraries whose import touched them, and of a mapped file of weights.
+"""Gives back memory that only loading needed: what was freed, and pages of libraries and of a mapped file of weights.
 
-They are clean pages of files, so nothing is lost: whoever reads one again gets it from the system's cache of files. The
+Those are clean pages of files, so nothing is lost: whoever reads one again gets it from the system's cache of files. The
 kernel would take them back by itself where memory is short, but until then they count as the process's own, and a
 container's limit is set by that.
 """
@@ -31,6 +31,13 @@ def release_clean_pages() -> int:
         if _C_LIBRARY.madvise(ctypes.c_void_p(start), ctypes.c_size_t(stop - start), _MADV_DONTNEED) == 0:  # locked pages stay
             released += resident
     return released
+
+
+def return_freed_memory() -> None:
+    """Give freed memory back to the system: what loading frees stays with the C library otherwise, a model's size of it."""
+    trim = getattr(_C_LIBRARY, "malloc_trim", None)  # glibc has it
+    if trim is not None:
+        trim(0)
 
 
 def _clean_mappings(smaps: str) -> Iterator[tuple[int, int, int]]:

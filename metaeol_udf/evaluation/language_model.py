@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from metaeol_udf.encoder.families import KNOWN_MODEL_TYPES
-from metaeol_udf.encoder.loading import choose_devices, choose_dtype, quiet_transformers
+from metaeol_udf.encoder.loading import choose_devices, choose_dtype, keep_softcap, quiet_transformers
 from metaeol_udf.encoder.model_files import check_weights, find_folder, model_shape, verify_folder
 from metaeol_udf.errors import ConfigError, EnvironmentFault, ModelFilesError
 from metaeol_udf.prompts.tokens import PromptTokenizer
@@ -107,8 +107,7 @@ def _load_model(folder: Path, dtype: torch.dtype) -> Any:
             f"the model in {folder} says no words: its checkpoint lacks {missing[0]}; `metaeol model prepare SRC DEST` keeps the "
             "language-model head of a source that has one"
         )
-    if getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None:
-        model.set_attn_implementation("eager")  # as the encoder does
+    keep_softcap(model)
     return model
 
 
