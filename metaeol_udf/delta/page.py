@@ -16,6 +16,7 @@ from metaeol_udf.delta.columns import find_field
 from metaeol_udf.delta.fingerprint import of_spec
 from metaeol_udf.delta.lineage import vector_length
 from metaeol_udf.delta.report import Report
+from metaeol_udf.delta.selection import sampled
 from metaeol_udf.delta.tables import read
 from metaeol_udf.delta.termination import was_requested
 from metaeol_udf.errors import EnvironmentFault
@@ -32,7 +33,6 @@ logger = logging.getLogger(__name__)
 SAMPLE_ROWS = 1_000
 _MOST_VALUES = 2_000_000  # numbers of all sampled vectors together: long vectors come in a smaller sample
 _ROWS_LOOKED_AT = 500_000  # Spark stops reading about there, so the sample of a larger table is of its first files
-_SPARE = 1.2  # hashes do not hit a sample's size exactly
 _LONGEST_NAME = 120  # characters
 
 
@@ -77,11 +77,10 @@ def draw_sample(job: Job) -> VectorSample:
     rows = table.where((F.size(vector) == dim) & F.col(vector).isNotNull())  # no vectors of other specs, as after an early stop
     if find_field(table.schema, job.columns.fingerprint) is not None:
         rows = rows.where(of_spec(job.spec.fingerprint(), F.col(quoted(job.columns.fingerprint))))
-    one_in = max(1, int(min(n_rows, _ROWS_LOOKED_AT) / (wanted * _SPARE)))
     keys = [F.col(quoted(name)) for name in names]
-    chosen = rows.where(F.pmod(F.xxhash64(*keys), F.lit(one_in)) == 0).select(*keys, F.col(vector).alias("metaeol_vector"))
+    chosen = sampled(rows, keys, min(n_rows, _ROWS_LOOKED_AT), wanted).select(*keys, F.col(vector).alias("metaeol_vector"))
     # `collect` after `limit` reads file after file until it has enough.
-    found = [row for row in chosen.limit(wanted).collect() if np.isfinite(row["metaeol_vector"]).all()]
+    found = [row for row in chosen.collect() if np.isfinite(row["metaeol_vector"]).all()]
     vectors: NDArray[np.float32] = np.array([row["metaeol_vector"] for row in found], np.float32).reshape(len(found), dim)
     shown = [_name(row, names, job.config.source.text) for row in found]
     return VectorSample(shown, vectors, n_rows, is_whole_table=n_rows <= _ROWS_LOOKED_AT)

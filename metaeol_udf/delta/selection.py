@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pyspark.sql import Column, DataFrame
@@ -17,6 +18,8 @@ from metaeol_udf.spark.udf import quoted
 #: Columns of a selection beside the key; no user's table may have them.
 FINGERPRINT, STORED, TEXT = "metaeol_row_fingerprint", "metaeol_stored_fingerprint", "metaeol_text"
 ERROR, OUTCOME = "metaeol_stored_error", "metaeol_outcome"
+
+_SPARE = 1.2  # hashes do not hit a sample's size exactly
 
 
 @dataclass(frozen=True)
@@ -192,3 +195,10 @@ def find_pending(selection: Selection, journalled: DataFrame) -> Pending:
         n_texts=counts["n"] - counts["textless"],
         n_textless=counts["textless"],
     )
+
+
+def sampled(rows: DataFrame, key: Sequence[Column], n_rows: int, n_wanted: int) -> DataFrame:
+    """At most so many of the rows, by the hash of their key: the same ones in every run, and no kind of row more likely than another."""
+    one_in = max(1, int(n_rows / (n_wanted * _SPARE)))
+    chosen = rows.where(F.pmod(F.xxhash64(*key), F.lit(one_in)) == 0) if one_in > 1 else rows
+    return chosen.limit(n_wanted)

@@ -16,8 +16,6 @@ from metaeol_udf.delta.scope import Scope
 from metaeol_udf.delta.selection import FINGERPRINT, TEXT
 from metaeol_udf.delta.tables import open_table
 
-_SPARE = 1.2  # hashes do not hit a sample's size exactly
-
 
 @dataclass(frozen=True)
 class Workload:
@@ -57,13 +55,7 @@ def find_workload(job: Job, scope: Scope, n_sample: int) -> Workload:
     pending = selection.find_pending(seen.chosen, finished)
     select_s = time.monotonic() - started
     size = open_table(job.spark, job.source, "source.table").detail().collect()[0]["sizeInBytes"] if job.in_place else 0
-    sample = _sample(pending.texts, pending.n_texts, n_sample)
-    return Workload(seen, pending.n_texts, pending.n_textless, int(size), select_s, sample)
-
-
-def _sample(texts: DataFrame, n_texts: int, n_sample: int) -> DataFrame:
-    """Some of the texts, by hash: the same ones in every run, and no kind of text more likely than another."""
-    one_in = max(1, int(n_texts / (n_sample * _SPARE)))
-    chosen = texts.where(F.pmod(F.xxhash64(FINGERPRINT), F.lit(one_in)) == 0) if one_in > 1 else texts
     # Repaired as the job does it: Arrow would refuse the whole batch, and quote the text in its message.
-    return chosen.select(F.make_valid_utf8(TEXT).alias(TEXT)).limit(n_sample)
+    texts = pending.texts.select(F.make_valid_utf8(TEXT).alias(TEXT), FINGERPRINT)
+    sample = selection.sampled(texts, [F.col(FINGERPRINT)], pending.n_texts, n_sample).select(TEXT)
+    return Workload(seen, pending.n_texts, pending.n_textless, int(size), select_s, sample)
