@@ -25,8 +25,7 @@ def versions() -> dict[str, str]:
 
 def java_version() -> str | None:
     """The Java that Spark would start: from the `release` file of its folder, else from the program itself. None where there is none."""
-    home = os.environ.get("JAVA_HOME")
-    program = str(Path(home, "bin", "java")) if home else shutil.which("java")
+    program = find_java()
     if program is None:
         return None
     release = Path(os.path.realpath(program)).parents[1] / "release"
@@ -35,9 +34,25 @@ def java_version() -> str | None:
         if found:
             return found.group(1)
     try:
-        shown = subprocess.run([program, "-version"], capture_output=True, text=True, timeout=30, check=True).stderr
+        return ask_java(program)
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def find_java() -> str | None:
+    """The `java` that Spark would start: JAVA_HOME counts before the PATH."""
+    home = os.environ.get("JAVA_HOME")
+    return str(Path(home, "bin", "java")) if home else shutil.which("java")
+
+
+def ask_java(program: str) -> str | None:
+    """The version that a `java` gives itself, or None where it tells none.
+
+    Raises:
+        OSError: It cannot be started.
+        subprocess.SubprocessError: It fails, or takes a minute.
+    """
+    shown = subprocess.run([program, "-version"], capture_output=True, text=True, timeout=60, check=True).stderr
     found = re.search(r'version "([^"]+)"', shown)
     return found.group(1) if found else None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 from metaeol_udf.errors import EnvironmentFault
+from metaeol_udf.versions import ask_java, find_java
 
 MINIMUM_JAVA = 17  # Spark 4 starts on nothing older
 
@@ -24,19 +24,17 @@ def check_java() -> None:
         EnvironmentFault: None is found, it does not run, or it is older than 17.
     """
     way_out = f"install a JDK {MINIMUM_JAVA} or newer (Debian and Ubuntu: apt-get install openjdk-17-jre-headless) or set JAVA_HOME to one"
-    home = os.environ.get("JAVA_HOME")
-    java = str(Path(home, "bin", "java")) if home else shutil.which("java")
+    java = find_java()
     if java is None:
         raise EnvironmentFault(f"Spark needs Java {MINIMUM_JAVA}, and no java is on the PATH: {way_out}")
     try:
-        shown = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=60, check=True).stderr
+        version = ask_java(java)
     except (OSError, subprocess.SubprocessError) as error:
-        source = "JAVA_HOME" if home else "PATH"
+        source = "JAVA_HOME" if os.environ.get("JAVA_HOME") else "PATH"
         raise EnvironmentFault(f"Spark needs Java {MINIMUM_JAVA}, and {java} (from {source}) does not run: {error}; {way_out}") from None
-    found = re.search(r'version "(?:1\.)?(\d+)', shown)
-    if found is None or int(found.group(1)) < MINIMUM_JAVA:
-        version = found.group(1) if found else shown.strip()
-        raise EnvironmentFault(f"Spark needs Java {MINIMUM_JAVA} or newer, and {java} is version {version}: {way_out}")
+    release = re.match(r"(?:1\.)?(\d+)", version or "")
+    if release is None or int(release.group(1)) < MINIMUM_JAVA:
+        raise EnvironmentFault(f"Spark needs Java {MINIMUM_JAVA} or newer, and {java} is version {version or 'unknown'}: {way_out}")
 
 
 def resolved_delta_jars() -> list[str]:
