@@ -6,7 +6,6 @@ Nothing heavy is imported before a command runs, so `--help` answers at once.
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import os
 import sys
@@ -24,6 +23,18 @@ from metaeol_udf.completion import complete_conf, complete_override
 from metaeol_udf.config import JobConfig, load_config, load_encoder_config
 from metaeol_udf.errors import ConfigError, InputError, MetaEOLError, nearest_word
 from metaeol_udf.template_commands import templates_app
+from metaeol_udf.terminal import (
+    print_json,
+    show_draft,
+    show_estimate,
+    show_finding,
+    show_hits,
+    show_pairs,
+    show_plan,
+    show_report,
+    show_words,
+    waiting,
+)
 
 app = typer.Typer(
     name="metaeol",
@@ -177,10 +188,8 @@ def search(
     if as_json:
         lists = [[{"key": hit.key, "text": hit.text, "score": hit.score} for hit in hits] for hits in found]
         by_query = [{"query": query, "hits": hits} for query, hits in zip(asked, lists, strict=True)]
-        typer.echo(json.dumps(lists[0] if queries is None else by_query, indent=1, default=str))
+        print_json(lists[0] if queries is None else by_query)
         return
-    from metaeol_udf.terminal import show_hits
-
     for number, (one, hits) in enumerate(zip(asked, found, strict=True)):
         if number:
             typer.echo()
@@ -226,14 +235,15 @@ def duplicates(
     method = "exact" if exact else "lsh"
     if out is not None:
         n_pairs = write_duplicates(config, out, threshold=threshold, where=where, method=method, recall=recall)
-        typer.echo(json.dumps({"pairs": n_pairs, "out": out}) if as_json else f"{out}: {n_pairs} pairs")
+        if as_json:
+            print_json({"pairs": n_pairs, "out": out})
+        else:
+            typer.echo(f"{out}: {n_pairs} pairs")
         return
     pairs = find_duplicates(config, threshold=threshold, k=k, where=where, method=method, recall=recall)
     if as_json:
-        typer.echo(json.dumps([vars(pair) for pair in pairs], indent=1, default=str))
+        print_json([vars(pair) for pair in pairs])
         return
-    from metaeol_udf.terminal import show_pairs
-
     show_pairs(Console(), pairs)
 
 
@@ -258,10 +268,8 @@ def explain(
     if plot is not None:
         draw_explanation(explanation, plot)
     if as_json:
-        typer.echo(json.dumps(explanation.to_dict(), indent=1, ensure_ascii=False))
+        print_json(explanation.to_dict())
         return
-    from metaeol_udf.terminal import show_words
-
     show_words(Console(), explanation)
 
 
@@ -274,7 +282,6 @@ def doctor(
 ) -> None:
     """Look at everything that a job needs, write nothing, and say the exact setting to change."""
     from metaeol_udf.doctor import diagnose, exit_code
-    from metaeol_udf.terminal import show_finding
 
     findings = []
     console = Console()
@@ -283,7 +290,7 @@ def doctor(
         if not as_json:
             show_finding(console, finding)
     if as_json:
-        typer.echo(json.dumps([vars(finding) for finding in findings], indent=1))
+        print_json([vars(finding) for finding in findings])
     raise typer.Exit(exit_code(findings))
 
 
@@ -301,7 +308,6 @@ def estimate(
     """Say what a run would take, before anything runs: rows, real tokens, hours, cost, bytes. Writes nothing."""
     config = load_config(conf, overrides or ())
     from metaeol_udf.estimate import EstimateOptions, run_estimate
-    from metaeol_udf.terminal import show_estimate
 
     numbers = [part.strip() for part in executors.split(",") if part.strip()]
     if not all(number.isdecimal() for number in numbers):
@@ -315,7 +321,7 @@ def estimate(
     )
     report = run_estimate(config, asked)
     if as_json:
-        typer.echo(json.dumps(report, indent=1))
+        print_json(report)
     else:
         show_estimate(Console(), f"{config.target_table}: column {config.column}", report)
 
@@ -345,18 +351,16 @@ def evaluate(
         others = {str(path): load_encoder_config(path).embedding for path in against}
         reports = run_comparison(config, {str(conf): config.embedding, **others}, with_spark=spark)
         if as_json:
-            typer.echo(json.dumps(reports, indent=1))
+            print_json(reports)
             return
         from metaeol_udf.evaluation.report import show_comparison
 
         show_comparison(Console(), reports)
         return
-    from metaeol_udf.terminal import waiting
-
     with waiting("embedding in Spark and scoring") if spark else nullcontext():
         report = run_evaluate(config, with_spark=spark, plot=plot)
     if as_json:
-        typer.echo(json.dumps(report, indent=1))
+        print_json(report)
         return
     from metaeol_udf.evaluation.report import show_evaluation
 
@@ -379,7 +383,7 @@ def tune(
 
     report = run_tune(config, out, max_cost=max_cost, unlabelled=unlabelled, plot=plot)
     if as_json:
-        typer.echo(json.dumps(report, indent=1))
+        print_json(report)
         return
     from metaeol_udf.evaluation.tune_report import show_tuning
 
@@ -400,7 +404,7 @@ def curves(
 
     report = run_curves(config, layers=layers, prompts=prompts)
     if as_json:
-        typer.echo(json.dumps(report, indent=1))
+        print_json(report)
         return
     from metaeol_udf.evaluation.tune_report import show_curves
 
@@ -432,12 +436,11 @@ def fit(
     else:
         config = load_config(conf, overrides or ())
         from metaeol_udf.delta.fit import run_fit
-        from metaeol_udf.terminal import waiting
 
         with waiting("embedding texts and fitting"):
             report = run_fit(config, out, method, n_components=components, shrinkage=shrinkage, n_texts=texts)
     if as_json:
-        typer.echo(json.dumps(report, indent=1))
+        print_json(report)
         return
     typer.echo(f"{report['file']}: {method}, {report['hidden_size']} dimensions to {report['dim']}; set {report['setting']}")
 
@@ -472,10 +475,8 @@ def init(
     draft = draft_config(table, overrides or ())
     write_config(draft, out)
     if as_json:
-        typer.echo(json.dumps({"file": str(out), **draft.facts()}, indent=1))
+        print_json({"file": str(out), **draft.facts()})
         return
-    from metaeol_udf.terminal import show_draft
-
     show_draft(Console(), str(out), draft.facts())
 
 
@@ -501,7 +502,7 @@ def prepare(
     asked = PrepareOptions(dtype=dtype, revision=revision, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, force=force)
     made = prepare_model(source, destination, asked)
     if as_json:
-        typer.echo(json.dumps({"folder": str(destination), "source": source, "dtype": dtype, "made": made}, indent=1))
+        print_json({"folder": str(destination), "source": source, "dtype": dtype, "made": made})
         return
     typer.echo(f"{destination}: made from {source}, {dtype}" if made else f"{destination}: already there and verified")
 
@@ -520,21 +521,18 @@ def _run_job(job: Callable[[JobConfig], dict[str, Any]], config: JobConfig, as_j
     with end_on_sigterm():
         report = job(config)
     if as_json:
-        typer.echo(json.dumps(report, indent=1))
+        print_json(report)
         return
-    from metaeol_udf.terminal import show_report
-
     show_report(Console(), f"{config.target_table}: column {config.column}", report)
 
 
 def _show_plan(config: JobConfig, command: str, as_json: bool) -> None:
     """Print what a job would do."""
     from metaeol_udf.estimate.dry_run import plan_run
-    from metaeol_udf.terminal import show_plan
 
     plan = plan_run(config, command)
     if as_json:
-        typer.echo(json.dumps(plan, indent=1))
+        print_json(plan)
     else:
         show_plan(Console(), f"{config.target_table}: column {config.column}", plan)
 

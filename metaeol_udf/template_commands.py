@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +9,11 @@ import typer
 from rich.console import Console
 
 from metaeol_udf.errors import ConfigError, EnvironmentFault
+from metaeol_udf.terminal import (
+    print_json,
+    show_template_check,
+    show_template_sets,
+)
 
 if TYPE_CHECKING:
     from metaeol_udf.prompts import TemplateSet
@@ -28,11 +32,10 @@ def list_sets(model: Model = None, text_tokens: TextTokens = 32, as_json: AsJson
     """List the template sets that ship with the package; with --model also what they cost."""
     from metaeol_udf.prompts import TemplateSet
     from metaeol_udf.prompts.templates import builtin_names
-    from metaeol_udf.terminal import show_template_sets
 
     checks = _check_all([TemplateSet.load(name) for name in builtin_names()], model, text_tokens)
     if as_json:
-        typer.echo(json.dumps([check.to_dict() for check in checks], indent=1))
+        print_json([check.to_dict() for check in checks])
     else:
         show_template_sets(Console(), checks)
 
@@ -46,11 +49,10 @@ def check(
 ) -> None:
     """Check a template set: slots, endings, what prompts share, and with --model their tokens. Status 2 if it has a problem."""
     from metaeol_udf.prompts import TemplateSet
-    from metaeol_udf.terminal import show_template_check
 
     (found,) = _check_all([TemplateSet.load(file)], model, text_tokens)
     if as_json:
-        typer.echo(json.dumps(found.to_dict(), indent=1))
+        print_json(found.to_dict())
     else:
         show_template_check(Console(), found)
     if found.problems:
@@ -89,14 +91,13 @@ def new(
         import_spearmanr()  # before a model is loaded in vain
         read_pairs(pairs)
     from metaeol_udf.prompts.drafts import draft_templates, draft_yaml
-    from metaeol_udf.terminal import show_template_check
 
     templates = draft_templates(name, _propose(forms, model, device) if draft and model is not None else forms)
     _write(out, draft_yaml(templates))
     (found,) = _check_all([templates], model, 32)
     score = _score(templates, model, pairs, device) if pairs is not None and model is not None else None
     if as_json:
-        typer.echo(json.dumps({"file": str(out), **found.to_dict(), "score": score}, indent=1))
+        print_json({"file": str(out), **found.to_dict(), "score": score})
         return
     typer.echo(f"{out}: {len(templates.templates)} templates")
     show_template_check(Console(), found)

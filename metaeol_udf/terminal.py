@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -99,6 +102,19 @@ TEMPLATE_SET = (
 
 _MAYBE = ("quality", "migration")  # left out where they are None
 _WORDS_WIDTH = 24  # characters of a template's column of words, lines and padding included
+
+
+def print_json(value: Any) -> None:
+    """Print what a command found. A number that JSON has no word for, as a score of vectors that are all equal, is null."""
+    typer.echo(json.dumps(_without_nan(value), indent=1, default=str, allow_nan=False))
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _without_nan(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextmanager

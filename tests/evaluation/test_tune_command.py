@@ -62,7 +62,7 @@ def test_the_table_shows_configuration_front_and_choice(conf: Path, capsys: pyte
 def test_curves_by_layer_and_by_prompts(conf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     drawn = tmp_path / "layers.svg", tmp_path / "prompts.svg"
     assert cli.run(["curves", str(conf), "--layers", str(drawn[0]), "--prompts", str(drawn[1]), "--json"]) == 0
-    report = json.loads(capsys.readouterr().out)
+    report = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)  # JSON has no NaN
     assert [point["layer"] for point in report["by_layer"]] == [0, 1, 2]
     assert [point["n_prompts"] for point in report["by_prompts"]] == list(range(1, 9))
     assert report["by_prompts"][-1]["score"] == pytest.approx(report["by_layer"][-1]["score"])
