@@ -19,7 +19,7 @@ demo: java $(MODEL)/metaeol-manifest.json ## embed the standard library's docstr
 test: java $(MODEL)/metaeol-manifest.json ## run the tests
 	@$(BIN)/python -m pytest
 
-test-slow: java $(MODEL)/metaeol-manifest.json ## run the tests that take long: pages, notebooks, Connect, the quality gate, SIGTERM
+test-slow: java $(MODEL)/metaeol-manifest.json ## run the tests that take long: pages, notebooks, Connect, the quality gate, SIGTERM, streams
 	@$(BIN)/python -m pytest -m slow
 
 test-faults: java $(MODEL)/metaeol-manifest.json ## run the fault checks and write their table into docs/reliability.md

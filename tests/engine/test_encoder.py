@@ -236,6 +236,7 @@ print(resident() - before)
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_shapes_of_batches(model_dir: Path) -> None:
     """In a process of its own: the caches are laid out at its first product."""
     done = subprocess.run(

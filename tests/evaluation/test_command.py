@@ -182,6 +182,7 @@ def test_vectors_come_back_in_the_order_of_the_texts(conf: Path, tiny_model_dir:
     np.testing.assert_allclose(LocalVectors(load_encoder_config(conf))(texts), encoder.encode(texts), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_spark_gives_the_same_scores(spark: SparkSession, conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
     here, there = report_of(capsys, conf), report_of(capsys, conf, "--spark")
     assert there["through"] == "spark"
@@ -197,6 +198,7 @@ def test_a_text_that_fails_in_spark_ends_it_too(spark: SparkSession, conf: Path)
         SparkVectors(load_encoder_config(conf), spark)(["fine", " "])
 
 
+@pytest.mark.slow
 def test_the_score_is_that_of_the_plain_loop_on_smollm2(model_dir: Path, tmp_path: Path) -> None:
     import transformers
 

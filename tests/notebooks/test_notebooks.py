@@ -50,6 +50,7 @@ def run_nightly(spark: SparkSession, table: str, model: Path, folder: Path, **wi
     return run_notebook(NOTEBOOKS / "nightly_job.py", spark=spark, table=table, model=str(model), **settings)
 
 
+@pytest.mark.slow
 def test_the_quick_start_embeds_compares_and_asks_in_sql(spark: SparkSession, tiny_model_dir: Path) -> None:
     widgets = {"catalog": "spark_catalog", "schema": "default", "table": "notebook_quick_start", "model": str(tiny_model_dir)}
     outcome = run_notebook(NOTEBOOKS / "quick_start.py", spark=spark, **widgets)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from pyspark.sql import SparkSession
 
 from metaeol_udf.spec import EmbeddingSpec
@@ -12,6 +13,7 @@ from tests.table_bench import TableBench
 SCHEMA = "spark_catalog.default"
 
 
+@pytest.mark.slow
 def test_a_table_of_three_names_gets_its_vectors_journal_and_quarantine(spark: SparkSession, tmp_path: Path, tiny_model_dir: Path) -> None:
     bench = TableBench(spark, tmp_path, EmbeddingSpec(model=str(tiny_model_dir), dtype="float32", max_tokens=64))
     names = [f"{SCHEMA}.{name}" for name in ("unity_texts", "unity_vectors")]

@@ -51,6 +51,7 @@ def test_the_plan_of_embed_is_what_the_run_then_does_and_writes_nothing(bench: B
     assert (after["creates_target"], after["adds_columns"]) == (False, [])
 
 
+@pytest.mark.slow
 def test_the_plan_counts_a_migration(bench: Bench) -> None:
     bench.write([(1, "a text"), (2, "another")])
     assert plan_run(bench.config(), spark=bench.spark)["adds_columns"] == COLUMNS
@@ -71,6 +72,7 @@ def test_tokens_of_many_texts_are_projected_and_said_to_be(bench: Bench, monkeyp
     assert plan["tokens_to_compute"] == pytest.approx(exact["tokens_to_compute"], rel=0.1)
 
 
+@pytest.mark.slow
 def test_the_plan_of_retry_holds_the_curable_rows_alone(bench: Bench) -> None:
     bench.write([(1, "a text"), (2, None), (3, "a third")])
     bench.run()
@@ -81,6 +83,7 @@ def test_the_plan_of_retry_holds_the_curable_rows_alone(bench: Bench) -> None:
     assert (plan["rows_selected"], plan["rows_pending"]) == (1, 1)
 
 
+@pytest.mark.slow
 def test_the_plan_of_a_stream_says_where_it_goes_on_and_leaves_no_checkpoint(bench: Bench) -> None:
     bench.write([(1, "a text")])
     own = {"target": {"table": str(bench.folder / "vectors")}}

@@ -25,6 +25,7 @@ def files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
+@pytest.mark.slow
 def test_tokens_of_a_sample_predict_those_of_the_run_that_follows(bench: Bench) -> None:
     if not CORPUS.is_file():
         pytest.skip("the corpus is not beside the repository")

@@ -45,6 +45,7 @@ def test_too_few_texts_are_refused(table: DataFrame, spec: EmbeddingSpec) -> Non
         fit_on(table.where("id = 900"), spec, device="cpu")
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_file_that_a_job_uses(
     spark: SparkSession, table: DataFrame, spec: EmbeddingSpec, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -27,6 +27,7 @@ def test_every_wave_is_one_log_line(bench: Bench, caplog: pytest.LogCaptureFixtu
     assert "text number" not in caplog.text
 
 
+@pytest.mark.slow
 def test_the_textfile_holds_the_figures_of_the_last_run(bench: Bench) -> None:
     parser = pytest.importorskip("prometheus_client.parser")
     bench.write([(1, "one"), (2, "two"), (3, None)])
@@ -52,6 +53,7 @@ def test_the_textfile_holds_the_figures_of_the_last_run(bench: Bench) -> None:
     assert (found["metaeol_rows", "skipped"], found["metaeol_last_run_success", ""]) == (3, 1)
 
 
+@pytest.mark.slow
 def test_an_mlflow_run_holds_settings_figures_and_the_report(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # the full package would keep its runs in a database instead

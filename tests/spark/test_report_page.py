@@ -42,6 +42,7 @@ def test_a_key_that_is_the_text_is_on_the_page_as_a_digest(bench: Bench) -> None
     assert "SHA-256" in page.read_text()
 
 
+@pytest.mark.slow
 def test_the_sample_is_bounded_drawn_from_all_and_the_same_each_time(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.write([(n, f"text number {n}") for n in range(90)])
     bench.run()
@@ -57,6 +58,7 @@ def test_the_sample_is_bounded_drawn_from_all_and_the_same_each_time(bench: Benc
         assert stored[int(name)]["embedding"] == pytest.approx(vector.tolist())
 
 
+@pytest.mark.slow
 def test_a_run_over_its_budget_leaves_a_page_too(bench: Bench) -> None:
     bench.write([(1, None), (2, "a text"), (3, None)])
     page = bench.folder / "page.html"

@@ -85,6 +85,7 @@ def test_a_refused_job_ends_with_its_status_and_one_clear_message(bench: Bench, 
     assert "Traceback" not in out + err
 
 
+@pytest.mark.slow
 def test_the_demo_model_gives_the_same_vectors_through_the_job_as_by_itself(bench: Bench, model_dir: Path) -> None:
     texts = ["The river rose by two metres overnight.", "Who wrote this?", 'She said "no", twice.', "word " * 700]
     bench.write(list(enumerate(texts)))

@@ -61,6 +61,7 @@ def test_appends_updates_and_deletes_are_followed_and_own_commits_start_nothing(
     assert stale_rows(bench) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("in_place", [True, False], ids=["in place", "target"])
 def test_a_change_feed_brings_the_changed_rows_alone(bench: Bench, in_place: bool) -> None:
     rows = bench.spark.createDataFrame([(n, f"text number {n}") for n in range(5)], "id long, text string").coalesce(1)
@@ -82,6 +83,7 @@ def test_a_change_feed_brings_the_changed_rows_alone(bench: Bench, in_place: boo
     assert bench.versions(vectors) == versions
 
 
+@pytest.mark.slow
 def test_files_bound_a_micro_batch_and_a_batch_that_failed_is_done_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.write([(0, "the first")])
     sections = {"target": {"table": str(bench.folder / "vectors")}, "stream": {"max_files": 1}}
@@ -108,6 +110,7 @@ def test_files_bound_a_micro_batch_and_a_batch_that_failed_is_done_again(bench: 
     assert stale_rows(bench, "vectors") == 0
 
 
+@pytest.mark.slow
 def test_a_late_start_leaves_earlier_rows_alone_and_misses_none_between_two_runs(bench: Bench) -> None:
     bench.write([(n, f"old {n}") for n in range(3)])
     bench.write([(3, "newest commit")], mode="append")
@@ -151,6 +154,7 @@ def test_another_spec_is_a_migration_of_the_whole_table_that_is_counted_before_i
     assert all(row["embedding"] != old[n] for n, row in bench.rows().items())
 
 
+@pytest.mark.slow
 def test_going_back_to_an_earlier_spec_leaves_no_vector_of_the_later_one(bench: Bench) -> None:
     bench.write([(n, f"text {n}") for n in range(3)])
     target = {"table": str(bench.folder / "vectors")}
@@ -163,6 +167,7 @@ def test_going_back_to_an_earlier_spec_leaves_no_vector_of_the_later_one(bench: 
     assert {row["embedding_fingerprint"].split("-")[0] for row in bench.rows("vectors").values()} == {first["fingerprint"]}
 
 
+@pytest.mark.slow
 def test_null_and_repeated_keys_end_a_stream_before_anything_is_embedded(bench: Bench) -> None:
     bench.write([(1, "one")])
     follow(bench)
@@ -176,6 +181,7 @@ def test_null_and_repeated_keys_end_a_stream_before_anything_is_embedded(bench: 
     assert bench.table().where("embedding IS NOT NULL").count() == 1
 
 
+@pytest.mark.slow
 def test_the_budget_is_that_of_the_stream_as_a_whole(bench: Bench) -> None:
     bench.write([(n, f"text {n}") for n in range(9)])
     bench.write([(9, None)], mode="append")

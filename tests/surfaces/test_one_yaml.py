@@ -113,6 +113,7 @@ def test_spark_in_one_session(registered: SparkSession, table: DataFrame, spec: 
     assert all(other == found[0] for other in found[1:])
 
 
+@pytest.mark.slow
 def test_connect(connect_server: ConnectServer, conf: Path, expected: NDArray[np.float32]) -> None:
     found = connect_server.ask("every_surface", spec=str(conf))
     assert found.pop("errors") == {str(number): error for number, error in ERRORS.items()}
@@ -131,6 +132,7 @@ def test_command_line(
     assert {row["id"]: row["v_error"] for row in written.collect() if row["v_error"]} == ERRORS
 
 
+@pytest.mark.slow
 def test_streaming(
     spark: SparkSession, conf: Path, folder: Path, expected: NDArray[np.float32], capsys: pytest.CaptureFixture[str]
 ) -> None:
