@@ -89,9 +89,12 @@ class OwnedEncoder:
                 return
             self.is_closed = True
             del self._encoder
-        with contextlib.suppress(OSError):  # the socket was removed from outside: the thread waits for ever, and harms nobody
+        try:
             Client(_socket_path(self._leases[0]), family="AF_UNIX").close()  # ends the wait for a connection
             self._accepting.join()  # its socket is removed before the next owner makes another of that name
+        except OSError:  # the socket was removed from outside: the thread waits for ever, and harms nobody
+            with contextlib.suppress(FileNotFoundError):
+                self._listener.close()  # or it would look for its socket when the process ends
         gc.collect()  # the encoder holds cycles
         if self._has_cuda and "torch" in sys.modules:
             import torch

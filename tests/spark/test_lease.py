@@ -269,6 +269,8 @@ def test_an_owner_whose_socket_was_removed_gives_the_gpu_back_all_the_same(gpu: 
     sharing.lease_path(gpu).with_suffix(".sock").unlink()
     assert isinstance(owner, OwnedEncoder)
     owner.close()
+    with pytest.raises(OSError, match="closed"):  # nothing of it is left to be tidied up when the process ends
+        owner._listener.accept()
     again = obtain([gpu], "model", "load 2", lambda: _Sums(), wait_s=1)  # type: ignore[arg-type, return-value]
     borrowed = obtain([gpu], "model", "-", lambda: pytest.fail("loaded twice"))
     assert borrowed.load_id == again.load_id == "load 2"
