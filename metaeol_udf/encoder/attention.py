@@ -1,9 +1,10 @@
-"""Attention inside one cell: rows of equal shape, each the tokens of a text and of the tail trie that forks from it."""
+"""Attention over rows, each the tokens of a text and of the tail trie that forks from it, with the head that they follow."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ HeadCache = tuple[tuple[Tensor, Tensor], ...]  # keys and values of a head, a la
 Rotation = tuple[Tensor, Tensor]
 
 _QUERY_BLOCK = 128  # queries of a long text are taken in blocks, which skips most of the keys that causality hides
+_MAX_PADDING = 1.3  # scores of cells that are taken together, over those of the cells by themselves
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,6 @@ class Layout:
         outputs: Tokens of a row whose hidden states are wanted, shape ``(n_outputs,)``.
         masks: For each window in use, 0 where a token sees another and -inf elsewhere, shape ``(n_tokens, n_shared, n_head +
             n_tokens)``: written out for the query heads that share a key-value head, because sums with it are many.
-        rotations: Cosines and sines at `positions` for each (rotary table, scaling) in use, shape ``(n_tokens, head_dim / 2)``.
-        blocks: Queries from, queries to, keys to: the parts that attention takes one after the other.
     """
 
     n_tokens: int
@@ -37,8 +37,6 @@ class Layout:
     positions: Tensor
     outputs: Tensor
     masks: dict[int | None, Tensor]
-    rotations: dict[tuple[int, float], Rotation]
-    blocks: tuple[tuple[int, int, int], ...]
 
 
 def make_layout(group: HeadGroup, n_text: int, decoder: Decoder) -> Layout:
@@ -47,7 +45,7 @@ def make_layout(group: HeadGroup, n_text: int, decoder: Decoder) -> Layout:
     Args:
         group: The head group.
         n_text: Tokens of each text.
-        decoder: Gives windows, rotary tables, dtype and device.
+        decoder: Gives windows, dtype and device.
     """
     device, dtype = decoder.token_table.device, decoder.token_table.dtype
     n_head, n_tokens = len(group.head_ids), n_text + len(group.tail_ids)
@@ -62,71 +60,245 @@ def make_layout(group: HeadGroup, n_text: int, decoder: Decoder) -> Layout:
         seen = sees if window is None else sees & (distances < window)
         mask = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, -torch.inf)
         masks[window] = mask[:, None].repeat(1, decoder.n_heads // decoder.n_kv_heads, 1).to(device)
-    positions = positions.to(device)
+    outputs = torch.tensor([n_text - 1 if node < 0 else n_text + node for node in group.outputs])
+    return Layout(n_tokens, n_head, positions.to(device), outputs.to(device), masks)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A cell's place in the stream of a batch: its tokens from `start` to `stop`."""
+
+    layout: Layout
+    head: HeadCache | None
+    n_rows: int
+    start: int
+    stop: int
+
+    def output_rows(self) -> Tensor:
+        """Places of the outputs in the stream, row after row."""
+        rows = torch.arange(self.n_rows, device=self.layout.outputs.device)
+        return (self.start + rows[:, None] * self.layout.n_tokens + self.layout.outputs[None]).flatten()
+
+
+@dataclass(frozen=True)
+class Gather:
+    """Where the padded rows of a block stand in a stream without padding, and the other way round.
+
+    Attributes:
+        places: Token of the stream for each token of the block; what pads stands for the first token of its row. Shape ``(n_rows *
+            n_tokens,)``.
+        kept: Token of the block for each token of the stream.
+    """
+
+    places: Tensor
+    kept: Tensor
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows that attention takes together: those of one cell, or of several, padded to their longest head and row.
+
+    Tables have one row where all rows are alike.
+
+    Attributes:
+        n_rows: Rows.
+        n_tokens: Tokens of a row.
+        n_head: Tokens before a row.
+        heads: Rows from, rows to, and the head that they follow, or None.
+        start: First token in the stream; stop: the one after the last.
+        first_output: Place of the first output among those of all blocks; last_output: the one after the last.
+        outputs: Tokens of a row whose hidden states are wanted, shape ``(1 or n_rows, n_outputs)``.
+        masks: See `Layout`, shape ``(1 or n_rows, n_tokens, n_shared, n_head + n_tokens)``.
+        rotations: Cosines and sines for each (rotary table, scaling) in use, shape ``(1 or n_rows, n_tokens, head_dim / 2)``.
+        tokens: How the rows are padded, None where they are not; of_outputs: the same for the outputs.
+        query_blocks: Queries from, queries to, keys to: the parts of a long row that are taken one after the other.
+    """
+
+    n_rows: int
+    n_tokens: int
+    n_head: int
+    heads: tuple[tuple[int, int, HeadCache | None], ...]
+    start: int
+    stop: int
+    first_output: int
+    last_output: int
+    outputs: Tensor
+    masks: dict[int | None, Tensor]
+    rotations: dict[tuple[int, float], Rotation]
+    tokens: Gather | None
+    of_outputs: Gather | None
+    query_blocks: tuple[tuple[int, int, int], ...]
+
+
+def make_blocks(parts: Sequence[Part], decoder: Decoder) -> list[Block]:
+    """Decide which cells of a batch attention takes together. Every block costs the same few calls, whatever its size.
+
+    Args:
+        parts: The cells, in the order of the stream.
+        decoder: Gives rotary tables.
+    """
+    blocks, n_outputs = [], 0
+    for together in _similar(parts):
+        block = _pad_rows(together, n_outputs, decoder) if len(together) > 1 else _dense_rows(together[0], n_outputs, decoder)
+        n_outputs = block.last_output
+        blocks.append(block)
+    return blocks
+
+
+def _similar(parts: Sequence[Part]) -> Iterator[list[Part]]:
+    """Neighbours whose padding costs little. Long rows stand alone: they are taken in blocks of their own."""
+    together: list[Part] = []
+    n_rows, n_tokens, n_head, own = 0, 0, 0, 0
+    for part in parts:
+        layout = part.layout
+        scores = part.n_rows * layout.n_tokens * (layout.n_head + layout.n_tokens)
+        wide, deep = max(n_tokens, layout.n_tokens), max(n_head, layout.n_head)
+        if together and (wide > 2 * _QUERY_BLOCK or (n_rows + part.n_rows) * wide * (deep + wide) > _MAX_PADDING * (own + scores)):
+            yield together
+            together, n_rows, wide, deep, own = [], 0, layout.n_tokens, layout.n_head, 0
+        together.append(part)
+        n_rows, n_tokens, n_head, own = n_rows + part.n_rows, wide, deep, own + scores
+    yield together
+
+
+def _dense_rows(part: Part, first_output: int, decoder: Decoder) -> Block:
+    layout, n_rows = part.layout, part.n_rows
+    return Block(
+        n_rows, layout.n_tokens, layout.n_head, ((0, n_rows, part.head),), part.start, part.stop,
+        first_output, first_output + n_rows * len(layout.outputs), layout.outputs[None],
+        {window: mask[None] for window, mask in layout.masks.items()}, _rotate_at(layout.positions[None], decoder),
+        None, None, _query_blocks(layout.n_tokens, layout.n_head),
+    )  # fmt: skip
+
+
+def _pad_rows(parts: Sequence[Part], first_output: int, decoder: Decoder) -> Block:
+    layouts = [part.layout for part in parts]
+    n_tokens, n_head = max(layout.n_tokens for layout in layouts), max(layout.n_head for layout in layouts)
+    stops = list(accumulate(part.n_rows for part in parts))
+    rows = [slice(stop - part.n_rows, stop) for part, stop in zip(parts, stops, strict=True)]
+    positions = _padded([layout.positions for layout in layouts], parts)
+    outputs = _padded([layout.outputs for layout in layouts], parts)
+    masks = {}
+    for window, first in layouts[0].masks.items():
+        mask = first.new_full((stops[-1], n_tokens, first.shape[1], n_head + n_tokens), -torch.inf)
+        for layout, of_part in zip(layouts, rows, strict=True):
+            n_own = layout.n_tokens
+            seen = layout.masks[window]
+            mask[of_part, :n_own, :, : layout.n_head] = seen[:, :, : layout.n_head]
+            mask[of_part, :n_own, :, n_head : n_head + n_own] = seen[:, :, layout.n_head :]
+            mask[of_part, n_own:, :, n_head] = 0  # what pads sees something, so that no row of scores is empty
+        masks[window] = mask
+    return Block(
+        stops[-1], n_tokens, n_head, tuple((of_part.start, of_part.stop, part.head) for part, of_part in zip(parts, rows, strict=True)),
+        parts[0].start, parts[-1].stop,
+        first_output, first_output + sum(part.n_rows * len(part.layout.outputs) for part in parts), outputs,
+        masks, _rotate_at(positions, decoder),
+        _gather([layout.n_tokens for layout in layouts], parts), _gather([len(layout.outputs) for layout in layouts], parts),
+        _query_blocks(n_tokens, n_head),
+    )  # fmt: skip
+
+
+def _padded(tables: Sequence[Tensor], parts: Sequence[Part]) -> Tensor:
+    """A table a part, repeated for its rows and filled up with its first value, shape ``(n_rows, longest)``."""
+    longest = max(map(len, tables))
+    filled = [torch.cat([table, table[:1].expand(longest - len(table))]) for table in tables]
+    return torch.cat([table.expand(part.n_rows, longest) for table, part in zip(filled, parts, strict=True)])
+
+
+def _gather(lengths: Sequence[int], parts: Sequence[Part]) -> Gather | None:
+    """How rows of such lengths, a number for each part, are padded to the longest; None where all are alike."""
+    longest, device = max(lengths), parts[0].layout.positions.device
+    if min(lengths) == longest:
+        return None
+    of_rows = torch.tensor(lengths, device=device).repeat_interleave(torch.tensor([part.n_rows for part in parts], device=device))
+    columns = torch.arange(longest, device=device)[None]
+    is_own = columns < of_rows[:, None]
+    starts = (of_rows.cumsum(0) - of_rows)[:, None]
+    return Gather((starts + torch.where(is_own, columns, 0)).flatten(), is_own.flatten().nonzero()[:, 0])
+
+
+def _rotate_at(positions: Tensor, decoder: Decoder) -> dict[tuple[int, float], Rotation]:
     rotations = {}
     for rope, scaling in {(layer.rope, scale) for layer in decoder.layers for scale in (1.0, layer.scaling) if decoder.ropes}:
         cos, sin = decoder.ropes[rope]
         rotations[rope, scaling] = (cos[positions] * scaling, sin[positions] * scaling)
-    outputs = torch.tensor([n_text - 1 if node < 0 else n_text + node for node in group.outputs])
-    return Layout(n_tokens, n_head, positions, outputs.to(device), masks, rotations, _blocks(n_text, n_tokens, n_head))
+    return rotations
 
 
-def _blocks(n_text: int, n_tokens: int, n_head: int) -> tuple[tuple[int, int, int], ...]:
+def _query_blocks(n_tokens: int, n_head: int) -> tuple[tuple[int, int, int], ...]:
+    """Where a row is long, parts of its queries; a key stands behind all tokens that do not see it, tails behind the text too."""
     if n_tokens <= 2 * _QUERY_BLOCK:
         return ((0, n_tokens, n_head + n_tokens),)
-    starts = range(0, n_text, _QUERY_BLOCK)
-    text = [(start, min(start + _QUERY_BLOCK, n_text), n_head + min(start + _QUERY_BLOCK, n_text)) for start in starts]
-    return (*text, (n_text, n_tokens, n_head + n_tokens)) if n_tokens > n_text else tuple(text)
+    starts = range(0, n_tokens, _QUERY_BLOCK)
+    return tuple((start, stop, n_head + stop) for start in starts for stop in [min(start + _QUERY_BLOCK, n_tokens)])
 
 
 def attend(
-    decoder: Decoder, layer: Layer, layout: Layout, n_rows: int, qkv: Sequence[Tensor],
-    head: tuple[Tensor, Tensor] | None, only: Tensor | None, kept: list[tuple[Tensor, Tensor]] | None,
+    decoder: Decoder, layer: Layer, index: int, block: Block, streams: Sequence[Tensor], *, of_outputs: bool,
+    kept: list[tuple[Tensor, Tensor]] | None,
 ) -> Tensor:  # fmt: skip
-    """Attention of a cell's tokens to their head, to their own text and to their own branch of the tail trie.
+    """Attention of a block's tokens to their head, to their own text and to their own branch of the tail trie.
 
     Args:
         decoder: Head counts.
         layer: Scaling, window and query-key norms.
-        layout: The layout of the cell's rows.
-        n_rows: Rows of the cell.
-        qkv: Queries, shape ``(n_rows * n_queries, n_heads * head_dim)``, row after row; keys and values, shape
-            ``(n_rows * n_tokens, n_kv_heads * head_dim)``.
-        head: Keys (rotated) and values of the head, shape ``(n_kv_heads, n_head, head_dim)`` each, or None.
-        only: Which tokens of a row have a query; None for all of them.
+        index: The layer's.
+        block: The rows.
+        streams: Queries, keys and values of all blocks side by side, shape ``(n_stream, (n_heads + 2 * n_kv_heads) * head_dim)``;
+            with `of_outputs`, queries of the outputs alone and then keys and values of all tokens.
+        of_outputs: Whether only outputs have a query.
         kept: Where to append the first row's rotated keys and its values, or None.
 
     Returns:
-        Shape ``(n_rows * n_queries, n_heads * head_dim)``.
+        A token of the stream (or an output) each, shape ``(n_queries, n_heads * head_dim)``.
     """
-    n_kv, dim, n_head = decoder.n_kv_heads, decoder.head_dim, layout.n_head
+    n_rows, n_kv, dim, n_head = block.n_rows, decoder.n_kv_heads, decoder.head_dim, block.n_head
     n_shared = decoder.n_heads // n_kv  # query heads that share a key-value head
-    queries, new_keys, new_values = qkv
-    keys = new_keys.new_empty(n_rows, n_kv, n_head + layout.n_tokens, dim)
+    own = _pad(streams[-1][block.start : block.stop], block.tokens)
+    gather = block.of_outputs if of_outputs else block.tokens
+    queries = _pad(streams[0][block.first_output : block.last_output], gather) if of_outputs else own[:, : n_kv * n_shared * dim]
+    new_keys, new_values = (
+        each.view(n_rows, block.n_tokens, n_kv, dim) for each in torch.split(own[:, -2 * n_kv * dim :], n_kv * dim, dim=1)
+    )
+    keys = own.new_empty(n_rows, n_kv, n_head + block.n_tokens, dim)
     values = torch.empty_like(keys)
-    if head is not None:
-        keys[:, :, :n_head], values[:, :, :n_head] = head
-    values[:, :, n_head:] = new_values.view(n_rows, layout.n_tokens, n_kv, dim).transpose(1, 2)
-    rotation = layout.rotations.get((layer.rope, 1.0))
-    _place(new_keys.view(n_rows, layout.n_tokens, n_kv, dim), layer.k_norm, rotation, 1.0, keys[:, :, n_head:].transpose(1, 2))
+    for start, stop, head in block.heads:
+        n_own = 0
+        if head is not None:
+            n_own = head[index][0].shape[1]
+            keys[start:stop, :, :n_own], values[start:stop, :, :n_own] = head[index]
+        if n_own < n_head:  # unseen, but what is not a number would be so in sums too
+            keys[start:stop, :, n_own:n_head] = values[start:stop, :, n_own:n_head] = 0
+    values[:, :, n_head:] = new_values.transpose(1, 2)
+    rotation = block.rotations.get((layer.rope, 1.0))
+    _place(new_keys, layer.k_norm, rotation, 1.0, keys[:, :, n_head:].transpose(1, 2))
     if kept is not None:
         kept.append((keys[0], values[0]))
-    n_queries = layout.n_tokens if only is None else len(only)
-    placed = queries.new_empty(n_rows, n_kv, n_queries, n_shared, dim)
-    rotation = layout.rotations.get((layer.rope, layer.scaling))
-    if rotation is not None and only is not None:
-        rotation = (rotation[0][only], rotation[1][only])
+    mask, rotation = block.masks[layer.window], block.rotations.get((layer.rope, layer.scaling))
+    query_blocks = block.query_blocks
+    if of_outputs:
+        mask, query_blocks = _pick(mask, block.outputs), ((0, block.outputs.shape[1], n_head + block.n_tokens),)
+        rotation = None if rotation is None else (_pick(rotation[0], block.outputs), _pick(rotation[1], block.outputs))
+    n_queries = query_blocks[-1][1]
+    placed = own.new_empty(n_rows, n_kv, n_queries, n_shared, dim)
     _place(queries.view(n_rows, n_queries, n_kv, n_shared, dim), layer.q_norm, rotation, layer.scaling, placed.transpose(1, 2))
-    mask = layout.masks[layer.window]
-    if only is not None or len(layout.blocks) == 1:
-        attended = _weigh(placed, keys, values, mask if only is None else mask[only], decoder.softcap)
-    else:
-        parts = [
-            _weigh(placed[:, :, start:stop], keys[:, :, :n_keys], values[:, :, :n_keys], mask[start:stop, :, :n_keys], decoder.softcap)
-            for start, stop, n_keys in layout.blocks
-        ]
-        attended = torch.cat(parts, dim=2)
-    return attended.transpose(1, 2).reshape(n_rows * n_queries, n_kv * n_shared * dim)
+    parts = [
+        _weigh(placed[:, :, start:stop], keys[:, :, :n_keys], values[:, :, :n_keys], mask[:, start:stop, :, :n_keys], decoder.softcap)
+        for start, stop, n_keys in query_blocks
+    ]
+    attended = (parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)).transpose(1, 2).reshape(n_rows * n_queries, -1)
+    return attended if gather is None else attended.index_select(0, gather.kept)
+
+
+def _pad(stream: Tensor, gather: Gather | None) -> Tensor:
+    return stream if gather is None else stream.index_select(0, gather.places)
+
+
+def _pick(table: Tensor, outputs: Tensor) -> Tensor:
+    """Of a table with a value a token, those of the outputs."""
+    if len(outputs) == 1:
+        return table[:, outputs[0]]
+    return table[torch.arange(len(outputs), device=outputs.device)[:, None], outputs]
 
 
 def _weigh(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, softcap: float | None) -> Tensor:
@@ -136,7 +308,7 @@ def _weigh(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, softcap: float | None)
         q: Shape ``(n_rows, n_kv_heads, n_queries, n_shared, head_dim)``, scaled.
         k: Shape ``(n_rows, n_kv_heads, n_keys, head_dim)``.
         v: As `k`.
-        mask: Shape ``(n_queries, n_shared, n_keys)``, added to the scores.
+        mask: Shape ``(1 or n_rows, n_queries, n_shared, n_keys)``, added to the scores.
         softcap: See `Decoder`.
 
     Returns:
@@ -147,7 +319,7 @@ def _weigh(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, softcap: float | None)
     scores = torch.bmm(q.reshape(n_rows * n_kv, -1, dim), k.reshape(n_rows * n_kv, n_keys, dim).transpose(1, 2))
     if softcap is not None:
         scores = scores.div_(softcap).tanh_().mul_(softcap)
-    scores = scores.add_(mask.reshape(-1, n_keys))
+    scores.view(n_rows, n_kv, -1, n_keys).add_(mask.reshape(len(mask), 1, -1, n_keys))
     # On CPUs a softmax in bfloat16 takes three times as long as one in float32.
     weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)
     return torch.bmm(weights, v.reshape(n_rows * n_kv, n_keys, dim)).view(q.shape)
@@ -164,7 +336,7 @@ def _place(x: Tensor, norm: Norm | None, rotation: Rotation | None, scaling: flo
         torch.mul(x, scaling, out=out)
         return
     half = x.shape[-1] // 2
-    cos, sin = (table.view(1, table.shape[0], *(1,) * (x.dim() - 3), half) for table in rotation)
+    cos, sin = (table.view(*table.shape[:2], *(1,) * (x.dim() - 3), half) for table in rotation)
     first, second = x[..., :half], x[..., half:]
     torch.mul(first, cos, out=out[..., :half]).addcmul_(second, sin, value=-1)
     torch.mul(second, cos, out=out[..., half:]).addcmul_(first, sin)

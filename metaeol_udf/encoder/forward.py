@@ -3,35 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from metaeol_udf.encoder.attention import HeadCache, Layout, attend, make_layout
-from metaeol_udf.encoder.decoder import Decoder, Layer, Linear, Norm
+from metaeol_udf.encoder.attention import Block, HeadCache, Layout, Part, attend, make_blocks, make_layout
+from metaeol_udf.encoder.decoder import Decoder, Linear, Norm
 from metaeol_udf.encoder.plan import Cell
 from metaeol_udf.prompts.trie import HeadGroup
 
 _MAX_KEPT_TEXT_TOKENS = 96  # layouts of longer texts are large and rarely met again, so they are made anew
 
 KeptCache = list[tuple[Tensor, Tensor]]
-
-
-@dataclass(frozen=True)
-class Part:
-    """A cell's place in the stream of a batch: its tokens from `start` to `stop`."""
-
-    layout: Layout
-    head: HeadCache | None
-    n_rows: int
-    start: int
-    stop: int
-
-    def output_rows(self) -> Tensor:
-        """Places of the outputs in the stream, row after row."""
-        rows = torch.arange(self.n_rows, device=self.layout.outputs.device)
-        return (self.start + rows[:, None] * self.layout.n_tokens + self.layout.outputs[None]).flatten()
 
 
 class TriePass:
@@ -117,49 +100,36 @@ class TriePass:
         x = decoder.embed(ids.to(decoder.token_table.device), positions)
         if not decoder.layers:
             return x[outputs]
+        blocks: Sequence[Block] = make_blocks(parts, decoder)
         tapped = []
         for index in range(len(decoder.layers)):
             if index in self.taps and kept is None:
                 tapped.append(x[outputs])  # a copy: the layer may overwrite `x`
-            x, parts, outputs = self._carry(index, x, parts, outputs)
-            x = self._run_layer(index, x, parts, outputs if index == len(decoder.layers) - 1 else None, kept)
+            x, blocks, outputs = self._carry(index, x, blocks, outputs)
+            x = self._run_layer(index, x, blocks, outputs if index == len(decoder.layers) - 1 else None, kept)
         x = x if decoder.final_norm is None else decoder.final_norm(x)
         return torch.cat([*(states.to(x.device) for states in tapped), x], dim=-1) if tapped else x
 
-    def _carry(self, index: int, x: Tensor, parts: Sequence[Part], outputs: Tensor) -> tuple[Tensor, Sequence[Part], Tensor]:
+    def _carry(self, index: int, x: Tensor, blocks: Sequence[Block], outputs: Tensor) -> tuple[Tensor, Sequence[Block], Tensor]:
         """Bring a batch to the device of a layer; here all layers stand on one."""
-        return x, parts, outputs
+        return x, blocks, outputs
 
-    def _run_layer(self, index: int, x: Tensor, parts: Sequence[Part], outputs: Tensor | None, kept: KeptCache | None) -> Tensor:
+    def _run_layer(self, index: int, x: Tensor, blocks: Sequence[Block], outputs: Tensor | None, kept: KeptCache | None) -> Tensor:
         """One layer over the stream `x`, which it may overwrite.
 
         Where `outputs` is given, the layer is the last: keys and values of all tokens, the rest only for the outputs.
         """
-        layer, n_query = self.decoder.layers[index], self.decoder.n_heads * self.decoder.head_dim
-        n_key = self.decoder.n_kv_heads * self.decoder.head_dim
+        decoder, layer = self.decoder, self.decoder.layers[index]
+        n_query, n_key = decoder.n_heads * decoder.head_dim, decoder.n_kv_heads * decoder.head_dim
         h = layer.attention_norm(x)
         if outputs is None:
-            queries, keys, values = torch.split(layer.qkv(h), [n_query, n_key, n_key], dim=-1)
+            streams = [layer.qkv(h)]
         else:
-            keys, values = torch.split(layer.qkv.rows(n_query, n_query + 2 * n_key)(h), [n_key, n_key], dim=-1)
-            queries, x = layer.qkv.rows(0, n_query)(h[outputs]), x[outputs]
-        attended = self._attend(index, layer, parts, (queries, keys, values), outputs is not None, kept)
-        x = _add(x, layer.attention_out, attended, layer.after_attention_norm)
+            streams = [layer.qkv.rows(0, n_query)(h[outputs]), layer.qkv.rows(n_query, n_query + 2 * n_key)(h)]
+            x = x[outputs]
+        attended = [attend(decoder, layer, index, block, streams, of_outputs=outputs is not None, kept=kept) for block in blocks]
+        x = _add(x, layer.attention_out, attended[0] if len(attended) == 1 else torch.cat(attended), layer.after_attention_norm)
         return _add(x, layer.mlp.out, layer.mlp.inner(layer.mlp_norm(x)), layer.after_mlp_norm)
-
-    def _attend(
-        self, index: int, layer: Layer, parts: Sequence[Part], qkv: Sequence[Tensor], is_last: bool, kept: KeptCache | None
-    ) -> Tensor:
-        """Attention of each part; in the last layer `qkv` holds the queries of the outputs alone."""
-        attended, start = [], 0
-        for part in parts:
-            only = part.layout.outputs if is_last else None
-            stop = start + (part.n_rows * len(only) if only is not None else part.stop - part.start)
-            of_part = (qkv[0][start:stop], qkv[1][part.start : part.stop], qkv[2][part.start : part.stop])
-            head = None if part.head is None else part.head[index]
-            attended.append(attend(self.decoder, layer, part.layout, part.n_rows, of_part, head, only, kept))
-            start = stop
-        return attended[0] if len(attended) == 1 else torch.cat(attended)
 
 
 def _add(residual: Tensor, linear: Linear, x: Tensor, norm: Norm | None) -> Tensor:

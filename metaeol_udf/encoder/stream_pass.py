@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from metaeol_udf.encoder.attention import Block
 from metaeol_udf.encoder.cuda_graphs import GraphCache
 from metaeol_udf.encoder.decoder import Decoder
 from metaeol_udf.encoder.flex import LayerCache, flatten_stream, run_layer, run_layers, unflatten_stream
-from metaeol_udf.encoder.forward import Part, TriePass
+from metaeol_udf.encoder.forward import TriePass
 from metaeol_udf.encoder.placement import DeviceOf, device_of, find_stages, move
 from metaeol_udf.encoder.plan import Cell
 from metaeol_udf.encoder.stream import BLOCK, SlabLayout, TailOrder, lay_out_slab, lay_out_stream, order_tails
@@ -148,10 +149,10 @@ class StreamPass(TriePass):
                 keys[0, :, start:stop], values[0, :, start:stop] = (part[:, start - stop :] for part in cache[index])
         return keys, values
 
-    def _carry(self, index: int, x: Tensor, parts: Sequence[Part], outputs: Tensor) -> tuple[Tensor, Sequence[Part], Tensor]:
-        """Bring cells to where a layer stands."""
+    def _carry(self, index: int, x: Tensor, blocks: Sequence[Block], outputs: Tensor) -> tuple[Tensor, Sequence[Block], Tensor]:
+        """Bring cells to where a layer stands; heads are there already, each layer's at the layer."""
         stage = next((stage for stage in self.stages[1:] if stage.layers.start == index), None)
         if stage is None:
-            return x, parts, outputs
-        moved = [dataclasses.replace(part, layout=move(part.layout, stage.device)) for part in parts]
+            return x, blocks, outputs
+        moved = [dataclasses.replace(move(dataclasses.replace(block, heads=()), stage.device), heads=block.heads) for block in blocks]
         return x.to(stage.device), moved, outputs.to(stage.device)
