@@ -210,11 +210,13 @@ def _gather(lengths: Sequence[int], parts: Sequence[Part]) -> Gather | None:
     longest, device = max(lengths), parts[0].layout.positions.device
     if min(lengths) == longest:
         return None
-    of_rows = torch.tensor(lengths, device=device).repeat_interleave(torch.tensor([part.n_rows for part in parts], device=device))
-    columns = torch.arange(longest, device=device)[None]
+    # On the host, where numbers that decide shapes are known; a GPU would be waited for.
+    of_rows = torch.tensor(lengths).repeat_interleave(torch.tensor([part.n_rows for part in parts]))
+    columns = torch.arange(longest)[None]
     is_own = columns < of_rows[:, None]
     starts = (of_rows.cumsum(0) - of_rows)[:, None]
-    return Gather((starts + torch.where(is_own, columns, 0)).flatten(), is_own.flatten().nonzero()[:, 0])
+    places, kept = (starts + torch.where(is_own, columns, 0)).flatten(), is_own.flatten().nonzero()[:, 0]
+    return Gather(places.to(device), kept.to(device))
 
 
 def _rotate_at(positions: Tensor, decoder: Decoder) -> dict[tuple[int, float], Rotation]:

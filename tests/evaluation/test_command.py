@@ -26,10 +26,10 @@ PLACES = ("garden", "house", "river", "street", "school")
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Forty made pairs, and forty texts of two classes."""
+    """Forty made pairs, no two of which are the same two sentences, and forty texts of two classes."""
     sentences = [f"The {animal} sleeps in the {place}." for animal in ANIMALS for place in PLACES]
     draw = np.random.default_rng(0)
-    rows = [f"{'ab'[i % 2]}\t{sentences[i]}\t{sentences[(i * 7 + 3) % 40]}\t{draw.uniform(0, 5):.2f}" for i in range(40)]
+    rows = [f"{'ab'[i % 2]}\t{sentences[i]}\t{sentences[(i + 11) % 40]}\t{draw.uniform(0, 5):.2f}" for i in range(40)]
     folder = tmp_path / "data"
     for kind, head, lines in (
         ("sts", "subset\tsentence1\tsentence2\tscore", rows),
