@@ -34,7 +34,8 @@ def check_java() -> None:
         raise EnvironmentFault(f"Spark needs Java {MINIMUM_JAVA}, and {java} (from {source}) does not run: {error}; {way_out}") from None
     release = re.match(r"(?:1\.)?(\d+)", version or "")
     if release is None or int(release.group(1)) < MINIMUM_JAVA:
-        raise EnvironmentFault(f"Spark needs Java {MINIMUM_JAVA} or newer, and {java} is version {version or 'unknown'}: {way_out}")
+        found = release.group(1) if release else version or "unknown"
+        raise EnvironmentFault(f"Spark needs Java {MINIMUM_JAVA} or newer, and {java} is version {found}: {way_out}")
 
 
 def resolved_delta_jars() -> list[str]:
