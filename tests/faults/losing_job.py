@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import Any
 
@@ -26,11 +27,11 @@ def main(conf: str) -> int:
 
 def _kill_one_executor() -> None:
     """The executor's whole JVM, which holds rows of the waves to come; its Python workers end with it."""
-    executors = [
-        process
-        for process in psutil.Process().children(recursive=True)
-        if "org.apache.spark.executor.CoarseGrainedExecutorBackend" in process.cmdline()
-    ]
+    executors = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended while we looked, or nobody has waited for it yet
+            if "org.apache.spark.executor.CoarseGrainedExecutorBackend" in process.cmdline():
+                executors.append(process)
     if len(executors) != 2:
         raise RuntimeError(f"{len(executors)} executors, not 2")
     executors[0].kill()
