@@ -1,7 +1,22 @@
 """Spark surfaces of the encoder: Pandas UDF, DataFrame function, ML Transformer, SQL function. Never imports torch here."""
 
-from metaeol_udf.spark.sql import register_sql
-from metaeol_udf.spark.transformer import MetaEOLEmbedder
-from metaeol_udf.spark.udf import embed_udf, with_embeddings
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from metaeol_udf.spark.sql import register_sql
+    from metaeol_udf.spark.transformer import MetaEOLEmbedder
+    from metaeol_udf.spark.udf import embed_udf, with_embeddings
 
 __all__ = ["MetaEOLEmbedder", "embed_udf", "register_sql", "with_embeddings"]
+
+_HOMES = {"MetaEOLEmbedder": "transformer", "register_sql": "sql", "embed_udf": "udf", "with_embeddings": "udf"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a surface when it is asked for: every Python worker imports this package, and none needs Spark ML."""
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -32,11 +32,17 @@ def test_the_evaluation_imports_no_spark_and_no_optional_package() -> None:
         "metaeol_udf.estimate",
         "metaeol_udf.search",
         "metaeol_udf.starter",
-        "metaeol_udf.spark",
+        "metaeol_udf.spark.sql",
+        "metaeol_udf.spark.transformer",
     ],
 )
 def test_the_driver_imports_neither_torch_nor_transformers(module: str) -> None:
     assert not loaded_by(f"import {module}") & {"torch", "transformers"}
+
+
+def test_a_worker_imports_nothing_of_spark_ml() -> None:
+    script = "import sys, metaeol_udf.spark.udf, metaeol_udf.spark.windows; print([name for name in sys.modules if name == 'pyspark.ml'])"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120).stdout.strip() == "[]"
 
 
 def test_the_command_line_starts_without_anything_heavy() -> None:
