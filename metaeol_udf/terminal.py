@@ -51,7 +51,7 @@ ESTIMATE = (
     ("waves", "waves"),
     ("bytes_written", "bytes written"),
     ("tokens_per_second", "tokens per second and executor"),
-    ("seconds", "seconds to start"),
+    ("seconds", "seconds beside the model"),
 )
 
 #: The same for a drafted configuration.

@@ -9,6 +9,10 @@ from typing import Any
 
 _JOURNAL_BYTES = 150  # of a journal row beside its vector: fingerprint, counts, names of load and run, compressed
 _FLOAT_BYTES = 4  # Parquet makes random floats no smaller
+#: Commits and small joins of a run whatever its size, in a fresh session on 2 cores (`python -m benchmarks.estimate` prints the phases).
+_COMMIT_SECONDS = 12.0
+#: Seconds of one task slot to publish and verify one number of a vector: 0.11 ms a row of 576 in 2 slots (`python -m benchmarks.scale`).
+_SLOT_SECONDS = 3.8e-7
 
 
 @dataclass(frozen=True)
@@ -17,17 +21,30 @@ class Rates:
 
     Attributes:
         tokens_per_second: Marginal rate of one executor: what more tokens cost, start-up left out.
-        start_s: Seconds before the first text is embedded: session, selection and model load.
+        fixed_s: Seconds that any number of executors needs: session, selection, workers, model load, commits.
+        shared_s: Seconds of one executor to publish and verify.
     """
 
     tokens_per_second: float
-    start_s: float
+    fixed_s: float
+    shared_s: float = 0.0
+
+
+def writing_seconds(rows_pending: int, dim: int, slots: float) -> tuple[float, float]:
+    """Seconds of a run's commits, and those of one executor to publish and verify its rows. Roughly: nothing is written to find out.
+
+    Args:
+        rows_pending: Rows that get a vector.
+        dim: Numbers in one vector.
+        slots: Tasks that one executor runs at a time.
+    """
+    return (_COMMIT_SECONDS, rows_pending * dim * _SLOT_SECONDS / slots) if rows_pending else (0.0, 0.0)
 
 
 def project(tokens: int, rates: Rates, executors: Sequence[int], price_per_hour: float | None) -> list[dict[str, Any]]:
     """Hours and cost of a run on so many executors like the one that was measured.
 
-    Start-up is the same for any number of executors; the rest is shared by them. Publishing is not in it.
+    Start-up and commits are the same for any number of executors; the rest is shared by them.
 
     Args:
         tokens: Tokens that go through the model.
@@ -40,7 +57,8 @@ def project(tokens: int, rates: Rates, executors: Sequence[int], price_per_hour:
     """
     projected = []
     for n_executors in executors:
-        seconds = rates.start_s + (tokens / (rates.tokens_per_second * n_executors) if tokens else 0.0)
+        shared_s = rates.shared_s + (tokens / rates.tokens_per_second if tokens else 0.0)
+        seconds = rates.fixed_s + shared_s / n_executors
         cost = None if price_per_hour is None else round(seconds / 3600 * n_executors * price_per_hour, 2)
         projected.append({"executors": n_executors, "seconds": round(seconds, 1), "hours": round(seconds / 3600, 3), "cost": cost})
     return projected

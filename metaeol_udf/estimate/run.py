@@ -14,11 +14,12 @@ from metaeol_udf.delta.job import Job, known_errors
 from metaeol_udf.delta.lineage import vector_length
 from metaeol_udf.delta.scope import Scope
 from metaeol_udf.errors import ConfigError, EnvironmentFault
-from metaeol_udf.estimate.probe import Probe, run_probe
-from metaeol_udf.estimate.projection import Rates, project, wave_count, written_bytes
+from metaeol_udf.estimate.probe import Probe, run_probe, slot_count
+from metaeol_udf.estimate.projection import Rates, project, wave_count, writing_seconds, written_bytes
 from metaeol_udf.estimate.tokens import TokenCount, count_tokens
 from metaeol_udf.estimate.workload import Workload, find_workload
 from metaeol_udf.prompts import TemplateSet
+from metaeol_udf.spark.executors import check_executors
 from metaeol_udf.spark.session import executor_count
 
 
@@ -72,8 +73,11 @@ def _estimate(config: JobConfig, options: EstimateOptions, spark: SparkSession |
     work = find_workload(job, Scope(), options.sample_texts)
     session, runtime = job.spark, config.runtime
     request = job.request()
-    counted, probe = TokenCount(), None
+    counted, probe, workers_s = TokenCount(), None, 0.0
     if work.unique_texts:
+        started = time.monotonic()
+        check_executors(session, request, runtime.task_gpus)
+        workers_s = time.monotonic() - started
         sample = work.sample.cache()  # read once, and the same texts for both
         try:
             counted = count_tokens(sample, request)
@@ -84,17 +88,21 @@ def _estimate(config: JobConfig, options: EstimateOptions, spark: SparkSession |
     n_executors = executor_count(session)
     n_loads = probe.workers if probe is not None else n_executors
     tokens = scaled(counted.tokens_computed, work, counted) + counted.head_tokens * n_loads
-    rates = _rates(options, probe, n_executors, session_s + work.select_s)
-    price = options.price_per_hour if options.price_per_hour is not None else config.estimate.price_per_hour
     dim = vector_length(job.spec, job.info, len(TemplateSet.from_spec(job.spec).templates))
     rows_pending = work.seen.rows_to_do
+    commit_s, publish_s = writing_seconds(rows_pending, dim, slot_count(session, runtime.task_gpus) / n_executors)
+    load_s = probe.load_s if probe is not None else 0.0
+    seconds = {"session": session_s, "select": work.select_s, "workers": workers_s, "load": load_s, "commit": commit_s}
+    rates = Rates(_tokens_per_second(options, probe, n_executors), sum(seconds.values()), publish_s)
+    seconds["publish"] = publish_s / n_executors
+    price = options.price_per_hour if options.price_per_hour is not None else config.estimate.price_per_hour
     return {
         **work_report(work, counted),
         "tokens_to_compute": tokens,
         "tokens_saved": scaled(counted.tokens_whole - counted.tokens_computed, work, counted),
         "waves": wave_count(work.unique_texts, config.runtime.wave_rows),
         "bytes_written": written_bytes(rows_pending, work.unique_texts, dim, work.rewritten_bytes),
-        "seconds": {"session": round(session_s, 2), "select": round(work.select_s, 2), "load": round(probe.load_s, 2) if probe else 0.0},
+        "seconds": {phase: round(took, 2) for phase, took in seconds.items()},
         "probe": vars(probe) if probe is not None else None,
         "tokens_per_second": round(rates.tokens_per_second, 1),
         "projections": project(tokens, rates, options.executors or [n_executors], price),
@@ -123,11 +131,12 @@ def scaled(of_sample: int, work: Workload, counted: TokenCount) -> int:
     return round(of_sample / counted.texts * work.unique_texts) if counted.texts else 0
 
 
-def _rates(options: EstimateOptions, probe: Probe | None, n_executors: int, start_s: float) -> Rates:
+def _tokens_per_second(options: EstimateOptions, probe: Probe | None, n_executors: int) -> float:
+    """Of one executor; 0 where there is nothing to do."""
     if options.tokens_per_second is not None:
-        return Rates(options.tokens_per_second, start_s)
-    if probe is None:  # nothing to do
-        return Rates(0.0, start_s)
+        return options.tokens_per_second
+    if probe is None:
+        return 0.0
     if not probe.tokens:
         raise EnvironmentFault("the probe computed no token: raise --sample, or give --tokens-per-second")
-    return Rates(probe.tokens_per_second / n_executors, start_s + probe.load_s)
+    return probe.tokens_per_second / n_executors

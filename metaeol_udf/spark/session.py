@@ -14,6 +14,7 @@ from pyspark.sql import SparkSession
 
 from metaeol_udf.config import SparkConfig
 from metaeol_udf.errors import EnvironmentFault
+from metaeol_udf.spark import daemon
 from metaeol_udf.spark.connect import require_jvm, require_no_remote
 from metaeol_udf.spark.startup import check_java, quiet_start, resolved_delta_jars
 
@@ -85,6 +86,8 @@ def _defaults(master: str | None, submitted: bool) -> dict[str, str]:
         return settings
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")  # the JVM warns on machines whose name maps to a loopback address
     cores = str(max(2, os.cpu_count() or 2))
+    if not master.startswith("local-cluster"):  # whose executors have folders and maybe packages of their own
+        settings["spark.python.daemon.module"] = daemon.MODULE  # workers find torch imported
     return settings | {
         "spark.driver.bindAddress": "127.0.0.1",  # nobody else has business with a local driver
         "spark.driver.host": "127.0.0.1",

@@ -14,6 +14,7 @@ from pyspark.sql import functions as F
 
 from metaeol_udf.delta import waves
 from metaeol_udf.spark import with_embeddings
+from metaeol_udf.spark.daemon import MODULE
 from metaeol_udf.spark.udf import pin, result_udf
 from metaeol_udf.spark.worker import EncoderRequest
 from metaeol_udf.spec import EmbeddingSpec
@@ -142,5 +143,5 @@ def _end_workers() -> None:
     """End this session's Python workers, the children of its daemon."""
     for process in psutil.Process().children(recursive=True):
         parent = process.parent()
-        if parent is not None and "pyspark.daemon" in parent.cmdline():
+        if parent is not None and MODULE in parent.cmdline():
             process.kill()

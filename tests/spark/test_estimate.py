@@ -13,7 +13,7 @@ from metaeol_udf import cli
 from metaeol_udf.errors import ConfigError, InputError
 from metaeol_udf.estimate import EstimateOptions, run_estimate
 from metaeol_udf.estimate.probe import summarise
-from metaeol_udf.estimate.projection import Rates, project, wave_count, written_bytes
+from metaeol_udf.estimate.projection import Rates, project, wave_count, writing_seconds, written_bytes
 
 from .conftest import Bench
 
@@ -68,10 +68,13 @@ def test_a_known_rate_loads_no_model_and_projects_to_many_executors(bench: Bench
     options = EstimateOptions(executors=[1, 8, 64], tokens_per_second=1.0, price_per_hour=3600.0)
     estimate = run_estimate(bench.config(), options, bench.spark)
     assert estimate["probe"] is None
-    start = estimate["seconds"]["session"] + estimate["seconds"]["select"]
+    seconds = estimate["seconds"]
+    assert min(seconds[phase] for phase in ("select", "workers", "commit")) > 0
+    assert seconds["load"] == 0
+    fixed = sum(seconds[phase] for phase in ("session", "select", "workers", "commit"))
     for line, n in zip(estimate["projections"], (1, 8, 64), strict=True):
         assert line["executors"] == n
-        assert line["seconds"] == pytest.approx(start + estimate["tokens_to_compute"] / n, abs=0.2)
+        assert line["seconds"] == pytest.approx(fixed + (estimate["tokens_to_compute"] + seconds["publish"]) / n, abs=0.2)
         assert line["cost"] == pytest.approx(line["seconds"] * n, abs=0.1 * n)
 
 
@@ -91,10 +94,18 @@ def test_options_out_of_range_are_refused() -> None:
 
 
 def test_start_up_is_paid_once_and_the_rest_is_shared() -> None:
-    lines = project(1_000_000, Rates(tokens_per_second=100.0, start_s=50.0), [1, 10], None)
-    assert [line["seconds"] for line in lines] == [10_050.0, 1_050.0]
+    lines = project(1_000_000, Rates(tokens_per_second=100.0, fixed_s=50.0, shared_s=20.0), [1, 10], None)
+    assert [line["seconds"] for line in lines] == [10_070.0, 1_052.0]
     assert [line["cost"] for line in lines] == [None, None]
     assert project(0, Rates(0.0, 5.0), [4], 2.0) == [{"executors": 4, "seconds": 5.0, "hours": 0.001, "cost": 0.01}]
+
+
+def test_writing_grows_with_rows_and_vectors_and_is_nothing_without_them() -> None:
+    commit_s, publish_s = writing_seconds(1_000_000, 576, slots=2)
+    assert commit_s > 0
+    assert writing_seconds(2_000_000, 576, slots=2) == pytest.approx((commit_s, 2 * publish_s))
+    assert writing_seconds(1_000_000, 1152, slots=4) == pytest.approx((commit_s, publish_s))
+    assert writing_seconds(0, 576, slots=2) == (0.0, 0.0)
 
 
 def test_rates_of_workers_add_and_tasks_of_one_worker_follow_each_other() -> None:
