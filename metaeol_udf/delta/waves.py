@@ -71,8 +71,9 @@ def embed_waves(
 
 
 def task_count(n_texts: int, n_slots: int) -> int:
-    """Tasks of a wave: enough to fill the slots a few times, but no task without a batch's worth of texts."""
-    return max(1, min(math.ceil(n_texts / ROWS_PER_TASK), TASKS_PER_SLOT * n_slots))
+    """Tasks of a wave: enough to fill the slots a few times, but no task without a batch's worth of texts, and no slot with more of them."""
+    n_tasks = min(math.ceil(n_texts / ROWS_PER_TASK), TASKS_PER_SLOT * n_slots)
+    return max(1, n_tasks if n_tasks < n_slots else n_tasks - n_tasks % n_slots)
 
 
 def _stage(pending: Pending, n_waves: int) -> DataFrame:

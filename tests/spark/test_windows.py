@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from metaeol_udf.delta.waves import task_count
 from metaeol_udf.encoder import Encoded
 from metaeol_udf.errors import EnvironmentFault
 from metaeol_udf.prompts import TemplateSet
@@ -105,3 +106,10 @@ def test_a_gpu_that_is_required_and_absent_is_an_environment_fault() -> None:
     with pytest.raises(EnvironmentFault, match="torch sees no GPU"):
         task_gpus("cuda")
     assert task_gpus("auto") == ()
+
+
+@pytest.mark.parametrize(
+    ("n_texts", "n_slots", "n_tasks"), [(1, 2, 1), (64, 2, 1), (65, 2, 2), (300, 2, 4), (10_000, 2, 6), (300, 64, 5), (64 * 65, 64, 64)]
+)
+def test_every_slot_gets_as_many_tasks_as_the_others(n_texts: int, n_slots: int, n_tasks: int) -> None:
+    assert task_count(n_texts, n_slots) == n_tasks
