@@ -75,7 +75,8 @@ class Claims:
         context: Any = spark.sparkContext
         self._path: Any = context._jvm.org.apache.hadoop.fs.Path
         self._root = self._path(location, _FOLDER)
-        self._files = self._root.getFileSystem(context._jsc.hadoopConfiguration())
+        self._hadoop = context._jsc.hadoopConfiguration()
+        self._files: Any = None  # the storage, where it lets us in
         self._me = Holder(run_id, *_this_process())
 
     @contextmanager
@@ -91,10 +92,12 @@ class Claims:
         folder = self._path(self._root, job)
         mine = self._path(folder, self._me.name)
         try:
+            self._files = self._root.getFileSystem(self._hadoop)
             self._files.create(mine, True).close()
         except Py4JError as error:
-            with suppress(Py4JError):
-                self._files.delete(mine, False)  # on a full disk it may be there, yet never be given back
+            if self._files is not None:
+                with suppress(Py4JError):
+                    self._files.delete(mine, False)  # on a full disk it may be there, yet never be given back
             logger.info("this storage takes no claims (%s): make sure that no other run of the job is at work", type(error).__name__)
             yield
             return
@@ -111,10 +114,19 @@ class Claims:
             self._files.delete(mine, False)
 
     def is_alone(self) -> bool:
-        """Whether no other run is at work on the target. Claims that dead runs left are removed."""
-        if not self._files.exists(self._root):
+        """Whether no other run is seen at work on the target. Claims that dead runs left are removed.
+
+        Where the storage shows no claims (a catalog may keep the folders of its tables to itself) nobody is seen: another run that
+        counted on the journal looks again.
+        """
+        try:
+            if self._files is None or not self._files.exists(self._root):
+                return True
+            folders = self._files.listStatus(self._root)
+        except Py4JError as error:
+            logger.info("this storage shows no claims (%s)", type(error).__name__)
             return True
-        return not any(self._others(status.getPath()) for status in self._files.listStatus(self._root))
+        return not any(self._others(status.getPath()) for status in folders)
 
     def _settle(self, folder: Any) -> None:
         """Give way to a run that was there before. Of two that begin at once the one with the smaller run id stays."""

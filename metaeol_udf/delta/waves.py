@@ -71,7 +71,7 @@ def embed_waves(
 
 
 def task_count(n_texts: int, n_slots: int) -> int:
-    """Tasks of a wave: enough to fill the slots a few times, but no task without a batch's worth of texts, and no slot with more of them."""
+    """Tasks of a wave: enough to fill each slot a few times, as many in each, but no task without a batch's worth of texts."""
     n_tasks = min(math.ceil(n_texts / ROWS_PER_TASK), TASKS_PER_SLOT * n_slots)
     return max(1, n_tasks if n_tasks < n_slots else n_tasks - n_tasks % n_slots)
 
