@@ -86,7 +86,8 @@ def _defaults(master: str | None, submitted: bool) -> dict[str, str]:
         return settings
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")  # the JVM warns on machines whose name maps to a loopback address
     cores = str(max(2, os.cpu_count() or 2))
-    if not master.startswith("local-cluster"):  # whose executors have folders and maybe packages of their own
+    # Executors of a local-cluster may have packages of their own; macOS does not fork a process that has loaded its libraries.
+    if sys.platform == "linux" and not master.startswith("local-cluster"):
         settings["spark.python.daemon.module"] = daemon.MODULE  # workers find torch imported
     return settings | {
         "spark.driver.bindAddress": "127.0.0.1",  # nobody else has business with a local driver
