@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +77,12 @@ class Claims:
         self._path: Any = context._jvm.org.apache.hadoop.fs.Path
         self._root = self._path(location, _FOLDER)
         self._hadoop = context._jsc.hadoopConfiguration()
-        self._files: Any = None  # the storage, where it lets us in
         self._me = Holder(run_id, *_this_process())
+
+    @cached_property
+    def _files(self) -> Any:
+        """The storage; asked for where a refusal is understood, which is a Py4JError."""
+        return self._root.getFileSystem(self._hadoop)
 
     @contextmanager
     def hold(self, job: str) -> Iterator[None]:
@@ -92,12 +97,10 @@ class Claims:
         folder = self._path(self._root, job)
         mine = self._path(folder, self._me.name)
         try:
-            self._files = self._root.getFileSystem(self._hadoop)
             self._files.create(mine, True).close()
         except Py4JError as error:
-            if self._files is not None:
-                with suppress(Py4JError):
-                    self._files.delete(mine, False)  # on a full disk it may be there, yet never be given back
+            with suppress(Py4JError):
+                self._files.delete(mine, False)  # on a full disk it may be there, yet never be given back
             logger.info("this storage takes no claims (%s): make sure that no other run of the job is at work", type(error).__name__)
             yield
             return
@@ -120,7 +123,7 @@ class Claims:
         counted on the journal looks again.
         """
         try:
-            if self._files is None or not self._files.exists(self._root):
+            if not self._files.exists(self._root):
                 return True
             folders = self._files.listStatus(self._root)
         except Py4JError as error:

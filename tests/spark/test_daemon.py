@@ -13,7 +13,7 @@ import psutil
 import pytest
 from pyspark.sql import SparkSession
 
-from metaeol_udf.spark import daemon
+from metaeol_udf.spark import daemon, session
 
 
 def test_preloading_starts_no_thread_and_prints_nothing() -> None:
@@ -35,6 +35,11 @@ def test_workers_fork_from_it_with_torch_imported(spark: SparkSession) -> None:
 
     rows = spark.range(0, 1, 1, 1).mapInPandas(look, "module string, has_torch boolean").collect()
     assert [tuple(row) for row in rows] == [(daemon.MODULE, True)]
+
+
+@pytest.mark.parametrize(("master", "is_ours"), [("local[2]", True), ("local-cluster[2,1,2048]", False), ("yarn", False), (None, False)])
+def test_only_workers_of_this_machine_are_sure_to_have_it(master: str | None, is_ours: bool) -> None:
+    assert ("spark.python.daemon.module" in session._defaults(master, submitted=False)) == is_ours
 
 
 def test_what_cannot_be_imported_is_left_to_the_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
