@@ -13,6 +13,7 @@ from pyspark.sql import functions as F
 from metaeol_udf.delta.journal import Journal, wave_of
 from metaeol_udf.delta.progress import Progress, watch_tasks
 from metaeol_udf.delta.selection import FINGERPRINT, TEXT, Pending
+from metaeol_udf.spark.session import slot_count
 from metaeol_udf.spark.stages import embed_in_stage
 from metaeol_udf.spark.udf import result_udf
 from metaeol_udf.spark.worker import EncoderRequest
@@ -58,7 +59,7 @@ def embed_waves(
             # Counted where it is exact: with several waves from the staged rows, which are kept.
             n_texts = texts.count() if n_waves > 1 else pending.n_texts
             if n_texts:
-                n_tasks = task_count(n_texts, spark.sparkContext.defaultParallelism)
+                n_tasks = task_count(n_texts, slot_count(spark, task_gpus))
                 with watch_tasks(spark, progress, f"{journal.run_id}-{wave}", done, n_texts, n_tasks):
                     journal.append_wave(_embed(texts, request, n_tasks, task_gpus), wave)
             done += n_texts

@@ -14,6 +14,7 @@ import metaeol_udf
 from metaeol_udf.config import JobConfig
 from metaeol_udf.doctor.finding import Finding, ok, wrong_environment
 from metaeol_udf.doctor.plan import Plan
+from metaeol_udf.spark.session import slot_count
 
 _SCHEMA = "host string, python string, package string, has_model boolean, has_gpu boolean"
 _PYTHON_SETTING = "spark.pyspark.python=<the same Python minor version on every node>"
@@ -24,7 +25,7 @@ def check_workers(spark: SparkSession, plan: Plan) -> Finding:
 
     The one check that runs Python on executors. It reads no table and loads no model.
     """
-    n_tasks = max(1, spark.sparkContext.defaultParallelism)
+    n_tasks = slot_count(spark)
     folder = plan.config.embedding.model
     needs_gpu = plan.config.runtime.device.startswith("cuda")
     asked = _Probe(str(Path(folder).resolve()) if Path(folder).is_dir() else None, needs_gpu)

@@ -13,7 +13,7 @@ import pandas as pd
 from pyspark.sql import DataFrame, SparkSession
 
 from metaeol_udf.spark.devices import task_gpus
-from metaeol_udf.spark.session import executor_count
+from metaeol_udf.spark.session import slot_count
 from metaeol_udf.spark.stages import gpu_profile
 from metaeol_udf.spark.worker import EncoderRequest, get_encoder
 
@@ -53,17 +53,6 @@ def run_probe(spark: SparkSession, sample: DataFrame, request: EncoderRequest, s
     spread = sample.repartition(slot_count(spark, task_gpus))
     profile = None if task_gpus is None else gpu_profile(task_gpus)
     return summarise([row.asDict() for row in spread.mapInPandas(_TimedTask(request, seconds), _SCHEMA, profile=profile).collect()])
-
-
-def slot_count(spark: SparkSession, task_gpus: int | None = None) -> int:
-    """Tasks that the session runs at a time, each with a Python worker."""
-    conf = spark.sparkContext.getConf()
-    slots = spark.sparkContext.defaultParallelism // int(conf.get("spark.task.cpus", "1"))
-    per_executor, per_task = (float(conf.get(f"spark.{owner}.resource.gpu.amount", "0")) for owner in ("executor", "task"))
-    per_task = task_gpus or per_task
-    if per_executor and per_task:
-        slots = min(slots, int(executor_count(spark) * per_executor / per_task))
-    return max(1, slots)
 
 
 def summarise(timed: list[dict[str, float]]) -> Probe:

@@ -14,13 +14,13 @@ from metaeol_udf.delta.job import Job, known_errors
 from metaeol_udf.delta.lineage import vector_length
 from metaeol_udf.delta.scope import Scope
 from metaeol_udf.errors import ConfigError, EnvironmentFault
-from metaeol_udf.estimate.probe import Probe, run_probe, slot_count
+from metaeol_udf.estimate.probe import Probe, run_probe
 from metaeol_udf.estimate.projection import Rates, project, wave_count, writing_seconds, written_bytes
 from metaeol_udf.estimate.tokens import TokenCount, count_tokens
 from metaeol_udf.estimate.workload import Workload, find_workload
 from metaeol_udf.prompts import TemplateSet
 from metaeol_udf.spark.executors import check_executors
-from metaeol_udf.spark.session import executor_count
+from metaeol_udf.spark.session import executor_count, slot_count
 
 
 @dataclass(frozen=True, kw_only=True)

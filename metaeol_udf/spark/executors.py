@@ -14,6 +14,7 @@ from pyspark.sql import SparkSession
 from metaeol_udf import errors
 from metaeol_udf.errors import EnvironmentFault, MetaEOLError
 from metaeol_udf.spark.devices import device_name, task_gpus
+from metaeol_udf.spark.session import slot_count
 from metaeol_udf.spark.versions import check_versions
 from metaeol_udf.spark.worker import EncoderRequest
 
@@ -148,7 +149,7 @@ def probe_workers(spark: SparkSession, request: EncoderRequest) -> list[WorkerPr
     Raises:
         EnvironmentFault: Workers cannot even start: no Python, another Python, or no metaeol-udf on them.
     """
-    n_tasks = max(1, min(_MAX_PROBES, spark.sparkContext.defaultParallelism))
+    n_tasks = min(_MAX_PROBES, slot_count(spark))
     asked = EncoderRequest(request.spec, request.device, versions=request.versions)
 
     def probe(batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:

@@ -14,6 +14,7 @@ from metaeol_udf.encoder.model_files import made_with, model_shape
 from metaeol_udf.encoder.moments import Moments, fit_postprocess
 from metaeol_udf.encoder.postprocess import PostProcessing
 from metaeol_udf.errors import InputError
+from metaeol_udf.spark.session import slot_count
 from metaeol_udf.spark.staging import driver_folder
 from metaeol_udf.spark.udf import pin, quoted, with_embeddings
 from metaeol_udf.spec import EmbeddingSpec, before_postprocess
@@ -43,7 +44,7 @@ def fit_on(
         ConfigError: A setting is out of range.
     """
     pinned = pin(before_postprocess(spec))
-    chosen = chosen_texts(df, text, n_texts).repartition(df.sparkSession.sparkContext.defaultParallelism)
+    chosen = chosen_texts(df, text, n_texts).repartition(slot_count(df.sparkSession))
     embedded = with_embeddings(chosen, pinned, "text", "vector", device, max_batch_tokens).where("vector IS NOT NULL").select("vector")
     sums = [_read(row) for row in embedded.mapInArrow(_partial_moments, _MOMENTS).toLocalIterator()]
     if not sums:

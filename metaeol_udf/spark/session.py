@@ -159,3 +159,19 @@ def executor_count(spark: SparkSession) -> int:
     """Executors of the session; in local mode the driver is the one."""
     context: Any = spark.sparkContext._jsc
     return max(1, len(context.sc().statusTracker().getExecutorInfos()) - 1)
+
+
+def slot_count(spark: SparkSession, task_gpus: int | None = None) -> int:
+    """Tasks that the session runs at a time, each with a Python worker: as many as its cores allow, and its GPUs where tasks ask for some.
+
+    Args:
+        spark: The session.
+        task_gpus: GPUs of a task, as `runtime.task_gpus`; None takes the session's own amount.
+    """
+    conf = spark.sparkContext.getConf()
+    slots = spark.sparkContext.defaultParallelism // int(conf.get("spark.task.cpus", "1"))
+    per_executor, per_task = (float(conf.get(f"spark.{owner}.resource.gpu.amount", "0")) for owner in ("executor", "task"))
+    per_task = task_gpus or per_task
+    if per_executor and per_task:
+        slots = min(slots, executor_count(spark) * int(per_executor / per_task))
+    return max(1, slots)

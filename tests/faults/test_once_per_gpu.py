@@ -52,6 +52,7 @@ def test_a_profile_gives_gpus_to_the_embedding_stages_alone(tmp_path: Path, tiny
     found = _run("local-cluster[2,2,2048]", "stage", tmp_path, tiny_model_dir, uuid, *settings)
     assert found["vectors"] == 400
     assert found["gpus_of_a_task"] == {"0": 0.5, "1": 1.0}
+    assert found["slots"] == [4, 2]
     assert len(found["opened"]) == found["report"]["model_loads"] == 2
 
 

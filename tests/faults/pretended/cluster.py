@@ -21,7 +21,7 @@ from pyspark.sql import functions as F
 from metaeol_udf.config import SparkConfig, parse_config
 from metaeol_udf.delta import run_embed
 from metaeol_udf.spark import with_embeddings
-from metaeol_udf.spark.session import get_session
+from metaeol_udf.spark.session import get_session, slot_count
 from metaeol_udf.spec import EmbeddingSpec
 
 HERE = Path(__file__).resolve().parent
@@ -82,7 +82,7 @@ def run_in_stage(spark: SparkSession, folder: Path, model: str) -> dict[str, Any
     found = run_job(spark, folder, model, task_gpus=1)
     manager: Any = spark.sparkContext._jsc.sc().resourceProfileManager()
     amounts = {n: manager.resourceProfileFromId(n).taskResources().apply("gpu").amount() for n in (0, 1)}
-    return {**found, "gpus_of_a_task": amounts}
+    return {**found, "gpus_of_a_task": amounts, "slots": [slot_count(spark), slot_count(spark, task_gpus=1)]}
 
 
 def share(spark: SparkSession, folder: Path, model: str) -> dict[str, Any]:
