@@ -44,6 +44,7 @@ def _start(n: int) -> ThreadPoolExecutor:
     everyone = Barrier(n + 1)
 
     def take_share() -> None:
+        torch.get_num_threads()  # the first look of a thread takes over the number last set anywhere, so it must not come after its own
         torch.set_num_threads(max(1, n_cores // n))
         everyone.wait()
 
