@@ -61,7 +61,7 @@ def build_decoder(shape: Shape, device: torch.device, dtype: torch.dtype) -> Dec
         return Linear(torch.randn(n_out, n_in, dtype=dtype, device=device) * n_in**-0.5)
 
     def norm() -> Norm:
-        return Norm(torch.ones(shape.hidden_size, dtype=dtype, device=device), None, 1e-5)
+        return Norm(torch.ones(shape.hidden_size, device=device), None, 1e-5)
 
     n_query, n_key, n_inner = shape.n_heads * shape.head_dim, shape.n_kv_heads * shape.head_dim, shape.intermediate_size
     layers = [
@@ -74,7 +74,7 @@ def build_decoder(shape: Shape, device: torch.device, dtype: torch.dtype) -> Dec
         for _ in range(shape.n_layers)
     ]  # fmt: skip
     angles = torch.arange(2048)[:, None] * 10_000.0 ** -(torch.arange(shape.head_dim // 2) * 2 / shape.head_dim)
-    rope = (angles.cos().to(device, dtype), angles.sin().to(device, dtype))
+    rope = torch.polar(torch.ones_like(angles), angles).to(device)
     return Decoder(
         token_table=torch.randn(shape.vocabulary, shape.hidden_size, dtype=dtype, device=device), token_scale=None, position_table=None,
         ropes=(rope,), layers=layers, final_norm=norm(), softcap=None,

@@ -13,7 +13,6 @@ from metaeol_udf.encoder.decoder import Decoder, Layer, Norm
 from metaeol_udf.prompts.trie import HeadGroup
 
 HeadCache = tuple[tuple[Tensor, Tensor], ...]  # keys and values of a head, a layer each, shape (n_kv_heads, n_head, head_dim)
-Rotation = tuple[Tensor, Tensor]
 
 _QUERY_BLOCK = 128  # queries of a long text are taken in blocks, which skips most of the keys that causality hides
 _MAX_PADDING = 1.3  # scores of cells that are taken together, over those of the cells by themselves
@@ -45,9 +44,9 @@ def make_layout(group: HeadGroup, n_text: int, decoder: Decoder) -> Layout:
     Args:
         group: The head group.
         n_text: Tokens of each text.
-        decoder: Gives windows, dtype and device.
+        decoder: Gives windows and the device.
     """
-    device, dtype = decoder.token_table.device, decoder.token_table.dtype
+    device = decoder.token_table.device
     n_head, n_tokens = len(group.head_ids), n_text + len(group.tail_ids)
     positions = n_head + torch.cat([torch.arange(n_text), n_text - 1 + torch.tensor(group.tail_depths, dtype=torch.long)])
     sees = torch.ones(n_tokens, n_head + n_tokens, dtype=torch.bool)
@@ -58,7 +57,7 @@ def make_layout(group: HeadGroup, n_text: int, decoder: Decoder) -> Layout:
     masks = {}
     for window in {layer.window for layer in decoder.layers}:
         seen = sees if window is None else sees & (distances < window)
-        mask = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, -torch.inf)
+        mask = torch.zeros(seen.shape).masked_fill_(~seen, -torch.inf)
         masks[window] = mask[:, None].repeat(1, decoder.n_heads // decoder.n_kv_heads, 1).to(device)
     outputs = torch.tensor([n_text - 1 if node < 0 else n_text + node for node in group.outputs])
     return Layout(n_tokens, n_head, positions.to(device), outputs.to(device), masks)
@@ -109,7 +108,6 @@ class Block:
         first_output: Place of the first output among those of all blocks; last_output: the one after the last.
         outputs: Tokens of a row whose hidden states are wanted, shape ``(1 or n_rows, n_outputs)``.
         masks: See `Layout`, shape ``(1 or n_rows, n_tokens, n_shared, n_head + n_tokens)``.
-        rotations: Cosines and sines for each (rotary table, scaling) in use, shape ``(1 or n_rows, n_tokens, head_dim / 2)``.
         tokens: How the rows are padded, None where they are not; of_outputs: the same for the outputs.
         query_blocks: Queries from, queries to, keys to: the parts of a long row that are taken one after the other.
     """
@@ -124,22 +122,20 @@ class Block:
     last_output: int
     outputs: Tensor
     masks: dict[int | None, Tensor]
-    rotations: dict[tuple[int, float], Rotation]
     tokens: Gather | None
     of_outputs: Gather | None
     query_blocks: tuple[tuple[int, int, int], ...]
 
 
-def make_blocks(parts: Sequence[Part], decoder: Decoder) -> list[Block]:
+def make_blocks(parts: Sequence[Part]) -> list[Block]:
     """Decide which cells of a batch attention takes together. Every block costs the same few calls, whatever its size.
 
     Args:
         parts: The cells, in the order of the stream.
-        decoder: Gives rotary tables.
     """
     blocks, n_outputs = [], 0
     for together in _similar(parts):
-        block = _pad_rows(together, n_outputs, decoder) if len(together) > 1 else _dense_rows(together[0], n_outputs, decoder)
+        block = _pad_rows(together, n_outputs) if len(together) > 1 else _dense_rows(together[0], n_outputs)
         n_outputs = block.last_output
         blocks.append(block)
     return blocks
@@ -161,22 +157,20 @@ def _similar(parts: Sequence[Part]) -> Iterator[list[Part]]:
     yield together
 
 
-def _dense_rows(part: Part, first_output: int, decoder: Decoder) -> Block:
+def _dense_rows(part: Part, first_output: int) -> Block:
     layout, n_rows = part.layout, part.n_rows
     return Block(
         n_rows, layout.n_tokens, layout.n_head, ((0, n_rows, part.head),), part.start, part.stop,
         first_output, first_output + n_rows * len(layout.outputs), layout.outputs[None],
-        {window: mask[None] for window, mask in layout.masks.items()}, _rotate_at(layout.positions[None], decoder),
-        None, None, _query_blocks(layout.n_tokens, layout.n_head),
+        {window: mask[None] for window, mask in layout.masks.items()}, None, None, _query_blocks(layout.n_tokens, layout.n_head),
     )  # fmt: skip
 
 
-def _pad_rows(parts: Sequence[Part], first_output: int, decoder: Decoder) -> Block:
+def _pad_rows(parts: Sequence[Part], first_output: int) -> Block:
     layouts = [part.layout for part in parts]
     n_tokens, n_head = max(layout.n_tokens for layout in layouts), max(layout.n_head for layout in layouts)
     stops = list(accumulate(part.n_rows for part in parts))
     rows = [slice(stop - part.n_rows, stop) for part, stop in zip(parts, stops, strict=True)]
-    positions = _padded([layout.positions for layout in layouts], parts)
     outputs = _padded([layout.outputs for layout in layouts], parts)
     masks = {}
     for window, first in layouts[0].masks.items():
@@ -192,7 +186,7 @@ def _pad_rows(parts: Sequence[Part], first_output: int, decoder: Decoder) -> Blo
         stops[-1], n_tokens, n_head, tuple((of_part.start, of_part.stop, part.head) for part, of_part in zip(parts, rows, strict=True)),
         parts[0].start, parts[-1].stop,
         first_output, first_output + sum(part.n_rows * len(part.layout.outputs) for part in parts), outputs,
-        masks, _rotate_at(positions, decoder),
+        masks,
         _gather([layout.n_tokens for layout in layouts], parts), _gather([len(layout.outputs) for layout in layouts], parts),
         _query_blocks(n_tokens, n_head),
     )  # fmt: skip
@@ -219,20 +213,36 @@ def _gather(lengths: Sequence[int], parts: Sequence[Part]) -> Gather | None:
     return Gather(places.to(device), kept.to(device))
 
 
-def _rotate_at(positions: Tensor, decoder: Decoder) -> dict[tuple[int, float], Rotation]:
-    rotations = {}
-    for rope, scaling in {(layer.rope, scale) for layer in decoder.layers for scale in (1.0, layer.scaling) if decoder.ropes}:
-        cos, sin = decoder.ropes[rope]
-        rotations[rope, scaling] = (cos[positions] * scaling, sin[positions] * scaling)
-    return rotations
-
-
 def _query_blocks(n_tokens: int, n_head: int) -> tuple[tuple[int, int, int], ...]:
     """Where a row is long, parts of its queries; a key stands behind all tokens that do not see it, tails behind the text too."""
     if n_tokens <= 2 * _QUERY_BLOCK:
         return ((0, n_tokens, n_head + n_tokens),)
     starts = range(0, n_tokens, _QUERY_BLOCK)
     return tuple((start, stop, n_head + stop) for start in starts for stop in [min(start + _QUERY_BLOCK, n_tokens)])
+
+
+def rotate(x: Tensor, norm: Norm | None, rotation: Tensor | None, scaling: float, head_dim: int) -> None:
+    """Normalise, rotate to its position and scale each head of queries or keys, in place.
+
+    Args:
+        x: Shape ``(n_tokens, n_heads * head_dim)``; what is rotated together stands side by side.
+        norm: Over each head, or None.
+        rotation: Unit vectors times `scaling`, complex64, shape ``(n_tokens, 1, head_dim / 2)``; None where positions are learned.
+        scaling: Of the heads; part of `rotation` where there is one.
+        head_dim: Length of a head.
+    """
+    heads = x.view(len(x), -1, head_dim)
+    if norm is not None:
+        heads.copy_(norm(heads))
+    if rotation is None:
+        if scaling != 1:
+            heads.mul_(scaling)
+        return
+    pairs = heads.view(*heads.shape[:2], -1, 2)
+    wide = pairs.float()  # itself where it is float32 already
+    torch.view_as_complex(wide).mul_(rotation)
+    if wide is not pairs:
+        pairs.copy_(wide)
 
 
 def attend(
@@ -243,47 +253,36 @@ def attend(
 
     Args:
         decoder: Head counts.
-        layer: Scaling, window and query-key norms.
+        layer: Its window.
         index: The layer's.
         block: The rows.
         streams: Queries, keys and values of all blocks side by side, shape ``(n_stream, (n_heads + 2 * n_kv_heads) * head_dim)``;
-            with `of_outputs`, queries of the outputs alone and then keys and values of all tokens.
+            with `of_outputs`, queries of the outputs alone and then keys and values of all tokens. Queries and keys are rotated.
         of_outputs: Whether only outputs have a query.
-        kept: Where to append the first row's rotated keys and its values, or None.
+        kept: Where to append the keys and values of the head and the only row, or None.
 
     Returns:
         A token of the stream (or an output) each, shape ``(n_queries, n_heads * head_dim)``.
     """
     n_rows, n_kv, dim, n_head = block.n_rows, decoder.n_kv_heads, decoder.head_dim, block.n_head
-    n_shared = decoder.n_heads // n_kv  # query heads that share a key-value head
     own = _pad(streams[-1][block.start : block.stop], block.tokens)
     gather = block.of_outputs if of_outputs else block.tokens
-    queries = _pad(streams[0][block.first_output : block.last_output], gather) if of_outputs else own[:, : n_kv * n_shared * dim]
-    new_keys, new_values = (
-        each.view(n_rows, block.n_tokens, n_kv, dim) for each in torch.split(own[:, -2 * n_kv * dim :], n_kv * dim, dim=1)
-    )
-    keys = own.new_empty(n_rows, n_kv, n_head + block.n_tokens, dim)
-    values = torch.empty_like(keys)
+    queries = _pad(streams[0][block.first_output : block.last_output], gather) if of_outputs else own[:, : -2 * n_kv * dim]
+    seen = own.new_empty(2, n_rows, n_kv, n_head + block.n_tokens, dim)
     for start, stop, head in block.heads:
-        n_own = 0
+        n_own = 0 if head is None else head[index][0].shape[1]
         if head is not None:
-            n_own = head[index][0].shape[1]
-            keys[start:stop, :, :n_own], values[start:stop, :, :n_own] = head[index]
-        if n_own < n_head:  # unseen, but what is not a number would be so in sums too
-            keys[start:stop, :, n_own:n_head] = values[start:stop, :, n_own:n_head] = 0
-    values[:, :, n_head:] = new_values.transpose(1, 2)
-    rotation = block.rotations.get((layer.rope, 1.0))
-    _place(new_keys, layer.k_norm, rotation, 1.0, keys[:, :, n_head:].transpose(1, 2))
+            seen[0, start:stop, :, :n_own], seen[1, start:stop, :, :n_own] = head[index]
+        seen[:, start:stop, :, n_own:n_head] = 0  # unseen, but what is not a number would be so in sums too
+    seen[:, :, :, n_head:] = own[:, -2 * n_kv * dim :].view(n_rows, block.n_tokens, 2, n_kv, dim).permute(2, 0, 3, 1, 4)
+    keys, values = seen
     if kept is not None:
         kept.append((keys[0], values[0]))
-    mask, rotation = block.masks[layer.window], block.rotations.get((layer.rope, layer.scaling))
-    query_blocks = block.query_blocks
+    mask, query_blocks = block.masks[layer.window], block.query_blocks
     if of_outputs:
         mask, query_blocks = _pick(mask, block.outputs), ((0, block.outputs.shape[1], n_head + block.n_tokens),)
-        rotation = None if rotation is None else (_pick(rotation[0], block.outputs), _pick(rotation[1], block.outputs))
     n_queries = query_blocks[-1][1]
-    placed = own.new_empty(n_rows, n_kv, n_queries, n_shared, dim)
-    _place(queries.view(n_rows, n_queries, n_kv, n_shared, dim), layer.q_norm, rotation, layer.scaling, placed.transpose(1, 2))
+    placed = queries.view(n_rows, n_queries, n_kv, -1, dim).transpose(1, 2)
     parts = [
         _weigh(placed[:, :, start:stop], keys[:, :, :n_keys], values[:, :, :n_keys], mask[:, start:stop, :, :n_keys], decoder.softcap)
         for start, stop, n_keys in query_blocks
@@ -310,7 +309,7 @@ def _weigh(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, softcap: float | None)
         q: Shape ``(n_rows, n_kv_heads, n_queries, n_shared, head_dim)``, scaled.
         k: Shape ``(n_rows, n_kv_heads, n_keys, head_dim)``.
         v: As `k`.
-        mask: Shape ``(1 or n_rows, n_queries, n_shared, n_keys)``, added to the scores.
+        mask: Shape ``(1 or n_rows, n_queries, n_shared, n_keys)``, float32, added to the scores.
         softcap: See `Decoder`.
 
     Returns:
@@ -321,24 +320,7 @@ def _weigh(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, softcap: float | None)
     scores = torch.bmm(q.reshape(n_rows * n_kv, -1, dim), k.reshape(n_rows * n_kv, n_keys, dim).transpose(1, 2))
     if softcap is not None:
         scores = scores.div_(softcap).tanh_().mul_(softcap)
-    scores.view(n_rows, n_kv, -1, n_keys).add_(mask.reshape(len(mask), 1, -1, n_keys))
-    # On CPUs a softmax in bfloat16 takes three times as long as one in float32.
-    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)
-    return torch.bmm(weights, v.reshape(n_rows * n_kv, n_keys, dim)).view(q.shape)
-
-
-def _place(x: Tensor, norm: Norm | None, rotation: Rotation | None, scaling: float, out: Tensor) -> None:
-    """Normalise, rotate to its position and scale each head of `x`, shape ``(n_rows, n_tokens, ..., head_dim)``, into `out`.
-
-    `rotation` is scaled already; `scaling` serves models without rotary positions.
-    """
-    if norm is not None:
-        x = norm(x)
-    if rotation is None:
-        torch.mul(x, scaling, out=out)
-        return
-    half = x.shape[-1] // 2
-    cos, sin = (table.view(*table.shape[:2], *(1,) * (x.dim() - 3), half) for table in rotation)
-    first, second = x[..., :half], x[..., half:]
-    torch.mul(first, cos, out=out[..., :half]).addcmul_(second, sin, value=-1)
-    torch.mul(second, cos, out=out[..., half:]).addcmul_(first, sin)
+    # On CPUs a softmax in bfloat16 takes longer than one in float32.
+    wide = scores.float().view(n_rows, n_kv, -1, n_keys)
+    weights = torch.softmax(wide.add_(mask.flatten(1, 2)[:, None]), dim=-1).to(q.dtype)
+    return torch.bmm(weights.flatten(0, 1), v.reshape(n_rows * n_kv, n_keys, dim)).view(q.shape)

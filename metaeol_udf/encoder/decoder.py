@@ -43,29 +43,24 @@ class Norm:
     """RMSNorm, or LayerNorm where `centers`, over the last axis.
 
     Attributes:
-        weight: Shape ``(size,)``; for Gemma already ``1 + weight``.
+        weight: Shape ``(size,)``, float32 unless it `centers`; for Gemma already ``1 + weight``.
         bias: Shape ``(size,)`` or None.
         eps: Added to the variance.
         centers: Subtract the mean first (LayerNorm).
-        scales_in_float32: Multiply by `weight` before going back to the model's dtype, as Gemma does.
     """
 
     weight: Tensor
     bias: Tensor | None
     eps: float
     centers: bool = False
-    scales_in_float32: bool = False
 
     def __call__(self, x: Tensor) -> Tensor:
         """Normalise the last axis; the result is a new tensor of the same shape and dtype."""
         if self.centers:
             return F.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps)
-        if x.dtype == torch.float32:
-            scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(self.eps).rsqrt_()
-            return torch.mul(x, scale).mul_(self.weight)
         wide = x.float()
-        wide.mul_(wide.square().mean(-1, keepdim=True).add_(self.eps).rsqrt_())
-        return wide.mul_(self.weight).to(x.dtype) if self.scales_in_float32 else wide.to(x.dtype).mul_(self.weight)
+        scale = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(self.eps).rsqrt_()
+        return torch.mul(wide, scale).mul_(self.weight).to(x.dtype)
 
 
 #: What MLPs apply, by the name that `Mlp.activation` gives it.
@@ -107,7 +102,7 @@ class Layer:
     """One decoder layer. Norms after attention and after the MLP exist in Gemma 2 and 3 only; with them, sums cannot be fused."""
 
     attention_norm: Norm
-    qkv: Linear  # queries of all heads, then keys, then values
+    qkv: Linear  # queries of all heads, then keys, then values; of queries and keys, what is rotated together stands side by side
     q_norm: Norm | None
     k_norm: Norm | None
     attention_out: Linear
@@ -128,7 +123,7 @@ class Decoder:
         token_table: Shape ``(vocabulary, hidden_size)``.
         token_scale: Multiplies token embeddings (Gemma), else None.
         position_table: Learned positions, shape ``(n_positions, hidden_size)``, else None.
-        ropes: Rotary cosines and sines, each of shape ``(n_positions, head_dim / 2)``; empty where positions are learned.
+        ropes: Rotary tables: cosine + i sine, complex64, shape ``(n_positions, head_dim / 2)``; empty where positions are learned.
         layers: In order.
         final_norm: Applied to the last hidden state; None where `layers` stops before it.
         softcap: Attention scores pass ``softcap * tanh(score / softcap)`` (Gemma 2), else None.
@@ -138,7 +133,7 @@ class Decoder:
     token_table: Tensor
     token_scale: Tensor | None
     position_table: Tensor | None
-    ropes: tuple[tuple[Tensor, Tensor], ...]
+    ropes: tuple[Tensor, ...]
     layers: list[Layer]
     final_norm: Norm | None
     softcap: float | None

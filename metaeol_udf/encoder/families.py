@@ -63,7 +63,7 @@ def _build_rotary(model: Any, n_positions: int, collect: Collect) -> Decoder | N
         return None
     ropes = _rotary_tables(model, kinds, n_positions)
     head_dim = model.layers[0].self_attn.head_dim
-    if ropes is None or next(iter(ropes.values()))[0].shape[1] * 2 != head_dim:
+    if ropes is None or next(iter(ropes.values())).shape[1] * 2 != head_dim:
         return None
     names = list(ropes)
     layers = collect(
@@ -87,13 +87,14 @@ def _build_rotary(model: Any, n_positions: int, collect: Collect) -> Decoder | N
 
 def _rotary_layer(block: Any, kind: str, rope: int, config: Any) -> Layer:
     attention, mlp = block.self_attn, block.mlp
+    pairs = _pairs(attention.head_dim)
     activation = _ACTIVATIONS[getattr(config, "hidden_activation", None) or config.hidden_act]
     has_four_norms = hasattr(block, "pre_feedforward_layernorm")
     return Layer(
         attention_norm=_rms_norm(block.input_layernorm),
-        qkv=_stack([attention.q_proj, attention.k_proj, attention.v_proj]),
-        q_norm=_rms_norm(attention.q_norm) if hasattr(attention, "q_norm") else None,
-        k_norm=_rms_norm(attention.k_norm) if hasattr(attention, "k_norm") else None,
+        qkv=_stack([attention.q_proj, attention.k_proj, attention.v_proj], [pairs, pairs, None]),
+        q_norm=_rms_norm(attention.q_norm, pairs) if hasattr(attention, "q_norm") else None,
+        k_norm=_rms_norm(attention.k_norm, pairs) if hasattr(attention, "k_norm") else None,
         attention_out=_linear(attention.o_proj),
         after_attention_norm=_rms_norm(block.post_attention_layernorm) if has_four_norms else None,
         mlp_norm=_rms_norm(block.pre_feedforward_layernorm if has_four_norms else block.post_attention_layernorm),
@@ -105,20 +106,25 @@ def _rotary_layer(block: Any, kind: str, rope: int, config: Any) -> Layer:
     )
 
 
-def _rotary_tables(model: Any, kinds: Sequence[str], n_positions: int) -> dict[str, tuple[Tensor, Tensor]] | None:
-    """Cosines and sines from the model's own rotary module, for each kind of layer that has its own."""
+def _pairs(head_dim: int) -> Tensor:
+    """Rows of a head in another order: halves rotate with each other, and what rotates together is to stand side by side."""
+    return torch.arange(head_dim).view(2, -1).t().flatten()
+
+
+def _rotary_tables(model: Any, kinds: Sequence[str], n_positions: int) -> dict[str, Tensor] | None:
+    """Cosines and sines from the model's own rotary module as complex numbers, for each kind of layer that has its own."""
     parameters = model.config.rope_parameters
     per_kind = not isinstance(parameters.get("rope_type"), str)
     types = [p["rope_type"] for p in parameters.values() if p] if per_kind else [parameters["rope_type"]]
     if not set(types) <= set(_STATIC_ROPES):
         return None
     positions = torch.arange(n_positions, device=model.device)[None]
-    like = model.embed_tokens.weight[:1]
+    like = model.embed_tokens.weight[:1].float()
     tables = {}
     for kind in dict.fromkeys(kinds) if per_kind else ["every layer"]:
         cos, sin = model.rotary_emb(like, positions, kind) if per_kind else model.rotary_emb(like, positions)
         half = cos.shape[-1] // 2
-        tables[kind] = (cos[0, :, :half].contiguous(), sin[0, :, :half].contiguous())
+        tables[kind] = torch.complex(cos[0, :, :half], sin[0, :, :half])
     return tables
 
 
@@ -171,11 +177,11 @@ def _layer_norm_layer(norm: Any, qkv: Linear, out: Linear, mlp_norm: Any, mlp: M
     )  # fmt: skip
 
 
-def _rms_norm(norm: Any) -> Norm:
-    """Gemma keeps ``weight - 1`` and scales before it goes back to the model's dtype."""
-    if type(norm).__name__.startswith("Gemma"):
-        return Norm(1.0 + norm.weight.float(), None, norm.eps, scales_in_float32=True)
-    return Norm(norm.weight, None, norm.variance_epsilon)
+def _rms_norm(norm: Any, order: Tensor | None = None) -> Norm:
+    """Gemma keeps ``weight - 1``; `order` is that of a head's rows."""
+    is_gemma = type(norm).__name__.startswith("Gemma")
+    weight = norm.weight.float() + (1.0 if is_gemma else 0.0)
+    return Norm(weight if order is None else weight[order], None, norm.eps if is_gemma else norm.variance_epsilon)
 
 
 def _layer_norm(norm: Any) -> Norm:
@@ -195,12 +201,23 @@ def _transposed(conv: Any) -> Linear:
     return linear
 
 
-def _stack(modules: Sequence[Any]) -> Linear:
-    """Projections of the same input as one, whose originals are given up at once: weights are never held twice."""
-    weight = torch.cat([module.weight for module in modules])
-    bias = None if modules[0].bias is None else torch.cat([module.bias for module in modules])
+def _stack(modules: Sequence[Any], orders: Sequence[Tensor | None] = ()) -> Linear:
+    """Projections of the same input as one, whose originals are given up at once: weights are never held twice.
+
+    Args:
+        modules: The projections.
+        orders: For each, the order of rows in its heads; None, or nothing at all, leaves them as they are.
+    """
+    orders = orders or [None] * len(modules)
+    weight = torch.cat([_reordered(module.weight, order) for module, order in zip(modules, orders, strict=True)])
+    has_bias = modules[0].bias is not None
+    bias = torch.cat([_reordered(module.bias, order) for module, order in zip(modules, orders, strict=True)]) if has_bias else None
     _release(modules)
     return Linear(weight, bias)
+
+
+def _reordered(rows: Tensor, order: Tensor | None) -> Tensor:
+    return rows if order is None else rows.view(-1, len(order), *rows.shape[1:])[:, order].flatten(0, 1)
 
 
 def _release(modules: Sequence[Any]) -> None:

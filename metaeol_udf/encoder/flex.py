@@ -99,8 +99,8 @@ def unflatten_stream(flat: Tensor, n_tokens: int, n_slab: int, n_outputs: int, d
 
     rotations = {}
     for rope in {layer.rope for layer in decoder.layers if decoder.ropes}:
-        cos, sin = (table.to(flat.device).index_select(0, positions)[:, None] for table in decoder.ropes[rope])
-        rotations[rope] = (cos, sin)
+        at = torch.view_as_real(decoder.ropes[rope].to(flat.device).index_select(0, positions)[:, None]).to(decoder.token_table.dtype)
+        rotations[rope] = (at[..., 0], at[..., 1])
     return DeviceStream(
         ids, positions, outputs, make_masks(tokens, counts, order), make_masks(outputs, output_counts, output_order),
         rotations, {rope: (cos.index_select(0, outputs), sin.index_select(0, outputs)) for rope, (cos, sin) in rotations.items()},
@@ -186,8 +186,8 @@ def _place(x: Tensor, norm: Norm | None, rotation: Rotation | None) -> Tensor:
         x = norm(x)
     if rotation is not None:
         cos, sin = rotation
-        first, second = x.chunk(2, dim=-1)
-        x = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+        first, second = x.view(*x.shape[:-1], -1, 2).unbind(-1)
+        x = torch.stack([first * cos - second * sin, second * cos + first * sin], dim=-1).flatten(-2)
     return x.transpose(1, 2)
 
 

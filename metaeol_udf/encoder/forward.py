@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from metaeol_udf.encoder.attention import Block, HeadCache, Layout, Part, attend, make_blocks, make_layout
+from metaeol_udf.encoder.attention import Block, HeadCache, Layout, Part, attend, make_blocks, make_layout, rotate
 from metaeol_udf.encoder.decoder import Decoder, Linear, Norm
 from metaeol_udf.encoder.plan import Cell
 from metaeol_udf.prompts.trie import HeadGroup
@@ -15,6 +16,21 @@ from metaeol_udf.prompts.trie import HeadGroup
 _MAX_KEPT_TEXT_TOKENS = 96  # layouts of longer texts are large and rarely met again, so they are made anew
 
 KeptCache = list[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Cells in one stream, as layers take them.
+
+    Attributes:
+        blocks: Rows that attention takes together.
+        outputs: Places of the outputs in the stream, shape ``(n_outputs,)``.
+        rotations: Of queries and keys, for each (rotary table, scaling) in use: complex64, shape ``(n_tokens, 1, head_dim / 2)``.
+    """
+
+    blocks: tuple[Block, ...]
+    outputs: Tensor
+    rotations: dict[tuple[int, float], Tensor]
 
 
 class TriePass:
@@ -100,36 +116,45 @@ class TriePass:
         x = decoder.embed(ids.to(decoder.token_table.device), positions)
         if not decoder.layers:
             return x[outputs]
-        blocks: Sequence[Block] = make_blocks(parts, decoder)
+        batch = Batch(tuple(make_blocks(parts)), outputs, _rotate_at(positions, decoder))
         tapped = []
         for index in range(len(decoder.layers)):
             if index in self.taps and kept is None:
-                tapped.append(x[outputs])  # a copy: the layer may overwrite `x`
-            x, blocks, outputs = self._carry(index, x, blocks, outputs)
-            x = self._run_layer(index, x, blocks, outputs if index == len(decoder.layers) - 1 else None, kept)
+                tapped.append(x[batch.outputs])  # a copy: the layer may overwrite `x`
+            x, batch = self._carry(index, x, batch)
+            x = self._run_layer(index, x, batch, kept)
         x = x if decoder.final_norm is None else decoder.final_norm(x)
         return torch.cat([*(states.to(x.device) for states in tapped), x], dim=-1) if tapped else x
 
-    def _carry(self, index: int, x: Tensor, blocks: Sequence[Block], outputs: Tensor) -> tuple[Tensor, Sequence[Block], Tensor]:
+    def _carry(self, index: int, x: Tensor, batch: Batch) -> tuple[Tensor, Batch]:
         """Bring a batch to the device of a layer; here all layers stand on one."""
-        return x, blocks, outputs
+        return x, batch
 
-    def _run_layer(self, index: int, x: Tensor, blocks: Sequence[Block], outputs: Tensor | None, kept: KeptCache | None) -> Tensor:
+    def _run_layer(self, index: int, x: Tensor, batch: Batch, kept: KeptCache | None) -> Tensor:
         """One layer over the stream `x`, which it may overwrite.
 
-        Where `outputs` is given, the layer is the last: keys and values of all tokens, the rest only for the outputs.
+        The last layer makes keys and values of all tokens, and the rest only for the outputs.
         """
         decoder, layer = self.decoder, self.decoder.layers[index]
-        n_query, n_key = decoder.n_heads * decoder.head_dim, decoder.n_kv_heads * decoder.head_dim
+        dim, is_last = decoder.head_dim, index == len(decoder.layers) - 1
+        n_query, n_key = decoder.n_heads * dim, decoder.n_kv_heads * dim
         h = layer.attention_norm(x)
-        if outputs is None:
-            streams = [layer.qkv(h)]
+        of_queries, of_keys = batch.rotations.get((layer.rope, layer.scaling)), batch.rotations.get((layer.rope, 1.0))
+        if is_last:
+            streams = [layer.qkv.rows(0, n_query)(h[batch.outputs]), layer.qkv.rows(n_query, n_query + 2 * n_key)(h)]
+            of_queries, x = None if of_queries is None else of_queries[batch.outputs], x[batch.outputs]
         else:
-            streams = [layer.qkv.rows(0, n_query)(h[outputs]), layer.qkv.rows(n_query, n_query + 2 * n_key)(h)]
-            x = x[outputs]
-        attended = [attend(decoder, layer, index, block, streams, of_outputs=outputs is not None, kept=kept) for block in blocks]
+            streams = [layer.qkv(h)]
+        rotate(streams[0][:, :n_query], layer.q_norm, of_queries, layer.scaling, dim)
+        rotate(streams[-1][:, -2 * n_key : -n_key], layer.k_norm, of_keys, 1.0, dim)
+        attended = [attend(decoder, layer, index, block, streams, of_outputs=is_last, kept=kept) for block in batch.blocks]
         x = _add(x, layer.attention_out, attended[0] if len(attended) == 1 else torch.cat(attended), layer.after_attention_norm)
         return _add(x, layer.mlp.out, layer.mlp.inner(layer.mlp_norm(x)), layer.after_mlp_norm)
+
+
+def _rotate_at(positions: Tensor, decoder: Decoder) -> dict[tuple[int, float], Tensor]:
+    used = {(layer.rope, scaling) for layer in decoder.layers for scaling in (1.0, layer.scaling) if decoder.ropes}
+    return {(rope, scaling): decoder.ropes[rope][positions][:, None] * scaling for rope, scaling in used}
 
 
 def _add(residual: Tensor, linear: Linear, x: Tensor, norm: Norm | None) -> Tensor:

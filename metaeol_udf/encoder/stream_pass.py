@@ -10,11 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metaeol_udf.encoder.attention import Block
 from metaeol_udf.encoder.cuda_graphs import GraphCache
 from metaeol_udf.encoder.decoder import Decoder
 from metaeol_udf.encoder.flex import LayerCache, flatten_stream, run_layer, run_layers, unflatten_stream
-from metaeol_udf.encoder.forward import TriePass
+from metaeol_udf.encoder.forward import Batch, TriePass
 from metaeol_udf.encoder.placement import DeviceOf, device_of, find_stages, move
 from metaeol_udf.encoder.plan import Cell
 from metaeol_udf.encoder.stream import BLOCK, SlabLayout, TailOrder, lay_out_slab, lay_out_stream, order_tails
@@ -25,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 _MIN_COSINE = 0.995  # stream against cells on the first batch, whatever the dtype: a wrong mask is far below it
 
-Batch = Sequence[Cell]
+Cells = Sequence[Cell]
 TextIds = Sequence[Mapping[int, Sequence[int]]]
 
 
@@ -82,7 +81,7 @@ class StreamPass(TriePass):
         self._tails = [orders[id(group.tail_sees)] for group in groups]  # texts with a common start keep their group's tails
 
     @torch.inference_mode()
-    def run(self, batch: Batch, text_ids: TextIds) -> list[Tensor]:
+    def run(self, batch: Cells, text_ids: TextIds) -> list[Tensor]:
         """As `TriePass.run`; the result holds until the next call."""
         n_tokens = sum(cell.n_tokens for cell in batch)
         size = next((size for size in self.sizes if size >= n_tokens), 0)
@@ -99,19 +98,19 @@ class StreamPass(TriePass):
             return self._give_up(batch, text_ids, f"the compiler failed with {type(error).__name__}")
         return states if self._is_proved else self._prove(batch, text_ids, states)
 
-    def _prove(self, batch: Batch, text_ids: TextIds, states: Sequence[Tensor]) -> list[Tensor]:
+    def _prove(self, batch: Cells, text_ids: TextIds, states: Sequence[Tensor]) -> list[Tensor]:
         expected = super().run(batch, text_ids)
         cosines = [F.cosine_similarity(ours, cells, dim=-1).flatten() for ours, cells in zip(states, expected, strict=True)]
         cosine = float(torch.cat(cosines).nan_to_num(nan=-1.0).min())
         self._is_proved = True
         return expected if cosine >= _MIN_COSINE else self._give_up(batch, text_ids, f"its cosine to them is {cosine:.6f}")
 
-    def _give_up(self, batch: Batch, text_ids: TextIds, why: str) -> list[Tensor]:
+    def _give_up(self, batch: Cells, text_ids: TextIds, why: str) -> list[Tensor]:
         logger.warning("batches run cell by cell, which is slower on a GPU: a whole stream at once is not used, %s", why)
         self.sizes, self._layer_function = (), None
         return super().run(batch, text_ids)
 
-    def _run_stream(self, batch: Batch, text_ids: TextIds, size: int) -> list[Tensor]:
+    def _run_stream(self, batch: Cells, text_ids: TextIds, size: int) -> list[Tensor]:
         layout, caches, is_constant = self._slab_for(batch)
         stream = lay_out_stream(batch, self._groups, self._tails, layout, text_ids, size)
         n_wanted = len(stream.outputs)
@@ -130,7 +129,7 @@ class StreamPass(TriePass):
         parts = dict(zip(stream.cells, torch.split(states[: stream.n_outputs], sizes), strict=True))
         return [parts[index].view(len(cell.rows), -1, states.shape[-1]) for index, cell in enumerate(batch)]
 
-    def _slab_for(self, batch: Batch) -> tuple[SlabLayout, list[LayerCache], bool]:
+    def _slab_for(self, batch: Cells) -> tuple[SlabLayout, list[LayerCache], bool]:
         """The heads of the template set, and of the batch's groups where they have others; and whether they have none."""
         own = [group for group in self._own_groups if group.head_ids in self._heads]
         always = lay_out_slab(own)
@@ -149,10 +148,11 @@ class StreamPass(TriePass):
                 keys[0, :, start:stop], values[0, :, start:stop] = (part[:, start - stop :] for part in cache[index])
         return keys, values
 
-    def _carry(self, index: int, x: Tensor, blocks: Sequence[Block], outputs: Tensor) -> tuple[Tensor, Sequence[Block], Tensor]:
+    def _carry(self, index: int, x: Tensor, batch: Batch) -> tuple[Tensor, Batch]:
         """Bring cells to where a layer stands; heads are there already, each layer's at the layer."""
         stage = next((stage for stage in self.stages[1:] if stage.layers.start == index), None)
         if stage is None:
-            return x, blocks, outputs
-        moved = [dataclasses.replace(move(dataclasses.replace(block, heads=()), stage.device), heads=block.heads) for block in blocks]
-        return x.to(stage.device), moved, outputs.to(stage.device)
+            return x, batch
+        moved = move(dataclasses.replace(batch, blocks=tuple(dataclasses.replace(block, heads=()) for block in batch.blocks)), stage.device)
+        blocks = tuple(dataclasses.replace(new, heads=old.heads) for new, old in zip(moved.blocks, batch.blocks, strict=True))
+        return x.to(stage.device), dataclasses.replace(moved, blocks=blocks)

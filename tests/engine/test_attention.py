@@ -40,7 +40,7 @@ def blocks_of(encoder: MetaEOLEncoder, runner: TriePass, texts: list[str]) -> li
             Part(runner._layout(group, cell.n_text_tokens), runner._heads[group.head_ids], len(cell.rows), start, start + cell.n_tokens)
         )
         start += cell.n_tokens
-    blocks = make_blocks(parts, runner.decoder)
+    blocks = make_blocks(parts)
     assert [block.start for block in blocks] == [0, *(block.stop for block in blocks[:-1])]
     assert blocks[-1].stop == start
     assert sum(block.n_rows for block in blocks) == sum(part.n_rows for part in parts)

@@ -43,7 +43,7 @@ def test_a_decoder_over_two_devices_equals_one(
         split.set_batch_tokens(512)
     moved: list[torch.device] = []
     carry = split._carry
-    monkeypatch.setattr(split, "_carry", lambda index, x, parts, outputs: (moved.append(index), carry(index, x, parts, outputs))[1])
+    monkeypatch.setattr(split, "_carry", lambda index, x, batch: (moved.append(index), carry(index, x, batch))[1])
     cells, ours = both(encoder, split, [*TEXTS, *LOGS])
     assert worst_cosine(ours, cells) >= 0.99999
     assert moved
@@ -64,7 +64,7 @@ def test_placing_moves_every_tensor_and_loses_none(tiny_model: Callable[..., Pat
     outside = count_bytes((plain.token_table, plain.position_table, plain.ropes))
     placed = place(plain, [torch.device("meta"), torch.device("cpu")], [outside + 2 * size, 2 * size])
     assert [stage.device.type for stage in find_stages(placed)] == ["meta", "cpu"]
-    assert {placed.token_table.device.type, placed.ropes[0][0].device.type} == {"meta"}
+    assert {placed.token_table.device.type, placed.ropes[0].device.type} == {"meta"}
     assert placed.final_norm is not None
     assert placed.final_norm.weight.device.type == "cpu"
     assert count_bytes(placed.layers) == 4 * size
