@@ -60,10 +60,11 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    fields = [line.partition(":") for line in lines]
-    name = next((value.strip() for key, _, value in fields if key.strip() == "model name"), platform.machine())
-    flags = next((value.split() for key, _, value in fields if key.strip() == "flags"), [])
-    return f"{name} with {'AVX512-BF16' if 'avx512_bf16' in flags else 'no AVX512-BF16'}"
+    found = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in reversed(lines))}  # the first CPU's
+    # Virtual machines hide the model's name, but not its family, which tells a generation.
+    family = f" (family {found['cpu family']}, model {found.get('model')})" if "cpu family" in found else ""
+    has_bf16 = "avx512_bf16" in found.get("flags", "").split()
+    return f"{found.get('model name', platform.machine())}{family} with {'AVX512-BF16' if has_bf16 else 'no AVX512-BF16'}"
 
 
 def _commit() -> str:
