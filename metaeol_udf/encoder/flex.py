@@ -41,7 +41,8 @@ class DeviceStream:
         outputs: Tokens whose hidden states are wanted, shape ``(n_outputs,)``.
         masks: For each window in use, the block mask with all tokens as queries.
         output_masks: The same with the outputs as queries.
-        rotations: Cosines and sines at `positions`, shape ``(n_tokens, 1, head_dim / 2)``, for each rotary table in use.
+        rotations: Cosines and sines at `positions`, shape ``(n_tokens, 1, head_dim)``, for each rotary table in use: both numbers of a pair
+            have its own, the first one with the sine negated.
         output_rotations: The same at the outputs.
     """
 
@@ -99,8 +100,10 @@ def unflatten_stream(flat: Tensor, n_tokens: int, n_slab: int, n_outputs: int, d
 
     rotations = {}
     for rope in {layer.rope for layer in decoder.layers if decoder.ropes}:
-        at = torch.view_as_real(decoder.ropes[rope].to(flat.device).index_select(0, positions)[:, None]).to(decoder.token_table.dtype)
-        rotations[rope] = (at[..., 0], at[..., 1])
+        at = decoder.ropes[rope].to(flat.device).index_select(0, positions)[:, None]
+        pairs = ((at.real, at.real), (-at.imag, at.imag))
+        cos, sin = (torch.stack(pair, dim=-1).flatten(-2).to(decoder.token_table.dtype) for pair in pairs)
+        rotations[rope] = (cos, sin)
     return DeviceStream(
         ids, positions, outputs, make_masks(tokens, counts, order), make_masks(outputs, output_counts, output_order),
         rotations, {rope: (cos.index_select(0, outputs), sin.index_select(0, outputs)) for rope, (cos, sin) in rotations.items()},
@@ -186,8 +189,7 @@ def _place(x: Tensor, norm: Norm | None, rotation: Rotation | None) -> Tensor:
         x = norm(x)
     if rotation is not None:
         cos, sin = rotation
-        first, second = x.view(*x.shape[:-1], -1, 2).unbind(-1)
-        x = torch.stack([first * cos - second * sin, second * cos + first * sin], dim=-1).flatten(-2)
+        x = x * cos + x.view(*x.shape[:-1], -1, 2).flip(-1).flatten(-2) * sin
     return x.transpose(1, 2)
 
 
