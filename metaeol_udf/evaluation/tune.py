@@ -19,7 +19,7 @@ from metaeol_udf.evaluation.states import StateBank
 
 _KEPT_LAYERS = 6  # choices of layers that are tried with every post-processing
 _KEPT_STARTS = 3  # choices of layers and post-processing whose templates are then thinned out
-_LARGEST_MEAN = 4  # adjacent layers that are averaged
+_LARGEST_MEAN = 4  # layers that are averaged
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,8 @@ def _scored(bank: StateBank, choose_on: Sequence[Objective], held_out: Sequence[
 
 
 def _layer_choices(layers: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """Single layers, and means of adjacent ones."""
-    for size in range(1, _LARGEST_MEAN + 1):
-        for start in range(len(layers) - size + 1):
-            yield tuple(layers[start : start + size])
+    """Single layers, and means of adjacent ones and of every other one."""
+    yield from ((layer,) for layer in layers)
+    for step in (1, 2):
+        for span in range(step, step * _LARGEST_MEAN, step):
+            yield from (tuple(layers[start : start + span + 1 : step]) for start in range(len(layers) - span))

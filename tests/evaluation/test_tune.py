@@ -55,6 +55,16 @@ def test_the_layer_and_the_template_that_hold_the_meaning_are_found() -> None:
     assert all(first.cost < second.cost and first.chosen_on < second.chosen_on for first, second in zip(tuned.front, tuned.front[1:]))  # noqa: B905
 
 
+def test_layers_that_hold_the_meaning_together_are_found_past_one_between_them_that_does_not() -> None:
+    bank, objective = random_bank(400, good_layer=0, good_template=1)
+    random = np.random.default_rng(7)
+    bank.states[:, 1, 2] = bank.states[:, 1, 0]
+    bank.states[:, 1, (0, 2)] += 5 * random.normal(size=(len(bank.texts), 2, 16)).astype(np.float32)
+    bank.states[:, 1, 1] *= 10
+    best = tune(bank, *split_in_two([objective]), layers=(4,)).best(max_cost=1.0)
+    assert best.layers == (1, 3)
+
+
 def test_noise_gains_nothing_on_the_pairs_that_were_held_out() -> None:
     bank, objective = random_bank(400, good_layer=2, good_template=1)
     noise = dataclasses.replace(objective, gold=np.random.default_rng(5).permutation(objective.gold))
