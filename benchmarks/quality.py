@@ -99,21 +99,21 @@ def main() -> None:
     parser.add_argument("--model", default="models/smollm2-135m-instruct")
     parser.add_argument("--spec", type=Path, default=Path("conf/specs/smollm2-135m.yaml"))
     parser.add_argument("--pairs", type=int, default=300, help="of each STS set")
-    parser.add_argument("--texts", type=int, default=500, help="of each transfer task, for the first set and the spec; 0: none")
+    parser.add_argument("--texts", type=int, default=500, help="of each transfer task, for the first two sets and the spec; 0: none")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--write", type=Path, help="page whose table is replaced")
     arguments = parser.parse_args()
     plain = EmbeddingSpec(model=arguments.model)
     lines = {}
     for name in SETS:
-        texts = arguments.texts if name == SETS[0] else 0
+        texts = arguments.texts if name in SETS[:2] else 0
         (lines[name],) = measure(dataclasses.replace(plain, templates=name), arguments.data, arguments.pairs, texts)
         print(f"{name}: {lines[name]['sts_average']:.2f}", flush=True)
     spec = dataclasses.replace(EmbeddingSpec.load(arguments.spec), model=arguments.model)
     for kind, line in zip(VALUES, measure(spec, arguments.data, arguments.pairs, arguments.texts, VALUES), strict=True):
         lines[arguments.spec.name if kind == "float32" else f"the same, {kind}"] = line
     command = f"python -m benchmarks.quality --pairs {arguments.pairs} --texts {arguments.texts}"
-    drawn = "so many pairs of each STS set and texts of each transfer task, drawn at random; cost and gain against the first line."
+    drawn = "at most so many pairs of each STS set and texts of each transfer task, drawn at random; cost and gain against the first line."
     text = f"`{command}`, {date.today()}: {drawn}\n\n{table(lines)}"
     print(text)
     if arguments.write:
