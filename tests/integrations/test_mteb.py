@@ -17,7 +17,7 @@ mteb = pytest.importorskip("mteb")
 ANIMALS = ("cat", "dog", "horse", "bird", "fish", "mouse")
 PLACES = ("garden", "house", "river", "street")
 SENTENCES = [f"The {animal} sleeps in the {place}." for animal in ANIMALS for place in PLACES]
-OTHERS = [SENTENCES[(7 * i + 3) % len(SENTENCES)] for i in range(len(SENTENCES))]
+OTHERS = [*SENTENCES[5:], *SENTENCES[:5]]  # no pair stands in both orders: equal cosines would be ranked by their rounding
 GOLD = [float(x) for x in np.random.default_rng(0).uniform(0, 5, len(SENTENCES)).round(1)]
 
 DESCRIPTION = {
