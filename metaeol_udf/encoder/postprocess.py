@@ -133,7 +133,11 @@ def check_postprocess(post: PostProcessing, hidden_size: int, made_with: dict[st
     fitted = post.fitted_for or {}
     for name in ("templates", "layer"):
         if fitted.get(name, made_with[name]) != made_with[name]:
-            raise ConfigError(f"embedding.postprocess was fitted for another embedding.{name}: fit it again with `metaeol fit`")
+            theirs = f" ({fitted[name]})" if name == "layer" else ""
+            raise ConfigError(
+                f"embedding.postprocess was fitted for another embedding.{name}{theirs}: leave embedding.{name} to embedding.spec "
+                "if that names the file, or fit it again with `metaeol fit`"
+            )
     if fitted.get("model_hash", made_with.get("model_hash")) != made_with.get("model_hash"):
         return ["embedding.postprocess was fitted on other model files: `metaeol fit` makes it anew for these"]
     return []

@@ -172,7 +172,7 @@ def test_its_content_belongs_to_the_fingerprint_and_its_place_does_not(tiny_mode
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    ({"layer": 1}, "another embedding.layer"),
+    ({"layer": 1}, r"another embedding.layer \(4\): leave embedding.layer to embedding.spec"),
     ({"templates": "prompteol"}, "another embedding.templates"),
     ({"truncate_dim": 4000}, "post-processing gives"),
 ])  # fmt: skip
