@@ -12,7 +12,7 @@ from torch import Tensor
 from metaeol_udf.encoder.decoder import Decoder, Layer, Norm
 from metaeol_udf.prompts.trie import HeadGroup
 
-HeadCache = tuple[tuple[Tensor, Tensor], ...]  # keys and values of a head, a layer each, shape (n_kv_heads, n_head, head_dim)
+HeadCache = tuple[Tensor, ...]  # keys and values of a head, a layer each, shape (2, n_kv_heads, n_head, head_dim)
 
 _QUERY_BLOCK = 128  # queries of a long text are taken in blocks, which skips most of the keys that causality hides
 _MAX_PADDING = 1.3  # scores of cells that are taken together, over those of the cells by themselves
@@ -247,7 +247,7 @@ def rotate(x: Tensor, norm: Norm | None, rotation: Tensor | None, scaling: float
 
 def attend(
     decoder: Decoder, layer: Layer, index: int, block: Block, streams: Sequence[Tensor], *, of_outputs: bool,
-    kept: list[tuple[Tensor, Tensor]] | None,
+    kept: list[Tensor] | None,
 ) -> Tensor:  # fmt: skip
     """Attention of a block's tokens to their head, to their own text and to their own branch of the tail trie.
 
@@ -270,14 +270,15 @@ def attend(
     queries = _pad(streams[0][block.first_output : block.last_output], gather) if of_outputs else own[:, : -2 * n_kv * dim]
     seen = own.new_empty(2, n_rows, n_kv, n_head + block.n_tokens, dim)
     for start, stop, head in block.heads:
-        n_own = 0 if head is None else head[index][0].shape[1]
+        n_own = 0 if head is None else head[index].shape[2]
         if head is not None:
-            seen[0, start:stop, :, :n_own], seen[1, start:stop, :, :n_own] = head[index]
-        seen[:, start:stop, :, n_own:n_head] = 0  # unseen, but what is not a number would be so in sums too
+            seen[:, start:stop, :, :n_own] = head[index][:, None]
+        if n_own < n_head:
+            seen[:, start:stop, :, n_own:n_head] = 0  # unseen, but what is not a number would be so in sums too
     seen[:, :, :, n_head:] = own[:, -2 * n_kv * dim :].view(n_rows, block.n_tokens, 2, n_kv, dim).permute(2, 0, 3, 1, 4)
     keys, values = seen
     if kept is not None:
-        kept.append((keys[0], values[0]))
+        kept.append(seen[:, 0])
     mask, query_blocks = block.masks[layer.window], block.query_blocks
     if of_outputs:
         mask, query_blocks = _pick(mask, block.outputs), ((0, block.outputs.shape[1], n_head + block.n_tokens),)

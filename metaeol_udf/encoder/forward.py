@@ -15,8 +15,6 @@ from metaeol_udf.prompts.trie import HeadGroup
 
 _MAX_KEPT_TEXT_TOKENS = 96  # layouts of longer texts are large and rarely met again, so they are made anew
 
-KeptCache = list[tuple[Tensor, Tensor]]
-
 
 @dataclass(frozen=True)
 class Batch:
@@ -104,11 +102,11 @@ class TriePass:
         inherited, own = group.head_ids[: group.n_inherited], group.head_ids[group.n_inherited :]
         alone = HeadGroup(inherited, (0,), (), (), group.tail_sees[:0, :0], (-1,), (0,))
         part = Part(make_layout(alone, len(own), self.decoder), self._heads.get(inherited), 1, 0, len(own))
-        kept: KeptCache = []
+        kept: list[Tensor] = []
         self._forward(torch.tensor(own), [part], kept)
         return tuple(kept)
 
-    def _forward(self, ids: Tensor, parts: Sequence[Part], kept: KeptCache | None) -> Tensor:
+    def _forward(self, ids: Tensor, parts: Sequence[Part], kept: list[Tensor] | None) -> Tensor:
         """Hidden states at the outputs of all parts, one after the other, shape ``(n_outputs, n_taps * hidden_size)``."""
         decoder = self.decoder
         positions = torch.cat([part.layout.positions.repeat(part.n_rows) for part in parts])
@@ -130,7 +128,7 @@ class TriePass:
         """Bring a batch to the device of a layer; here all layers stand on one."""
         return x, batch
 
-    def _run_layer(self, index: int, x: Tensor, batch: Batch, kept: KeptCache | None) -> Tensor:
+    def _run_layer(self, index: int, x: Tensor, batch: Batch, kept: list[Tensor] | None) -> Tensor:
         """One layer over the stream `x`, which it may overwrite.
 
         The last layer makes keys and values of all tokens, and the rest only for the outputs.

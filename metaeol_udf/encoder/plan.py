@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ class Cell:
     n_tokens: int
 
 
-def plan_batches(lengths: Sequence[Mapping[int, int]], n_tails: Sequence[int], max_batch_tokens: int) -> list[list[Cell]]:
+def plan_batches(lengths: Sequence[Mapping[int, int]], n_tails: Sequence[int], max_batch_tokens: int, n_lanes: int = 1) -> list[list[Cell]]:
     """Group texts into batches that fit the token budget. Nothing is padded.
 
     Longest texts first, so that the batch most likely to run out of memory runs first. Within a length, head groups
@@ -34,6 +35,8 @@ def plan_batches(lengths: Sequence[Mapping[int, int]], n_tails: Sequence[int], m
         lengths: For each head group its texts and their tokens.
         n_tails: Tokens of each group's tail trie, shape ``(n_groups,)``.
         max_batch_tokens: Tokens a batch may hold; a text that is longer by itself makes a batch of its own.
+        n_lanes: Threads that run batches. With several, batches hold less where that makes their number a multiple of it: three
+            equal batches on two lanes would leave one of them idle for a quarter of the time.
 
     Returns:
         Batches of cells; each (group, text) stands in exactly one cell.
@@ -42,30 +45,21 @@ def plan_batches(lengths: Sequence[Mapping[int, int]], n_tails: Sequence[int], m
     for group, of_group in enumerate(lengths):
         for row, length in of_group.items():
             same[length, group].append(row)
+    left = sum(len(rows) * (length + n_tails[group]) for (length, group), rows in same.items())
+    n_unused = left / max(1, 2 * sum(map(len, same.values())))  # of a batch, on average: the next row did not fit
+    n_batches = n_lanes * math.ceil(left / (n_lanes * max(1, max_batch_tokens - n_unused)))
     batches: list[list[Cell]] = []
-    room = 0
+    room, wanted = 0, 0.0
     for length, group in sorted(same, key=lambda key: (-key[0], key[1])):
         rows = same[length, group]
         n_row = length + n_tails[group]
         while rows:
-            if not batches or room < n_row:
-                batches.append([])
+            if room < n_row or wanted < n_row / 2:
                 room = max_batch_tokens
-            n_fit = max(1, min(len(rows), room // n_row))
+                wanted = room if n_lanes == 1 else left / max(1, n_batches - len(batches))  # an even share of what is left
+                batches.append([])
+            n_fit = max(1, min(len(rows), room // n_row, round(wanted / n_row)))
             batches[-1].append(Cell(group, tuple(rows[:n_fit]), length, n_fit * n_row))
-            room -= n_fit * n_row
+            room, wanted, left = room - n_fit * n_row, wanted - n_fit * n_row, left - n_fit * n_row
             rows = rows[n_fit:]
     return batches
-
-
-def share_evenly(lengths: Sequence[Mapping[int, int]], n_tails: Sequence[int], max_batch_tokens: int, n_lanes: int) -> int:
-    """A token budget, at most `max_batch_tokens`, at which the number of batches is a multiple of the lanes that run them.
-
-    Matters to few texts alone: three equal batches on two lanes would leave one of them idle for a quarter of the time.
-    """
-    if n_lanes == 1:
-        return max_batch_tokens
-    rows = [length + n_tail for of_group, n_tail in zip(lengths, n_tails, strict=True) for length in of_group.values()]
-    n_rounds = -(-sum(rows) // (n_lanes * max_batch_tokens))
-    # A row more than its share keeps what does not fit exactly from making another batch.
-    return min(max_batch_tokens, sum(rows) // (n_lanes * n_rounds) + max(rows)) if rows else max_batch_tokens

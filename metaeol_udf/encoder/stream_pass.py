@@ -140,13 +140,13 @@ class StreamPass(TriePass):
         return layout, self._slabs[layout], layout == always
 
     def _fill_slab(self, layout: SlabLayout, device: torch.device, index: int) -> LayerCache:
-        shape = (1, self.decoder.n_kv_heads, layout.n_tokens, self.decoder.head_dim)
-        keys, values = torch.zeros(2, *shape, dtype=self.decoder.token_table.dtype, device=device)
+        shape = (2, 1, self.decoder.n_kv_heads, layout.n_tokens, self.decoder.head_dim)
+        slab = torch.zeros(shape, dtype=self.decoder.token_table.dtype, device=device)
         for head, start, stop in zip(layout.heads, layout.starts, layout.starts[1:], strict=False):
             cache = self._heads[head]
             if cache is not None:
-                keys[0, :, start:stop], values[0, :, start:stop] = (part[:, start - stop :] for part in cache[index])
-        return keys, values
+                slab[:, 0, :, start:stop] = cache[index][:, :, start - stop :]
+        return slab[0], slab[1]
 
     def _carry(self, index: int, x: Tensor, batch: Batch) -> tuple[Tensor, Batch]:
         """Bring cells to where a layer stands; heads are there already, each layer's at the layer."""

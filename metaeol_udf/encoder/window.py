@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from metaeol_udf.encoder.plan import Cell, plan_batches, share_evenly
+from metaeol_udf.encoder.plan import Cell, plan_batches
 from metaeol_udf.prompts import TemplateSet, clean_text
 from metaeol_udf.prompts.common import find_common_starts
 from metaeol_udf.prompts.tokens import PromptTokenizer
@@ -69,7 +69,7 @@ def prepare_window(
             whole[row] += len(group.prompt_lengths) * len(tokens) + sum(group.prompt_lengths)
     lengths = [{row: len(tokens) for row, tokens in of_group.items()} for of_group in text_ids]
     n_tails = [len(group.tail_ids) for group in groups]
-    batches = plan_batches(lengths, n_tails, share_evenly(lengths, n_tails, max_batch_tokens, n_lanes))
+    batches = plan_batches(lengths, n_tails, max_batch_tokens, n_lanes)
     unique = np.array([places[text] for text in cleaned], np.int64)
     is_first = np.zeros(len(texts), bool)
     is_first[np.unique(unique, return_index=True)[1]] = True
