@@ -60,7 +60,8 @@ class Norm:
             return F.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps)
         wide = x.float()
         scale = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(self.eps).rsqrt_()
-        return torch.mul(wide, scale).mul_(self.weight).to(x.dtype)
+        scaled = torch.mul(wide, scale) if wide is x else wide.mul_(scale)  # `wide` is a copy unless `x` is float32
+        return scaled.mul_(self.weight).to(x.dtype)
 
 
 #: What MLPs apply, by the name that `Mlp.activation` gives it.
