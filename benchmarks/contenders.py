@@ -35,7 +35,7 @@ class Contender:
         encoder: This package's encoder, where it is one.
         absent: Why it could not be made.
         rates: Texts a second, one for each round.
-        roofs: Operations a second of the model's matrix products, one for each round.
+        roofs: Operations a second of the model's matrix products just before and after, one for each round; 0 for others.
         tokens_per_text: Tokens that went through the model for a text of the last call; the first call also has the heads'.
         rows: Positions of the texts that it is timed on, ascending.
         vectors: Of those texts, from the last round.

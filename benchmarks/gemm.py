@@ -12,26 +12,31 @@ from metaeol_udf.encoder.lanes import Lanes, one_a_core
 from metaeol_udf.encoder.packed import PackedMlp
 
 
-def gemm_rate(decoder: Decoder, n_tokens: int = 1024, repeats: int = 2) -> float:
-    """Floating point operations a second over passes through all linear layers: the best of `repeats`.
+def gemm_rate(decoder: Decoder, n_tokens: int = 1024, seconds: float = 1.0) -> float:
+    """Floating point operations a second over passes through all linear layers.
 
-    Tried both with all cores on one pass and with one pass a core, side by side, as the encoder runs its batches; the better one counts.
+    A mean over `seconds`, as an encoder's rate is one over all its batches: the best of a few passes would find moments of a shared machine
+    that the encoder does not get. With all cores on one pass or with one pass a core, side by side, as the encoder runs its batches:
+    whichever is faster.
     """
     linears = [linear for layer in decoder.layers for linear in _linears(layer)]
     dtype = decoder.token_table.dtype
     inputs = {linear.weight.shape[1]: torch.randn(n_tokens, linear.weight.shape[1], dtype=dtype) for linear in linears}
     lanes = Lanes(one_a_core())
-    best = 0.0
-    for n_passes in dict.fromkeys((1, lanes.n)):
-        for _ in range(repeats):
-            started = time.perf_counter()
-            if n_passes == 1:
+
+    def passes_a_second(n_side: int, seconds: float) -> float:
+        started, n_done = time.perf_counter(), 0
+        while not n_done or time.perf_counter() - started < seconds:
+            if n_side == 1:
                 _run_pass(linears, inputs)
             else:
-                for running in [lanes.submit(_run_pass, linears, inputs) for _ in range(n_passes)]:
+                for running in [lanes.submit(_run_pass, linears, inputs) for _ in range(n_side)]:
                     running.result()
-            best = max(best, n_passes / (time.perf_counter() - started))
-    return n_tokens * flops_per_token(decoder) * best
+            n_done += n_side
+        return n_done / (time.perf_counter() - started)
+
+    n_side = max(dict.fromkeys((1, lanes.n)), key=lambda n_side: passes_a_second(n_side, 0.0))
+    return n_tokens * flops_per_token(decoder) * passes_a_second(n_side, seconds)
 
 
 def flops_per_token(decoder: Decoder) -> int:
