@@ -29,10 +29,6 @@ class Linear:
         """Shape ``(..., n_in)`` to ``(..., n_out)``."""
         return F.linear(x, self.weight, self.bias)
 
-    def added_to(self, residual: Tensor, x: Tensor) -> Tensor:
-        """``residual + self(x)``; may overwrite `residual`."""
-        return residual.add_(self(x))
-
     def rows(self, start: int, stop: int) -> Linear:
         """The part that computes outputs `start` to `stop`; shares memory."""
         return Linear(self.weight[start:stop], None if self.bias is None else self.bias[start:stop])

@@ -156,5 +156,6 @@ def _rotate_at(positions: Tensor, decoder: Decoder) -> dict[tuple[int, float], T
 
 
 def _add(residual: Tensor, linear: Linear, x: Tensor, norm: Norm | None) -> Tensor:
-    """The residual stream after another part of the layer; may overwrite `residual`."""
-    return linear.added_to(residual, x) if norm is None else residual.add_(norm(linear(x)))
+    """The residual stream after another part of the layer; overwrites `residual`."""
+    added = linear(x)
+    return residual.add_(added if norm is None else norm(added))
