@@ -91,7 +91,9 @@ def test_databricks_own_classes_take_the_bundles_job(target: str) -> None:
 
 def test_the_bundle_follows_the_schema_of_the_databricks_command_line() -> None:
     jsonschema = pytest.importorskip("jsonschema")
-    path = given_file("METAEOL_BUNDLE_SCHEMA", "bundle/schema/jsonschema.json of databricks/cli, which `databricks bundle schema` prints too")
+    path = given_file(
+        "METAEOL_BUNDLE_SCHEMA", "bundle/schema/jsonschema.json of databricks/cli, which `databricks bundle schema` prints too"
+    )
     # Python's patterns know letters and digits by other names.
     schema = json.loads(path.read_text().replace(r"\\p{L}", r"[^\\W\\d_]").replace(r"[-_]*[[^\\W\\d_]\\p{N}]", r"[-_]*[^\\W_]"))
     bundle = joined()
