@@ -34,7 +34,10 @@ class QuantizedLinear(Linear):
         steps = self.weight
         if steps.dtype == torch.uint8:
             steps = torch.cat([steps & 15, steps >> 4], dim=1).to(torch.int8) - 8
-        wide = steps.view(*self.scale.shape[:2], -1).to(x.dtype) * self.scale
+        if self.scale.shape[1] == 1 and x.dtype != torch.float16:  # one pass over the weights less; sums of steps may leave float16's range
+            out = F.linear(x, steps.to(x.dtype)).mul_(self.scale.view(-1))
+            return out if self.bias is None else out.add_(self.bias)
+        wide = steps.view(*self.scale.shape[:2], -1).to(x.dtype).mul_(self.scale)
         return F.linear(x, wide.view(len(steps), -1), self.bias)
 
     def rows(self, start: int, stop: int) -> QuantizedLinear:

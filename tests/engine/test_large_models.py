@@ -82,6 +82,14 @@ def test_a_quantized_linear_layer_is_close_and_small(kind: str, bits: int, least
     torch.testing.assert_close(quantized.rows(10, 40)(x), quantized(x)[:, 10:40])
 
 
+def test_large_results_stay_in_the_range_of_float16() -> None:
+    from metaeol_udf.encoder.quantized import _quantize
+
+    linear = Linear(torch.full((4, 64), 1e-3, dtype=torch.float16))
+    x = torch.full((2, 64), 100.0, dtype=torch.float16)  # 64 products of 100 steps of 127 would be 812,800
+    torch.testing.assert_close(_quantize(linear, "int8")(x), linear(x), rtol=0.01, atol=0.0)
+
+
 def test_zero_rows_stay_zero() -> None:
     from metaeol_udf.encoder.quantized import _quantize
 
