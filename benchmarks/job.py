@@ -1,6 +1,6 @@
 """The Spark and Delta job against the bare encoder: marginal rate, a worker's peak memory, and a cold job of 300 rows.
 
-    python -m benchmarks.job [--rows 128,512] [--rounds N] [--threads N]
+    python -m benchmarks.job [--rows 256,1280] [--rounds N] [--threads N]
 
 Two tables of different size go through the job, workers warm; rows by which they differ over seconds by which they differ is the
 marginal rate, from select to verify. The bare encoder embeds just those rows in this process with as many threads. The job
@@ -198,7 +198,7 @@ def main() -> None:
     parser.add_argument("--templates", default="metaeol")
     parser.add_argument("--dtype", default=best_dtype())
     parser.add_argument("--texts-from", choices=NAMES, default="short")
-    parser.add_argument("--rows", default="128,512", help="of the smaller and the larger table")
+    parser.add_argument("--rows", default="256,1280", help="of the smaller and the larger table")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--cold-rows", type=int, default=COLD_ROWS)
