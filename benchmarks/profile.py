@@ -1,14 +1,15 @@
 """Where the time of a window goes: matrix products, attention, element-wise work, copies, tokeniser, planning, Arrow.
 
-    python -m benchmarks.profile [--model DIR] [--templates NAME] [--dtype DTYPE] [--texts N]
+    python -m benchmarks.profile [--model DIR] [--templates NAME] [--dtype DTYPE] [--texts N] [--texts-from SET]
 
-The forward pass is measured by torch's profiler, each operation by its own time without what it calls; the rest by a clock
-around it. Shares are of their sum.
+A window's time and page faults are measured first. Then the forward pass is measured by torch's profiler, each operation by its own time
+without what it calls; the rest by a clock around it. Shares are of their sum.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers.utils import logging as hf_logging
 
 from benchmarks.results import show
-from benchmarks.texts import short_texts
+from benchmarks.texts import NAMES, load_texts
 from metaeol_udf import MetaEOLEncoder, TemplateSet
 from metaeol_udf.encoder.window import prepare_window
 from metaeol_udf.prompts import clean_text
@@ -62,21 +63,36 @@ def profile_window(encoder: MetaEOLEncoder, texts: list[str], show_operations: b
     return dict(seconds)
 
 
+def time_window(encoder: MetaEOLEncoder, texts: list[str]) -> str:
+    """Time of a warm window, what the system had of it, and page faults."""
+    encoder.encode(texts)
+    before, started = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+    encoder.encode(texts)
+    seconds, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF)
+    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    of_system, faults = after.ru_stime - before.ru_stime, after.ru_minflt - before.ru_minflt
+    return f"{seconds:.2f} s, {processor:.2f} s of processors, {of_system:.2f} s of them the system's, {faults:,} page faults"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=Path("models/smollm2-135m-instruct"))
     parser.add_argument("--templates", default="metaeol-separate")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--texts", type=int, default=128)
+    parser.add_argument("--texts-from", choices=NAMES, default="short", help="a set of benchmarks.texts")
     parser.add_argument("--operations", action="store_true", help="also list single operations")
     arguments = parser.parse_args()
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
     templates = TemplateSet.load(arguments.templates)
     encoder = MetaEOLEncoder.from_pretrained(str(arguments.model), templates=templates, dtype=arguments.dtype, device="cpu")
-    seconds = profile_window(encoder, short_texts(arguments.texts), arguments.operations)
+    texts = load_texts(arguments.texts_from, arguments.texts, arguments.model).texts
+    print(f"{arguments.templates}, {arguments.dtype}, {len(texts)} texts ({arguments.texts_from}), {torch.get_num_threads()} threads")
+    print(f"a window: {time_window(encoder, texts)}")
+    seconds = profile_window(encoder, texts, arguments.operations)
     total = sum(seconds.values())
-    print(f"{arguments.templates}, {arguments.dtype}, {arguments.texts} texts, {torch.get_num_threads()} threads, {total:.2f} s")
+    print(f"the same in the profiler, all threads together: {total:.2f} s")
     rows = sorted(seconds.items(), key=lambda item: -item[1])
     show([{"work": kind, "ms": round(1000 * spent, 1), "share": f"{spent / total:.1%}"} for kind, spent in rows])
 

@@ -30,7 +30,7 @@ from metaeol_udf.encoder.packed import can_pack, pack
 from metaeol_udf.encoder.placement import count_bytes, place
 from metaeol_udf.encoder.quantized import quantize
 from metaeol_udf.encoder.reference import encode_plainly
-from metaeol_udf.encoder.resident import release_clean_pages, return_freed_memory
+from metaeol_udf.encoder.resident import keep_freed_memory, release_clean_pages, return_freed_memory
 from metaeol_udf.encoder.stream_pass import StreamPass
 from metaeol_udf.encoder.window import prepare_window
 from metaeol_udf.errors import ConfigError, EnvironmentFault, ModelFilesError
@@ -116,6 +116,8 @@ def load_engine(spec: EmbeddingSpec, templates: TemplateSet, device_name: str) -
         gc.collect()
         return_freed_memory()
         release_clean_pages()
+    if device.type == "cpu":
+        keep_freed_memory()
     if isinstance(runner, TriePass):
         cosine = _worst_cosine(expected, _run(trie, runner, templates))
         logger.info("worst cosine of %s to transformers' own forward: %.6f", spec.model, cosine)

@@ -1,13 +1,15 @@
-"""Gives back memory that only loading needed: what was freed, and pages of libraries and of a mapped file of weights.
+"""Gives back memory that only loading needed: what was freed, and pages of libraries and of a mapped file of weights; and keeps
+what batches free for the batches after them.
 
-Those are clean pages of files, so nothing is lost: whoever reads one again gets it from the system's cache of files. The
-kernel would take them back by itself where memory is short, but until then they count as the process's own, and a
-container's limit is set by that.
+The pages given back are clean pages of files, so nothing is lost: whoever reads one again gets it from the system's cache of files.
+The kernel would take them back by itself where memory is short, but until then they count as the process's own, and a container's
+limit is set by that.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,10 @@ from pathlib import Path
 _MAPPINGS = Path("/proc/self/smaps")
 _HEAD = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (....) \S+ \S+ [1-9]\d* +(/.*)")  # of a mapped file: range, permissions, inode, path
 _MADV_DONTNEED = 4  # <sys/mman.h>
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
+_KEPT_BYTES = 64 * 2**20  # freed at the end of a heap before it goes back to the system
+_MAPPED_BYTES = 32 * 2**20  # of a block that is mapped for itself, and unmapped when freed: the most that glibc allows
+_CHOICES = ("GLIBC_TUNABLES", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_MAX_")
 _C_LIBRARY = ctypes.CDLL(None, use_errno=True)
 
 
@@ -38,6 +44,20 @@ def return_freed_memory() -> None:
     trim = getattr(_C_LIBRARY, "malloc_trim", None)  # glibc has it
     if trim is not None:
         trim(0)
+
+
+def keep_freed_memory() -> bool:
+    """Let the C library keep what a batch frees for the next one, of the whole process and from now on.
+
+    Layers of long texts free tensors of megabytes, which glibc hands back to the system, and gets again, zeroed, a page at a time.
+
+    Returns:
+        Whether it was set: not where the environment has a choice of its own for glibc's allocator, nor without glibc.
+    """
+    set_option = getattr(_C_LIBRARY, "mallopt", None)
+    if set_option is None or any(name in os.environ for name in _CHOICES):
+        return False
+    return bool(set_option(_M_TRIM_THRESHOLD, _KEPT_BYTES) and set_option(_M_MMAP_THRESHOLD, _MAPPED_BYTES))
 
 
 def _clean_mappings(smaps: str) -> Iterator[tuple[int, int, int]]:
