@@ -14,7 +14,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-22s %s\n", $$1, $$2 }'
 
 demo: java $(MODEL)/metaeol-manifest.json ## embed the standard library's docstrings and search them
-	@$(BIN)/python -m metaeol_udf.demo
+	@$(BIN)/python -m metaeol_udf.cli.demo
 
 test: java $(MODEL)/metaeol-manifest.json ## run the tests
 	@$(BIN)/python -m pytest

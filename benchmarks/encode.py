@@ -28,7 +28,7 @@ from benchmarks.results import Row, describe_machine, show, significant, write_r
 from benchmarks.texts import NAMES, TextSet, load_texts
 from metaeol_udf import TemplateSet
 from metaeol_udf.encoder.reference import encode_plainly
-from metaeol_udf.prompts.tokens import PromptTokenizer
+from metaeol_udf.prompts.tokenizer import PromptTokenizer
 
 #: Texts for this engine and for slow contenders. A job's windows hold thousands of texts, so this engine gets enough for its batches to
 #: be like theirs; the others take their batches one after the other whatever their number, and a part that ends in a minute or two.

@@ -29,7 +29,7 @@ def mixed_texts(n: int) -> tuple[list[str], str]:
 
         texts = pq.read_table(CORPUS, columns=["text"]).column(0).to_pylist()
         return texts[:: max(1, len(texts) // n)][:n], "the corpus"
-    from metaeol_udf.demo import collect_docstrings
+    from metaeol_udf.cli.demo import collect_docstrings
 
     return list(collect_docstrings().values())[:n], "docstrings"
 
@@ -37,7 +37,7 @@ def mixed_texts(n: int) -> tuple[list[str], str]:
 def compare(folder: Path, rows: int, model: str, templates: str, master: str) -> dict[str, Any]:
     """Predict, run, and put both side by side."""
     from metaeol_udf.config import SparkConfig
-    from metaeol_udf.spark.session import get_session
+    from metaeol_udf.spark.cluster.session import get_session
 
     texts, source = mixed_texts(rows)
     table, conf, report = folder / "table", folder / "job.yaml", folder / "report.json"

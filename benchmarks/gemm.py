@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from metaeol_udf.encoder.decoder import Decoder, Layer, Linear
-from metaeol_udf.encoder.lanes import Lanes, one_a_core
-from metaeol_udf.encoder.packed import PackedMlp
+from metaeol_udf.encoder.forward.decoder import Decoder, Layer, Linear
+from metaeol_udf.encoder.forward.onednn import PackedMlp
+from metaeol_udf.encoder.threads import Lanes, one_a_core
 
 
 def gemm_rate(decoder: Decoder, n_tokens: int = 1024, seconds: float = 1.0) -> float:

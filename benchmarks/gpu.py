@@ -22,11 +22,11 @@ import numpy as np
 import torch
 
 from benchmarks.encode import show
-from metaeol_udf.encoder.batches import BatchRunner
-from metaeol_udf.encoder.decoder import Decoder, Layer, Linear, Mlp, Norm
+from metaeol_udf.encoder.batch_runner import BatchRunner
+from metaeol_udf.encoder.forward.batching import plan_batches
+from metaeol_udf.encoder.forward.decoder import Decoder, Layer, Linear, Mlp, Norm
 from metaeol_udf.encoder.loading import Engine, choose_runner
-from metaeol_udf.encoder.plan import plan_batches
-from metaeol_udf.encoder.window import Window
+from metaeol_udf.encoder.preparation import Window
 from metaeol_udf.prompts.trie import HeadGroup
 
 

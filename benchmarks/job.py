@@ -38,7 +38,7 @@ from benchmarks.texts import NAMES, load_texts
 from metaeol_udf import MetaEOLEncoder, TemplateSet
 from metaeol_udf.config import parse_config
 from metaeol_udf.delta import run_embed
-from metaeol_udf.delta.waves import ROWS_PER_TASK
+from metaeol_udf.delta.write.waves import ROWS_PER_TASK
 
 COLD_ROWS = 300
 _BYTES = {"float32": 4, "bfloat16": 2}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from benchmarks.method_passes import PLACEHOLDER
 from metaeol_udf import TemplateSet
 from metaeol_udf.prompts import PromptTemplate, clean_text
-from metaeol_udf.prompts.tokens import PromptTokenizer
+from metaeol_udf.prompts.tokenizer import PromptTokenizer
 
 Ids = list[list[int]]  # of one template's prompts, a text each
 

@@ -27,7 +27,7 @@ from benchmarks.results import FOLDER, Row, show, write_results
 from benchmarks.sts_pairs import PairSample, load_pairs
 from metaeol_udf import TemplateSet
 from metaeol_udf.prompts import PromptTemplate
-from metaeol_udf.prompts.tokens import PromptTokenizer
+from metaeol_udf.prompts.tokenizer import PromptTokenizer
 
 Embedded = tuple[Candidate, Tensor]  # with the mean over templates, shape ``(n_texts, n_layers, hidden_size)``
 

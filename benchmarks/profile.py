@@ -23,7 +23,7 @@ from transformers.utils import logging as hf_logging
 from benchmarks.results import show
 from benchmarks.texts import NAMES, load_texts
 from metaeol_udf import MetaEOLEncoder, TemplateSet
-from metaeol_udf.encoder.window import prepare_window
+from metaeol_udf.encoder.preparation import prepare_window
 from metaeol_udf.prompts import clean_text
 
 _KINDS = {

@@ -22,11 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaeol_udf import EmbeddingSpec, MetaEOLEncoder
-from metaeol_udf.encoder.pooling import finish_vectors
+from metaeol_udf.encoder.vectors.output import finish_vectors
 from metaeol_udf.evaluation import StsTask, evaluate, load_tasks
-from metaeol_udf.evaluation.report import make_report
-from metaeol_udf.evaluation.states import tokens_per_text
+from metaeol_udf.quality.report import make_report
 from metaeol_udf.spec import VALUES, output_layers
+from metaeol_udf.tuning.state_bank import tokens_per_text
 
 SETS = ("metaeol-separate", "metaeol", "metaeol-fast", "metaeol-two", "prompteol")
 BEGIN, END = "<!-- begin quality -->", "<!-- end quality -->"

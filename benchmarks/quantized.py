@@ -17,8 +17,8 @@ from torch.nn.functional import cosine_similarity
 
 from benchmarks.gpu import SHAPES, Shape, seconds_of
 from benchmarks.results import Row, describe_machine, show
-from metaeol_udf.encoder.decoder import Layer, Linear, Mlp, Norm
-from metaeol_udf.encoder.quantized import quantize
+from metaeol_udf.encoder.forward.decoder import Layer, Linear, Mlp, Norm
+from metaeol_udf.encoder.forward.quantization import quantize
 
 
 def make_linears(shape: Shape, device: torch.device) -> list[Linear]:

@@ -27,11 +27,12 @@ from pyspark.sql.pandas.functions import pandas_udf
 from benchmarks.job import Quiet, peak_resident
 from benchmarks.results import Row, describe_machine, show, write_results
 from metaeol_udf.config import SparkConfig, parse_config
-from metaeol_udf.delta import run_embed, waves
-from metaeol_udf.spark.session import get_session
+from metaeol_udf.delta import run_embed
+from metaeol_udf.delta.write import waves
+from metaeol_udf.spark.cluster.session import get_session
 from metaeol_udf.spark.udf import RESULT_TYPE
-from metaeol_udf.spark.windows import vector_column
-from metaeol_udf.spark.worker import EncoderRequest
+from metaeol_udf.spark.worker.encoder_cache import EncoderRequest
+from metaeol_udf.spark.worker.rebatching import vector_column
 
 PHASES = ("select", "embed", "publish", "verify")
 DIM = 576

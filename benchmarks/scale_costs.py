@@ -13,11 +13,11 @@ from typing import Any
 from benchmarks.estimate import mixed_texts
 from benchmarks.rows import DIM, Setting, distinct_texts, run_job
 from metaeol_udf.config import SparkConfig
-from metaeol_udf.encoder.window import prepare_window
+from metaeol_udf.encoder.preparation import prepare_window
 from metaeol_udf.prompts import TemplateSet
-from metaeol_udf.prompts.tokens import PromptTokenizer
+from metaeol_udf.prompts.tokenizer import PromptTokenizer
 from metaeol_udf.prompts.trie import PromptTrie
-from metaeol_udf.spark.session import get_session
+from metaeol_udf.spark.cluster.session import get_session
 
 #: Phase of the simulation, whether vectors go into the source, and phase of the job's report.
 PHASES = {

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from metaeol_udf.delta.waves import task_count
+from metaeol_udf.delta.write.waves import task_count
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from benchmarks.baselines import Vectors, fill_prompts
 from metaeol_udf import EmbeddingSpec, TemplateSet
 from metaeol_udf.config import SparkConfig
 from metaeol_udf.spark import embed_udf
-from metaeol_udf.spark.session import get_session
+from metaeol_udf.spark.cluster.session import get_session
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame

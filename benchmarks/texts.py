@@ -143,7 +143,7 @@ def _corpus(data: Path) -> list[str]:
 
 
 def _docstrings() -> list[str]:
-    from metaeol_udf.demo import collect_docstrings
+    from metaeol_udf.cli.demo import collect_docstrings
 
     return list(collect_docstrings().values())
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from metaeol_udf import TemplateSet
 from metaeol_udf.prompts import clean_text
-from metaeol_udf.prompts.tokens import PromptTokenizer
+from metaeol_udf.prompts.tokenizer import PromptTokenizer
 from metaeol_udf.prompts.trie import HeadGroup, PromptTrie
 
 _TEXT = "The new camera takes sharp pictures even at night."

@@ -23,7 +23,7 @@ from benchmarks.results import FOLDER, show, write_results
 from benchmarks.sts_pairs import load_pairs
 from metaeol_udf import TemplateSet
 from metaeol_udf.prompts import PromptTemplate
-from metaeol_udf.prompts.tokens import PromptTokenizer
+from metaeol_udf.prompts.tokenizer import PromptTokenizer
 
 STEPS = {
     "steps-parts": 'Read the sentence slowly, work out what it says part by part, and sum it up in one word. Sentence: "{text}" Summary: "',

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from benchmarks.plots import import_pyplot
 from metaeol_udf import EmbeddingSpec, MetaEOLEncoder
-from metaeol_udf.encoder.window import clean_and_trim
-from metaeol_udf.evaluation.explain import explain_text
+from metaeol_udf.encoder.preparation import clean_and_trim
+from metaeol_udf.explain.next_words import explain_text
 
 _TEXT = "The new camera takes sharp pictures even at night."
 _COLOURS = ("#2b6cb0", "#b0413e", "#2f855a", "#b7791f", "#6b46c1", "#4a5568")

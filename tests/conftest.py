@@ -56,7 +56,7 @@ def tiny_model_dir(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     """Two Python workers side by side, on Delta; named tables live in a temporary warehouse."""
     from metaeol_udf.config import SparkConfig
-    from metaeol_udf.spark.session import get_session
+    from metaeol_udf.spark.cluster.session import get_session
 
     os.environ["PYSPARK_PYTHON"] = sys.executable  # workers import what the tests import
     # A worker unpickles functions of the installed package only, yet needs to find it when tests run from a bare checkout.

@@ -8,12 +8,12 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 
 from metaeol_udf.config import JobConfig
-from metaeol_udf.delta.columns import check_source_columns
-from metaeol_udf.delta.condition import filtered
-from metaeol_udf.delta.tables import open_table, parse_table, read
+from metaeol_udf.delta.tables.columns import check_source_columns
+from metaeol_udf.delta.tables.refs import open_table, parse_table, read
+from metaeol_udf.delta.tables.where_clause import filtered
 from metaeol_udf.files import replace_file
-from metaeol_udf.spark.fit import chosen_texts, fit_on
-from metaeol_udf.spark.session import get_session
+from metaeol_udf.spark.cluster.session import get_session
+from metaeol_udf.spark.postprocess_fit import chosen_texts, fit_on
 
 
 def run_fit(config: JobConfig, out: Path, method: str, *, spark: SparkSession | None = None, **options: Any) -> dict[str, Any]:

@@ -1,37 +1,22 @@
-"""A command over Delta tables, from configuration to report: what surrounds the run itself, which is in `run`."""
+"""The main job, from its configuration to its report, and what all commands over tables do around a run."""
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from pyspark.sql import SparkSession
 
-from metaeol_udf.config import JobConfig
-from metaeol_udf.delta import metrics
-from metaeol_udf.delta.budget import FailureBudget
-from metaeol_udf.delta.columns import VectorColumns
-from metaeol_udf.delta.faults import translate
-from metaeol_udf.delta.labels import LabelledPairs, load_pairs
-from metaeol_udf.delta.page import publish_page
-from metaeol_udf.delta.progress import Progress
-from metaeol_udf.delta.report import Report, check_writable, write_report
-from metaeol_udf.delta.run import EmbedRun
-from metaeol_udf.delta.tables import TableRef, parse_table
-from metaeol_udf.delta.termination import check_termination
-from metaeol_udf.encoder.model_files import ModelInfo
+from metaeol_udf.config import JobConfig, RuntimeConfig
+from metaeol_udf.delta.base.context import Job
+from metaeol_udf.delta.base.progress import Progress
+from metaeol_udf.delta.base.run_report import Report, write_report
+from metaeol_udf.delta.base.shutdown import check_termination
+from metaeol_udf.delta.pipeline import EmbedRun
+from metaeol_udf.delta.tables.spark_errors import translate
 from metaeol_udf.errors import BudgetError, MetaEOLError, QualityError, TerminatedError
-from metaeol_udf.spark.session import get_session
-from metaeol_udf.spark.staging import resolve
-from metaeol_udf.spark.udf import make_request
-from metaeol_udf.spark.worker import EncoderRequest
-from metaeol_udf.spec import EmbeddingSpec
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +33,7 @@ def run_embed(config: JobConfig, spark: SparkSession | None = None, progress: Pr
     Args:
         config: All settings.
         spark: The session to use; by default the active one, or a new one.
-        progress: Told how far it is; by default a bar on a terminal and lines in a log.
+        progress: Told how far the run is; by default a bar on a terminal and lines in a log.
 
     Returns:
         The report, which is also written to `runtime.report`.
@@ -63,10 +48,24 @@ def run_embed(config: JobConfig, spark: SparkSession | None = None, progress: Pr
         TerminatedError: SIGTERM came. What was computed is journalled.
     """
     with known_errors():
-        job = Job.prepare(config, spark)
-        with job.reported() as report:
+        job = prepare_job(config, spark)
+        with reported(job) as report:
             EmbedRun(job, progress, report).run()
-        return job.conclude(report)
+        return conclude(job, report)
+
+
+def prepare_job(config: JobConfig, spark: SparkSession | None, *, writes: bool = True) -> Job:
+    """Check that optional packages are there, then prepare the job; see `Job.prepare`.
+
+    Raises:
+        ConfigError: A setting needs a package that is not installed.
+        MetaEOLError: As for `Job.prepare`.
+    """
+    if _exports(config.runtime):
+        from metaeol_udf.delta.report.exporters import check_installed
+
+        check_installed(config.runtime)
+    return Job.prepare(config, spark, writes=writes)
 
 
 @contextmanager
@@ -84,96 +83,51 @@ def known_errors() -> Iterator[None]:
         raise known from error
 
 
-@dataclass(frozen=True)
-class Job:
-    """What all runs of one command share: settings, the resolved spec and the session."""
+@contextmanager
+def reported(job: Job) -> Iterator[Report]:
+    """Write the report of a run that is stopped early, too."""
+    report = job.new_report()
+    try:
+        yield report
+    except (BudgetError, QualityError, TerminatedError) as error:
+        report.status = next(status for kind, status in _STOPPED.items() if isinstance(error, kind))
+        write_reports(job, report)
+        raise
 
-    config: JobConfig
-    spec: EmbeddingSpec
-    info: ModelInfo
-    spark: SparkSession
-    source: TableRef
-    target: TableRef
-    columns: VectorColumns
-    pairs: LabelledPairs | None = None  # for the quality gate
 
-    @classmethod
-    def prepare(cls, config: JobConfig, spark: SparkSession | None, *, writes: bool = True) -> Job:
-        """Check what can be checked without a table, and start the session.
+def write_reports(job: Job, report: Report, *, with_map: bool = False) -> None:
+    """Write the report wherever the settings ask for it; its page with a map of the vectors where all of them are published."""
+    write_report(report, job.config.runtime.report)
+    if job.config.runtime.report_page is not None:
+        from metaeol_udf.delta.report.page_sample import publish_page
 
-        Args:
-            config: All settings.
-            spark: The session; None takes the active one or starts one.
-            writes: Whether a run follows. Without one, no folder of a report is made.
+        publish_page(report, job, with_map=with_map)
+    if _exports(job.config.runtime):
+        from metaeol_udf.delta.report.exporters import publish_metrics
 
-        Raises:
-            ConfigError: The spec names something that does not exist, a setting needs a package that is not installed, or the
-                labelled pairs cannot be read.
-            InputError: A table's name is none.
-            EnvironmentFault: Spark does not start, or the report cannot be written.
-        """
-        source, target = parse_table(config.source.table, "source.table"), parse_table(config.target_table, "target.table")
-        runtime, quality = config.runtime, config.quality
-        for setting in ("report", "report_page", "prometheus") if writes else ():
-            check_writable(getattr(runtime, setting), f"runtime.{setting}")
-        metrics.check_installed(runtime)
-        pairs = load_pairs(quality.pairs, config.source.key) if quality.gate and quality.pairs else None
-        spec, info = resolve(config.embedding, lambda: get_session(config.spark, spark))
-        settings = dataclasses.replace(config.spark, conf=dict.fromkeys(config.spark.conf, "…"))  # values may be secrets
-        logger.info("%s", dataclasses.replace(config, spark=settings))
-        return cls(config, spec, info, get_session(config.spark, spark), source, target, VectorColumns(config.column), pairs)
+        publish_metrics(report, job.config, job.spec)
+    logger.info("run %s: %s", report.run_id, {name: value for name, value in report.as_dict().items() if name != "wave_log"})
 
-    @property
-    def in_place(self) -> bool:
-        """Whether vectors go into the source itself."""
-        return self.source == self.target
 
-    @property
-    def budget(self) -> FailureBudget:
-        """How many rows may fail."""
-        return FailureBudget(self.config.runtime.max_failed_fraction)
+def conclude(job: Job, report: Report) -> dict[str, Any]:
+    """Judge a finished run by the failure budget and write its report.
 
-    def new_report(self) -> Report:
-        """An empty report with a run id of its own, which sorts by time."""
-        return Report(f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:8]}", self.spec.fingerprint())
+    Raises:
+        BudgetError: Too many rows failed.
+    """
+    over = job.budget.is_exceeded(report.rows_failed, report.rows_selected)
+    worked = report.rows_embedded + report.rows_failed
+    report.status = "over_budget" if over else "done" if worked else "nothing_to_do"
+    write_reports(job, report, with_map=True)
+    if over:
+        raise BudgetError(
+            f"{report.rows_failed} of {report.rows_selected} rows have no embedding, more than "
+            f"runtime.max_failed_fraction={job.budget.max_fraction} allows; "
+            f"all others are published, the reasons are in {job.target.beside('quarantine')}"
+        )
+    return report.as_dict()
 
-    def request(self, origin: str = "") -> EncoderRequest:
-        """What workers load; `origin` names the run in its load ids."""
-        runtime = self.config.runtime
-        return make_request(self.spec, runtime.device, runtime.max_batch_tokens, origin, runtime.model_cache)
 
-    @contextmanager
-    def reported(self) -> Iterator[Report]:
-        """Write the report of a run that is stopped early, too."""
-        report = self.new_report()
-        try:
-            yield report
-        except (BudgetError, QualityError, TerminatedError) as error:
-            report.status = next(status for kind, status in _STOPPED.items() if isinstance(error, kind))
-            self.write(report)
-            raise
-
-    def write(self, report: Report, *, with_map: bool = False) -> None:
-        """Write the report wherever the settings ask for it; its page with a map of the vectors where all of them are published."""
-        write_report(report, self.config.runtime.report)
-        publish_page(report, self, with_map=with_map)
-        metrics.publish_metrics(report, self.config, self.spec)
-        logger.info("run %s: %s", report.run_id, {name: value for name, value in report.as_dict().items() if name != "wave_log"})
-
-    def conclude(self, report: Report) -> dict[str, Any]:
-        """Judge a finished run by the failure budget and write its report.
-
-        Raises:
-            BudgetError: Too many rows failed.
-        """
-        over = self.budget.is_exceeded(report.rows_failed, report.rows_selected)
-        worked = report.rows_embedded + report.rows_failed
-        report.status = "over_budget" if over else "done" if worked else "nothing_to_do"
-        self.write(report, with_map=True)
-        if over:
-            raise BudgetError(
-                f"{report.rows_failed} of {report.rows_selected} rows have no embedding, more than "
-                f"runtime.max_failed_fraction={self.budget.max_fraction} allows; "
-                f"all others are published, the reasons are in {self.target.beside('quarantine')}"
-            )
-        return report.as_dict()
+def _exports(runtime: RuntimeConfig) -> bool:
+    """Tell whether the settings ask for figures in other systems."""
+    return bool(runtime.mlflow) or runtime.prometheus is not None

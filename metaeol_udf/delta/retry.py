@@ -7,10 +7,10 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from metaeol_udf.config import JobConfig
-from metaeol_udf.delta.job import Job, known_errors
-from metaeol_udf.delta.progress import Progress
-from metaeol_udf.delta.run import EmbedRun
-from metaeol_udf.delta.scope import Scope
+from metaeol_udf.delta.base.progress import Progress
+from metaeol_udf.delta.job import conclude, known_errors, prepare_job, reported
+from metaeol_udf.delta.pipeline import EmbedRun
+from metaeol_udf.delta.select.row_scope import Scope
 
 
 def run_retry(config: JobConfig, spark: SparkSession | None = None, progress: Progress | None = None) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def run_retry(config: JobConfig, spark: SparkSession | None = None, progress: Pr
         MetaEOLError: As for `run_embed`.
     """
     with known_errors():
-        job = Job.prepare(config, spark)
-        with job.reported() as report:
+        job = prepare_job(config, spark)
+        with reported(job) as report:
             EmbedRun(job, progress, report, Scope(failed=True)).run()
-        return job.conclude(report)
+        return conclude(job, report)

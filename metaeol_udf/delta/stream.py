@@ -23,17 +23,18 @@ from pyspark.sql.streaming.query import StreamingQuery
 from pyspark.sql.streaming.readwriter import DataStreamWriter
 
 from metaeol_udf.config import JobConfig
-from metaeol_udf.delta.condition import filtered
-from metaeol_udf.delta.fingerprint import row_fingerprint
-from metaeol_udf.delta.job import Job, known_errors
-from metaeol_udf.delta.progress import Progress
-from metaeol_udf.delta.report import Report
-from metaeol_udf.delta.run import EmbedRun
-from metaeol_udf.delta.scope import scope_of_keys
-from metaeol_udf.delta.tables import TableRef, current_version, exists, open_table
-from metaeol_udf.delta.termination import check_termination, was_requested
+from metaeol_udf.delta.base.context import Job
+from metaeol_udf.delta.base.progress import Progress
+from metaeol_udf.delta.base.run_report import Report
+from metaeol_udf.delta.base.shutdown import check_termination, was_requested
+from metaeol_udf.delta.job import conclude, known_errors, prepare_job, reported, write_reports
+from metaeol_udf.delta.pipeline import EmbedRun
+from metaeol_udf.delta.select.row_scope import scope_of_keys
+from metaeol_udf.delta.tables.fingerprint import row_fingerprint
+from metaeol_udf.delta.tables.refs import TableRef, current_version, exists, open_table
+from metaeol_udf.delta.tables.where_clause import filtered
 from metaeol_udf.errors import InputError
-from metaeol_udf.spark.udf import quoted
+from metaeol_udf.spark.columns import quoted
 
 logger = logging.getLogger(__name__)
 
@@ -59,10 +60,10 @@ def run_stream(config: JobConfig, spark: SparkSession | None = None, progress: P
         MetaEOLError: As for `run_embed`; a micro-batch that raised is looked at again by the next run.
     """
     with known_errors():
-        job = Job.prepare(config, spark)
-        with job.reported() as report:
+        job = prepare_job(config, spark)
+        with reported(job) as report:
             _Stream(job, report, progress).run()
-        return job.conclude(report)
+        return conclude(job, report)
 
 
 def describe_stream(job: Job) -> dict[str, Any]:
@@ -230,7 +231,7 @@ class _Stream:
         finally:
             keys.unpersist()
         if self._config.trigger != "availableNow":
-            job.write(self._report)
+            write_reports(job, self._report)
             job.budget.check_endless(self._report.rows_failed, self._report.rows_selected)
 
     def _not_current(self) -> Column:

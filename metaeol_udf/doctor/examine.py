@@ -11,15 +11,15 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from metaeol_udf.config import JobConfig, load_config
-from metaeol_udf.delta.lineage import vector_length
-from metaeol_udf.delta.tables import TableRef
+from metaeol_udf.delta.tables.metadata import vector_length
+from metaeol_udf.delta.tables.refs import TableRef
 from metaeol_udf.doctor import executors, machine, model, resources, settings, tables
 from metaeol_udf.doctor.finding import Finding, Level, ok, refused, warning, wrong_setting
 from metaeol_udf.doctor.plan import Plan
 from metaeol_udf.errors import MetaEOLError
 from metaeol_udf.prompts import TemplateSet
-from metaeol_udf.spark.session import get_session
-from metaeol_udf.spark.staging import resolve
+from metaeol_udf.spark.cluster.session import get_session
+from metaeol_udf.spark.worker.model_staging import resolve
 
 
 def diagnose(path: str | Path, overrides: Iterable[str] = (), *, all_keys: bool = False) -> Iterator[Finding]:

@@ -14,7 +14,7 @@ import metaeol_udf
 from metaeol_udf.config import JobConfig
 from metaeol_udf.doctor.finding import Finding, ok, wrong_environment
 from metaeol_udf.doctor.plan import Plan
-from metaeol_udf.spark.session import slot_count
+from metaeol_udf.spark.cluster.session import slot_count
 
 _SCHEMA = "host string, python string, package string, has_model boolean, has_gpu boolean"
 _PYTHON_SETTING = "spark.pyspark.python=<the same Python minor version on every node>"

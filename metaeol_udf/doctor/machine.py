@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from metaeol_udf.doctor.finding import Finding, ok, refused, warning, wrong_environment
 from metaeol_udf.doctor.plan import GIB, Plan
 from metaeol_udf.errors import EnvironmentFault
-from metaeol_udf.spark.startup import check_java
+from metaeol_udf.spark.cluster.startup import check_java
 
 #: The platform brings a Spark, a Delta and a catalog of its own.
 ON_DATABRICKS = "DATABRICKS_RUNTIME_VERSION" in os.environ

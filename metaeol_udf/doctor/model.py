@@ -13,11 +13,11 @@ from pyspark.sql import SparkSession
 
 from metaeol_udf.doctor.finding import Finding, ok, refused, warning, wrong_environment, wrong_setting
 from metaeol_udf.doctor.plan import Plan
-from metaeol_udf.encoder.manifest import read_manifest
-from metaeol_udf.encoder.model_files import check_vectors, check_weights, find_folder, is_local, local_path, model_shape, verify_folder
+from metaeol_udf.encoder.checkpoint.files import check_vectors, check_weights, find_folder, is_local, local_path, model_shape, verify_folder
+from metaeol_udf.encoder.checkpoint.manifest import read_manifest
 from metaeol_udf.errors import ConfigError, MetaEOLError
 from metaeol_udf.prompts import TemplateSet
-from metaeol_udf.spark.staging import find_or_fetch
+from metaeol_udf.spark.worker.model_staging import find_or_fetch
 from metaeol_udf.spec import EmbeddingSpec, output_layers
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")

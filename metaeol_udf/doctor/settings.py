@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from metaeol_udf.doctor.finding import Finding, ok, warning, wrong_setting
 from metaeol_udf.doctor.machine import ON_DATABRICKS
 from metaeol_udf.doctor.plan import MIB, Plan
-from metaeol_udf.spark.session import DELTA_SETTINGS
+from metaeol_udf.spark.cluster.session import DELTA_SETTINGS
 
 _TIMEOUT = "spark.sql.execution.pyspark.udf.idleTimeoutSeconds"
 _KILL = "spark.sql.execution.pyspark.udf.killOnIdleTimeout"

@@ -13,11 +13,11 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
 from metaeol_udf.config import JobConfig, SourceConfig
-from metaeol_udf.delta import selection
-from metaeol_udf.delta.columns import VectorColumns, check_source_columns, check_vector_columns, require_field
-from metaeol_udf.delta.condition import filtered
-from metaeol_udf.delta.tables import TableRef, exists, open_table, parse_table, read
-from metaeol_udf.delta.target import check_target
+from metaeol_udf.delta.select import selection
+from metaeol_udf.delta.tables.columns import VectorColumns, check_source_columns, check_vector_columns, require_field
+from metaeol_udf.delta.tables.refs import TableRef, exists, open_table, parse_table, read
+from metaeol_udf.delta.tables.target import check_target
+from metaeol_udf.delta.tables.where_clause import filtered
 from metaeol_udf.doctor.finding import Finding, ok, refused, warning, wrong_environment, wrong_setting
 from metaeol_udf.doctor.machine import check_disk
 from metaeol_udf.doctor.plan import Plan

@@ -11,12 +11,12 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from metaeol_udf.encoder.batches import BatchRunner
+from metaeol_udf.encoder.batch_runner import BatchRunner
+from metaeol_udf.encoder.checkpoint.files import resolve_spec
 from metaeol_udf.encoder.loading import Engine, load_engine
-from metaeol_udf.encoder.model_files import resolve_spec
-from metaeol_udf.encoder.pooling import finish_vectors
-from metaeol_udf.encoder.postprocess import load_postprocess
-from metaeol_udf.encoder.window import Window, prepare_window
+from metaeol_udf.encoder.preparation import Window, prepare_window
+from metaeol_udf.encoder.vectors.output import finish_vectors
+from metaeol_udf.encoder.vectors.postprocess import load_postprocess
 from metaeol_udf.errors import MetaEOLError
 from metaeol_udf.prompts import TemplateSet
 from metaeol_udf.prompts.cleanup import is_blank

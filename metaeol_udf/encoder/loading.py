@@ -19,23 +19,23 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
-from metaeol_udf.encoder.cuda_graphs import GraphCache
-from metaeol_udf.encoder.decoder import Decoder, Layer, map_tensors
-from metaeol_udf.encoder.exact import WholePass
-from metaeol_udf.encoder.families import KNOWN_MODEL_TYPES, build_decoder
-from metaeol_udf.encoder.flex import compile_layer
-from metaeol_udf.encoder.forward import TriePass
-from metaeol_udf.encoder.model_files import check_weights, find_folder, verify_folder
-from metaeol_udf.encoder.packed import can_pack, pack
-from metaeol_udf.encoder.placement import count_bytes, place
-from metaeol_udf.encoder.quantized import quantize
+from metaeol_udf.encoder.checkpoint.files import check_weights, find_folder, verify_folder
+from metaeol_udf.encoder.checkpoint.process_memory import keep_freed_memory, release_clean_pages, return_freed_memory
+from metaeol_udf.encoder.forward.decoder import Decoder, Layer, map_tensors
+from metaeol_udf.encoder.forward.hf_forward import WholePass
+from metaeol_udf.encoder.forward.hf_weights import KNOWN_MODEL_TYPES, build_decoder
+from metaeol_udf.encoder.forward.onednn import can_pack, pack
+from metaeol_udf.encoder.forward.quantization import quantize
+from metaeol_udf.encoder.forward.trie_forward import TriePass
+from metaeol_udf.encoder.gpu.cuda_graphs import GraphCache
+from metaeol_udf.encoder.gpu.device_map import count_bytes, place
+from metaeol_udf.encoder.gpu.flex_attention import compile_layer
+from metaeol_udf.encoder.gpu.packed_forward import StreamPass
+from metaeol_udf.encoder.preparation import prepare_window
 from metaeol_udf.encoder.reference import encode_plainly
-from metaeol_udf.encoder.resident import keep_freed_memory, release_clean_pages, return_freed_memory
-from metaeol_udf.encoder.stream_pass import StreamPass
-from metaeol_udf.encoder.window import prepare_window
 from metaeol_udf.errors import ConfigError, EnvironmentFault, ModelFilesError
 from metaeol_udf.prompts import TemplateSet
-from metaeol_udf.prompts.tokens import PromptTokenizer
+from metaeol_udf.prompts.tokenizer import PromptTokenizer
 from metaeol_udf.prompts.trie import HeadGroup, PromptTrie
 from metaeol_udf.spec import EmbeddingSpec, output_layers
 

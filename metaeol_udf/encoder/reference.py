@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from metaeol_udf.prompts import TemplateSet, clean_text
-from metaeol_udf.prompts.tokens import PromptTokenizer
+from metaeol_udf.prompts.tokenizer import PromptTokenizer
 
 
 @torch.inference_mode()

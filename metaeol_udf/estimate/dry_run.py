@@ -7,11 +7,12 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from metaeol_udf.config import JobConfig
-from metaeol_udf.delta.job import Job, known_errors
-from metaeol_udf.delta.look import Look
-from metaeol_udf.delta.scope import Scope
+from metaeol_udf.delta.base.context import Job
+from metaeol_udf.delta.job import known_errors, prepare_job
+from metaeol_udf.delta.select.row_scope import Scope
+from metaeol_udf.delta.select.snapshot import Look
 from metaeol_udf.delta.stream import describe_stream
-from metaeol_udf.delta.tables import read
+from metaeol_udf.delta.tables.refs import read
 from metaeol_udf.estimate.projection import wave_count
 from metaeol_udf.estimate.run import scaled, work_report
 from metaeol_udf.estimate.tokens import TokenCount, count_tokens
@@ -37,7 +38,7 @@ def plan_run(config: JobConfig, command: str = "embed", spark: SparkSession | No
         MetaEOLError: What the command itself would raise before it writes anything.
     """
     with known_errors():
-        job = Job.prepare(config, spark, writes=False)
+        job = prepare_job(config, spark, writes=False)
         work = find_workload(job, Scope(failed=command == "retry"), SAMPLE_TEXTS)
         counted = _count(job, work)
         plan = _describe(job, work, counted)

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import pandas as pd
 from pyspark.sql import DataFrame, SparkSession
 
-from metaeol_udf.spark.devices import task_gpus
-from metaeol_udf.spark.session import slot_count
-from metaeol_udf.spark.stages import gpu_profile
-from metaeol_udf.spark.worker import EncoderRequest, get_encoder
+from metaeol_udf.spark.cluster.session import slot_count
+from metaeol_udf.spark.gpu_stage import gpu_profile
+from metaeol_udf.spark.worker.devices import task_gpus
+from metaeol_udf.spark.worker.encoder_cache import EncoderRequest, get_encoder
 
 _SCHEMA = "worker string, load_s double, tokens long, seconds double"
 _WARM_UP_TEXTS = 4
@@ -83,7 +83,7 @@ class _TimedTask:
         self._seconds = seconds
 
     def __call__(self, batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-        from metaeol_udf.spark.windows import WINDOW_TOKENS, cut_windows  # which import torch: not on the driver
+        from metaeol_udf.spark.worker.rebatching import WINDOW_TOKENS, cut_windows  # which import torch: not on the driver
 
         texts = [text for batch in batches for text in batch.iloc[:, 0]]
         if not texts:

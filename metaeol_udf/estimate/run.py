@@ -10,17 +10,17 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from metaeol_udf.config import JobConfig
-from metaeol_udf.delta.job import Job, known_errors
-from metaeol_udf.delta.lineage import vector_length
-from metaeol_udf.delta.scope import Scope
+from metaeol_udf.delta.job import known_errors, prepare_job
+from metaeol_udf.delta.select.row_scope import Scope
+from metaeol_udf.delta.tables.metadata import vector_length
 from metaeol_udf.errors import ConfigError, EnvironmentFault
 from metaeol_udf.estimate.probe import Probe, run_probe
 from metaeol_udf.estimate.projection import Rates, project, wave_count, writing_seconds, written_bytes
 from metaeol_udf.estimate.tokens import TokenCount, count_tokens
 from metaeol_udf.estimate.workload import Workload, find_workload
 from metaeol_udf.prompts import TemplateSet
-from metaeol_udf.spark.executors import check_executors
-from metaeol_udf.spark.session import executor_count, slot_count
+from metaeol_udf.spark.cluster.preflight import check_executors
+from metaeol_udf.spark.cluster.session import executor_count, slot_count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ def run_estimate(config: JobConfig, options: EstimateOptions | None = None, spar
 
 def _estimate(config: JobConfig, options: EstimateOptions, spark: SparkSession | None) -> dict[str, Any]:
     started = time.monotonic()
-    job = Job.prepare(config, spark, writes=False)
+    job = prepare_job(config, spark, writes=False)
     session_s = time.monotonic() - started
     work = find_workload(job, Scope(), options.sample_texts)
     session, runtime = job.spark, config.runtime

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 from pyspark.sql import DataFrame
 
-from metaeol_udf.spark.worker import EncoderRequest
+from metaeol_udf.spark.worker.encoder_cache import EncoderRequest
 
 _SCHEMA = "texts long, tokens_computed long, tokens_whole long, trimmed long, head_tokens long"
 
@@ -51,7 +51,7 @@ class _Counter:
         self._request = request
 
     def __call__(self, batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-        from metaeol_udf.spark.windows import cut_windows  # which imports torch: not on the driver
+        from metaeol_udf.spark.worker.rebatching import cut_windows  # which imports torch: not on the driver
 
         windows = list(cut_windows(self._request, (batch.iloc[:, 0] for batch in batches)))
         if windows:
@@ -62,12 +62,12 @@ def count_windows(request: EncoderRequest, windows: list[list[str | None]]) -> d
     """Tokens of windows of texts, by the encoder's own planner."""
     from transformers import AutoTokenizer
 
-    from metaeol_udf.encoder.families import KNOWN_MODEL_TYPES
-    from metaeol_udf.encoder.window import prepare_window
+    from metaeol_udf.encoder.forward.hf_weights import KNOWN_MODEL_TYPES
+    from metaeol_udf.encoder.preparation import prepare_window
     from metaeol_udf.prompts import TemplateSet
-    from metaeol_udf.prompts.tokens import PromptTokenizer
+    from metaeol_udf.prompts.tokenizer import PromptTokenizer
     from metaeol_udf.prompts.trie import PromptTrie
-    from metaeol_udf.spark.staging import worker_folder
+    from metaeol_udf.spark.worker.model_staging import worker_folder
 
     spec = request.spec
     folder, templates = worker_folder(spec, request.files, request.model_cache), TemplateSet.from_spec(spec)

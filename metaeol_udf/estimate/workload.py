@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from metaeol_udf.delta import selection
-from metaeol_udf.delta.job import Job
-from metaeol_udf.delta.journal import Journal
-from metaeol_udf.delta.look import Look, look
-from metaeol_udf.delta.scope import Scope
-from metaeol_udf.delta.selection import FINGERPRINT, TEXT
-from metaeol_udf.delta.tables import open_table
+from metaeol_udf.delta.base.context import Job
+from metaeol_udf.delta.select import selection
+from metaeol_udf.delta.select.row_scope import Scope
+from metaeol_udf.delta.select.selection import FINGERPRINT, TEXT
+from metaeol_udf.delta.select.snapshot import Look, look
+from metaeol_udf.delta.tables.refs import open_table
+from metaeol_udf.delta.write.journal import Journal
 
 
 @dataclass(frozen=True)

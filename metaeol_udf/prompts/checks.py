@@ -10,7 +10,7 @@ from typing import Any
 
 from metaeol_udf.prompts.cleanup import clean_text
 from metaeol_udf.prompts.templates import PromptTemplate, TemplateSet
-from metaeol_udf.prompts.tokens import PromptTokenizer
+from metaeol_udf.prompts.tokenizer import PromptTokenizer
 from metaeol_udf.prompts.trie import PromptTrie
 
 #: Words of a cue, then a colon or a space, then a quote that opens; or a colon at the very end.

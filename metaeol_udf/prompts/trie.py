@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from metaeol_udf.prompts.seams import Cut, prove_cuts
+from metaeol_udf.prompts.boundaries import Cut, prove_cuts
 from metaeol_udf.prompts.templates import TemplateSet
-from metaeol_udf.prompts.tokens import PromptTokenizer
+from metaeol_udf.prompts.tokenizer import PromptTokenizer
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from pyspark.sql.types import ArrayType, DoubleType, FloatType, StructField, Str
 from metaeol_udf.errors import ConfigError
 from metaeol_udf.search.blocks import QUERY_BLOCK, ROW_BLOCK, Metric, Side, blocks, closeness, to_matrix, unit
 from metaeol_udf.search.vectors import VECTOR, collect_side, names_of, with_vectors
-from metaeol_udf.spark.udf import quoted
+from metaeol_udf.spark.columns import quoted
 
 TABLES, PROJECTIONS = 16, 8
 

@@ -21,16 +21,17 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import LongType, StringType, StructField, StructType
 
 from metaeol_udf.config import JobConfig
-from metaeol_udf.delta.columns import VectorColumns, check_source_columns, find_field, require_field
-from metaeol_udf.delta.condition import filtered
-from metaeol_udf.delta.fingerprint import of_spec
-from metaeol_udf.delta.tables import TableRef, open_table, parse_table, read
+from metaeol_udf.delta.tables.columns import VectorColumns, check_source_columns, require_field
+from metaeol_udf.delta.tables.fingerprint import of_spec
+from metaeol_udf.delta.tables.refs import TableRef, open_table, parse_table, read
+from metaeol_udf.delta.tables.where_clause import filtered
 from metaeol_udf.errors import InputError, MetaEOLError
 from metaeol_udf.search.blocks import Metric, Side, unit
 from metaeol_udf.search.vectors import against_queries, with_vectors
-from metaeol_udf.spark.session import get_session
-from metaeol_udf.spark.staging import resolve
-from metaeol_udf.spark.udf import pin, quoted, with_embeddings
+from metaeol_udf.spark.cluster.session import get_session
+from metaeol_udf.spark.columns import find_field, quoted
+from metaeol_udf.spark.udf import pin, with_embeddings
+from metaeol_udf.spark.worker.model_staging import resolve
 from metaeol_udf.spec import EmbeddingSpec
 
 #: Columns beside the key in results; no user's table may have them.

@@ -10,11 +10,11 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from metaeol_udf.config import JobConfig
-from metaeol_udf.delta.tables import parse_table
+from metaeol_udf.delta.tables.refs import parse_table
 from metaeol_udf.errors import InputError
 from metaeol_udf.search.duplicates import near_duplicates
 from metaeol_udf.search.table import OpenJob, open_job, texts_of, worker_errors
-from metaeol_udf.spark.udf import quoted
+from metaeol_udf.spark.columns import quoted
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,10 @@ from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, DoubleType, FloatType, IntegerType, LongType, StructField, StructType
 
-from metaeol_udf.delta.columns import find_field
-from metaeol_udf.delta.condition import filtered
+from metaeol_udf.delta.tables.where_clause import filtered
 from metaeol_udf.errors import ConfigError, InputError
 from metaeol_udf.search.blocks import QUERY_BLOCK, ROW_BLOCK, Metric, Side, best_pairs, blocks, closeness
-from metaeol_udf.spark.udf import quoted
+from metaeol_udf.spark.columns import find_field, quoted
 
 #: Columns beside the keys while rows compete; no user's table may have them.
 NUMBER, NEAR, VECTOR = "metaeol_query", "metaeol_near", "metaeol_vector"

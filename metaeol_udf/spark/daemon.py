@@ -13,9 +13,8 @@ import importlib
 import os
 import sys
 
-from metaeol_udf.spark.worker import go_offline
+from metaeol_udf.spark.worker.encoder_cache import go_offline
 
-MODULE = "metaeol_udf.spark.daemon"
 #: What loading a model imports, with a family that shares nearly all of it with the others. Nothing that starts threads, which
 #: do not survive a fork: no pandas and no pyarrow.
 PRELOADED = ("metaeol_udf.encoder.encoder", "transformers.models.auto.tokenization_auto", "transformers.models.llama.modeling_llama")

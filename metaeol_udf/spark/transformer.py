@@ -19,8 +19,9 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructField, StructType
 
 from metaeol_udf.errors import ConfigError, EnvironmentFault, ModelFilesError, did_you_mean
-from metaeol_udf.spark.connect import connect_session
-from metaeol_udf.spark.udf import VECTOR_TYPE, check_schema, quoted, resolve_anywhere, with_embeddings
+from metaeol_udf.spark.cluster.connect import connect_session
+from metaeol_udf.spark.columns import quoted
+from metaeol_udf.spark.udf import VECTOR_TYPE, check_schema, resolve_anywhere, with_embeddings
 from metaeol_udf.spec import SETTINGS, EmbeddingSpec
 
 OUTPUT_TYPES = ("array", "vector")

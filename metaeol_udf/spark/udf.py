@@ -13,11 +13,12 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import pandas_udf
 from pyspark.sql.types import ArrayType, BooleanType, FloatType, LongType, StringType, StructField, StructType
 
-from metaeol_udf.encoder.manifest import deciding_files
+from metaeol_udf.encoder.checkpoint.manifest import deciding_files
 from metaeol_udf.errors import ConfigError, InputError
-from metaeol_udf.spark.connect import resolve_on_worker, session_with_model
-from metaeol_udf.spark.staging import driver_folder, resolve
-from metaeol_udf.spark.worker import EncoderRequest, go_offline
+from metaeol_udf.spark.cluster.connect import resolve_on_worker, session_with_model
+from metaeol_udf.spark.columns import quoted
+from metaeol_udf.spark.worker.encoder_cache import EncoderRequest, go_offline
+from metaeol_udf.spark.worker.model_staging import driver_folder, resolve
 from metaeol_udf.spec import EmbeddingSpec
 
 VECTOR_TYPE = ArrayType(FloatType())
@@ -78,7 +79,7 @@ def result_udf(request: EncoderRequest) -> Callable[..., Column]:
 def result_frames(request: EncoderRequest, batches: Iterator[pd.Series]) -> Iterator[pd.DataFrame]:
     """What a worker makes of texts: frames with the columns of `RESULT_TYPE`, rows in the order of the texts."""
     go_offline()  # before the next line imports transformers
-    from metaeol_udf.spark.windows import encode_windows
+    from metaeol_udf.spark.worker.rebatching import encode_windows
 
     return encode_windows(request, batches)
 
@@ -162,11 +163,6 @@ def _active_session() -> SparkSession:
     if session is None:
         raise ConfigError("embedding.model is a place that only a running Spark session reaches, and none is running: start one first")
     return session
-
-
-def quoted(name: str) -> str:
-    """A column name as an expression: back-quoted, so that dots, spaces and keywords are part of the name."""
-    return "`" + name.replace("`", "``") + "`"
 
 
 def _pandas_udf(function: Callable[..., Any], return_type: ArrayType | StructType) -> Any:

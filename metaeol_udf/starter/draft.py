@@ -12,14 +12,14 @@ import yaml
 from pyspark.sql import DataFrame, SparkSession
 
 from metaeol_udf.config import parse_config, read_overrides
-from metaeol_udf.delta.columns import VectorColumns, check_source_columns, check_vector_columns, require_field
-from metaeol_udf.delta.condition import filtered
 from metaeol_udf.delta.job import known_errors
-from metaeol_udf.delta.tables import TableRef, open_table, parse_table, read
+from metaeol_udf.delta.tables.columns import VectorColumns, check_source_columns, check_vector_columns, require_field
+from metaeol_udf.delta.tables.refs import TableRef, open_table, parse_table, read
+from metaeol_udf.delta.tables.where_clause import filtered
 from metaeol_udf.errors import InputError
 from metaeol_udf.files import replace_file
 from metaeol_udf.prompts.templates import builtin_names
-from metaeol_udf.spark.session import get_session
+from metaeol_udf.spark.cluster.session import get_session
 from metaeol_udf.starter.guess import SAMPLE_ROWS, Guess, guess_columns
 
 _MODEL = "models/smollm2-135m-instruct"  # the demo's

@@ -23,9 +23,9 @@ from pyspark.sql.types import (
     TimestampType,
 )
 
-from metaeol_udf.delta.columns import is_quarantine_name
+from metaeol_udf.delta.tables.columns import is_quarantine_name
 from metaeol_udf.errors import InputError
-from metaeol_udf.spark.udf import quoted
+from metaeol_udf.spark.columns import quoted
 
 SAMPLE_ROWS = 10_000
 _MOST_COLUMNS = 40  # that are looked at as keys

@@ -20,7 +20,7 @@ from benchmarks.method_prompts import placeholder_ids, prepended_tokens, prompt_
 from benchmarks.sts_pairs import load_pairs, spearman
 from metaeol_udf import TemplateSet
 from metaeol_udf.prompts import PromptTemplate
-from metaeol_udf.prompts.tokens import PromptTokenizer
+from metaeol_udf.prompts.tokenizer import PromptTokenizer
 
 LAYERS = [0, 1, 3, 4, 5]
 PROMPTS = [[5, 6, PLACEHOLDER, 7, 8, 9], [5, 6, PLACEHOLDER, 10, 11], [5, 6, PLACEHOLDER, 12, 13, 14], [5, PLACEHOLDER, 15, 16, 17, 18]]

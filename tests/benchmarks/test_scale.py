@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.scale import MEASURED, markdown, report, size, write_between_markers
 from benchmarks.scale_model import Cluster, Table, best_wave_rows, plan, simulate_wave
-from metaeol_udf.delta.waves import task_count
+from metaeol_udf.delta.write.waves import task_count
 
 PHASES = ("select", "append", "merge_target", "verify", "merge_in_place")
 COSTS = {

@@ -105,7 +105,7 @@ def test_workers_that_differ_from_the_driver_are_found() -> None:
 @pytest.fixture
 def folder(tiny_model_dir: Path, tmp_path: Path) -> Path:
     """A copy of a good model, to damage."""
-    from metaeol_udf.encoder.manifest import write_manifest
+    from metaeol_udf.encoder.checkpoint.manifest import write_manifest
 
     shutil.copytree(tiny_model_dir, tmp_path / "model")
     write_manifest(tmp_path / "model", source="random", dtype="float32")

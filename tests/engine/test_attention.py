@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from metaeol_udf import MetaEOLEncoder, TemplateSet
-from metaeol_udf.encoder.attention import Block, Part, make_blocks
-from metaeol_udf.encoder.forward import TriePass
-from metaeol_udf.encoder.window import Window, prepare_window
+from metaeol_udf.encoder.forward.attention import Block, Part, make_blocks
+from metaeol_udf.encoder.forward.trie_forward import TriePass
+from metaeol_udf.encoder.preparation import Window, prepare_window
 from tests.engine.oracle import worst_cosine
 from tests.engine.test_exactness import TEXTS
 

@@ -9,7 +9,7 @@ import transformers
 
 from metaeol_udf import EmbeddingSpec, TemplateSet
 from metaeol_udf.prompts.checks import check_templates
-from metaeol_udf.prompts.tokens import PromptTokenizer
+from metaeol_udf.prompts.tokenizer import PromptTokenizer
 from metaeol_udf.spec import output_layers
 
 ROOT = Path(__file__).resolve().parents[2]

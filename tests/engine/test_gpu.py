@@ -11,9 +11,9 @@ import torch
 
 from benchmarks import gpu
 from metaeol_udf import MetaEOLEncoder, TemplateSet
-from metaeol_udf.encoder.batches import BatchRunner
-from metaeol_udf.encoder.flex import compile_layer
-from metaeol_udf.encoder.stream_pass import StreamPass
+from metaeol_udf.encoder.batch_runner import BatchRunner
+from metaeol_udf.encoder.gpu.flex_attention import compile_layer
+from metaeol_udf.encoder.gpu.packed_forward import StreamPass
 from tests.engine import conftest
 from tests.engine.oracle import worst_cosine
 from tests.engine.test_exactness import TEXTS

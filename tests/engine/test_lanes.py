@@ -8,7 +8,7 @@ from threading import Barrier
 import pytest
 import torch
 
-from metaeol_udf.encoder.lanes import Lanes
+from metaeol_udf.encoder.threads import Lanes
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ from torch.nn.attention import flex_attention as flex_module
 from metaeol_udf import EmbeddingSpec, MetaEOLEncoder, TemplateSet
 from metaeol_udf.config import parse_config
 from metaeol_udf.encoder import loading
-from metaeol_udf.encoder.decoder import Decoder, Layer, Linear
-from metaeol_udf.encoder.placement import count_bytes, fill_devices, find_stages, place
-from metaeol_udf.encoder.quantized import QuantizedLinear, quantize
-from metaeol_udf.encoder.stream_pass import StreamPass
+from metaeol_udf.encoder.forward.decoder import Decoder, Layer, Linear
+from metaeol_udf.encoder.forward.quantization import QuantizedLinear, quantize
+from metaeol_udf.encoder.gpu.device_map import count_bytes, fill_devices, find_stages, place
+from metaeol_udf.encoder.gpu.packed_forward import StreamPass
 from metaeol_udf.errors import ConfigError, EnvironmentFault
 from tests.engine.oracle import worst_cosine
 from tests.engine.test_exactness import TEXTS
@@ -83,7 +83,7 @@ def test_a_quantized_linear_layer_is_close_and_small(kind: str, bits: int, least
 
 
 def test_large_results_stay_in_the_range_of_float16() -> None:
-    from metaeol_udf.encoder.quantized import _quantize
+    from metaeol_udf.encoder.forward.quantization import _quantize
 
     linear = Linear(torch.full((4, 64), 1e-3, dtype=torch.float16))
     x = torch.full((2, 64), 100.0, dtype=torch.float16)  # 64 products of 100 steps of 127 would be 812,800
@@ -91,7 +91,7 @@ def test_large_results_stay_in_the_range_of_float16() -> None:
 
 
 def test_zero_rows_stay_zero() -> None:
-    from metaeol_udf.encoder.quantized import _quantize
+    from metaeol_udf.encoder.forward.quantization import _quantize
 
     for kind in ("int8", "int4"):
         assert not _quantize(Linear(torch.zeros(4, 64)), kind)(torch.ones(2, 64)).any()

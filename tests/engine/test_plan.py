@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metaeol_udf.encoder.plan import plan_batches
+from metaeol_udf.encoder.forward.batching import plan_batches
 
 Lengths = list[dict[int, int]]
 

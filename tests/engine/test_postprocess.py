@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from metaeol_udf import EmbeddingSpec, MetaEOLEncoder, TemplateSet
-from metaeol_udf.encoder.model_files import resolve_spec
-from metaeol_udf.encoder.moments import Moments, fit_postprocess
-from metaeol_udf.encoder.pooling import finish_vectors
-from metaeol_udf.encoder.postprocess import PostProcessing
+from metaeol_udf.encoder.checkpoint.files import resolve_spec
+from metaeol_udf.encoder.vectors.output import finish_vectors
+from metaeol_udf.encoder.vectors.postprocess import PostProcessing
+from metaeol_udf.encoder.vectors.postprocess_fit import Moments, fit_postprocess
 from metaeol_udf.errors import ConfigError, InputError
 
 TEXTS = ["a good day", "the people play music by the river", "x", 'she said "run"', "the old guitar is great"]
@@ -133,7 +133,7 @@ def spec_with(folder: Path, path: Path, method: str = "mean", **settings: Any) -
     size = MetaEOLEncoder.from_spec(plain, device="cpu").engine.hidden_size
     noise = np.random.default_rng(1).normal(size=(200, size)).astype(np.float32)
     resolved, info = resolve_spec(plain)
-    from metaeol_udf.encoder.model_files import made_with
+    from metaeol_udf.encoder.checkpoint.files import made_with
 
     path.write_bytes(fit_postprocess(Moments.of(noise), method, fitted_for=made_with(resolved, info.n_layers)).to_bytes())
     return dataclasses.replace(plain, postprocess=str(path), **settings)

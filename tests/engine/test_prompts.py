@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from metaeol_udf import TemplateSet
 from metaeol_udf.errors import ConfigError
 from metaeol_udf.prompts import PromptTemplate, clean_text
-from metaeol_udf.prompts.common import CommonStart, find_common_starts
+from metaeol_udf.prompts.shared_prefixes import CommonStart, find_common_starts
 from metaeol_udf.prompts.templates import builtin_names
-from metaeol_udf.prompts.tokens import PromptTokenizer
+from metaeol_udf.prompts.tokenizer import PromptTokenizer
 from metaeol_udf.prompts.trie import PromptTrie
 from tests.engine.conftest import TOKENIZERS
 from tests.engine.oracle import clean_as_paper

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from metaeol_udf.encoder.resident import release_clean_pages
+from metaeol_udf.encoder.checkpoint.process_memory import release_clean_pages
 
 PAGE = mmap.PAGESIZE
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which pages are clean")
 
 COUNT_FAULTS = """
 import ctypes, resource, sys
-from metaeol_udf.encoder.resident import keep_freed_memory
+from metaeol_udf.encoder.checkpoint.process_memory import keep_freed_memory
 
 c = ctypes.CDLL(None)
 c.malloc.restype = ctypes.c_void_p

@@ -14,12 +14,12 @@ from torch.nn.attention import flex_attention as flex_module
 
 from metaeol_udf import MetaEOLEncoder, TemplateSet
 from metaeol_udf.encoder import loading
-from metaeol_udf.encoder.batches import BatchRunner
-from metaeol_udf.encoder.cuda_graphs import GraphCache
-from metaeol_udf.encoder.flex import run_layer
-from metaeol_udf.encoder.forward import TriePass
-from metaeol_udf.encoder.stream_pass import StreamPass
-from metaeol_udf.encoder.window import prepare_window
+from metaeol_udf.encoder.batch_runner import BatchRunner
+from metaeol_udf.encoder.forward.trie_forward import TriePass
+from metaeol_udf.encoder.gpu.cuda_graphs import GraphCache
+from metaeol_udf.encoder.gpu.flex_attention import run_layer
+from metaeol_udf.encoder.gpu.packed_forward import StreamPass
+from metaeol_udf.encoder.preparation import prepare_window
 from tests.engine import conftest
 from tests.engine.oracle import worst_cosine
 from tests.engine.test_exactness import TEXTS
@@ -209,7 +209,7 @@ def test_a_graph_is_recorded_when_a_shape_comes_again_and_replayed_from_then_on(
             recorded[-1].result.copy_(recorded[-1].given * 2)
 
     def record(self: GraphCache, given: torch.Tensor, forward: Callable[[torch.Tensor], torch.Tensor]) -> object:
-        from metaeol_udf.encoder.cuda_graphs import _Recording
+        from metaeol_udf.encoder.gpu.cuda_graphs import _Recording
 
         recorded.append(_Recording(Graph(), given, forward(given)))  # type: ignore[arg-type]
         return recorded[-1]

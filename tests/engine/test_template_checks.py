@@ -16,7 +16,7 @@ from metaeol_udf.prompts import PromptTemplate
 from metaeol_udf.prompts.checks import check_templates, ends_in_cue
 from metaeol_udf.prompts.drafts import MetaTaskForm, draft_templates, draft_yaml
 from metaeol_udf.prompts.templates import builtin_names
-from metaeol_udf.prompts.tokens import PromptTokenizer
+from metaeol_udf.prompts.tokenizer import PromptTokenizer
 
 
 @pytest.fixture(scope="session")

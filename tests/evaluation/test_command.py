@@ -13,8 +13,8 @@ from metaeol_udf import MetaEOLEncoder, TemplateSet, cli
 from metaeol_udf.config import JobConfig, load_config, load_encoder_config, parse_encoder_config
 from metaeol_udf.errors import ConfigError, MetaEOLError
 from metaeol_udf.evaluation import StsTask, load_tasks, score_sts
-from metaeol_udf.evaluation.command import run_evaluate
-from metaeol_udf.evaluation.vectors import LocalVectors
+from metaeol_udf.quality.command import run_evaluate
+from metaeol_udf.quality.vectors import LocalVectors
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -192,7 +192,7 @@ def test_spark_gives_the_same_scores(spark: SparkSession, conf: Path, capsys: py
 
 
 def test_a_text_that_fails_in_spark_ends_it_too(spark: SparkSession, conf: Path) -> None:
-    from metaeol_udf.evaluation.spark_vectors import SparkVectors
+    from metaeol_udf.quality.spark_vectors import SparkVectors
 
     with pytest.raises(MetaEOLError, match="1 texts could not be embedded, so nothing was scored: empty_text 1"):
         SparkVectors(load_encoder_config(conf), spark)(["fine", " "])

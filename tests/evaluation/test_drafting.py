@@ -10,9 +10,9 @@ import pytest
 
 from metaeol_udf import EmbeddingSpec, MetaEOLEncoder, TemplateSet, cli
 from metaeol_udf.errors import ConfigError
-from metaeol_udf.evaluation.language_model import load_language_model
-from metaeol_udf.evaluation.pairs import Pairs, read_pairs, score_pairs
-from metaeol_udf.evaluation.proposals import propose_aspects, single_words
+from metaeol_udf.explain.language_model import load_language_model
+from metaeol_udf.explain.proposals import propose_aspects, single_words
+from metaeol_udf.quality.pairs import Pairs, read_pairs, score_pairs
 
 HEADER = "sentence1\tsentence2\tscore\n"
 
@@ -64,7 +64,7 @@ def test_a_draft_asks_for_the_models_words(model_dir: Path, tmp_path: Path, caps
 def test_without_usable_words_the_form_stands_and_the_command_says_so(
     model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("metaeol_udf.evaluation.proposals.propose_aspects", lambda *_: ())
+    monkeypatch.setattr("metaeol_udf.explain.proposals.propose_aspects", lambda *_: ())
     path = tmp_path / "mine.yaml"
     command = [
         "templates",

@@ -18,8 +18,8 @@ from tokenizers import decoders
 
 from metaeol_udf import EmbeddingSpec, TemplateSet, cli
 from metaeol_udf.errors import ConfigError, ModelFilesError
-from metaeol_udf.evaluation.explain import Explanation, TemplateWords, Word, explain_text, spell
-from metaeol_udf.evaluation.explain_figure import draw_explanation
+from metaeol_udf.explain.next_words import Explanation, TemplateWords, Word, explain_text, spell
+from metaeol_udf.explain.plot import draw_explanation
 from metaeol_udf.terminal import show_words
 from tests.engine.conftest import TOKENIZERS, configs
 from tests.engine.oracle import clean_as_paper

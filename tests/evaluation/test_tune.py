@@ -12,13 +12,13 @@ import pytest
 from numpy.typing import NDArray
 
 from metaeol_udf import EmbeddingSpec, MetaEOLEncoder, TemplateSet
-from metaeol_udf.encoder.model_files import made_with, resolve_spec
+from metaeol_udf.encoder.checkpoint.files import made_with, resolve_spec
 from metaeol_udf.errors import InputError
-from metaeol_udf.evaluation.curves import scores_by_layer, scores_by_prompts
-from metaeol_udf.evaluation.objectives import Objective, halves, labelled, mean_reciprocal_rank, split_in_two, texts_of
-from metaeol_udf.evaluation.spec_file import write_spec
-from metaeol_udf.evaluation.states import StateBank, fill_bank, subset
-from metaeol_udf.evaluation.tune import Candidate, Recipe, pareto_front, tune, vectors_of
+from metaeol_udf.tuning.curves import scores_by_layer, scores_by_prompts
+from metaeol_udf.tuning.objectives import Objective, halves, labelled, mean_reciprocal_rank, split_in_two, texts_of
+from metaeol_udf.tuning.search import Candidate, Recipe, pareto_front, tune, vectors_of
+from metaeol_udf.tuning.spec_file import write_spec
+from metaeol_udf.tuning.state_bank import StateBank, fill_bank, subset
 
 TEXTS = [
     f"the {adjective} {noun} was {verb}" for adjective in ("old", "new", "red") for noun in ("car", "dog") for verb in ("sold", "seen")

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from metaeol_udf import EmbeddingSpec, MetaEOLEncoder, cli
-from metaeol_udf.encoder.model_files import resolve_spec
+from metaeol_udf.encoder.checkpoint.files import resolve_spec
 
 WORDS = ("cat", "dog", "horse", "bird", "fish", "mouse", "fox", "cow", "ant", "bee")
 

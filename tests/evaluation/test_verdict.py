@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from metaeol_udf.config import QualityConfig
-from metaeol_udf.delta.labels import load_pairs
-from metaeol_udf.delta.verdict import Outcome, PairScores, Verdict, compare, find_faults, find_score_faults, score_pairs, stack
+from metaeol_udf.delta.gate.comparison import Outcome, PairScores, Verdict, compare, find_faults, find_score_faults, score_pairs, stack
 from metaeol_udf.errors import ConfigError
+from metaeol_udf.evaluation.labelled_pairs import load_pairs
 
 LIMITS = QualityConfig(gate=True)
 

@@ -13,7 +13,7 @@ from pyspark.sql import SparkSession
 
 from metaeol_udf import MetaEOLEncoder
 from metaeol_udf.config import SparkConfig
-from metaeol_udf.spark.session import get_session
+from metaeol_udf.spark.cluster.session import get_session
 from metaeol_udf.spec import EmbeddingSpec
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,8 +16,8 @@ from typing import Any, NoReturn
 
 from metaeol_udf.cli import run
 from metaeol_udf.config import load_config
-from metaeol_udf.delta import publish
-from metaeol_udf.delta.journal import Journal
+from metaeol_udf.delta.write import merge
+from metaeol_udf.delta.write.journal import Journal
 
 POINTS = ("before_embed", "mid_wave", "after_journal", "before_publish", "mid_publish", "before_cleanup")
 
@@ -34,9 +34,9 @@ def main(point: str, conf: str) -> int:
     elif point == "after_journal":
         Journal.append_wave = _around(Journal.append_wave, after=lambda: second_wave() and _die())  # type: ignore[method-assign]
     elif point == "before_publish":
-        publish.publish_in_place = _die
+        merge.publish_in_place = _die
     elif point == "mid_publish":
-        publish.publish_in_place = _around(publish.publish_in_place, before=lambda: _die_at_new_file(table))
+        merge.publish_in_place = _around(merge.publish_in_place, before=lambda: _die_at_new_file(table))
     elif point == "before_cleanup":
         Journal.drop_published = _die  # type: ignore[method-assign]
     return run(["embed", conf])

@@ -14,9 +14,9 @@ import pandas as pd
 import pytest
 from pyspark import cloudpickle
 
-from metaeol_udf.delta import waves
+from metaeol_udf.delta.write import waves
 from metaeol_udf.spark import udf
-from metaeol_udf.spark.worker import EncoderRequest
+from metaeol_udf.spark.worker.encoder_cache import EncoderRequest
 
 
 def meddle(
@@ -39,9 +39,9 @@ def meddle(
 
 def _meddling_udf(request: EncoderRequest, before: Callable[[list[str]], None] | None, with_encoder: Callable[[Any], None] | None) -> Any:
     def embed(batches: Iterator[pd.Series]) -> Iterator[pd.DataFrame]:
-        from metaeol_udf.spark import windows
+        from metaeol_udf.spark.worker import rebatching
 
-        real, used = windows.get_encoder, []
+        real, used = rebatching.get_encoder, []
 
         def get_encoder(asked: Any) -> Any:
             loaded = real(asked)
@@ -56,11 +56,11 @@ def _meddling_udf(request: EncoderRequest, before: Callable[[list[str]], None] |
                     before(list(batch))
                 yield batch
 
-        windows.get_encoder = get_encoder  # type: ignore[assignment]
+        rebatching.get_encoder = get_encoder  # type: ignore[assignment]
         try:
-            yield from windows.encode_windows(request, watched())
+            yield from rebatching.encode_windows(request, watched())
         finally:
-            windows.get_encoder = real
+            rebatching.get_encoder = real
             for encoder in used:
                 vars(encoder.engine.runner).pop("run", None)
                 vars(encoder).pop("encode_stream", None)

@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 
 from metaeol_udf.cli import run
-from metaeol_udf.delta.journal import Journal
+from metaeol_udf.delta.write.journal import Journal
 
 
 def main(conf: str) -> int:

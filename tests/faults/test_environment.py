@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from bench import Bench
 
-from metaeol_udf.encoder.manifest import MANIFEST
-from metaeol_udf.encoder.model_files import write_manifest
+from metaeol_udf.encoder.checkpoint.files import write_manifest
+from metaeol_udf.encoder.checkpoint.manifest import MANIFEST
 from metaeol_udf.errors import EnvironmentFault, ModelFilesError
 
 TEXTS = {n: f"text number {n}" for n in range(40)}
@@ -110,7 +110,7 @@ def test_fault_35_a_pickled_model_is_refused_with_the_flag(bench: Bench, tiny_mo
 
 
 def test_fault_35_code_that_comes_with_a_model_is_never_run(bench: Bench, tiny_model_dir: Path, tmp_path: Path) -> None:
-    from metaeol_udf.encoder.prepare import PrepareOptions, prepare_model
+    from metaeol_udf.encoder.checkpoint.prepare import PrepareOptions, prepare_model
 
     folder = Path(shutil.copytree(tiny_model_dir, tmp_path / "code"))
     config = json.loads((folder / "config.json").read_text())

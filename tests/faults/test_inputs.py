@@ -8,7 +8,7 @@ import pytest
 from bench import Bench
 from pyspark.sql import functions as F
 
-from metaeol_udf.delta.journal import Journal
+from metaeol_udf.delta.write.journal import Journal
 from metaeol_udf.errors import ConfigError, InputError, MetaEOLError
 
 TEXTS = {n: f"text number {n}" for n in range(8)}

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from metaeol_udf.spark.devices import Gpu
-from metaeol_udf.spark.sharing import lease_path
+from metaeol_udf.spark.worker.devices import Gpu
+from metaeol_udf.spark.worker.shared_encoder import lease_path
 
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = Path(__file__).parent / "pretended" / "cluster.py"

@@ -13,8 +13,8 @@ from bench import Bench
 from delta import DeltaTable
 from pyspark.sql import functions as F
 
-from metaeol_udf.delta import faults
-from metaeol_udf.delta.fingerprint import row_fingerprint
+from metaeol_udf.delta.tables import spark_errors
+from metaeol_udf.delta.tables.fingerprint import row_fingerprint
 from metaeol_udf.errors import ConflictError
 
 ROUNDS = 20
@@ -43,7 +43,7 @@ class _Writer:
                 action()
                 break
             except Exception as error:
-                if faults.conflict_in(error) is None:
+                if spark_errors.conflict_in(error) is None:
                     raise
                 time.sleep(0.1)
         self.counts[name] = self.counts.get(name, 0) + 1
@@ -81,7 +81,7 @@ class _Writer:
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("in_place", [True, False])
 def test_soak_of_two_writers_loses_doubles_and_confuses_nothing(bench: Bench, in_place: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(faults, "MAX_PAUSE_S", 0.5)
+    monkeypatch.setattr(spark_errors, "MAX_PAUSE_S", 0.5)
     writer = _Writer(bench, seed=2402_18458)
     bench.write(list(writer.texts.items()))
     target = {} if in_place else {"target": {"table": str(bench.folder / "vectors")}}

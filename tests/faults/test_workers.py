@@ -12,11 +12,11 @@ from crash import start
 from injection import meddle, once
 from pyspark.sql import functions as F
 
-from metaeol_udf.delta import waves
+from metaeol_udf.delta.write import waves
 from metaeol_udf.spark import with_embeddings
 from metaeol_udf.spark.daemon import MODULE
 from metaeol_udf.spark.udf import pin, result_udf
-from metaeol_udf.spark.worker import EncoderRequest
+from metaeol_udf.spark.worker.encoder_cache import EncoderRequest
 from metaeol_udf.spec import EmbeddingSpec
 
 TEXTS = {n: f"text number {n}" for n in range(30)}

@@ -13,9 +13,11 @@ from bench import Bench
 from delta import DeltaTable
 from pyspark.sql import functions as F
 
-from metaeol_udf.delta import claims, faults, journal, publish, run_embed
-from metaeol_udf.delta.claims import Claims
-from metaeol_udf.delta.journal import Journal
+from metaeol_udf.delta import run_embed
+from metaeol_udf.delta.tables import spark_errors
+from metaeol_udf.delta.write import journal, merge, run_lock
+from metaeol_udf.delta.write.journal import Journal
+from metaeol_udf.delta.write.run_lock import Claims
 from metaeol_udf.errors import ConflictError, EnvironmentFault, MetaEOLError
 from tests.table_bench import Silence
 
@@ -26,7 +28,7 @@ TARGET = "vectors"
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short pauses between tries."""
-    monkeypatch.setattr(faults, "MAX_PAUSE_S", 0.2)
+    monkeypatch.setattr(spark_errors, "MAX_PAUSE_S", 0.2)
 
 
 def _table(bench: Bench) -> DeltaTable:
@@ -99,11 +101,11 @@ def test_fault_18_rows_that_another_run_dropped_from_the_journal_are_found_and_c
 
 
 def test_fault_18_a_claim_elsewhere_counts_while_it_beats_and_not_after(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claims, "BEAT_EVERY_S", 0.5)
-    monkeypatch.setattr(claims, "DEAD_AFTER_S", 4.0)
+    monkeypatch.setattr(run_lock, "BEAT_EVERY_S", 0.5)
+    monkeypatch.setattr(run_lock, "DEAD_AFTER_S", 4.0)
     here = Claims(bench.spark, str(bench.folder), "20200101T000002-here")
     with monkeypatch.context() as patch:
-        patch.setattr(claims, "_this_process", lambda: ("elsewhere", 1, 1))
+        patch.setattr(run_lock, "_this_process", lambda: ("elsewhere", 1, 1))
         other = Claims(bench.spark, str(bench.folder), "20200101T000000-other")
     with other.hold("a_job"):
         with pytest.raises(ConflictError, match="20200101T000000-other") as caught, here.hold("a_job"):
@@ -120,14 +122,14 @@ def test_fault_18_a_claim_elsewhere_counts_while_it_beats_and_not_after(bench: B
 
 
 def test_fault_18_the_claim_of_a_killed_process_of_this_machine_is_free_at_once(bench: Bench) -> None:
-    machine, pid, _ = claims._this_process()
+    machine, pid, _ = run_lock._this_process()
     folder = bench.folder / "_claims" / "a_job"
     folder.mkdir(parents=True)
     (folder / f"20200101T000000-killed~{machine}~{pid}~1").touch()  # this process's id, which another process had
     (folder / f"20200101T000000-gone~{machine}~{2**22 + 1}~1").touch()
     started = time.monotonic()
     with Claims(bench.spark, str(bench.folder), "20200101T000002-here").hold("a_job"):
-        assert time.monotonic() - started < claims.SETTLE_S
+        assert time.monotonic() - started < run_lock.SETTLE_S
 
 
 def _others(bench: Bench) -> dict[str, Callable[[], None]]:
@@ -146,7 +148,7 @@ class _Gate:
 
     def __init__(self, bench: Bench, patch: pytest.MonkeyPatch, other: Callable[[], None]) -> None:
         self.tries = 0
-        real = publish.publish_in_place
+        real = merge.publish_in_place
 
         def gated(table: DeltaTable, outcomes: Any, *rest: Any) -> None:
             self.tries += 1
@@ -181,7 +183,7 @@ class _Gate:
                 stop.touch()
                 thread.join()
 
-        patch.setattr(publish, "publish_in_place", gated)
+        patch.setattr(merge, "publish_in_place", gated)
 
 
 @pytest.mark.parametrize("what", ["append", "update", "delete"])
@@ -352,7 +354,7 @@ def test_fault_45_an_empty_or_foreign_commit_file_ends_the_job_loudly(bench: Ben
 def test_a_wrong_vector_a_lost_row_and_a_doubled_key_are_found_by_the_proof(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     target = {"table": str(bench.folder / TARGET)}
     bench.write(list(TEXTS.items()))
-    real = publish.publish_to_target
+    real = merge.publish_to_target
 
     def spoilt(how: Callable[[DeltaTable], None]) -> Callable[..., None]:
         def publish_and_spoil(table: DeltaTable, *args: Any) -> None:
@@ -369,7 +371,7 @@ def test_a_wrong_vector_a_lost_row_and_a_doubled_key_are_found_by_the_proof(benc
     ]
     for how, complaint in spoilers:
         with monkeypatch.context() as patch:
-            patch.setattr(publish, "publish_to_target", spoilt(how))
+            patch.setattr(merge, "publish_to_target", spoilt(how))
             with pytest.raises(MetaEOLError, match=complaint):
                 bench.run(target=target)
         DeltaTable.forPath(bench.spark, target["table"]).delete()

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from metaeol_udf.config import load_config
-from metaeol_udf.spark.executors import setting_problems
+from metaeol_udf.spark.cluster.preflight import setting_problems
 from tests.platforms.bundle import ROOT, resolved
 
 DAGS = ROOT / "examples/airflow"

@@ -10,7 +10,7 @@ import pytest
 
 from metaeol_udf import MetaEOLEncoder, TemplateSet
 from metaeol_udf.evaluation import score_sts
-from metaeol_udf.evaluation.mteb_model import MtebModel
+from metaeol_udf.quality.mteb_model import MtebModel
 
 mteb = pytest.importorskip("mteb")
 

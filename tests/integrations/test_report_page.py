@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metaeol_udf.delta.report import Report
+from metaeol_udf.delta.base.run_report import Report
 from metaeol_udf.report_page import VectorSample, render_page, write_page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -160,7 +160,7 @@ def run_notebook(path: str | Path, *, spark: SparkSession, **widgets: str) -> di
 def main(arguments: list[str]) -> None:
     """Run a notebook in a local session and print what it exits with."""
     from metaeol_udf.config import SparkConfig
-    from metaeol_udf.spark.session import get_session
+    from metaeol_udf.spark.cluster.session import get_session
 
     path, *given = arguments
     spark = get_session(SparkConfig(conf={"spark.ui.enabled": "false"}))

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from metaeol_udf.config import JobConfig, parse_config
-from metaeol_udf.spark.executors import setting_problems
+from metaeol_udf.spark.cluster.preflight import setting_problems
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "examples/kubernetes"

@@ -14,7 +14,7 @@ import yaml
 
 from metaeol_udf import cli
 from metaeol_udf.config import load_config
-from metaeol_udf.spark.executors import setting_problems
+from metaeol_udf.spark.cluster.preflight import setting_problems
 from tests.notebooks.runner import read_cells
 from tests.platforms.bundle import joined
 

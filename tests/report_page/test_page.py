@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from metaeol_udf import cli
-from metaeol_udf.delta.report import MOST_WAVES, Report, shortened
+from metaeol_udf.delta.base.run_report import MOST_WAVES, Report, shortened
 from metaeol_udf.errors import EnvironmentFault, InputError
-from metaeol_udf.report_page import VectorSample, read_report, render_page, view, write_page
+from metaeol_udf.report_page import VectorSample, page_view, read_report, render_page, write_page
 from metaeol_udf.report_page.vector_map import map_vectors
 
 NASTY = "<script>alert('x')</script>\"&</title>"
@@ -118,7 +118,7 @@ def test_every_picture_has_a_title_and_a_description() -> None:
 def test_every_end_of_a_run_makes_a_page(status: str) -> None:
     report = Report("not-a-time", "f", status).as_dict()
     page = Parsed(render_page(report, "t", why_no_map="No map: nothing was published."))
-    assert view.STATUS.get(status, ("", status, ""))[1] in page.text
+    assert page_view.STATUS.get(status, ("", status, ""))[1] in page.text
     assert "No map: nothing was published." in page.text
     assert "No row failed in this run." in page.text
 
@@ -128,7 +128,7 @@ def test_the_report_of_an_older_release_makes_a_page() -> None:
 
 
 def test_a_stopped_run_shows_what_waits() -> None:
-    rows = view.row_parts(a_report(rows_embedded=10, rows_skipped=5, rows_failed=0))
+    rows = page_view.row_parts(a_report(rows_embedded=10, rows_skipped=5, rows_failed=0))
     assert [(part["words"], part["value"]) for part in rows] == [
         ("embedded", "10"),
         ("up to date", "5"),
@@ -139,14 +139,14 @@ def test_a_stopped_run_shows_what_waits() -> None:
 
 
 def test_rates_are_texts_and_tokens_over_each_waves_own_time() -> None:
-    rates = view.rates(a_report())
+    rates = page_view.rates(a_report())
     assert rates is not None
     texts, tokens = rates["charts"]
     assert (texts["mean"], texts["least"], texts["most"]) == ("2", "1", "4")
     assert (tokens["mean"], tokens["most"]) == ("10", "20")
     assert [(bar["x"], bar["width"], bar["height"]) for bar in texts["bars"]] == [(0, 33.333, 100), (33.333, 66.667, 25)]
     assert rates["times"] == ["0 s", "7.5 s", "15 s", "22 s", "30 s"]
-    assert view.rates(a_report(wave_log=[])) is None
+    assert page_view.rates(a_report(wave_log=[])) is None
 
 
 def test_a_long_run_is_told_in_a_bounded_number_of_entries() -> None:
@@ -171,9 +171,9 @@ def test_parts_of_a_stream_add_their_waves() -> None:
 
 
 def test_figures_are_short_and_true() -> None:
-    assert [view.duration(s) for s in (0, 0.44, 77.3, 725, 12_000)] == ["0 s", "0.4 s", "77 s", "12 min 5 s", "3 h 20 min"]
-    assert [view.number(n) for n in (12_345, 7.53, 1234.5, 3.0)] == ["12,345", "7.53", "1,234", "3"]
-    assert [view.percent(*p) for p in ((0, 0), (1, 10_000), (9_999, 10_000), (1, 3), (5, 5))] == [
+    assert [page_view.duration(s) for s in (0, 0.44, 77.3, 725, 12_000)] == ["0 s", "0.4 s", "77 s", "12 min 5 s", "3 h 20 min"]
+    assert [page_view.number(n) for n in (12_345, 7.53, 1234.5, 3.0)] == ["12,345", "7.53", "1,234", "3"]
+    assert [page_view.percent(*p) for p in ((0, 0), (1, 10_000), (9_999, 10_000), (1, 3), (5, 5))] == [
         "0 %", "under 0.1 %", "over 99.9 %", "33.3 %", "100.0 %",
     ]  # fmt: skip
 

@@ -15,7 +15,7 @@ import yaml
 from rich.console import Console
 
 from metaeol_udf import __version__, cli, config, terminal, versions
-from metaeol_udf.completion import complete_override
+from metaeol_udf.cli.completion import complete_override
 from metaeol_udf.errors import BudgetError, ConflictError, QualityError, TerminatedError
 
 ROOT = Path(__file__).resolve().parents[2]

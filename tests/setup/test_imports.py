@@ -18,14 +18,14 @@ def loaded_by(statement: str) -> set[str]:
 
 
 def test_the_engine_imports_no_spark() -> None:
-    loaded = loaded_by("import metaeol_udf.encoder.encoder, metaeol_udf.encoder.prepare, metaeol_udf.prompts")
+    loaded = loaded_by("import metaeol_udf.encoder.encoder, metaeol_udf.encoder.checkpoint.prepare, metaeol_udf.prompts")
     assert "torch" in loaded
     assert not loaded & {"pyspark", "delta", "py4j"}
 
 
 def test_the_evaluation_imports_no_spark_and_no_optional_package() -> None:
-    assert not loaded_by("import metaeol_udf.evaluation.command") & {"pyspark", "torch", "sklearn", "scipy", "matplotlib"}
-    assert not loaded_by("import metaeol_udf.evaluation.vectors") & {"pyspark", "delta", "py4j"}
+    assert not loaded_by("import metaeol_udf.quality.command") & {"pyspark", "torch", "sklearn", "scipy", "matplotlib"}
+    assert not loaded_by("import metaeol_udf.quality.vectors") & {"pyspark", "delta", "py4j"}
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_the_evaluation_imports_no_spark_and_no_optional_package() -> None:
     [
         "metaeol_udf.delta",
         "metaeol_udf.doctor",
-        "metaeol_udf.encoder.model_files",
+        "metaeol_udf.encoder.checkpoint.files",
         "metaeol_udf.estimate",
         "metaeol_udf.search",
         "metaeol_udf.starter",
@@ -46,7 +46,7 @@ def test_the_driver_imports_neither_torch_nor_transformers(module: str) -> None:
 
 
 def test_a_worker_imports_nothing_of_spark_ml() -> None:
-    assert "pyspark.ml" not in modules_after("import metaeol_udf.spark.udf, metaeol_udf.spark.windows")
+    assert "pyspark.ml" not in modules_after("import metaeol_udf.spark.udf, metaeol_udf.spark.worker.rebatching")
 
 
 def test_the_command_line_starts_without_anything_heavy() -> None:

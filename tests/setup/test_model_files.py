@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from metaeol_udf.encoder.manifest import MANIFEST, content_hash
-from metaeol_udf.encoder.model_files import resolve_spec, verify_folder, write_manifest
+from metaeol_udf.encoder.checkpoint.files import resolve_spec, verify_folder, write_manifest
+from metaeol_udf.encoder.checkpoint.manifest import MANIFEST, content_hash
 from metaeol_udf.errors import ConfigError, ModelFilesError
 from metaeol_udf.prompts import TemplateSet
 from metaeol_udf.spec import EmbeddingSpec

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from metaeol_udf.encoder.manifest import MANIFEST, content_hash
-from metaeol_udf.encoder.model_files import resolve_spec, verify_folder
-from metaeol_udf.encoder.prepare import PrepareOptions, prepare_model
+from metaeol_udf.encoder.checkpoint.files import resolve_spec, verify_folder
+from metaeol_udf.encoder.checkpoint.manifest import MANIFEST, content_hash
+from metaeol_udf.encoder.checkpoint.prepare import PrepareOptions, prepare_model
 from metaeol_udf.errors import ConfigError, EnvironmentFault, ModelFilesError
 from metaeol_udf.spec import EmbeddingSpec
 

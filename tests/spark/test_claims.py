@@ -9,7 +9,7 @@ import pytest
 from py4j.protocol import Py4JError
 from pyspark.sql import SparkSession
 
-from metaeol_udf.delta.claims import Claims
+from metaeol_udf.delta.write.run_lock import Claims
 
 
 def test_a_storage_that_is_closed_to_us_takes_no_claims_and_stops_no_run(spark: SparkSession, caplog: pytest.LogCaptureFixture) -> None:

@@ -13,7 +13,8 @@ import psutil
 import pytest
 from pyspark.sql import SparkSession
 
-from metaeol_udf.spark import daemon, session
+from metaeol_udf.spark.cluster import session
+from metaeol_udf.spark.cluster.session import DAEMON_MODULE
 
 
 def test_preloading_starts_no_thread_and_prints_nothing() -> None:
@@ -34,7 +35,7 @@ def test_workers_fork_from_it_with_torch_imported(spark: SparkSession) -> None:
             yield pd.DataFrame({"module": [parent[parent.index("-m") + 1]], "has_torch": ["torch" in sys.modules]})
 
     rows = spark.range(0, 1, 1, 1).mapInPandas(look, "module string, has_torch boolean").collect()
-    assert [tuple(row) for row in rows] == [(daemon.MODULE, True)]
+    assert [tuple(row) for row in rows] == [(DAEMON_MODULE, True)]
 
 
 @pytest.mark.parametrize(("master", "is_ours"), [("local[2]", True), ("local-cluster[2,1,2048]", False), ("yarn", False), (None, False)])

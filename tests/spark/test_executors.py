@@ -10,10 +10,10 @@ import pytest
 from pyspark.sql import SparkSession
 
 from metaeol_udf.errors import EnvironmentFault
-from metaeol_udf.spark import executors
-from metaeol_udf.spark.executors import check_executors, probe_workers, setting_problems
+from metaeol_udf.spark.cluster import preflight
+from metaeol_udf.spark.cluster.preflight import check_executors, probe_workers, setting_problems
 from metaeol_udf.spark.udf import make_request
-from metaeol_udf.spark.versions import check_versions, own_versions
+from metaeol_udf.spark.worker.version_check import check_versions, own_versions
 from metaeol_udf.spec import EmbeddingSpec
 
 GPUS = {"spark.executor.resource.gpu.amount": "1", "spark.task.resource.gpu.amount": "1"}
@@ -103,7 +103,7 @@ def test_a_required_gpu_that_is_absent_ends_the_job_before_anything_is_written(b
     ],
 )
 def test_workers_that_cannot_start_are_explained(shown: str, meaning: str) -> None:
-    error = executors._cannot_start(RuntimeError(shown))
+    error = preflight._cannot_start(RuntimeError(shown))
     assert isinstance(error, EnvironmentFault)
     assert meaning in str(error)
 

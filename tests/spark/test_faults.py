@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from metaeol_udf.delta import faults
-from metaeol_udf.delta.faults import conflict_in, translate, with_retries
+from metaeol_udf.delta.tables import spark_errors
+from metaeol_udf.delta.tables.spark_errors import conflict_in, translate, with_retries
 from metaeol_udf.errors import ConflictError, EnvironmentFault, InputError, ModelFilesError
 
 
@@ -31,7 +31,7 @@ def test_a_conflict_is_found_below_the_errors_that_wrap_it() -> None:
 
 
 def test_a_conflict_is_retried_from_the_start_until_it_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(faults.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(spark_errors.time, "sleep", lambda seconds: None)
     failures = [ConcurrentAppendException(), ConcurrentAppendException(), MetadataChangedException()]
 
     def commit() -> str:
@@ -46,7 +46,7 @@ def test_a_conflict_is_retried_from_the_start_until_it_passes(monkeypatch: pytes
 def test_retries_end_after_as_many_tries_as_the_kind_of_conflict_deserves(
     kind: type[Exception], calls: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(faults.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(spark_errors.time, "sleep", lambda seconds: None)
     seen = []
 
     def commit() -> None:

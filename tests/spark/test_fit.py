@@ -12,12 +12,12 @@ import yaml
 from pyspark.sql import DataFrame, SparkSession
 
 from metaeol_udf import MetaEOLEncoder, cli
-from metaeol_udf.encoder.moments import Moments, fit_postprocess
-from metaeol_udf.encoder.pooling import finish_vectors
-from metaeol_udf.encoder.postprocess import PostProcessing
+from metaeol_udf.encoder.vectors.output import finish_vectors
+from metaeol_udf.encoder.vectors.postprocess import PostProcessing
+from metaeol_udf.encoder.vectors.postprocess_fit import Moments, fit_postprocess
 from metaeol_udf.errors import InputError
 from metaeol_udf.spark import with_embeddings
-from metaeol_udf.spark.fit import fit_on
+from metaeol_udf.spark.postprocess_fit import fit_on
 from metaeol_udf.spec import EmbeddingSpec
 
 TEXTS = [f"Text number {n} is about {topic}." for n in range(30) for topic in ("rivers", "music", "trade", "sleep")]

@@ -14,9 +14,9 @@ from delta import DeltaTable
 from pyspark.sql import functions as F
 
 from metaeol_udf import MetaEOLEncoder, cli
-from metaeol_udf.delta import gate
+from metaeol_udf.delta.gate import gate
+from metaeol_udf.delta.pipeline import EmbedRun
 from metaeol_udf.delta.retry import run_retry
-from metaeol_udf.delta.run import EmbedRun
 from metaeol_udf.delta.stream import run_stream
 from metaeol_udf.errors import ConfigError, QualityError
 from metaeol_udf.spec import EmbeddingSpec

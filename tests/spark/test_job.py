@@ -10,7 +10,7 @@ from delta import DeltaTable
 from pyspark.sql import functions as F
 
 from metaeol_udf import MetaEOLEncoder
-from metaeol_udf.delta import publish
+from metaeol_udf.delta.write import merge
 from metaeol_udf.errors import BudgetError, ConfigError, InputError, MetaEOLError
 
 from .conftest import Bench
@@ -205,16 +205,16 @@ def test_more_failures_than_the_budget_are_published_reported_and_raised(bench: 
 
 def test_a_text_that_changes_while_the_job_runs_never_gets_the_old_vector(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.write([(1, "one"), (2, "two"), (3, "three")])
-    real = publish.publish_in_place
+    real = merge.publish_in_place
 
     def meddle(*args: Any) -> None:
-        monkeypatch.setattr(publish, "publish_in_place", real)
+        monkeypatch.setattr(merge, "publish_in_place", real)
         table = DeltaTable.forPath(bench.spark, bench.path)
         table.update(F.col("id") == 1, {"text": F.lit("changed meanwhile")})
         table.delete(F.col("id") == 2)
         real(*args)
 
-    monkeypatch.setattr(publish, "publish_in_place", meddle)
+    monkeypatch.setattr(merge, "publish_in_place", meddle)
     bench.run()
     rows = bench.rows()
     assert rows.keys() == {1, 3}
@@ -230,7 +230,7 @@ def test_a_failed_publish_keeps_the_journal_and_the_next_run_computes_nothing(be
         raise OSError("No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(publish, "publish_in_place", fail)
+        patched.setattr(merge, "publish_in_place", fail)
         with pytest.raises(MetaEOLError, match="the disk is full") as caught:
             bench.run()
     assert caught.value.exit_code == 5
@@ -244,7 +244,7 @@ def test_a_failed_publish_keeps_the_journal_and_the_next_run_computes_nothing(be
 
 def test_a_publish_that_does_not_land_is_noticed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.write([(1, "one")])
-    monkeypatch.setattr(publish, "publish_in_place", lambda *args: None)
+    monkeypatch.setattr(merge, "publish_in_place", lambda *args: None)
     with pytest.raises(MetaEOLError, match="1 rows do not hold the vector"):
         bench.run()
     assert bench.table("table__metaeol_journal").count() == 1

@@ -18,17 +18,17 @@ import pytest
 
 from metaeol_udf.encoder import Encoded
 from metaeol_udf.errors import EnvironmentFault
-from metaeol_udf.spark import devices, sharing, worker
-from metaeol_udf.spark.devices import Gpu, device_name, gpu_at, task_gpus
-from metaeol_udf.spark.lease import Lease, private_folder
-from metaeol_udf.spark.sharing import BorrowedEncoder, OwnedEncoder, OwnerLostError, obtain
-from metaeol_udf.spark.worker import EncoderRequest
+from metaeol_udf.spark.worker import devices, encoder_cache, shared_encoder
+from metaeol_udf.spark.worker.devices import Gpu, device_name, gpu_at, task_gpus
+from metaeol_udf.spark.worker.encoder_cache import EncoderRequest
+from metaeol_udf.spark.worker.file_lock import Lease, private_folder
+from metaeol_udf.spark.worker.shared_encoder import BorrowedEncoder, OwnedEncoder, OwnerLostError, obtain
 from metaeol_udf.spec import EmbeddingSpec
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from metaeol_udf.spark.lease import Lease
+from metaeol_udf.spark.worker.file_lock import Lease
 assert Lease(Path(sys.argv[1])).try_acquire()
 print("held", flush=True)
 time.sleep(60)
@@ -187,7 +187,7 @@ class _Sums:
 def gpu(tmp_path: Path) -> Iterator[Gpu]:
     gpu = Gpu("cpu", f"pretended {tmp_path}")
     yield gpu
-    path = sharing.lease_path(gpu)
+    path = shared_encoder.lease_path(gpu)
     path.unlink(missing_ok=True)
     path.with_suffix(".sock").unlink(missing_ok=True)
 
@@ -266,7 +266,7 @@ def test_texts_of_a_lost_owner_come_back_and_the_gpu_is_free(gpu: Gpu) -> None:
 
 def test_an_owner_whose_socket_was_removed_gives_the_gpu_back_all_the_same(gpu: Gpu) -> None:
     owner = obtain([gpu], "model", "load 1", lambda: _Sums())  # type: ignore[arg-type, return-value]
-    sharing.lease_path(gpu).with_suffix(".sock").unlink()
+    shared_encoder.lease_path(gpu).with_suffix(".sock").unlink()
     assert isinstance(owner, OwnedEncoder)
     owner.close()
     with pytest.raises(OSError, match="closed"):  # nothing of it is left to be tidied up when the process ends
@@ -285,7 +285,7 @@ def test_a_slow_end_of_an_owner_does_not_remove_the_next_ones_socket(gpu: Gpu, m
     owner.close()
     assert not owner._accepting.is_alive()
     again = obtain([gpu], "model", "load 2", lambda: _Sums())  # type: ignore[arg-type, return-value]
-    assert sharing.lease_path(gpu).with_suffix(".sock").exists()
+    assert shared_encoder.lease_path(gpu).with_suffix(".sock").exists()
     again.close()  # type: ignore[union-attr]
 
 
@@ -306,7 +306,7 @@ def test_a_model_over_two_gpus_is_shared_and_gives_way_to_one_on_either(tmp_path
             owner.close()
     finally:
         for gpu in gpus:
-            path = sharing.lease_path(gpu)
+            path = shared_encoder.lease_path(gpu)
             path.unlink(missing_ok=True)
             path.with_suffix(".sock").unlink(missing_ok=True)
 
@@ -328,22 +328,22 @@ def test_a_worker_that_is_given_another_gpu_loads_there_and_both_loads_count(
     gpus = [Gpu("cpu", f"{gpu.uuid}{index}") for index in range(2)]
     monkeypatch.setattr(devices, "visible_gpus", lambda: gpus)
     loaded: list[str] = []
-    monkeypatch.setattr(worker, "_load", lambda request, device: loaded.append(device) or _Sums())
+    monkeypatch.setattr(encoder_cache, "_load", lambda request, device: loaded.append(device) or _Sums())
     request = EncoderRequest(EmbeddingSpec(model="m"), "cuda", origin="run")
     try:
         load_ids = []
         for address in ("0", "0", "1", "0", "1"):
             assign(address)
-            load_ids.append(worker.get_encoder(request).load_id)
+            load_ids.append(encoder_cache.get_encoder(request).load_id)
         assert len(loaded) == len(set(load_ids)) == 2
         assert load_ids[0] == load_ids[1] == load_ids[3] != load_ids[2] == load_ids[4]
         assign("1")
         other = EncoderRequest(EmbeddingSpec(model="another"), "cuda", origin="run")
-        assert worker.get_encoder(other).load_id not in load_ids
+        assert encoder_cache.get_encoder(other).load_id not in load_ids
         assert len(loaded) == 3
     finally:
-        for owner in worker._on_gpus.values():
+        for owner in encoder_cache._on_gpus.values():
             owner.close()
-        worker._on_gpus.clear()
+        encoder_cache._on_gpus.clear()
         for each in gpus:
-            sharing.lease_path(each).unlink()
+            shared_encoder.lease_path(each).unlink()

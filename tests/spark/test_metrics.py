@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from metaeol_udf.config import RuntimeConfig
-from metaeol_udf.delta import metrics
-from metaeol_udf.delta.report import Report
+from metaeol_udf.delta.base.run_report import Report
+from metaeol_udf.delta.report import exporters
 from metaeol_udf.errors import BudgetError, ConfigError
 
 from .conftest import Bench
@@ -79,18 +79,18 @@ def test_figures_within_figures_have_names_with_dots() -> None:
     report = Report(
         "run", "spec", failures={"error: X": 2}, quality={"verdict": "passed", "agreement": 0.5, "old": {"dim": 8, "score": None}}
     )
-    found = dict(metrics._flattened(report.as_dict()))
+    found = dict(exporters._flattened(report.as_dict()))
     assert (found["failures.error X"], found["quality.agreement"], found["quality.old.dim"]) == (2, 0.5, 8)
     assert not {"quality.verdict", "quality.old.score", "run_id"} & found.keys()
 
 
 def test_a_missing_package_is_found_before_the_job_begins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    metrics.check_installed(RuntimeConfig())
+    exporters.check_installed(RuntimeConfig())
     with pytest.raises(ConfigError, match=r"runtime\.mlflow needs a package .* pip install 'metaeol-udf\[mlflow\]'"):
-        metrics.check_installed(RuntimeConfig(mlflow=True))
+        exporters.check_installed(RuntimeConfig(mlflow=True))
     with pytest.raises(ConfigError, match=r"pip install 'metaeol-udf\[prometheus\]'"):
-        metrics.check_installed(RuntimeConfig(prometheus="x.prom"))
+        exporters.check_installed(RuntimeConfig(prometheus="x.prom"))
 
 
 @pytest.mark.parametrize("path", ["metrics.txt", "metrics"])

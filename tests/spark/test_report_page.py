@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from metaeol_udf.delta import page as page_module
-from metaeol_udf.delta.job import Job
+from metaeol_udf.delta.base.context import Job
+from metaeol_udf.delta.report import page_sample
 from metaeol_udf.errors import BudgetError, EnvironmentFault
 
 from .conftest import Bench
@@ -46,13 +46,13 @@ def test_a_key_that_is_the_text_is_on_the_page_as_a_digest(bench: Bench) -> None
 def test_the_sample_is_bounded_drawn_from_all_and_the_same_each_time(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.write([(n, f"text number {n}") for n in range(90)])
     bench.run()
-    monkeypatch.setattr(page_module, "SAMPLE_ROWS", 20)
+    monkeypatch.setattr(page_sample, "SAMPLE_ROWS", 20)
     job = Job.prepare(bench.config(), bench.spark)
-    drawn = page_module.draw_sample(job)
+    drawn = page_sample.draw_sample(job)
     assert 3 <= len(drawn.names) <= 20
     assert drawn.vectors.shape == (len(drawn.names), 32)
     assert (drawn.n_rows_in_table, drawn.is_whole_table) == (90, True)
-    assert drawn.names == page_module.draw_sample(job).names
+    assert drawn.names == page_sample.draw_sample(job).names
     stored = bench.rows()
     for name, vector in zip(drawn.names, drawn.vectors, strict=True):
         assert stored[int(name)]["embedding"] == pytest.approx(vector.tolist())
@@ -75,13 +75,13 @@ def test_a_page_that_cannot_be_made_is_a_warning_and_the_report_is_there(
         raise RuntimeError("a secret text")
 
     bench.write([(1, "a text")])
-    monkeypatch.setattr(page_module, "render_page", broken)
+    monkeypatch.setattr(page_sample, "render_page", broken)
     with caplog.at_level(logging.WARNING):
         assert bench.run(runtime={"report_page": str(bench.folder / "page.html")})["status"] == "done"
     assert "runtime.report_page: the page could not be written (RuntimeError)" in caplog.text
     assert "a secret text" not in caplog.text
     monkeypatch.undo()
-    monkeypatch.setattr(page_module, "draw_sample", broken)
+    monkeypatch.setattr(page_sample, "draw_sample", broken)
     bench.run(runtime={"report_page": str(bench.folder / "page.html")})
     assert "No map: the vectors could not be read (RuntimeError)." in (bench.folder / "page.html").read_text()
 

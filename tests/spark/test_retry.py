@@ -13,7 +13,7 @@ from delta import DeltaTable
 from pyspark.sql import functions as F
 from transformers import AutoTokenizer, LlamaModel
 
-from metaeol_udf.delta.budget import FailureBudget
+from metaeol_udf.delta.base.failure_budget import FailureBudget
 from metaeol_udf.delta.retry import run_retry
 from metaeol_udf.errors import BudgetError
 

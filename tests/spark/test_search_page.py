@@ -13,7 +13,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from metaeol_udf import MetaEOLEncoder, TemplateSet
-from metaeol_udf.demo import collect_docstrings
+from metaeol_udf.cli.demo import collect_docstrings
 from metaeol_udf.search import near_duplicates
 from tests.doc_page import assert_same_output, blocks_of, run_block, said_by
 

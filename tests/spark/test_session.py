@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from metaeol_udf.errors import EnvironmentFault
-from metaeol_udf.spark.startup import check_java
+from metaeol_udf.spark.cluster.startup import check_java
 
 
 def _fake_java(folder: Path, version: str) -> Path:

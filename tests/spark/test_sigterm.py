@@ -17,7 +17,7 @@ import yaml
 from pyspark.sql import functions as F
 from pyspark.sql.types import IntegerType
 
-from metaeol_udf.delta import termination
+from metaeol_udf.delta.base import shutdown
 from metaeol_udf.delta.job import known_errors
 from metaeol_udf.errors import TerminatedError
 
@@ -89,7 +89,7 @@ def test_a_stream_without_an_end_is_ended_by_sigterm(bench: Bench) -> None:
 
 
 def test_a_wave_that_takes_longer_than_the_grace_period_is_dropped(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(termination, "GRACE_S", 1.0)
+    monkeypatch.setattr(shutdown, "GRACE_S", 1.0)
     running = str(bench.folder / "running")
 
     def sleep(n: int) -> int:
@@ -104,8 +104,8 @@ def test_a_wave_that_takes_longer_than_the_grace_period_is_dropped(bench: Bench,
 
     previous = signal.getsignal(signal.SIGTERM)
     threading.Thread(target=terminate_when_running, daemon=True).start()  # long before the first task runs, the handler is there
-    with pytest.raises(TerminatedError, match="SIGTERM"), termination.end_on_sigterm(), known_errors():
+    with pytest.raises(TerminatedError, match="SIGTERM"), shutdown.end_on_sigterm(), known_errors():
         bench.spark.range(1).select(F.udf(lambda n: sleep(n), IntegerType())("id")).collect()
     assert signal.getsignal(signal.SIGTERM) is previous
-    assert not termination.was_requested()
+    assert not shutdown.was_requested()
     assert bench.spark.range(3).count() == 3  # the session lives on

@@ -13,29 +13,30 @@ from types import SimpleNamespace
 import pytest
 from pyspark.sql import SparkSession
 
-from metaeol_udf.encoder.manifest import MANIFEST, deciding_files, verify_folder
-from metaeol_udf.encoder.model_files import content_hash, is_local, local_path, resolve_spec
+from metaeol_udf.encoder.checkpoint.files import content_hash, is_local, local_path, resolve_spec
+from metaeol_udf.encoder.checkpoint.manifest import MANIFEST, deciding_files, verify_folder
 from metaeol_udf.errors import ConfigError, EnvironmentFault, ModelFilesError
-from metaeol_udf.spark import staging, with_embeddings
-from metaeol_udf.spark.lease import Lease
-from metaeol_udf.spark.staging import cached_copy, worker_folder
+from metaeol_udf.spark import with_embeddings
 from metaeol_udf.spark.udf import make_request
+from metaeol_udf.spark.worker import model_staging
+from metaeol_udf.spark.worker.file_lock import Lease
+from metaeol_udf.spark.worker.model_staging import cached_copy, worker_folder
 from metaeol_udf.spec import EmbeddingSpec
 
 COPY = """
 import sys, time
 from pathlib import Path
-from metaeol_udf.encoder.manifest import content_hash, deciding_files
-from metaeol_udf.spark import staging
+from metaeol_udf.encoder.checkpoint.manifest import content_hash, deciding_files
+from metaeol_udf.spark.worker import model_staging
 source, cache, log = map(Path, sys.argv[1:])
-copy_file = staging._copy_file
+copy_file = model_staging._copy_file
 def slow(*paths):
     with open(log, "a") as file:
         file.write("copied\\n")
     time.sleep(0.2)  # both processes are here at the same time, or one of them waits
     copy_file(*paths)
-staging._copy_file = slow
-print(staging.cached_copy(source, content_hash(source), deciding_files(source), cache))
+model_staging._copy_file = slow
+print(model_staging.cached_copy(source, content_hash(source), deciding_files(source), cache))
 """
 
 
@@ -116,7 +117,7 @@ def test_a_source_that_is_not_the_drivers_is_named_with_its_digests_and_leaves_n
 
 def test_a_full_disk_is_said_before_and_while_copying(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(staging.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+        patched.setattr(model_staging.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
         with pytest.raises(EnvironmentFault, match=r"has 1000: free some, or set runtime\.model_cache"):
             _copy(source, tmp_path / "cache")
 
@@ -124,7 +125,7 @@ def test_a_full_disk_is_said_before_and_while_copying(source: Path, tmp_path: Pa
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(staging, "_copy_file", full)
+        patched.setattr(model_staging, "_copy_file", full)
         with pytest.raises(EnvironmentFault, match="No space left on device"):
             _copy(source, tmp_path / "cache")
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]

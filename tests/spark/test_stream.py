@@ -9,8 +9,8 @@ import pytest
 from delta import DeltaTable
 from pyspark.sql import functions as F
 
-from metaeol_udf.delta import publish
 from metaeol_udf.delta.stream import run_stream
+from metaeol_udf.delta.write import merge
 from metaeol_udf.errors import BudgetError, InputError, MetaEOLError
 
 from .conftest import Bench
@@ -90,7 +90,7 @@ def test_files_bound_a_micro_batch_and_a_batch_that_failed_is_done_again(bench: 
     follow(bench, **sections)
     for n in range(1, 4):
         bench.write([(n, f"appended {n}")], mode="append")
-    real, calls = publish.publish_to_target, []
+    real, calls = merge.publish_to_target, []
 
     def fail_at_the_second(*args: Any) -> None:
         calls.append(1)
@@ -99,7 +99,7 @@ def test_files_bound_a_micro_batch_and_a_batch_that_failed_is_done_again(bench: 
         real(*args)
 
     with monkeypatch.context() as patched:
-        patched.setattr(publish, "publish_to_target", fail_at_the_second)
+        patched.setattr(merge, "publish_to_target", fail_at_the_second)
         with pytest.raises(MetaEOLError, match="the disk is full") as caught:
             follow(bench, **sections)
     assert caught.value.exit_code == 5
@@ -130,14 +130,14 @@ def test_another_spec_is_a_migration_of_the_whole_table_that_is_counted_before_i
     first = follow(bench)
     bench.write([(4, "a new row")], mode="append")
     old = {n: row["embedding"] for n, row in bench.rows().items()}
-    real, seen = publish.publish_in_place, {}
+    real, seen = merge.publish_in_place, {}
 
     def look(*args: Any) -> None:
         seen.update({n: row["embedding"] for n, row in bench.rows().items()})
         assert "migration" in caplog.text
         real(*args)
 
-    monkeypatch.setattr(publish, "publish_in_place", look)
+    monkeypatch.setattr(merge, "publish_in_place", look)
     # `latest` cannot leave old vectors beside new ones.
     report = follow(bench, embedding={"layer": 1}, stream={"start": "latest"})
     assert seen == old

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from metaeol_udf.delta.tables import TableRef, parse_table
+from metaeol_udf.delta.tables.refs import TableRef, parse_table
 from metaeol_udf.errors import InputError
 
 

@@ -13,7 +13,7 @@ from metaeol_udf import MetaEOLEncoder
 from metaeol_udf.errors import ConfigError, InputError
 from metaeol_udf.spark import MetaEOLEmbedder, embed_udf, register_sql, with_embeddings
 from metaeol_udf.spark.udf import make_request, pin, result_udf
-from metaeol_udf.spark.worker import EncoderRequest
+from metaeol_udf.spark.worker.encoder_cache import EncoderRequest
 from metaeol_udf.spec import EmbeddingSpec
 from tests.plan_metrics import evaluated_rows
 

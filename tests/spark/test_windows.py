@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from metaeol_udf.delta.waves import task_count
+from metaeol_udf.delta.write.waves import task_count
 from metaeol_udf.encoder import Encoded
 from metaeol_udf.errors import EnvironmentFault
 from metaeol_udf.prompts import TemplateSet
-from metaeol_udf.spark import windows, worker
-from metaeol_udf.spark.devices import task_gpus
-from metaeol_udf.spark.worker import EncoderRequest, LoadedEncoder
+from metaeol_udf.spark.worker import encoder_cache, rebatching
+from metaeol_udf.spark.worker.devices import task_gpus
+from metaeol_udf.spark.worker.encoder_cache import EncoderRequest, LoadedEncoder
 from metaeol_udf.spec import EmbeddingSpec
 
 
@@ -41,7 +41,7 @@ class _Lengths:
 def request_and_encoder(monkeypatch: pytest.MonkeyPatch) -> tuple[EncoderRequest, _Lengths]:
     encoder = _Lengths()
     spec = EmbeddingSpec(model="m", templates_json=TemplateSet.load("metaeol").to_json(), model_hash="h")
-    monkeypatch.setattr(windows, "get_encoder", lambda request: LoadedEncoder(encoder, "here:1:0:"))  # type: ignore[arg-type]
+    monkeypatch.setattr(rebatching, "get_encoder", lambda request: LoadedEncoder(encoder, "here:1:0:"))  # type: ignore[arg-type]
     return EncoderRequest(spec, "cpu"), encoder
 
 
@@ -53,7 +53,7 @@ def test_small_arrow_batches_are_joined_into_one_window(request_and_encoder: tup
     request, encoder = request_and_encoder
     texts = ["x" * n for n in range(1, 31)]
     batches = [pd.Series(texts[i : i + 3]) for i in range(0, 30, 3)]
-    frames = list(windows.encode_windows(request, iter(batches)))
+    frames = list(rebatching.encode_windows(request, iter(batches)))
     assert encoder.windows == [30]
     assert _lengths(frames) == [float(n) for n in range(1, 31)]
 
@@ -61,7 +61,7 @@ def test_small_arrow_batches_are_joined_into_one_window(request_and_encoder: tup
 def test_long_texts_close_a_window_and_rows_keep_their_order(request_and_encoder: tuple[EncoderRequest, _Lengths]) -> None:
     request, encoder = request_and_encoder
     texts = ["x" * (2000 + n) for n in range(40)]
-    frames = list(windows.encode_windows(request, iter([pd.Series(texts)])))
+    frames = list(rebatching.encode_windows(request, iter([pd.Series(texts)])))
     assert len(encoder.windows) > 1
     assert sum(encoder.windows) == 40
     assert _lengths(frames) == [float(len(text)) for text in texts]
@@ -69,7 +69,7 @@ def test_long_texts_close_a_window_and_rows_keep_their_order(request_and_encoder
 
 def test_a_window_never_holds_more_rows_than_its_bound(request_and_encoder: tuple[EncoderRequest, _Lengths]) -> None:
     request, encoder = request_and_encoder
-    list(windows.encode_windows(request, iter([pd.Series([None] * 10_000, dtype=object)])))
+    list(rebatching.encode_windows(request, iter([pd.Series([None] * 10_000, dtype=object)])))
     assert encoder.windows == [4096, 4096, 1808]
 
 
@@ -79,14 +79,14 @@ def test_empty_batches_and_no_batches_never_ask_for_the_encoder(monkeypatch: pyt
     def refuse(request: EncoderRequest) -> LoadedEncoder:
         raise AssertionError("asked for")
 
-    monkeypatch.setattr(windows, "get_encoder", refuse)
-    assert list(windows.encode_windows(EncoderRequest(spec), iter([]))) == []
-    assert list(windows.encode_windows(EncoderRequest(spec), iter([pd.Series([], dtype=object)]))) == []
+    monkeypatch.setattr(rebatching, "get_encoder", refuse)
+    assert list(rebatching.encode_windows(EncoderRequest(spec), iter([]))) == []
+    assert list(rebatching.encode_windows(EncoderRequest(spec), iter([pd.Series([], dtype=object)]))) == []
 
 
 def test_missing_and_not_finite_vectors_are_none_with_their_reason(request_and_encoder: tuple[EncoderRequest, _Lengths]) -> None:
     request, _ = request_and_encoder
-    frame = next(windows.encode_windows(request, iter([pd.Series(["abc", None, "nan"], dtype=object)])))
+    frame = next(rebatching.encode_windows(request, iter([pd.Series(["abc", None, "nan"], dtype=object)])))
     assert frame["error"].tolist() == [None, "null_text", "non_finite"]
     assert [vector is None for vector in frame["vector"]] == [False, True, True]
     assert frame["vector"][0].dtype == np.float32
@@ -95,7 +95,7 @@ def test_missing_and_not_finite_vectors_are_none_with_their_reason(request_and_e
 def test_a_worker_of_another_version_refuses_before_it_loads(request_and_encoder: tuple[EncoderRequest, _Lengths]) -> None:
     request, _ = request_and_encoder
     with pytest.raises(EnvironmentFault, match=r"metaeol-udf is 0\.0\.0 on the driver"):
-        worker.get_encoder(dataclasses.replace(request, versions={**request.versions, "metaeol-udf": "0.0.0"}))
+        encoder_cache.get_encoder(dataclasses.replace(request, versions={**request.versions, "metaeol-udf": "0.0.0"}))
 
 
 def test_a_gpu_that_is_required_and_absent_is_an_environment_fault() -> None:

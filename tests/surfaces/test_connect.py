@@ -12,9 +12,9 @@ import yaml
 from numpy.typing import NDArray
 
 from metaeol_udf import MetaEOLEncoder
-from metaeol_udf.encoder.model_files import resolve_spec
+from metaeol_udf.encoder.checkpoint.files import resolve_spec
 from metaeol_udf.errors import ConfigError, EnvironmentFault, ModelFilesError
-from metaeol_udf.spark.connect import require_no_remote, seen_on_worker
+from metaeol_udf.spark.cluster.connect import require_no_remote, seen_on_worker
 from metaeol_udf.spec import EmbeddingSpec
 from tests.surfaces.connect_server import ConnectServer
 from tests.surfaces.texts import EMBEDDED, ERRORS, TEXTS, assert_same

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
 
 from metaeol_udf import MetaEOLEncoder, cli
-from metaeol_udf.encoder.moments import Moments, fit_postprocess
+from metaeol_udf.encoder.vectors.postprocess_fit import Moments, fit_postprocess
 from metaeol_udf.spark import MetaEOLEmbedder, embed_udf, register_sql, with_embeddings
 from metaeol_udf.spec import EmbeddingSpec
 from tests.notebooks.runner import run_notebook

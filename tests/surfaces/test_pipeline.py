@@ -18,7 +18,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
 from metaeol_udf import MetaEOLEncoder
-from metaeol_udf.encoder.moments import Moments, fit_postprocess
+from metaeol_udf.encoder.vectors.postprocess_fit import Moments, fit_postprocess
 from metaeol_udf.errors import ConfigError, InputError, ModelFilesError
 from metaeol_udf.spark import MetaEOLEmbedder
 from metaeol_udf.spec import SETTINGS, EmbeddingSpec

@@ -21,7 +21,7 @@ from pyspark.sql import functions as F
 from metaeol_udf.config import SparkConfig, parse_config
 from metaeol_udf.delta import run_embed
 from metaeol_udf.spark import with_embeddings
-from metaeol_udf.spark.session import get_session, slot_count
+from metaeol_udf.spark.cluster.session import get_session, slot_count
 from metaeol_udf.spec import EmbeddingSpec
 
 HERE = Path(__file__).resolve().parent

@@ -13,7 +13,7 @@ from typing import Any
 
 import safetensors
 
-from metaeol_udf.spark import devices
+from metaeol_udf.spark.worker import devices
 
 _open_weights: Any = safetensors.safe_open
 

@@ -1,0 +1,159 @@
+"""`metaeol templates …`: list the sets that ship, check a set, draft one. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from metaeol_udf.errors import ConfigError, EnvironmentFault
+from metaeol_udf.terminal import (
+    print_json,
+    show_template_check,
+    show_template_sets,
+)
+
+if TYPE_CHECKING:
+    from metaeol_udf.prompts import TemplateSet
+    from metaeol_udf.prompts.checks import SetCheck
+    from metaeol_udf.prompts.drafts import MetaTaskForm
+
+templates_app = typer.Typer(help="List, check and draft template sets.", no_args_is_help=True)
+
+Model = Annotated[str | None, typer.Option(metavar="DIR", help="Model folder, whose tokenizer counts tokens.", show_default=False)]
+TextTokens = Annotated[int, typer.Option(min=1, max=100_000, help="Tokens of the text whose cost is counted.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+@templates_app.command("list")
+def list_sets(model: Model = None, text_tokens: TextTokens = 32, as_json: AsJson = False) -> None:
+    """List the template sets that ship with the package; with --model also what they cost."""
+    from metaeol_udf.prompts import TemplateSet
+    from metaeol_udf.prompts.templates import builtin_names
+
+    checks = _check_all([TemplateSet.load(name) for name in builtin_names()], model, text_tokens)
+    if as_json:
+        print_json([check.to_dict() for check in checks])
+    else:
+        show_template_sets(Console(), checks)
+
+
+@templates_app.command()
+def check(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A template set's YAML file, or a built-in name.", show_default=False)],
+    model: Model = None,
+    text_tokens: TextTokens = 32,
+    as_json: AsJson = False,
+) -> None:
+    """Check a template set: slots, endings, what prompts share, and with --model their tokens. Status 2 if it has a problem."""
+    from metaeol_udf.prompts import TemplateSet
+
+    (found,) = _check_all([TemplateSet.load(file)], model, text_tokens)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        show_template_check(Console(), found)
+    if found.problems:
+        raise typer.Exit(ConfigError.exit_code)
+
+
+@templates_app.command()
+def new(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What the set is called.", show_default=False)],
+    meta_task: Annotated[list[str], typer.Option(help="What a text is asked for, such as 'urgency'; may be repeated.", show_default=False)],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The YAML file to write.", show_default=False)],
+    options: Annotated[
+        list[str] | None,
+        typer.Option(metavar="A,B,C", help="Words that may come, for the meta-task at the same place.", show_default=False),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Model folder: counts tokens, drafts, scores.", show_default=False)
+    ] = None,
+    draft: Annotated[bool, typer.Option("--draft", help="Let the model propose other words for each meta-task.")] = False,
+    pairs: Annotated[
+        Path | None, typer.Option(metavar="FILE.tsv", help="Score on pairs: sentence1, sentence2, score.", show_default=False)
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there already.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Draft a template set for meta-tasks of your own, check it, and with --pairs score it."""
+    if out.exists() and not force:
+        raise ConfigError(f"{out} is there already; --force replaces it")
+    if model is None and (draft or pairs is not None):
+        raise ConfigError(f"{'--draft' if draft else '--pairs'} needs a model: --model DIR")
+    forms = _fill_forms(meta_task, options or [])
+    if pairs is not None:
+        from metaeol_udf.quality.pairs import import_spearmanr, read_pairs
+
+        import_spearmanr()  # before a model is loaded in vain
+        read_pairs(pairs)
+    from metaeol_udf.prompts.drafts import draft_templates, draft_yaml
+
+    templates = draft_templates(name, _propose(forms, model, device) if draft and model is not None else forms)
+    _write(out, draft_yaml(templates))
+    (found,) = _check_all([templates], model, 32)
+    score = _score(templates, model, pairs, device) if pairs is not None and model is not None else None
+    if as_json:
+        print_json({"file": str(out), **found.to_dict(), "score": score})
+        return
+    typer.echo(f"{out}: {len(templates.templates)} templates")
+    show_template_check(Console(), found)
+    if score is not None:
+        typer.echo(f"  Spearman x100 on {pairs}: {score:.2f}")
+
+
+def _check_all(sets: list[TemplateSet], model: str | None, text_tokens: int) -> list[SetCheck]:
+    from metaeol_udf.prompts.checks import check_templates
+
+    if model is None:
+        return [check_templates(templates) for templates in sets]
+    from metaeol_udf.explain.language_model import open_tokenizer
+
+    tokenizer, is_known = open_tokenizer(model)
+    return [check_templates(templates, tokenizer, n_text_tokens=text_tokens, may_cut=is_known) for templates in sets]
+
+
+def _fill_forms(meta_tasks: list[str], options: list[str]) -> list[MetaTaskForm]:
+    from metaeol_udf.prompts.drafts import MetaTaskForm
+
+    if len(options) > len(meta_tasks):
+        raise ConfigError(f"--options belong to a --meta-task each, found {len(options)} for {len(meta_tasks)}")
+    words = [tuple(word.strip() for word in line.split(",") if word.strip()) for line in options]
+    words += [()] * (len(meta_tasks) - len(options))
+    return [MetaTaskForm(meta_task, some) for meta_task, some in zip(meta_tasks, words, strict=True)]
+
+
+def _propose(forms: list[MetaTaskForm], model: str, device: str) -> list[MetaTaskForm]:
+    """Add the model's own words to forms; where it has none, say so and leave the form as it is."""
+    import dataclasses
+
+    from metaeol_udf.explain.language_model import load_language_model
+    from metaeol_udf.explain.proposals import propose_aspects
+    from metaeol_udf.spec import EmbeddingSpec
+
+    language_model = load_language_model(EmbeddingSpec(model=model), device)
+    proposed = []
+    for form in forms:
+        aspects = propose_aspects(language_model, form.name)
+        said = ", ".join(aspects) if aspects else "nothing usable; the form's own word stays"
+        typer.echo(f"the model's words for {form.name!r}: {said}", err=True)
+        proposed.append(dataclasses.replace(form, aspects=aspects))
+    return proposed
+
+
+def _score(templates: TemplateSet, model: str, pairs: Path, device: str) -> float:
+    from metaeol_udf.encoder import MetaEOLEncoder
+    from metaeol_udf.quality.pairs import read_pairs, score_pairs
+
+    return score_pairs(MetaEOLEncoder.from_pretrained(model, templates=templates, device=device), read_pairs(pairs))
+
+
+def _write(path: Path, content: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content, encoding="utf-8")
+    except OSError as error:
+        raise EnvironmentFault(f"cannot write {path}: {error.strerror or error}") from error

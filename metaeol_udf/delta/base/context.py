@@ -1,0 +1,94 @@
+"""What all runs of one command share: settings, the resolved spec, the session and the tables' names."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pyspark.sql import SparkSession
+
+from metaeol_udf.config import JobConfig
+from metaeol_udf.delta.base.failure_budget import FailureBudget
+from metaeol_udf.delta.base.run_report import Report, check_writable
+from metaeol_udf.delta.tables.columns import VectorColumns
+from metaeol_udf.delta.tables.refs import TableRef, parse_table
+from metaeol_udf.encoder.checkpoint.files import ModelInfo
+from metaeol_udf.spark.cluster.session import get_session
+from metaeol_udf.spark.udf import make_request
+from metaeol_udf.spark.worker.encoder_cache import EncoderRequest
+from metaeol_udf.spark.worker.model_staging import resolve
+from metaeol_udf.spec import EmbeddingSpec
+
+if TYPE_CHECKING:
+    from metaeol_udf.evaluation.labelled_pairs import LabelledPairs
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all runs of one command share: settings, the resolved spec and the session."""
+
+    config: JobConfig
+    spec: EmbeddingSpec
+    info: ModelInfo
+    spark: SparkSession
+    source: TableRef
+    target: TableRef
+    columns: VectorColumns
+    pairs: LabelledPairs | None = None  # for the quality gate
+
+    @classmethod
+    def prepare(cls, config: JobConfig, spark: SparkSession | None, *, writes: bool = True) -> Job:
+        """Check what can be checked without a table, and start the session.
+
+        Args:
+            config: All settings.
+            spark: The session; None takes the active one or starts one.
+            writes: Whether a run follows. Without one, no folder of a report is made.
+
+        Raises:
+            ConfigError: The spec names something that does not exist, or the labelled pairs cannot be read.
+            InputError: A table's name is not valid.
+            EnvironmentFault: Spark does not start, or the report cannot be written.
+        """
+        source, target = parse_table(config.source.table, "source.table"), parse_table(config.target_table, "target.table")
+        for setting in ("report", "report_page", "prometheus") if writes else ():
+            check_writable(getattr(config.runtime, setting), f"runtime.{setting}")
+        pairs = _load_pairs(config)
+        spec, info = resolve(config.embedding, lambda: get_session(config.spark, spark))
+        settings = dataclasses.replace(config.spark, conf=dict.fromkeys(config.spark.conf, "…"))  # values may be secrets
+        logger.info("%s", dataclasses.replace(config, spark=settings))
+        return cls(config, spec, info, get_session(config.spark, spark), source, target, VectorColumns(config.column), pairs)
+
+    @property
+    def in_place(self) -> bool:
+        """Whether vectors go into the source itself."""
+        return self.source == self.target
+
+    @property
+    def budget(self) -> FailureBudget:
+        """How many rows may fail."""
+        return FailureBudget(self.config.runtime.max_failed_fraction)
+
+    def new_report(self) -> Report:
+        """Make an empty report with a run id of its own, which sorts by time."""
+        return Report(f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:8]}", self.spec.fingerprint())
+
+    def request(self, origin: str = "") -> EncoderRequest:
+        """Say what workers load; `origin` names the run in its load ids."""
+        runtime = self.config.runtime
+        return make_request(self.spec, runtime.device, runtime.max_batch_tokens, origin, runtime.model_cache)
+
+
+def _load_pairs(config: JobConfig) -> LabelledPairs | None:
+    """Read the labelled pairs of the quality gate, where it is on and has some."""
+    if not (config.quality.gate and config.quality.pairs):
+        return None
+    from metaeol_udf.evaluation.labelled_pairs import load_pairs
+
+    return load_pairs(config.quality.pairs, config.source.key)

@@ -1,0 +1,224 @@
+"""The run report: what a run did, as one flat mapping that is also written as JSON."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from metaeol_udf.errors import EnvironmentFault
+from metaeol_udf.files import replace_file
+
+#: A run of ten billion texts has 200,000 waves; its report stays a file that a person can open.
+MOST_WAVES = 500
+
+
+@dataclass
+class Stopwatch:
+    """Seconds that each phase of a run took."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Add the time spent inside to a phase."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - started, 3)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Rows of one selection.
+
+    Attributes:
+        rows_selected: All of them.
+        rows_skipped: Those that need no work.
+        rows_new: Those with nothing stored.
+        rows_of_other_specs: Those whose vector belongs to another spec: another model, template set, layer and so on.
+        other_specs: The digests of those specs, a few at most.
+    """
+
+    rows_selected: int
+    rows_skipped: int
+    rows_new: int
+    rows_of_other_specs: int
+    other_specs: tuple[str, ...]
+
+    @property
+    def rows_changed(self) -> int:
+        """Rows whose vector belongs to this spec and an earlier text."""
+        return self.rows_selected - self.rows_skipped - self.rows_new - self.rows_of_other_specs
+
+
+@dataclass
+class Report:
+    """Everything that a run reports. Rows are rows of the source that the condition selects; texts are distinct.
+
+    Attributes:
+        run_id: Also in the journal and the quarantine.
+        fingerprint: Of the spec.
+        status: `running`, `done`, `nothing_to_do`, `over_budget` (all is published, too many rows failed), or nothing was
+            published by `stopped_over_budget`, `blocked_by_quality` and `terminated` (SIGTERM).
+        rows_selected: Equals `rows_embedded + rows_failed + rows_skipped`.
+        rows_embedded: Rows that had no current vector and have one now.
+        rows_failed: Rows worked on that have an error now, NULL and blank texts among them.
+        rows_skipped: Rows that were current already.
+        rows_stale: Of the rows worked on, those whose text was changed, or which were deleted, while the job ran. The old text's
+            vector is not written for them; the next run embeds them.
+        failures: Rows that failed, by reason.
+        migration: None, or where rows hold vectors of other specs: their number, that of new rows and of changed texts, and
+            the specs.
+        quality: None, or what the quality gate found in a migration: `verdict` (`passed`, `blocked`, or `not_judged` and let
+            through), `reasons`, the spec in the table (`from`), texts compared, and the figures of `old` and `new` vectors.
+        rows_trimmed: Embedded rows whose text was longer than `max_tokens`.
+        unique_texts: Texts that went through the model in this run; fewer than rows where texts repeat or were journalled.
+        waves: Waves that this run journalled.
+        wave_log: Their rates in order, at most `MOST_WAVES` entries: each with the number of `waves` in it, `started` (seconds since
+            1970), `seconds`, `texts`, `tokens` and `failed`. In longer runs neighbours are added up.
+        batches: Micro-batches of a stream with rows to embed, apart from its first run over the whole table; 0 for other commands.
+        tokens_computed: Tokens that went through the model.
+        tokens_saved: Tokens that one pass a prompt would have computed beyond those.
+        model_loads: Loads that this run caused, over all workers.
+        executors: Executors that the session had; 1 in local mode.
+        seconds: By phase, and `total`.
+        texts_per_second: `unique_texts` over the seconds of the embedding phase, model load included.
+        delta_versions: Of the source as read and of the tables as left.
+    """
+
+    run_id: str
+    fingerprint: str
+    status: str = "running"
+    rows_selected: int = 0
+    rows_embedded: int = 0
+    rows_failed: int = 0
+    rows_skipped: int = 0
+    failures: dict[str, int] = field(default_factory=dict)
+    migration: dict[str, Any] | None = None
+    quality: dict[str, Any] | None = None
+    rows_stale: int = 0
+    rows_trimmed: int = 0
+    unique_texts: int = 0
+    waves: int = 0
+    wave_log: list[dict[str, float]] = field(default_factory=list)
+    batches: int = 0
+    tokens_computed: int = 0
+    tokens_saved: int = 0
+    model_loads: int = 0
+    executors: int = 1
+    seconds: dict[str, float] = field(default_factory=dict)
+    texts_per_second: float = 0.0
+    delta_versions: dict[str, int] = field(default_factory=dict)
+
+    def count_selected(self, counts: Counts) -> None:
+        """Take over what a selection counted."""
+        done = self.rows_embedded + self.rows_failed  # in an earlier look of the same run
+        self.rows_selected, self.rows_skipped = counts.rows_selected, counts.rows_skipped - done
+        if counts.rows_of_other_specs:
+            self.migration = {
+                "rows_of_other_specs": counts.rows_of_other_specs,
+                "rows_new": counts.rows_new,
+                "rows_changed": counts.rows_changed,
+                "from": list(counts.other_specs),
+                "to": self.fingerprint,
+            }
+
+    def count_done(self, embedded: int, trimmed: int, failures: Mapping[str, int]) -> None:
+        """Add what became of the rows of one look.
+
+        Args:
+            embedded: Rows with a vector.
+            trimmed: Of these, rows whose text was trimmed.
+            failures: Rows without one, by reason.
+        """
+        self.rows_embedded += embedded
+        self.rows_trimmed += trimmed
+        self.rows_failed += sum(failures.values())
+        self.failures = {reason: self.failures.get(reason, 0) + failures.get(reason, 0) for reason in sorted({*self.failures, *failures})}
+
+    def log_wave(self, started: float, seconds: float, texts: int, tokens: int, failed: int) -> None:
+        """Note how fast a wave was.
+
+        Args:
+            started: Seconds since 1970.
+            seconds: That it took.
+            texts: That went through the model.
+            tokens: That went through the model.
+            failed: Texts without a vector.
+        """
+        entry = {"waves": 1, "started": started, "seconds": seconds, "texts": texts, "tokens": tokens, "failed": failed}
+        self.wave_log = shortened([*self.wave_log, entry])
+
+    def migration_line(self) -> str:
+        """The migration for people, before it runs."""
+        found = self.migration or {}
+        old, new, changed = (found[f"rows_{name}"] for name in ("of_other_specs", "new", "changed"))
+        return (
+            f"migration to spec {self.fingerprint}: {old:,} rows hold vectors of {', '.join(found['from'])}, which stay until the new "
+            f"ones are published; {new:,} rows are new, {changed:,} have a new text"
+        )
+
+    def add(self, part: Report) -> None:
+        """Add a later run of the same command, such as a micro-batch: counts are summed, versions are the latest."""
+        for name in ("selected", "embedded", "failed", "skipped", "trimmed"):
+            setattr(self, f"rows_{name}", getattr(self, f"rows_{name}") + getattr(part, f"rows_{name}"))
+        for name in ("unique_texts", "waves", "tokens_computed", "tokens_saved", "model_loads"):
+            setattr(self, name, getattr(self, name) + getattr(part, name))
+        self.failures = {name: self.failures.get(name, 0) + part.failures.get(name, 0) for name in {**self.failures, **part.failures}}
+        self.seconds = {name: round(self.seconds.get(name, 0) + part.seconds.get(name, 0), 3) for name in {**self.seconds, **part.seconds}}
+        self.wave_log = shortened([*self.wave_log, *part.wave_log])
+        self.migration = self.migration or part.migration
+        self.quality = part.quality or self.quality
+        self.executors, self.delta_versions = part.executors, part.delta_versions or self.delta_versions
+        self.set_rate()
+
+    def set_rate(self) -> None:
+        """Texts per second, from the counts so far."""
+        embed_s = self.seconds.get("embed", 0.0)
+        self.texts_per_second = round(self.unique_texts / embed_s, 3) if self.unique_texts and embed_s else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return dict(vars(self))
+
+
+def shortened(waves: list[dict[str, float]]) -> list[dict[str, float]]:
+    """The same waves in at most `MOST_WAVES` entries: neighbours are added up, by twos, as often as it takes."""
+    while len(waves) > MOST_WAVES:
+        waves = [_added_up(waves[start : start + 2]) for start in range(0, len(waves), 2)]
+    return waves
+
+
+def _added_up(waves: list[dict[str, float]]) -> dict[str, float]:
+    summed = {name: round(sum(wave[name] for wave in waves), 3) for name in waves[0]}
+    return summed | {"started": waves[0]["started"]}
+
+
+def check_writable(path: str | None, setting: str) -> None:
+    """See, before any work, that the folder of a file can be made.
+
+    Raises:
+        EnvironmentFault: It cannot.
+    """
+    if path is None:
+        return
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EnvironmentFault(f"{setting}: cannot make the folder of {path}: {error.strerror}") from None
+
+
+def write_report(report: Report, path: str | None) -> None:
+    """Write the report; a reader sees the old file or the new one, never half of one.
+
+    Raises:
+        EnvironmentFault: The file cannot be written.
+    """
+    if path is not None:
+        replace_file(path, (json.dumps(report.as_dict(), indent=2) + "\n").encode(), setting="runtime.report")

@@ -1,0 +1,135 @@
+"""The quality gate: vectors of another spec replace a table's own only where they are not worse than the settings allow.
+
+It stands between the embedding phase, whose outcome is in the journal by then, and the MERGE. It writes nothing, so a run that
+is killed here or stopped by it is judged again by the next one, on the same texts and without computing anything.
+
+What is judged is always the table as a whole, also for the few rows of `metaeol retry` or of a micro-batch: a spec that the
+table does not have yet must not come in by a side door.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from metaeol_udf.delta.base.context import Job
+from metaeol_udf.delta.base.run_report import Report
+from metaeol_udf.delta.gate.comparable_texts import OldSpec, collect_vectors, count_old_specs, find_pairs, sample_texts
+from metaeol_udf.delta.gate.comparison import (
+    MIN_TEXTS,
+    Comparison,
+    Outcome,
+    PairScores,
+    Verdict,
+    compare,
+    find_faults,
+    find_score_faults,
+    score_pairs,
+    stack,
+)
+from metaeol_udf.delta.select.row_scope import Scope
+from metaeol_udf.delta.select.snapshot import Look, Tables, look
+from metaeol_udf.delta.tables.refs import read
+from metaeol_udf.delta.write.journal import Journal
+from metaeol_udf.errors import QualityError
+from metaeol_udf.spark.columns import find_field, quoted
+
+logger = logging.getLogger(__name__)
+
+
+def is_due(job: Job, scope: Scope, seen: Look) -> bool:
+    """Whether a run must pass the gate before it labels or publishes anything. Starts no Spark work.
+
+    For rows that failed it always must: they hold no vector, and say nothing of what the others hold.
+    """
+    return job.config.quality.gate and (scope.failed or seen.counts.rows_of_other_specs > 0)
+
+
+def pass_gate(job: Job, scope: Scope, seen: Look, journal: Journal, report: Report) -> None:
+    """Compare the table's vectors with those in the journal, and put the figures into the report.
+
+    Raises:
+        QualityError: The new ones are worse than allowed, or there was too little to tell. Nothing was published.
+    """
+    whole = seen if scope.kind == "all" else look(job, Scope(), check_keys=False)
+    if not whole.counts.rows_of_other_specs:
+        return
+    verdict = _judge(job, whole, journal)
+    report.quality = verdict.as_dict()
+    if verdict.outcome is Outcome.BLOCKED:
+        raise QualityError(
+            f"stopped by the quality gate: {'; '.join(verdict.reasons)}. Nothing was published: {job.target} keeps the vectors of spec "
+            f"{verdict.old_spec}, and those of spec {report.fingerprint} are journalled. Go back to the old settings, change the limit, or "
+            "take the new vectors with quality.gate=false: the next run then publishes them without computing them again"
+        )
+    level = logging.INFO if verdict.outcome is Outcome.PASSED else logging.WARNING
+    logger.log(level, "quality gate: %s", report.quality)
+
+
+def _judge(job: Job, whole: Look, journal: Journal) -> Verdict:
+    has_vectors = find_field(_written_to(job, whole.tables).schema, job.columns.vector) is not None
+    specs = count_old_specs(whole.chosen, journal) if has_vectors else []
+    if not specs:
+        return Verdict(Outcome.NOT_JUDGED, None, ["no row holds a vector of another spec"])
+    old, limits = specs[0], job.config.quality
+    seen, scores = _measure(job, whole, journal, old.fingerprint) if old.n_texts >= MIN_TEXTS else (None, None)
+    faults = _find_losses(job, old)
+    if seen is None or seen.n_texts < MIN_TEXTS:
+        n_texts = old.n_texts if seen is None else seen.n_texts
+        faults = [
+            f"{n_texts:,} texts have both a vector of spec {old.fingerprint} and a new one, fewer than the {MIN_TEXTS} that can be judged",
+            *faults,
+        ]
+        outcome = Outcome.NOT_JUDGED if _is_remainder(whole) else Outcome.BLOCKED
+        return Verdict(outcome, old.fingerprint, faults, old.n_texts, old.n_lost)
+    faults += find_faults(seen, limits) + ([] if scores is None else find_score_faults(scores, limits))
+    return Verdict(Outcome.BLOCKED if faults else Outcome.PASSED, old.fingerprint, faults, old.n_texts, old.n_lost, seen, scores)
+
+
+def _is_remainder(whole: Look) -> bool:
+    """Whether the job's spec is the table's already, and these are rows that were left over, say because their text changed meanwhile."""
+    counts = whole.counts
+    return counts.rows_skipped + counts.rows_changed > counts.rows_of_other_specs
+
+
+def _find_losses(job: Job, old: OldSpec) -> list[str]:
+    """A text that the new spec fails on would lose the vector that it has."""
+    n_texts, budget = old.n_texts + old.n_lost, job.budget
+    if not budget.is_exceeded(old.n_lost, n_texts):
+        return []
+    return [
+        f"{old.n_lost:,} of {n_texts:,} texts that have a vector have no new one, more than "
+        f"runtime.max_failed_fraction={budget.max_fraction} allows"
+    ]
+
+
+def _measure(job: Job, whole: Look, journal: Journal, old_spec: str) -> tuple[Comparison, PairScores | None]:
+    """The figures of both versions, on a sample of texts and on the labelled pairs."""
+    chosen, quality, labelled = whole.chosen, job.config.quality, job.pairs
+    sample = sample_texts(chosen, journal, old_spec, quality.sample)
+    pairs = [] if labelled is None else find_pairs(chosen, journal, old_spec, labelled, whole.tables.key)
+    wanted = sorted({*sample, *(text for pair in pairs for text in (pair.first, pair.second))})
+    old = collect_vectors(_stored(job, whole.tables), old_spec, wanted)
+    new = collect_vectors(journal.rows().select("fingerprint", "vector"), job.spec.fingerprint(), wanted)
+    both = old.keys() & new.keys()
+    texts = [text for text in sample if text in both]
+    comparison = compare(stack(old, texts), stack(new, texts), quality.neighbours)
+    if labelled is None:
+        return comparison, None
+    known = [pair for pair in pairs if {pair.first, pair.second} <= both]
+    firsts, seconds = [pair.first for pair in known], [pair.second for pair in known]
+    before, after = ((stack(vectors, firsts), stack(vectors, seconds)) for vectors in (old, new))
+    return comparison, score_pairs(before, after, labelled.scores[[pair.place for pair in known]])
+
+
+def _stored(job: Job, tables: Tables) -> DataFrame:
+    """`fingerprint` and `vector` of all rows of the table that the job writes to."""
+    fingerprint, vector = (F.col(quoted(name)) for name in (job.columns.fingerprint, job.columns.vector))
+    return _written_to(job, tables).select(fingerprint.alias("fingerprint"), vector.alias("vector"))
+
+
+def _written_to(job: Job, tables: Tables) -> DataFrame:
+    """The table that the job writes to, at the version that was looked at."""
+    return tables.source if tables.in_place else read(job.spark, tables.target, tables.target_version)

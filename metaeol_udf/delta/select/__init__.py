@@ -1,0 +1,1 @@
+"""Which rows need work, at which versions of the tables. Plain Spark SQL, no Python."""

@@ -1,0 +1,81 @@
+"""Which rows of the source a run looks at: all of them, those that failed, or those that a micro-batch names."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from dataclasses import dataclass
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql.types import DateType, DecimalType, IntegralType, StringType
+
+from metaeol_udf.delta.select.selection import ERROR, STORED, Selection
+from metaeol_udf.delta.tables.where_clause import where_column
+from metaeol_udf.errors import InputError
+from metaeol_udf.spark.columns import quoted
+
+#: Reasons that another try cannot cure.
+TEXTLESS = ("null_text", "empty_text")
+_BOUNDED = (IntegralType, StringType, DateType, DecimalType)  # values that reach Python and return unchanged
+
+
+@dataclass(frozen=True)
+class Scope:
+    """The rows of a run. The default is all of them.
+
+    Attributes:
+        keys: Only rows with these keys: columns with the key's names, no row twice. None: all.
+        bounds: A condition over the key columns that holds for all of `keys`; lets Delta skip files by their statistics.
+        failed: Only rows with an error that another try may cure.
+    """
+
+    keys: DataFrame | None = None
+    bounds: Column | None = None
+    failed: bool = False
+
+    @property
+    def kind(self) -> str:
+        """Which command's rows these are."""
+        return "failed" if self.failed else "all" if self.keys is None else "keys"
+
+    def of_source(self, source: DataFrame) -> DataFrame:
+        """The source's rows that are in scope, with texts as they are there: a micro-batch's own may be outdated."""
+        bounded = source if self.bounds is None else source.where(self.bounds)
+        return bounded if self.keys is None else bounded.join(self.keys, self.keys.columns, "left_semi")
+
+    def of_selection(self, chosen: Selection) -> Selection:
+        """The selection's rows that are in scope; rows to be tried again count as having nothing stored."""
+        if not self.failed:
+            return chosen
+        curable = F.col(ERROR).isNotNull() & ~F.col(ERROR).isin(*TEXTLESS)
+        return Selection(chosen.rows.where(curable).withColumn(STORED, F.lit(None).cast("string")), chosen.key)
+
+    def condition(self, where: str | None) -> Column | None:
+        """What a MERGE adds to its condition: the user's condition and the bounds."""
+        parts = [part for part in (None if where is None else where_column(where), self.bounds) if part is not None]
+        return functools.reduce(operator.and_, parts) if parts else None
+
+
+def scope_of_keys(keys: DataFrame) -> tuple[Scope, int]:
+    """The scope of a micro-batch's keys, and how many there are: one aggregation.
+
+    Raises:
+        InputError: A key is NULL.
+    """
+    names = keys.columns
+    bounded = [field.name for field in keys.schema.fields if isinstance(field.dataType, _BOUNDED)]
+    is_null = functools.reduce(operator.or_, [F.col(quoted(name)).isNull() for name in names])
+    measures = [F.count(F.lit(1)).alias("n"), F.count(F.when(is_null, True)).alias("n_null")]
+    for i, name in enumerate(bounded):
+        measures += [F.min(F.col(quoted(name))).alias(f"low_{i}"), F.max(F.col(quoted(name))).alias(f"high_{i}")]
+    found = keys.agg(*measures).collect()[0]
+    if found["n_null"]:
+        raise InputError(
+            f"source.key: {found['n_null']} new or changed rows have NULL in the key ({', '.join(names)}): "
+            "fill it, or leave them out with source.where"
+        )
+    if not found["n"]:
+        return Scope(keys), 0
+    ranges = [F.col(quoted(name)).between(F.lit(found[f"low_{i}"]), F.lit(found[f"high_{i}"])) for i, name in enumerate(bounded)]
+    return Scope(keys, functools.reduce(operator.and_, ranges) if ranges else None), found["n"]

@@ -1,0 +1,117 @@
+"""What a run finds: tables that fit the settings, at versions that are pinned, and the rows in them that need work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pyspark.sql import DataFrame
+from pyspark.sql.types import StructType
+
+from metaeol_udf.delta.base.context import Job
+from metaeol_udf.delta.base.run_report import Counts
+from metaeol_udf.delta.select import selection
+from metaeol_udf.delta.select.row_scope import Scope
+from metaeol_udf.delta.select.selection import Selection
+from metaeol_udf.delta.tables.columns import check_source_columns, check_vector_columns, require_field
+from metaeol_udf.delta.tables.metadata import check_constraints
+from metaeol_udf.delta.tables.refs import TableRef, current_version, open_table, read
+from metaeol_udf.delta.tables.target import check_target
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What a run reads and writes.
+
+    Attributes:
+        source: The source as it was when it was looked at.
+        source_version: Its version.
+        target_version: The version of a target of its own then; None where there was none yet, and in place.
+        target: Where vectors go; the source itself where the settings name no other.
+        in_place: Whether it is the source itself.
+        key: Fields of the key columns.
+    """
+
+    source_ref: TableRef
+    source: DataFrame
+    source_version: int
+    target_version: int | None
+    target: TableRef
+    in_place: bool
+    key: StructType
+
+
+@dataclass(frozen=True)
+class Look:
+    """What there is to do.
+
+    Attributes:
+        tables: At the versions that were looked at.
+        chosen: The rows in scope.
+        counts: Of these rows.
+    """
+
+    tables: Tables
+    chosen: Selection
+    counts: Counts
+
+    @property
+    def rows_to_do(self) -> int:
+        """Rows that need work."""
+        return self.counts.rows_selected - self.counts.rows_skipped
+
+
+def look(job: Job, scope: Scope, *, check_keys: bool = True) -> Look:
+    """Pin the tables' versions and see what there is to do.
+
+    Raises:
+        InputError: A table, column or key is not what the settings say.
+    """
+    tables = open_checked(job, scope)
+    if check_keys:
+        selection.check_keys(tables.source, job.config.source)
+    chosen = select(job, scope, tables, pinned=True)
+    return Look(tables, chosen, selection.count(chosen))
+
+
+def open_checked(job: Job, scope: Scope) -> Tables:
+    """Open the tables and check all that can be checked before anything is written.
+
+    Raises:
+        InputError: A table or column is not what the settings say.
+    """
+    config = job.config.source
+    table = open_table(job.spark, job.source, "source.table")
+    version = current_version(table)
+    source = scope.of_source(read(job.spark, job.source, version))
+    check_source_columns(source.schema, config.key, config.text, job.source)
+    key = StructType([require_field(source.schema, name, "source.key", job.source) for name in config.key])
+    if job.in_place:
+        check_vector_columns(source.schema, job.columns, (*config.key, config.text), job.source)
+        check_constraints(job.spark, table, job.columns, job.source)
+    target_version = None if job.in_place else check_target(job.spark, job.target, key, job.columns)
+    return Tables(job.source, source, version, target_version, job.target, job.in_place, key)
+
+
+def select(job: Job, scope: Scope, tables: Tables, *, pinned: bool, whole: bool = False) -> Selection:
+    """The rows in scope.
+
+    Args:
+        job: Settings and session.
+        scope: Of the run.
+        tables: As they were opened.
+        pinned: As the tables stood then, rather than as they stand now.
+        whole: With the rows that have no failure, where the scope is those that have one.
+    """
+    source = tables.source if pinned else scope.of_source(read(job.spark, tables.source_ref))
+    stored = None
+    if not tables.in_place and not (pinned and tables.target_version is None):
+        stored = read(job.spark, tables.target, tables.target_version if pinned else None)
+    chosen = selection.select(source, job.config.source, job.spec.fingerprint(), job.columns, stored, tables.in_place)
+    return chosen if whole else scope.of_selection(chosen)
+
+
+def is_outdated(job: Job, tables: Tables) -> bool:
+    """Whether the table that is written to has had another commit since."""
+    if tables.in_place:
+        return current_version(open_table(job.spark, tables.target, "target.table")) != tables.source_version
+    return check_target(job.spark, tables.target, tables.key, job.columns) != tables.target_version

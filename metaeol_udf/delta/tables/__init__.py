@@ -1,0 +1,1 @@
+"""Delta tables by name: columns, conditions, ALTER, properties, and Spark's errors in plain words."""

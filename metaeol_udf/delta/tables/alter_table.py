@@ -1,0 +1,71 @@
+"""Changes of a table's columns and properties, through the catalog's interface rather than SQL text.
+
+Delta's parser takes no parameters, so a statement would have to be pasted together from a user's names; the catalog takes
+them as values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pyspark.sql import SparkSession
+from pyspark.sql.types import StructField
+
+from metaeol_udf.delta.tables.refs import TableRef
+
+
+def alter_table(
+    spark: SparkSession,
+    ref: TableRef,
+    new_columns: list[StructField],
+    comments: Mapping[str, str],
+    properties: Mapping[str, str],
+) -> None:
+    """Add columns, set column comments and table properties. Each kind of change is one commit; nothing to change is none.
+
+    Args:
+        spark: A classic session, which has a JVM at hand.
+        ref: The table.
+        new_columns: Appended in this order; all of them may be NULL.
+        comments: By column, which may be one of the new ones.
+        properties: Set beside those that are there.
+    """
+    jvm: Any = spark._jvm
+    change = jvm.org.apache.spark.sql.connector.catalog.TableChange
+    parse_type = jvm.org.apache.spark.sql.types.DataType.fromJson
+    added = [change.addColumn(_strings(spark, [f.name]), parse_type(f.dataType.json()), True) for f in new_columns]
+    commented = [change.updateColumnComment(_strings(spark, [name]), comment) for name, comment in comments.items()]
+    stated = [change.setProperty(key, value) for key, value in properties.items()]
+    for changes in (added, commented, stated):
+        if changes:
+            _apply(spark, ref, changes)
+
+
+def _apply(spark: SparkSession, ref: TableRef, changes: list[Any]) -> None:
+    jvm: Any = spark._jvm
+    # The catalog is made from the settings of the thread's active session; a thread of the caller's may have none, and then no Delta.
+    jvm.org.apache.spark.sql.classic.SparkSession.setActiveSession(spark._jsparkSession)
+    manager = spark._jsparkSession.sessionState().catalogManager()
+    names = ["delta", ref.name] if ref.is_path else ref.name.split(".")
+    if not ref.is_path and len(names) < 3:
+        names = [*list(manager.currentNamespace()), names[0]] if len(names) == 1 else names
+    catalog = manager.v2SessionCatalog() if ref.is_path else manager.currentCatalog()
+    if len(names) == 3:
+        catalog, names = manager.catalog(names[0]), names[1:]
+    identifier = jvm.org.apache.spark.sql.connector.catalog.Identifier.of(_strings(spark, names[:-1]), names[-1])
+    kind = jvm.org.apache.spark.sql.connector.catalog.TableChange
+    catalog.alterTable(identifier, _array(spark, kind, changes))
+
+
+def _strings(spark: SparkSession, values: list[str]) -> Any:
+    jvm: Any = spark._jvm
+    return _array(spark, jvm.java.lang.String, values)
+
+
+def _array(spark: SparkSession, kind: Any, values: list[Any]) -> Any:
+    gateway: Any = spark.sparkContext._gateway
+    array = gateway.new_array(kind, len(values))
+    for i, value in enumerate(values):
+        array[i] = value
+    return array

@@ -1,0 +1,113 @@
+"""The three columns that the job writes, and the checks of all columns that a job names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pyspark.sql.types import ArrayType, AtomicType, DataType, FloatType, StringType, StructField, StructType
+
+from metaeol_udf.errors import InputError, did_you_mean
+from metaeol_udf.spark.columns import find_field
+
+_REFUSED = re.compile(r"[ ,;{}()\n\t=`]")  # Delta stores such names only with column mapping
+_QUARANTINE = ("text_hash", "fingerprint", "reason", "attempts", "last_run_id")  # stand beside the key there
+
+
+@dataclass(frozen=True)
+class VectorColumns:
+    """Names of the columns that hold a row's embedding.
+
+    Attributes:
+        vector: ``array<float>``, NULL where there is an error.
+        error: string, NULL where all is well.
+        fingerprint: string: which spec and text the vector belongs to.
+    """
+
+    vector: str
+
+    @property
+    def error(self) -> str:
+        """Name of the error column."""
+        return f"{self.vector}_error"
+
+    @property
+    def fingerprint(self) -> str:
+        """Name of the fingerprint column."""
+        return f"{self.vector}_fingerprint"
+
+    @property
+    def fields(self) -> list[StructField]:
+        """Name and type of each."""
+        types: list[DataType] = [ArrayType(FloatType()), StringType(), StringType()]
+        return [StructField(n, t) for n, t in zip((self.vector, self.error, self.fingerprint), types, strict=True)]
+
+    def missing_from(self, schema: StructType) -> list[StructField]:
+        """Those that a table does not have yet."""
+        return [field for field in self.fields if find_field(schema, field.name) is None]
+
+
+def is_quarantine_name(name: str) -> bool:
+    """Whether the quarantine table has a column of that name, so that no key column may."""
+    return name.casefold() in _QUARANTINE
+
+
+def require_field(schema: StructType, name: str, setting: str, table: object) -> StructField:
+    """A column that must be there.
+
+    Raises:
+        InputError: It is not; the message lists the table's columns.
+    """
+    field = find_field(schema, name)
+    if field is None:
+        raise InputError(f"{setting}: column {name!r} is not in {table}; {did_you_mean(name, schema.names)}")
+    return field
+
+
+def check_source_columns(schema: StructType, key: Sequence[str], text: str, table: object) -> None:
+    """See that the text column holds strings and every key column plain values.
+
+    Raises:
+        InputError: One is missing or of another kind.
+    """
+    field = require_field(schema, text, "source.text", table)
+    if not isinstance(field.dataType, StringType):
+        raise InputError(f"source.text: column {text!r} of {table} must be a string, found {field.dataType.simpleString()}")
+    for name in key:
+        kind = require_field(schema, name, "source.key", table).dataType
+        if not isinstance(kind, AtomicType):
+            raise InputError(f"source.key: column {name!r} of {table} must hold plain values, found {kind.simpleString()}")
+        if is_quarantine_name(name):
+            raise InputError(f"source.key: {name!r} is a column of the quarantine table: give the key another name in the source")
+    if len({name.casefold() for name in key}) < len(key):
+        raise InputError(f"source.key names a column twice: {', '.join(key)}")
+
+
+def check_vector_columns(schema: StructType, columns: VectorColumns, taken: Sequence[str], table: object) -> None:
+    """See that the vectors' columns may be written: free, or there with our types.
+
+    Args:
+        schema: Of the table that is written to.
+        columns: The job's.
+        taken: Names of the key and text columns.
+        table: For the message.
+
+    Raises:
+        InputError: The name is unusable, is the key or the text, or stands for a column of another type.
+    """
+    if _REFUSED.search(columns.vector):
+        raise InputError(f"embedding.column: {columns.vector!r} must have none of the characters space , ; {{ }} ( ) = tab or back-tick")
+    for wanted in columns.fields:
+        if wanted.name.casefold() in {name.casefold() for name in taken}:
+            raise InputError(f"embedding.column: {wanted.name!r} is the key or the text column of the source")
+        found = find_field(schema, wanted.name)
+        if found is not None and not _same_type(found.dataType, wanted.dataType):
+            raise InputError(
+                f"embedding.column: column {wanted.name!r} of {table} is {found.dataType.simpleString()} already, "
+                f"not {wanted.dataType.simpleString()}: choose another embedding.column"
+            )
+
+
+def _same_type(found: DataType, wanted: DataType) -> bool:
+    return found.simpleString() == wanted.simpleString()

@@ -1,0 +1,102 @@
+"""Where a table's vectors come from, written on the table itself: properties and a column comment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from delta import DeltaTable
+from pyspark.sql import SparkSession
+
+import metaeol_udf
+from metaeol_udf.delta.tables.alter_table import alter_table
+from metaeol_udf.delta.tables.columns import VectorColumns
+from metaeol_udf.delta.tables.refs import TableRef, open_table
+from metaeol_udf.delta.tables.where_clause import columns_in
+from metaeol_udf.encoder.checkpoint.files import ModelInfo
+from metaeol_udf.errors import InputError
+from metaeol_udf.prompts import TemplateSet
+from metaeol_udf.spark.columns import find_field
+from metaeol_udf.spec import EmbeddingSpec
+
+
+def lineage_properties(column: str, spec: EmbeddingSpec, info: ModelInfo) -> dict[str, str]:
+    """Table properties that say how a column's vectors were made: `metaeol.<column>.model` and so on.
+
+    Args:
+        column: Name of the vector column.
+        spec: Resolved, with the model as the user named it.
+        info: The model's shape.
+    """
+    templates = TemplateSet.from_spec(spec)
+    values = {
+        "model": spec.model,
+        "revision": spec.revision,
+        "model_hash": spec.model_hash,
+        "templates": spec.templates,
+        "templates_hash": templates.digest(),
+        "layer": str(spec.layer),
+        "dim": str(vector_length(spec, info, len(templates.templates))),
+        "dtype": spec.dtype,
+        "package_version": metaeol_udf.__version__,
+        "fingerprint": spec.fingerprint(),
+    }
+    return {f"metaeol.{column}.{name}": value for name, value in values.items() if value is not None}
+
+
+def vector_length(spec: EmbeddingSpec, info: ModelInfo, n_templates: int) -> int:
+    """Numbers in one stored vector."""
+    return info.dim * n_templates if spec.per_template else info.dim
+
+
+def column_comment(properties: Mapping[str, str], column: str) -> str:
+    """One sentence for people who look at the schema."""
+    of = {name: properties[f"metaeol.{column}.{name}"] for name in ("model", "templates", "layer", "dim", "dtype", "fingerprint")}
+    return (
+        f"MetaEOL embedding (arXiv:2402.18458): model {of['model']}, templates {of['templates']}, layer {of['layer']}, "
+        f"dimension {of['dim']}, dtype {of['dtype']}, spec {of['fingerprint']}"
+    )
+
+
+def check_constraints(spark: SparkSession, table: DeltaTable, columns: VectorColumns, ref: TableRef) -> None:
+    """Refuse a CHECK constraint that ties the vectors to other columns: a violation would write these columns' values into logs.
+
+    Raises:
+        InputError: There is one.
+    """
+    properties = table.detail().collect()[0]["properties"]
+    ours = {field.name.lower() for field in columns.fields}
+    for key, condition in properties.items():
+        mentioned = columns_in(spark, condition) if key.startswith("delta.constraints.") else set()
+        others = sorted(mentioned - ours)
+        if mentioned & ours and others:
+            raise InputError(
+                f"the CHECK constraint {key.removeprefix('delta.constraints.')!r} of {ref} ties {', '.join(sorted(mentioned & ours))} to "
+                f"{', '.join(others)}: a violation would put their values into logs; drop it, or use a target.table of its own"
+            )
+
+
+def add_columns(spark: SparkSession, ref: TableRef, columns: VectorColumns) -> None:
+    """Give a table the vectors' columns and leave its lineage as it is; a table that has them gets no commit."""
+    schema = open_table(spark, ref, "target.table").toDF().schema
+    alter_table(spark, ref, new_columns=columns.missing_from(schema), comments={}, properties={})
+
+
+def prepare_table(spark: SparkSession, ref: TableRef, columns: VectorColumns, properties: Mapping[str, str]) -> None:
+    """Give a table the vectors' columns and their lineage; a table that has them gets no commit.
+
+    Done before anything is embedded: a change of metadata makes writers that run at the same time fail, a MERGE of ours among them.
+    """
+    table = open_table(spark, ref, "target.table")
+    schema = table.toDF().schema
+    detail = table.detail().first()
+    present = dict(detail["properties"]) if detail is not None else {}
+    comment = column_comment(properties, columns.vector)
+    field = find_field(schema, columns.vector)
+    commented = field is not None and field.metadata.get("comment") == comment
+    alter_table(
+        spark,
+        ref,
+        new_columns=columns.missing_from(schema),
+        comments={} if commented else {columns.vector: comment},
+        properties={key: value for key, value in properties.items() if present.get(key) != value},
+    )

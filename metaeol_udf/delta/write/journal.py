@@ -1,0 +1,179 @@
+"""The journal: what was computed, by content, so that a run that is cut off never pays twice.
+
+One row a fingerprint and never a text. It is only appended to, which conflicts with no other writer, and it stands beside
+the target until what it holds is published and verified.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass
+
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.types import ArrayType, BooleanType, FloatType, IntegerType, LongType, StringType, StructField, StructType
+
+from metaeol_udf.delta.select.selection import FINGERPRINT, TEXT
+from metaeol_udf.delta.tables.fingerprint import of_spec
+from metaeol_udf.delta.tables.refs import TableRef, append, create, exists, open_table, read
+from metaeol_udf.delta.tables.spark_errors import conflict_in, with_retries
+
+_WAVES_OF_A_LOOK = 1_000_000  # more than there ever are
+KEEP_DAYS = 30  # of what no row needs any more: texts that changed before a killed run could publish
+
+SCHEMA = StructType(
+    [
+        StructField("fingerprint", StringType()),
+        StructField("vector", ArrayType(FloatType())),
+        StructField("error", StringType()),
+        StructField("trimmed", BooleanType()),
+        StructField("tokens_computed", LongType()),
+        StructField("tokens_saved", LongType()),
+        StructField("load_id", StringType()),
+        StructField("run_id", StringType()),
+        StructField("wave", IntegerType()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class WaveCounts:
+    """What one wave brought.
+
+    Attributes:
+        n_texts: Texts that went through the model.
+        failures: Of these, texts without a vector, by reason.
+        tokens_computed: Tokens that went through the model.
+    """
+
+    n_texts: int
+    failures: dict[str, int]
+    tokens_computed: int
+
+
+@dataclass(frozen=True)
+class Journal:
+    """The journal of one target, seen by one run of one spec.
+
+    Attributes:
+        spark: The session.
+        ref: Where it stands.
+        spec_fingerprint: Rows of other specs are not looked at.
+        run_id: Marks what this run appends; sorts by time.
+        waves_before: Waves get numbers from here on: where a run looks again, its wave 1 is another than the first look's, and
+            Delta would leave out a commit whose number it has seen.
+    """
+
+    spark: SparkSession
+    ref: TableRef
+    spec_fingerprint: str
+    run_id: str
+    waves_before: int = 0
+
+    def for_another_look(self) -> Journal:
+        """The journal for the same run, beginning to embed anew."""
+        return dataclasses.replace(self, waves_before=self.waves_before + _WAVES_OF_A_LOOK)
+
+    def open(self) -> str:
+        """Make the journal where there is none; gives the folder that it stands in."""
+        create(self.spark, self.ref, SCHEMA, "Computed embeddings on their way to a table; holds no text", stats="fingerprint,run_id,wave")
+        if self.ref.is_path:
+            return self.ref.name
+        location: str = open_table(self.spark, self.ref, "journal").detail().collect()[0]["location"]
+        return location
+
+    def rows(self) -> DataFrame:
+        """All rows of this spec as they stand now; none where there is no journal yet."""
+        if not exists(self.spark, self.ref):
+            return self.spark.createDataFrame([], SCHEMA)
+        return read(self.spark, self.ref).where(of_spec(self.spec_fingerprint, F.col("fingerprint")))
+
+    def outcomes(self) -> DataFrame:
+        """One row a fingerprint: a vector wins over an error, and the latest error over earlier ones."""
+        return self._best(self.rows(), "vector")
+
+    def digests(self) -> DataFrame:
+        """The same with `digest` in place of `vector`: a thousandth of what there is to move."""
+        return self._best(self.rows().withColumn("digest", digest_of(F.col("vector"))), "digest")
+
+    def _best(self, rows: DataFrame, vector: str) -> DataFrame:
+        names = [vector, *[field.name for field in SCHEMA.fields if field.name not in ("fingerprint", "vector")]]
+        rank = F.struct(F.col("error").isNull(), F.col("run_id"), F.col("wave"))
+        return rows.groupBy("fingerprint").agg(F.max_by(F.struct(*names), rank).alias("best")).select("fingerprint", "best.*")
+
+    def finished(self) -> DataFrame:
+        """Fingerprints that need no more work: one column, `fingerprint`."""
+        return self.rows().where(F.col("error").isNull()).select("fingerprint").distinct()
+
+    def count_wave(self, wave: int) -> WaveCounts:
+        """Count what this run journalled in one wave. Files of other waves are skipped by their statistics."""
+        mine = self._wave(self.waves_before + wave)
+        found = mine.groupBy("error").agg(F.count(F.lit(1)).alias("n"), F.sum("tokens_computed").alias("tokens")).collect()
+        failures = {row["error"]: row["n"] for row in found if row["error"] is not None}
+        return WaveCounts(sum(row["n"] for row in found), failures, sum(row["tokens"] or 0 for row in found))
+
+    def append_textless(self, textless: DataFrame) -> None:
+        """Journal NULL and blank texts, which no model sees."""
+        nothing = {field.name: F.lit(None).cast(field.dataType) for field in SCHEMA.fields}
+        values = nothing | {"fingerprint": F.col(FINGERPRINT), "error": F.col("error"), "trimmed": F.lit(False)}
+        values |= {"tokens_computed": F.lit(0).cast("long"), "tokens_saved": F.lit(0).cast("long")}
+        self._append(textless, values, wave=0)
+
+    def append_wave(self, embedded: DataFrame, wave: int) -> None:
+        """Journal one wave as one commit.
+
+        Args:
+            embedded: FINGERPRINT and `result`, a struct of `RESULT_TYPE`.
+            wave: From 1.
+        """
+        names = ("vector", "error", "trimmed", "tokens_computed", "tokens_saved", "load_id")
+        values: dict[str, Column] = {name: F.col(f"result.{name}") for name in names}
+        self._append(embedded, {"fingerprint": F.col(FINGERPRINT), **values}, wave)
+
+    def _append(self, rows: DataFrame, values: dict[str, Column], wave: int) -> None:
+        wave += self.waves_before
+        stamped = values | {"run_id": F.lit(self.run_id), "wave": F.lit(wave).cast("int")}
+        # The transaction id lets Delta recognise a commit whose answer was lost; the run id in it is never used again.
+        options = {"txnAppId": f"metaeol-{self.run_id}", "txnVersion": str(wave)}
+        try:
+            append(rows.select(*[column.alias(name) for name, column in stamped.items()]), self.ref, options)
+        except Exception as error:
+            # Nobody else uses this id: the commit whose answer was lost is in the table, or else the run is over.
+            if conflict_in(error) != "ConcurrentTransaction" or self._wave(wave).isEmpty():
+                raise
+
+    def _wave(self, number: int) -> DataFrame:
+        return self.rows().where((F.col("run_id") == self.run_id) & (F.col("wave") == number))
+
+    def drop_published(self, published: DataFrame) -> None:
+        """Delete what runs journalled of which all is published: whole runs, whose files then go without being rewritten.
+
+        What a killed run computed for rows that are not of this run's stays for `KEEP_DAYS`, for the run that looks at them.
+
+        Args:
+            published: One column, `fingerprint`, of what is in the target now.
+        """
+        if not exists(self.spark, self.ref):
+            return
+        mine = self.rows().select("fingerprint", "run_id")
+        runs = {row["run_id"] for row in mine.select("run_id").distinct().collect()}
+        left = mine.join(published.distinct(), "fingerprint", "left_anti").select("run_id").distinct().collect()
+        forgotten = time.strftime("%Y%m%dT", time.gmtime(time.time() - KEEP_DAYS * 86_400))
+        done = sorted(runs - {row["run_id"] for row in left if row["run_id"] > forgotten})
+        if done:
+            condition = F.col("run_id").isin(done) & of_spec(self.spec_fingerprint, F.col("fingerprint"))
+            with_retries(lambda: open_table(self.spark, self.ref, "journal").delete(condition))
+
+
+def digest_of(vector: Column) -> Column:
+    """A 64-bit hash of a vector; NULL for NULL."""
+    return F.when(vector.isNotNull(), F.xxhash64(vector))
+
+
+def wave_of(fingerprint: Column, n_waves: int) -> Column:
+    """The wave that a fingerprint belongs to, from 1: by content, so that a repeated task finds the same rows."""
+    return (F.pmod(F.xxhash64(fingerprint), F.lit(n_waves)) + 1).cast("int")
+
+
+__all__ = ["FINGERPRINT", "SCHEMA", "TEXT", "Journal", "digest_of", "wave_of"]

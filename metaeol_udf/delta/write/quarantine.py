@@ -1,0 +1,95 @@
+"""Rows without an embedding: by key, with the reason and how often they were tried. Never the text."""
+
+from __future__ import annotations
+
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.types import IntegerType, StringType, StructField, StructType
+
+from metaeol_udf.delta.select.selection import FINGERPRINT, OUTCOME
+from metaeol_udf.delta.tables.refs import TableRef, create, exists, open_table
+from metaeol_udf.spark.columns import quoted
+
+FIELDS = [
+    StructField("text_hash", StringType()),
+    StructField("fingerprint", StringType()),
+    StructField("reason", StringType()),
+    StructField("attempts", IntegerType()),
+    StructField("last_run_id", StringType()),
+]
+
+
+def update_quarantine(spark: SparkSession, ref: TableRef, results: DataFrame, key: StructType, run_id: str, n_failed: int) -> None:
+    """Bring the quarantine up to date with the rows of one run.
+
+    Rows that failed enter it or count one attempt more, rows that succeeded leave it. While nothing ever failed there is no
+    such table.
+
+    Args:
+        spark: The session.
+        ref: Where it stands.
+        results: Key columns, FINGERPRINT and OUTCOME of every row that the run worked on.
+        key: Fields of the key columns.
+        run_id: Of this run.
+        n_failed: Rows of `results` with an error.
+    """
+    if not exists(spark, ref):
+        if not n_failed:
+            return
+        _create(spark, ref, key)
+    new = _renamed(results, key.names, F.col(FINGERPRINT), F.col(OUTCOME)["error"])
+    failed = F.col("new_reason").isNotNull()
+    again = F.when(F.col("fingerprint") == F.col("new_fingerprint"), F.col("attempts") + 1).otherwise(F.lit(1))
+    values = _values(run_id)
+    merge = open_table(spark, ref, "quarantine").merge(new, _same_key(key.names))
+    merge = merge.whenMatchedDelete(~failed).whenMatchedUpdate(set=values | {"attempts": again})
+    merge.whenNotMatchedInsert(condition=failed, values=values | _keys(key.names) | {"attempts": F.lit(1)}).execute()
+
+
+def reconcile_quarantine(spark: SparkSession, ref: TableRef, failing: DataFrame, key: StructType, run_id: str) -> None:
+    """Make the quarantine hold exactly the rows that have an error now; attempts of rows that are in it stay as they are.
+
+    Args:
+        spark: The session.
+        ref: Where it stands.
+        failing: Key columns, `fingerprint` and `error` of every row of the table with an error.
+        key: Fields of the key columns.
+        run_id: Of this run.
+    """
+    if not exists(spark, ref):
+        if failing.isEmpty():
+            return
+        _create(spark, ref, key)
+    new = _renamed(failing, key.names, F.col("fingerprint"), F.col("error"))
+    merge = open_table(spark, ref, "quarantine").merge(new, _same_key(key.names)).whenNotMatchedBySourceDelete()
+    merge.whenNotMatchedInsert(values=_values(run_id) | _keys(key.names) | {"attempts": F.lit(1)}).execute()
+
+
+def _renamed(rows: DataFrame, key: list[str], fingerprint: Column, reason: Column) -> DataFrame:
+    return rows.select(
+        *[F.col(quoted(name)).alias(f"new_key_{i}") for i, name in enumerate(key)],
+        F.substring_index(fingerprint, "-", -1).alias("new_text_hash"),
+        fingerprint.alias("new_fingerprint"),
+        reason.alias("new_reason"),
+    )
+
+
+def _same_key(key: list[str]) -> Column:
+    same = F.lit(True)
+    for i, name in enumerate(key):
+        same = same & (F.col(quoted(name)) == F.col(f"new_key_{i}"))
+    return same
+
+
+def _values(run_id: str) -> dict[str, Column | str]:
+    values: dict[str, Column | str] = {name: F.col(f"new_{name}") for name in ("text_hash", "fingerprint", "reason")}
+    return values | {"last_run_id": F.lit(run_id)}
+
+
+def _keys(key: list[str]) -> dict[str, Column | str]:
+    return {quoted(name): F.col(f"new_key_{i}") for i, name in enumerate(key)}
+
+
+def _create(spark: SparkSession, ref: TableRef, key: StructType) -> None:
+    stats = ",".join(quoted(name) for name in key.names)
+    create(spark, ref, StructType([*key.fields, *FIELDS]), "Rows without an embedding; holds no text", stats)

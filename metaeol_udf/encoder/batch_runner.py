@@ -1,0 +1,169 @@
+"""Runs planned batches to the end, whatever single texts do: out of memory halves the batch, a text that fails is isolated."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from metaeol_udf.encoder.forward.batching import Cell
+from metaeol_udf.encoder.gpu.device_copy import ResultCopier, Results
+from metaeol_udf.encoder.gpu.packed_forward import StreamPass
+from metaeol_udf.encoder.loading import Engine
+from metaeol_udf.encoder.preparation import Window
+from metaeol_udf.encoder.threads import Lanes, one_a_core
+
+logger = logging.getLogger(__name__)
+
+_AUTO_BATCH_TOKENS = {"cpu": 1024, "cuda": 16_384}  # a CPU's caches hold the activations of about a thousand tokens
+_BATCHES_UNTIL_RAISE = 32  # after running out of memory, so many good batches raise the size again by a quarter
+
+_Outcome = list[NDArray[np.float32]] | str  # hidden states a cell, or the code of what went wrong
+
+
+class BatchRunner:
+    """Feeds batches to the engine and adds up the templates' hidden states.
+
+    Attributes:
+        max_batch_tokens: Tokens of one forward pass; shrinks when memory runs out and grows back slowly.
+        lanes: The threads that run batches.
+    """
+
+    def __init__(self, engine: Engine, max_batch_tokens: int | str) -> None:
+        self._engine = engine
+        self._wanted = _AUTO_BATCH_TOKENS[engine.device.type] if isinstance(max_batch_tokens, str) else max_batch_tokens
+        self.max_batch_tokens = self._wanted
+        # transformers' own forward, on the slower exact path, is not meant to be called by several threads.
+        self.lanes = Lanes(one_a_core() if engine.device.type == "cpu" and engine.runner.has_heads else 1)
+        self._copier = ResultCopier(engine.device)
+        self._n_good = 0
+        if isinstance(engine.runner, StreamPass):
+            engine.runner.set_batch_tokens(self._wanted)
+
+    def run(
+        self, window: Window, n_templates: int, per_template: bool = False, per_layer: bool = False
+    ) -> tuple[NDArray[np.float32], list[str | None]]:
+        """Run a window's batches in order.
+
+        Args:
+            window: What to run.
+            n_templates: Templates of the set.
+            per_template: Keep templates apart.
+            per_layer: Keep the hidden states of a prompt apart, where several layers are read.
+
+        Returns:
+            Hidden states, shape ``(n_unique, n_templates, n_layers, hidden_size)`` without the axes over which the mean is
+            taken; and an error or None for each unique text.
+        """
+        n_texts, hidden_size = window.n_unique, self._engine.hidden_size
+        n_states = self._engine.n_states
+        shape = (n_texts, *([n_templates] if per_template else []), *([n_states] if per_layer else []), hidden_size)
+        states = np.zeros(shape, np.float32)
+        errors: list[str | None] = [None] * n_texts
+        self._engine.runner.use_groups(window.groups)
+        for batch, outcome in self._outcomes(window):
+            if isinstance(outcome, str):
+                errors[batch[0].rows[0]] = outcome
+                continue
+            for cell, read in zip(batch, outcome, strict=True):
+                rows = np.array(cell.rows)
+                state = read if n_states == 1 and not per_layer else read.reshape(*read.shape[:2], n_states, hidden_size)
+                if n_states > 1 and not per_layer:
+                    state = state.mean(2)
+                if per_template:
+                    states[rows[:, None], np.array(window.groups[cell.group].template_indices)[None]] = state
+                else:
+                    states[rows] += state.sum(1) / n_templates
+        if any(errors):
+            reasons = sorted({error for error in errors if error is not None})
+            logger.warning("%d of %d texts failed: %s", sum(map(bool, errors)), n_texts, ", ".join(reasons))
+        return states, errors
+
+    def _outcomes(self, window: Window) -> Iterator[tuple[Sequence[Cell], _Outcome]]:
+        """Batches as they were run in the end, in the order of the plan, so that sums do not depend on which lane was faster."""
+        waiting = deque(window.batches)
+        running: deque[tuple[Sequence[Cell], Future[Results | str]]] = deque()
+        while waiting or running:
+            while waiting and len(running) <= self.lanes.n:
+                batch = waiting.popleft()
+                if _n_tokens(batch) > self.max_batch_tokens and _can_halve(batch):
+                    waiting.extendleft(reversed(_halves(batch)))
+                    continue
+                running.append((batch, self.lanes.submit(self._start, batch, window.text_ids)))
+            batch, ahead = running.popleft()
+            outcome = self._finish(batch, ahead.result())
+            self._adapt(batch, outcome)
+            if isinstance(outcome, str) and _can_halve(batch):
+                waiting.extendleft(reversed(_halves(batch)))
+            else:
+                yield batch, outcome
+
+    def _start(self, batch: Sequence[Cell], text_ids: Sequence[Mapping[int, Sequence[int]]]) -> Results | str:
+        """Run a batch, in a lane; on a GPU that is to launch it. What goes wrong is not raised: other rows are fine."""
+        try:
+            return self._copier.start(self._engine.runner.run(batch, text_ids))
+        except Exception as error:  # noqa: BLE001 - whatever one text does to the model, the others are embedded
+            return _explain(batch, error)
+
+    def _finish(self, batch: Sequence[Cell], started: Results | str) -> _Outcome:
+        """Wait for a batch's results, while a GPU works on the next one already."""
+        if isinstance(started, str):
+            return started
+        try:
+            return started()
+        except Exception as error:  # noqa: BLE001 - as above; what fails on a GPU may only show when its results are read
+            return _explain(batch, error)
+
+    def _adapt(self, batch: Sequence[Cell], outcome: _Outcome) -> None:
+        """Take smaller batches after running out of memory, and slowly larger ones again."""
+        if outcome == "oom":
+            self._shrink(_n_tokens(batch))
+        elif not isinstance(outcome, str):
+            self._n_good += 1
+            if self.max_batch_tokens < self._wanted and self._n_good % _BATCHES_UNTIL_RAISE == 0:
+                self.max_batch_tokens = min(self._wanted, self.max_batch_tokens * 5 // 4 + 1)
+
+    def _shrink(self, n_tokens: int) -> None:
+        self.max_batch_tokens = max(1, min(self.max_batch_tokens, n_tokens // 2))
+        self._n_good = 0
+        logger.warning("out of memory with %d tokens in a batch: going on with at most %d", n_tokens, self.max_batch_tokens)
+        if self._engine.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _explain(batch: Sequence[Cell], error: Exception) -> str:
+    """The code of what went wrong. The message of an error may quote a text, so only its type goes on."""
+    if _is_out_of_memory(error):
+        return "oom"
+    n_rows = sum(len(cell.rows) for cell in batch)
+    logger.warning("a batch of %d rows failed with %s; it is halved to find the row", n_rows, type(error).__name__)
+    return f"error: {type(error).__name__}"
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """CUDA has an error of its own; the CPU allocator raises a RuntimeError that only its words tell apart."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+def _n_tokens(batch: Sequence[Cell]) -> int:
+    return sum(cell.n_tokens for cell in batch)
+
+
+def _can_halve(batch: Sequence[Cell]) -> bool:
+    return len(batch) > 1 or len(batch[0].rows) > 1
+
+
+def _halves(batch: Sequence[Cell]) -> list[list[Cell]]:
+    if len(batch) > 1:
+        middle = len(batch) // 2
+        return [list(batch[:middle]), list(batch[middle:])]
+    cell, middle = batch[0], len(batch[0].rows) // 2
+    n_row = cell.n_tokens // len(cell.rows)
+    parts = (cell.rows[:middle], cell.rows[middle:])
+    return [[dataclasses.replace(cell, rows=rows, n_tokens=n_row * len(rows))] for rows in parts]

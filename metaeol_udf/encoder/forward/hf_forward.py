@@ -1,0 +1,42 @@
+"""The slower exact path, for architectures that the fast one does not know: whole prompts through transformers' own forward."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metaeol_udf.encoder.forward.batching import Cell
+from metaeol_udf.prompts.trie import HeadGroup
+
+
+class WholePass:
+    """Runs cells of whole prompts of equal length: no padding, no cache, no mask, so nothing can differ from one at a time.
+
+    Attributes:
+        layers: Indices into the hidden states of what is read.
+        n_head_tokens: Always 0; nothing is shared.
+        has_heads: False: it must be given whole prompts.
+    """
+
+    n_head_tokens = 0
+    has_heads = False
+
+    def __init__(self, model: Any, layers: Sequence[int]) -> None:
+        self._model = model
+        self.layers = layers
+
+    def use_groups(self, groups: Sequence[HeadGroup]) -> None:
+        """Nothing to do: whole prompts have no heads."""
+
+    @torch.inference_mode()
+    def run(self, batch: Sequence[Cell], text_ids: Sequence[Mapping[int, Sequence[int]]]) -> list[Tensor]:
+        """Hidden state of every prompt's last token; as `TriePass.run`."""
+        states = []
+        for cell in batch:
+            ids = torch.tensor([list(text_ids[cell.group][row]) for row in cell.rows], device=self._model.device)
+            outputs = self._model(input_ids=ids, use_cache=False, output_hidden_states=True)
+            states.append(torch.cat([outputs.hidden_states[layer][:, -1:] for layer in self.layers], dim=-1).float())
+        return states

@@ -1,0 +1,74 @@
+"""Linear layers for CPUs: weights laid out once the way oneDNN wants them, with the activation fused in.
+
+The operators are those that torch's own compiler emits for CPUs; calling them directly needs no compiler and no warm-up.
+Measured on Zen 4 at SmolLM2-135M's shapes they are a tenth faster than `F.linear` in bfloat16 and a quarter in float32.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metaeol_udf.encoder.forward.decoder import Layer, Linear, Mlp
+
+_FUSED = {"silu": ("swish", ""), "gelu_tanh": ("gelu", "tanh"), "gelu": ("gelu", "none"), "relu": ("relu", "")}
+_N_TOKENS = 1024  # of a forward pass; the layout is best there and right for any other
+
+
+@dataclass(frozen=True)
+class PackedLinear(Linear):
+    """As `Linear`; `weight` is opaque to everything but oneDNN."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Shape ``(n_tokens, n_in)`` to ``(n_tokens, n_out)``."""
+        return self.activated(x, "none", "")
+
+    def activated(self, x: Tensor, kind: str, algorithm: str) -> Tensor:
+        """The result after an element-wise function."""
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, kind, [], algorithm)
+        return out
+
+
+@dataclass(frozen=True)
+class PackedMlp(Mlp):
+    """As `Mlp`, with the gate's projection apart from the other one, so that its activation runs inside it."""
+
+    into: PackedLinear
+    out: PackedLinear
+    gate: PackedLinear | None = None
+
+    def inner(self, x: Tensor) -> Tensor:
+        """What goes into the last projection."""
+        if self.gate is None:
+            return self.into.activated(x, *_FUSED[self.activation])
+        gate = self.gate.activated(x, *_FUSED[self.activation])
+        return gate.mul_(self.into(x))
+
+
+def can_pack(layer: Layer) -> bool:
+    """Whether this torch and this layer's dtype and activation have packed linear layers."""
+    weight = layer.qkv.weight
+    fits = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)
+    has_operators = torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+    return fits and has_operators and type(layer.qkv) is Linear and layer.mlp.activation in _FUSED
+
+
+def pack(layer: Layer) -> Layer:
+    """A layer with packed linear layers, for all but a decoder's last one, which takes its weights apart."""
+    mlp, gate, into = layer.mlp, None, layer.mlp.into
+    if mlp.is_gated:
+        half = into.weight.shape[0] // 2
+        gate, into = _pack(into.rows(0, half)), into.rows(half, 2 * half)
+    return dataclasses.replace(
+        layer,
+        qkv=_pack(layer.qkv),
+        attention_out=_pack(layer.attention_out),
+        mlp=PackedMlp(into=_pack(into), out=_pack(mlp.out), activation=mlp.activation, is_gated=mlp.is_gated, gate=gate),
+    )
+
+
+def _pack(linear: Linear) -> PackedLinear:
+    return PackedLinear(torch.ops.mkldnn._reorder_linear_weight(linear.weight.contiguous(), _N_TOKENS), linear.bias)

@@ -1,0 +1,161 @@
+"""The forward pass over batches of cells: from token ids to the hidden states that templates ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metaeol_udf.encoder.forward.attention import Block, HeadCache, Layout, Part, attend, make_blocks, make_layout, rotate
+from metaeol_udf.encoder.forward.batching import Cell
+from metaeol_udf.encoder.forward.decoder import Decoder, Linear, Norm
+from metaeol_udf.prompts.trie import HeadGroup
+
+_MAX_KEPT_TEXT_TOKENS = 96  # layouts of longer texts are large and rarely met again, so they are made anew
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Cells in one stream, as layers take them.
+
+    Attributes:
+        blocks: Rows that attention takes together.
+        outputs: Places of the outputs in the stream, shape ``(n_outputs,)``.
+        rotations: Of queries and keys, for each (rotary table, scaling) in use: complex64, shape ``(n_tokens, 1, head_dim / 2)``.
+    """
+
+    blocks: tuple[Block, ...]
+    outputs: Tensor
+    rotations: dict[tuple[int, float], Tensor]
+
+
+class TriePass:
+    """Runs a decoder over a template set's trie. Heads go through the model once, when this is made.
+
+    Attributes:
+        decoder: What it runs.
+        taps: Indices into the hidden states of what is read, ascending; the last one is that above the decoder's layers.
+        n_head_tokens: Tokens that the heads took.
+        has_heads: True: it runs heads once and texts after them.
+    """
+
+    has_heads = True
+
+    def __init__(self, decoder: Decoder, groups: Sequence[HeadGroup], taps: Sequence[int] = ()) -> None:
+        self.decoder = decoder
+        self.taps = tuple(taps) or (len(decoder.layers),)
+        self._groups: Sequence[HeadGroup] = ()
+        self._heads: dict[tuple[int, ...], HeadCache | None] = {}
+        self._layouts: dict[tuple[HeadGroup, int], Layout] = {}
+        self.n_head_tokens = sum(len(group.head_ids) for group in groups)
+        self.use_groups(groups)
+
+    def use_groups(self, groups: Sequence[HeadGroup]) -> None:
+        """Set the groups that cells speak of: heads that are new run, heads that are no longer used are given up."""
+        self._groups = groups
+        in_use = {group.head_ids for group in groups}
+        self._heads = {ids: head for ids, head in self._heads.items() if ids in in_use}
+        for group in groups:
+            if group.head_ids not in self._heads:
+                self._heads[group.head_ids] = self._run_head(group)
+
+    @torch.inference_mode()
+    def run(self, batch: Sequence[Cell], text_ids: Sequence[Mapping[int, Sequence[int]]]) -> list[Tensor]:
+        """Hidden state of every prompt's last token.
+
+        Args:
+            batch: Cells that go through the model together.
+            text_ids: Token ids of each text in each group, indexed ``[group][row]``.
+
+        Returns:
+            One float32 tensor a cell, shape ``(n_rows, n_group_templates, n_taps * hidden_size)``, on the decoder's device.
+        """
+        parts, start = [], 0
+        ids: list[int] = []
+        for cell in batch:
+            group = self._groups[cell.group]
+            layout = self._layout(group, cell.n_text_tokens)
+            parts.append(Part(layout, self._heads[group.head_ids], len(cell.rows), start, start + cell.n_tokens))
+            start += cell.n_tokens
+            for row in cell.rows:
+                ids += text_ids[cell.group][row]
+                ids += group.tail_ids
+        states = self._forward(torch.tensor(ids), parts, None).float()
+        sizes = [part.n_rows * len(part.layout.outputs) for part in parts]
+        return [state.view(part.n_rows, -1, states.shape[-1]) for part, state in zip(parts, torch.split(states, sizes), strict=True)]
+
+    def _layout(self, group: HeadGroup, n_text: int) -> Layout:
+        layout = self._layouts.get((group, n_text))
+        if layout is None:
+            layout = make_layout(group, n_text, self.decoder)
+            if n_text <= _MAX_KEPT_TEXT_TOKENS and not group.n_inherited:
+                self._layouts[group, n_text] = layout
+        return layout
+
+    @torch.inference_mode()
+    def _run_head(self, group: HeadGroup) -> HeadCache | None:
+        """Keys and values of a head, a layer each; what it inherits is not run again."""
+        if not group.head_ids:
+            return None
+        inherited, own = group.head_ids[: group.n_inherited], group.head_ids[group.n_inherited :]
+        alone = HeadGroup(inherited, (0,), (), (), group.tail_sees[:0, :0], (-1,), (0,))
+        part = Part(make_layout(alone, len(own), self.decoder), self._heads.get(inherited), 1, 0, len(own))
+        kept: list[Tensor] = []
+        self._forward(torch.tensor(own), [part], kept)
+        return tuple(kept)
+
+    def _forward(self, ids: Tensor, parts: Sequence[Part], kept: list[Tensor] | None) -> Tensor:
+        """Hidden states at the outputs of all parts, one after the other, shape ``(n_outputs, n_taps * hidden_size)``."""
+        decoder = self.decoder
+        positions = torch.cat([part.layout.positions.repeat(part.n_rows) for part in parts])
+        outputs = torch.cat([part.output_rows() for part in parts])
+        x = decoder.embed(ids.to(decoder.token_table.device), positions)
+        if not decoder.layers:
+            return x[outputs]
+        batch = Batch(tuple(make_blocks(parts)), outputs, _rotate_at(positions, decoder))
+        tapped = []
+        for index in range(len(decoder.layers)):
+            if index in self.taps and kept is None:
+                tapped.append(x[batch.outputs])  # a copy: the layer may overwrite `x`
+            x, batch = self._carry(index, x, batch)
+            x = self._run_layer(index, x, batch, kept)
+        x = x if decoder.final_norm is None else decoder.final_norm(x)
+        return torch.cat([*(states.to(x.device) for states in tapped), x], dim=-1) if tapped else x
+
+    def _carry(self, index: int, x: Tensor, batch: Batch) -> tuple[Tensor, Batch]:
+        """Bring a batch to the device of a layer; here all layers stand on one."""
+        return x, batch
+
+    def _run_layer(self, index: int, x: Tensor, batch: Batch, kept: list[Tensor] | None) -> Tensor:
+        """One layer over the stream `x`, which it may overwrite.
+
+        The last layer makes keys and values of all tokens, and the rest only for the outputs.
+        """
+        decoder, layer = self.decoder, self.decoder.layers[index]
+        dim, is_last = decoder.head_dim, index == len(decoder.layers) - 1
+        n_query, n_key = decoder.n_heads * dim, decoder.n_kv_heads * dim
+        h = layer.attention_norm(x)
+        of_queries, of_keys = batch.rotations.get((layer.rope, layer.scaling)), batch.rotations.get((layer.rope, 1.0))
+        if is_last:
+            streams = [layer.qkv.rows(0, n_query)(h[batch.outputs]), layer.qkv.rows(n_query, n_query + 2 * n_key)(h)]
+            of_queries, x = None if of_queries is None else of_queries[batch.outputs], x[batch.outputs]
+        else:
+            streams = [layer.qkv(h)]
+        rotate(streams[0][:, :n_query], layer.q_norm, of_queries, layer.scaling, dim)
+        rotate(streams[-1][:, -2 * n_key : -n_key], layer.k_norm, of_keys, 1.0, dim)
+        attended = [attend(decoder, layer, index, block, streams, of_outputs=is_last, kept=kept) for block in batch.blocks]
+        x = _add(x, layer.attention_out, attended[0] if len(attended) == 1 else torch.cat(attended), layer.after_attention_norm)
+        return _add(x, layer.mlp.out, layer.mlp.inner(layer.mlp_norm(x)), layer.after_mlp_norm)
+
+
+def _rotate_at(positions: Tensor, decoder: Decoder) -> dict[tuple[int, float], Tensor]:
+    used = {(layer.rope, scaling) for layer in decoder.layers for scaling in (1.0, layer.scaling) if decoder.ropes}
+    return {(rope, scaling): decoder.ropes[rope][positions][:, None] * scaling for rope, scaling in used}
+
+
+def _add(residual: Tensor, linear: Linear, x: Tensor, norm: Norm | None) -> Tensor:
+    """The residual stream after another part of the layer; overwrites `residual`."""
+    added = linear(x)
+    return residual.add_(added if norm is None else norm(added))

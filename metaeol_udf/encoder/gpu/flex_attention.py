@@ -1,0 +1,226 @@
+"""Attention over a whole batch at once, and the layers around it: a constant number of launches a layer, for GPUs.
+
+`attention.py` takes a batch cell by cell, which is what CPUs like; a GPU would wait for the host. Here FlexAttention takes the
+stream of a batch in one launch: queries are its tokens, keys the heads in use and its tokens, and the block mask, one a batch
+and kind of window, is shared by all layers. Who sees whom is in `stream.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+from torch.utils._triton import has_triton
+
+from metaeol_udf.encoder.forward.decoder import Decoder, Layer, Norm
+from metaeol_udf.encoder.gpu.device_map import Stage
+from metaeol_udf.encoder.gpu.packed_batch import BLOCK, Stream
+
+logger = logging.getLogger(__name__)
+
+_MOST_SHAPES = 64  # compiled; torch's own limit of 8 is met by two sizes of streams, two windows and a few sizes of outputs
+
+_ALIGNED = 32  # integers; compiled kernels copy what does not begin at a whole 128 bytes
+
+Rotation = tuple[Tensor, Tensor]
+LayerCache = tuple[Tensor, Tensor]  # keys and values, shape (1, n_kv_heads, n_tokens, head_dim)
+MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class DeviceStream:
+    """A `Stream` on a device, integers as int32.
+
+    Attributes:
+        ids, positions: Of the tokens, shape ``(n_tokens,)``.
+        outputs: Tokens whose hidden states are wanted, shape ``(n_outputs,)``.
+        masks: For each window in use, the block mask with all tokens as queries.
+        output_masks: The same with the outputs as queries.
+        rotations: Cosines and sines at `positions`, shape ``(n_tokens, 1, head_dim)``, for each rotary table in use: both numbers of a pair
+            have its own, the first one with the sine negated.
+        output_rotations: The same at the outputs.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    outputs: Tensor
+    masks: dict[int | None, BlockMask]
+    output_masks: dict[int | None, BlockMask]
+    rotations: dict[int, Rotation]
+    output_rotations: dict[int, Rotation]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What attention needs to know of a decoder: plain numbers, so that one compiled function serves all layers alike."""
+
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    softcap: float | None
+
+
+def flatten_stream(stream: Stream) -> Tensor:
+    """All of a stream's integers in one tensor, so that one copy brings them to the device."""
+    parts = (
+        stream.ids, stream.enters, stream.leaves, stream.positions, stream.outputs,
+        stream.blocks.counts, stream.blocks.order, stream.output_blocks.counts, stream.output_blocks.order,
+    )  # fmt: skip
+    flat = [torch.from_numpy(part).flatten() for part in parts]
+    return torch.cat([F.pad(part, (0, -len(part) % _ALIGNED)) for part in flat])
+
+
+def unflatten_stream(flat: Tensor, n_tokens: int, n_slab: int, n_outputs: int, decoder: Decoder) -> DeviceStream:
+    """Views into what `flatten_stream` made, once it is on the device, with masks and rotations over them."""
+    n_keys, n_query, n_wanted = n_slab + n_tokens, n_tokens // BLOCK, n_outputs // BLOCK
+    n_key = n_keys // BLOCK
+    sizes = (n_tokens, n_keys, n_keys, n_keys, n_outputs, n_query, n_query * n_key, n_wanted, n_wanted * n_key)
+    padded = torch.split(flat, [size + -size % _ALIGNED for size in sizes])
+    ids, enters, leaves, key_positions, outputs, counts, order, output_counts, output_order = (
+        part[:size] for part, size in zip(padded, sizes, strict=True)
+    )
+    positions, windows = key_positions[n_slab:], {layer.window for layer in decoder.layers}
+    tokens = torch.arange(n_tokens, dtype=torch.int32, device=flat.device)
+
+    def make_masks(queries: Tensor, counts: Tensor, order: Tensor) -> dict[int | None, BlockMask]:
+        blocks = (counts.view(1, 1, -1), order.view(1, 1, -1, n_key))
+        found = {}
+        for window in windows:
+            sees = _make_mask(enters, leaves, key_positions, queries, positions, window)
+            lengths = (len(queries), n_keys)
+            found[window] = BlockMask.from_kv_blocks(
+                *blocks, BLOCK_SIZE=BLOCK, mask_mod=sees, seq_lengths=lengths, compute_q_blocks=False
+            )  # the blocks by query that a backward pass would read are not made
+        return found
+
+    rotations = {}
+    for rope in {layer.rope for layer in decoder.layers if decoder.ropes}:
+        at = decoder.ropes[rope].to(flat.device).index_select(0, positions)[:, None]
+        pairs = ((at.real, at.real), (-at.imag, at.imag))
+        cos, sin = (torch.stack(pair, dim=-1).flatten(-2).to(decoder.token_table.dtype) for pair in pairs)
+        rotations[rope] = (cos, sin)
+    return DeviceStream(
+        ids, positions, outputs, make_masks(tokens, counts, order), make_masks(outputs, output_counts, output_order),
+        rotations, {rope: (cos.index_select(0, outputs), sin.index_select(0, outputs)) for rope, (cos, sin) in rotations.items()},
+    )  # fmt: skip
+
+
+def _make_mask(enters: Tensor, leaves: Tensor, key_positions: Tensor, queries: Tensor, positions: Tensor, window: int | None) -> MaskMod:
+    """Whether query `q` sees key `k`; `queries` says which tokens of the stream the queries are."""
+
+    def sees(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        token = queries[q]
+        return (enters[k] <= token) & (token <= leaves[k])
+
+    if window is None:
+        return sees
+    width = window
+
+    def sees_near(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return sees(b, h, q, k) & (positions[queries[q]] - key_positions[k] < width)
+
+    return sees_near
+
+
+def run_layer(
+    layer: Layer, shape: Shape, x: Tensor, slab: LayerCache, rotation: Rotation | None, mask: BlockMask,
+    outputs: Tensor | None = None, output_rotation: Rotation | None = None,
+) -> Tensor:  # fmt: skip
+    """One layer over a stream. Free of side effects, so that it can be compiled.
+
+    Args:
+        layer: Weights.
+        shape: Attention heads.
+        x: Hidden states, shape ``(n_tokens, hidden_size)``.
+        slab: Keys (rotated) and values of the heads in use.
+        rotation: Cosines and sines of the tokens; None where positions are learned.
+        mask: Who sees whom.
+        outputs: In the last layer, the tokens that go on; None for all.
+        output_rotation: Their cosines and sines.
+
+    Returns:
+        Hidden states of all tokens, or of the outputs alone.
+    """
+    n_query, n_key = shape.n_heads * shape.head_dim, shape.n_kv_heads * shape.head_dim
+    h = layer.attention_norm(x)
+    if outputs is None:
+        queries, keys, values = torch.split(layer.qkv(h), [n_query, n_key, n_key], dim=-1)
+    else:
+        keys, values = torch.split(layer.qkv.rows(n_query, n_query + 2 * n_key)(h), [n_key, n_key], dim=-1)
+        queries, x = layer.qkv.rows(0, n_query)(h.index_select(0, outputs)), x.index_select(0, outputs)
+    new_keys = _place(keys.view(1, -1, shape.n_kv_heads, shape.head_dim), layer.k_norm, rotation)
+    new_values = values.view(1, -1, shape.n_kv_heads, shape.head_dim).transpose(1, 2)
+    placed = _place(queries.view(1, -1, shape.n_heads, shape.head_dim), layer.q_norm, rotation if outputs is None else output_rotation)
+    attended = flex_attention(
+        placed,
+        torch.cat([slab[0], new_keys], dim=2),
+        torch.cat([slab[1], new_values], dim=2),
+        score_mod=None if shape.softcap is None else _cap(shape.softcap),
+        block_mask=mask,
+        scale=layer.scaling,
+        enable_gqa=shape.n_heads != shape.n_kv_heads,
+    )
+    x = _add(x, layer.attention_out(attended[0].transpose(0, 1).flatten(1)), layer.after_attention_norm)
+    return _add(x, layer.mlp.out(layer.mlp.inner(layer.mlp_norm(x))), layer.after_mlp_norm)
+
+
+def compile_layer() -> Callable[..., Tensor] | None:
+    """`run_layer` compiled for CUDA when it is first called; None, with a warning, where Triton is missing."""
+    if not has_triton():
+        logger.warning("batches run cell by cell, which is slower on a GPU: Triton, which compiles attention, is not usable here")
+        return None
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_SHAPES)
+    compiled: Callable[..., Tensor] = torch.compile(run_layer, fullgraph=True, dynamic=False)
+    return compiled
+
+
+def _cap(softcap: float) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]:
+    return lambda score, b, h, q, k: softcap * torch.tanh(score / softcap)
+
+
+def _place(x: Tensor, norm: Norm | None, rotation: Rotation | None) -> Tensor:
+    """Normalise and rotate heads, shape ``(1, n_tokens, n_heads, head_dim)`` to ``(1, n_heads, n_tokens, head_dim)``."""
+    if norm is not None:
+        x = norm(x)
+    if rotation is not None:
+        cos, sin = rotation
+        x = x * cos + x.view(*x.shape[:-1], -1, 2).flip(-1).flatten(-2) * sin
+    return x.transpose(1, 2)
+
+
+def _add(residual: Tensor, x: Tensor, norm: Norm | None) -> Tensor:
+    return residual + (x if norm is None else norm(x))
+
+
+def run_layers(
+    decoder: Decoder, stages: Sequence[Stage], streams: Mapping[torch.device, DeviceStream], slab: Sequence[LayerCache],
+    layer_function: Callable[..., Tensor],
+) -> Tensor:  # fmt: skip
+    """From token ids to the hidden states of the outputs, shape ``(n_outputs, hidden_size)``, float32.
+
+    Args:
+        decoder: At least one layer.
+        stages: Its layers by device.
+        streams: The batch, on each of those devices.
+        slab: Keys and values of the heads, a layer each.
+        layer_function: `run_layer`, or that compiled.
+    """
+    shape = Shape(decoder.n_heads, decoder.n_kv_heads, decoder.head_dim, decoder.softcap)
+    stream = streams[stages[0].device]
+    x = decoder.embed(stream.ids, stream.positions)
+    for stage in stages:
+        stream, x = streams[stage.device], x.to(stage.device)
+        for index in stage.layers:
+            layer = decoder.layers[index]
+            arguments = (layer, shape, x, slab[index], stream.rotations.get(layer.rope))
+            if index < len(decoder.layers) - 1:
+                x = layer_function(*arguments, stream.masks[layer.window])
+            else:
+                rotation = stream.output_rotations.get(layer.rope)
+                x = layer_function(*arguments, stream.output_masks[layer.window], stream.outputs, rotation)
+    return (x if decoder.final_norm is None else decoder.final_norm(x)).float()

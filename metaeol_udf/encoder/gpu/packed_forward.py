@@ -1,0 +1,158 @@
+"""The GPU's forward pass: full batches as one padded stream in few shapes, all others cell by cell."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from metaeol_udf.encoder.forward.batching import Cell
+from metaeol_udf.encoder.forward.decoder import Decoder
+from metaeol_udf.encoder.forward.trie_forward import Batch, TriePass
+from metaeol_udf.encoder.gpu.cuda_graphs import GraphCache
+from metaeol_udf.encoder.gpu.device_copy import to_device
+from metaeol_udf.encoder.gpu.device_map import DeviceOf, device_of, find_stages, move
+from metaeol_udf.encoder.gpu.flex_attention import LayerCache, flatten_stream, run_layer, run_layers, unflatten_stream
+from metaeol_udf.encoder.gpu.packed_batch import BLOCK, SlabLayout, TailOrder, lay_out_slab, lay_out_stream, order_tails
+from metaeol_udf.prompts.trie import HeadGroup
+
+logger = logging.getLogger(__name__)
+
+_MIN_COSINE = 0.995  # stream against cells on the first batch, whatever the dtype: a wrong mask is far below it
+
+Cells = Sequence[Cell]
+TextIds = Sequence[Mapping[int, Sequence[int]]]
+
+
+class StreamPass(TriePass):
+    """Runs full batches as one stream of tokens, padded to one of a few sizes, so that compiled code and CUDA graphs fit them.
+
+    Heads, and batches that fill no size well (the last ones of a window, those after running out of memory), run cell by cell.
+    The first stream is proved against cells; where it differs, or cannot be compiled, cells are used from then on.
+
+    Attributes:
+        sizes: Tokens that streams are padded to, ascending; without any, all batches run cell by cell.
+        stages: The decoder's layers by device.
+        graphs: Records passes, where a model is so small that launches cost; else None.
+        tokens_before: Tokens that still run cell by cell, so that a short job does not wait for a compiler.
+    """
+
+    def __init__(
+        self, decoder: Decoder, groups: Sequence[HeadGroup], *, layer_function: Callable[..., Tensor] | None = run_layer,
+        tokens_before: int = 0, least_full: float = 0.75, where: DeviceOf = device_of, taps: Sequence[int] = (),
+    ) -> None:  # fmt: skip
+        """Run the heads.
+
+        Args:
+            decoder: What it runs.
+            groups: The template set's head groups.
+            layer_function: `flex.run_layer`, or that compiled; None where there is no compiler, so that all runs cell by cell.
+            tokens_before: See the class.
+            least_full: Share of a size that a batch must fill; one that fills less runs cell by cell rather than pay for padding.
+            where: Says on which device a layer stands.
+            taps: As in `TriePass`; where there are several, all runs cell by cell.
+        """
+        self.sizes: tuple[int, ...] = ()
+        self.stages = find_stages(decoder, where)
+        self.tokens_before = tokens_before
+        self._layer_function = layer_function
+        self._least_full = least_full
+        self.graphs: GraphCache | None = None
+        self._is_proved = False
+        self._own_groups = tuple(groups)
+        self._tails: list[TailOrder] = []
+        self._slabs: dict[SlabLayout, list[LayerCache]] = {}  # that of the template set, and the latest one with more heads
+        super().__init__(decoder, groups, taps)
+
+    def set_batch_tokens(self, max_batch_tokens: int) -> None:
+        """Choose `sizes` for batches of at most so many tokens."""
+        wanted = (max_batch_tokens, max_batch_tokens // 4)
+        usable = self._layer_function is not None and self.decoder.layers and len(self.taps) == 1
+        self.sizes = tuple(sorted({-(-size // BLOCK) * BLOCK for size in wanted if size})) if usable else ()
+
+    def use_groups(self, groups: Sequence[HeadGroup]) -> None:
+        """As `TriePass.use_groups`."""
+        super().use_groups(groups)
+        orders = {id(group.tail_sees): order_tails(group) for group in {id(group.tail_sees): group for group in groups}.values()}
+        self._tails = [orders[id(group.tail_sees)] for group in groups]  # texts with a common start keep their group's tails
+
+    @torch.inference_mode()
+    def run(self, batch: Cells, text_ids: TextIds) -> list[Tensor]:
+        """As `TriePass.run`; the result holds until the next call."""
+        n_tokens = sum(cell.n_tokens for cell in batch)
+        size = next((size for size in self.sizes if size >= n_tokens), 0)
+        self.tokens_before = max(0, self.tokens_before - n_tokens)
+        if n_tokens < self._least_full * size or not size or self.tokens_before:
+            return super().run(batch, text_ids)
+        try:
+            states = self._run_stream(batch, text_ids, size)
+        except torch.OutOfMemoryError:
+            if self.graphs is not None:
+                self.graphs.clear()
+            raise
+        except torch._dynamo.exc.TorchDynamoException as error:
+            return self._give_up(batch, text_ids, f"the compiler failed with {type(error).__name__}")
+        return states if self._is_proved else self._prove(batch, text_ids, states)
+
+    def _prove(self, batch: Cells, text_ids: TextIds, states: Sequence[Tensor]) -> list[Tensor]:
+        expected = super().run(batch, text_ids)
+        cosines = [F.cosine_similarity(ours, cells, dim=-1).flatten() for ours, cells in zip(states, expected, strict=True)]
+        cosine = float(torch.cat(cosines).nan_to_num(nan=-1.0).min())
+        self._is_proved = True
+        return expected if cosine >= _MIN_COSINE else self._give_up(batch, text_ids, f"its cosine to them is {cosine:.6f}")
+
+    def _give_up(self, batch: Cells, text_ids: TextIds, why: str) -> list[Tensor]:
+        logger.warning("batches run cell by cell, which is slower on a GPU: a whole stream at once is not used, %s", why)
+        self.sizes, self._layer_function = (), None
+        return super().run(batch, text_ids)
+
+    def _run_stream(self, batch: Cells, text_ids: TextIds, size: int) -> list[Tensor]:
+        layout, caches, is_constant = self._slab_for(batch)
+        stream = lay_out_stream(batch, self._groups, self._tails, layout, text_ids, size)
+        n_wanted = len(stream.outputs)
+
+        def forward(flat: Tensor) -> Tensor:
+            devices = {stage.device for stage in self.stages}
+            streams = {device: unflatten_stream(flat.to(device), size, layout.n_tokens, n_wanted, self.decoder) for device in devices}
+            assert self._layer_function is not None
+            return run_layers(self.decoder, self.stages, streams, caches, self._layer_function)
+
+        flat = to_device(flatten_stream(stream), self.decoder.token_table.device)
+        # A recording reads the slab that it was made with, so passes over other heads than the template set's are not recorded.
+        graphs = self.graphs if is_constant else None
+        states = forward(flat) if graphs is None else graphs.run((size, n_wanted, layout), flat, forward)
+        sizes = [len(batch[index].rows) * len(self._groups[batch[index].group].outputs) for index in stream.cells]
+        parts = dict(zip(stream.cells, torch.split(states[: stream.n_outputs], sizes), strict=True))
+        return [parts[index].view(len(cell.rows), -1, states.shape[-1]) for index, cell in enumerate(batch)]
+
+    def _slab_for(self, batch: Cells) -> tuple[SlabLayout, list[LayerCache], bool]:
+        """The heads of the template set, and of the batch's groups where they have others; and whether they have none."""
+        own = [group for group in self._own_groups if group.head_ids in self._heads]
+        always = lay_out_slab(own)
+        layout = lay_out_slab([*own, *(self._groups[index] for index in sorted({cell.group for cell in batch}))])
+        if layout not in self._slabs:
+            self._slabs = {kept: caches for kept, caches in self._slabs.items() if kept == always}
+            self._slabs[layout] = [self._fill_slab(layout, stage.device, index) for stage in self.stages for index in stage.layers]
+        return layout, self._slabs[layout], layout == always
+
+    def _fill_slab(self, layout: SlabLayout, device: torch.device, index: int) -> LayerCache:
+        shape = (2, 1, self.decoder.n_kv_heads, layout.n_tokens, self.decoder.head_dim)
+        slab = torch.zeros(shape, dtype=self.decoder.token_table.dtype, device=device)
+        for head, start, stop in zip(layout.heads, layout.starts, layout.starts[1:], strict=False):
+            cache = self._heads[head]
+            if cache is not None:
+                slab[:, 0, :, start:stop] = cache[index][:, :, start - stop :]
+        return slab[0], slab[1]
+
+    def _carry(self, index: int, x: Tensor, batch: Batch) -> tuple[Tensor, Batch]:
+        """Bring cells to where a layer stands; heads are there already, each layer's at the layer."""
+        stage = next((stage for stage in self.stages[1:] if stage.layers.start == index), None)
+        if stage is None:
+            return x, batch
+        moved = move(dataclasses.replace(batch, blocks=tuple(dataclasses.replace(block, heads=()) for block in batch.blocks)), stage.device)
+        blocks = tuple(dataclasses.replace(new, heads=old.heads) for new, old in zip(moved.blocks, batch.blocks, strict=True))
+        return x.to(stage.device), dataclasses.replace(moved, blocks=blocks)

@@ -1,0 +1,112 @@
+"""A window of texts, prepared: cleaned, trimmed, deduplicated, tokenised, planned. All of it is CPU work beside the model's."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metaeol_udf.encoder.forward.batching import Cell, plan_batches
+from metaeol_udf.prompts import TemplateSet, clean_text
+from metaeol_udf.prompts.shared_prefixes import find_common_starts
+from metaeol_udf.prompts.tokenizer import PromptTokenizer
+from metaeol_udf.prompts.trie import HeadGroup, PromptTrie
+
+
+@dataclass(frozen=True)
+class Window:
+    """What is computed for a list of texts.
+
+    Attributes:
+        groups: Head groups: those of the template set, then those of texts with a common start.
+        text_ids: For each group its texts' token ids, by unique text.
+        batches: The plan over them.
+        n_unique: Distinct cleaned texts.
+        unique: Which of them each text is, shape ``(n_texts,)``.
+        trimmed: Whether each text was cut, shape ``(n_texts,)``.
+        tokens_computed: Tokens that go through the model for each text, shape ``(n_texts,)``; a repeated text has 0, a
+            common start counts for the first text that has it.
+        tokens_whole: Tokens of each text's whole prompts, shape ``(n_texts,)``.
+    """
+
+    groups: Sequence[HeadGroup]
+    text_ids: Sequence[Mapping[int, Sequence[int]]]
+    batches: Sequence[Sequence[Cell]]
+    n_unique: int
+    unique: NDArray[np.int64]
+    trimmed: NDArray[np.bool_]
+    tokens_computed: NDArray[np.int64]
+    tokens_whole: NDArray[np.int64]
+
+
+def prepare_window(
+    texts: Sequence[str], trie: PromptTrie, templates: TemplateSet, max_tokens: int, max_batch_tokens: int, shares_starts: bool,
+    n_lanes: int = 1,
+) -> Window:  # fmt: skip
+    """Prepare texts for the model.
+
+    Args:
+        texts: Any strings.
+        trie: Tokenises; not used by two threads at a time.
+        templates: Says how to clean.
+        max_tokens: Tokens kept of a text.
+        max_batch_tokens: Tokens of one forward pass.
+        shares_starts: Whether texts with a common start get a head of their own.
+        n_lanes: Threads that run batches; few texts are shared out evenly among them.
+    """
+    trims = [clean_and_trim(text, templates.text_cleanup, trie.tokenizer, max_tokens) for text in texts]
+    cleaned, trimmed = [text for text, _ in trims], np.array([is_cut for _, is_cut in trims], bool)
+    places = {text: place for place, text in enumerate(dict.fromkeys(cleaned))}
+    ids = trie.tokenize(list(places))
+    groups, text_ids, computed = _share_starts(trie.groups, ids, len(places), shares_starts)
+    whole = np.zeros(len(places), np.int64)
+    for group, of_group in zip(groups, text_ids, strict=True):
+        for row, tokens in of_group.items():
+            computed[row] += len(tokens) + len(group.tail_ids)
+            whole[row] += len(group.prompt_lengths) * len(tokens) + sum(group.prompt_lengths)
+    lengths = [{row: len(tokens) for row, tokens in of_group.items()} for of_group in text_ids]
+    n_tails = [len(group.tail_ids) for group in groups]
+    batches = plan_batches(lengths, n_tails, max_batch_tokens, n_lanes)
+    unique = np.array([places[text] for text in cleaned], np.int64)
+    is_first = np.zeros(len(texts), bool)
+    is_first[np.unique(unique, return_index=True)[1]] = True
+    return Window(groups, text_ids, batches, len(places), unique, trimmed, np.where(is_first, computed[unique], 0), whole[unique])
+
+
+def clean_and_trim(text: str, cleanup: str, tokenizer: PromptTokenizer, max_tokens: int) -> tuple[str, bool]:
+    """Clean a text, trim it, and clean the cut end too, so that it closes like any other."""
+    kept, is_cut = tokenizer.trim(clean_text(text, cleanup), max_tokens)
+    return clean_text(kept, cleanup) if is_cut else kept, is_cut
+
+
+def _share_starts(
+    groups: Sequence[HeadGroup], ids: Sequence[Sequence[Sequence[int]]], n_texts: int, shares_starts: bool
+) -> tuple[list[HeadGroup], list[dict[int, Sequence[int]]], NDArray[np.int64]]:
+    """Give texts with a common start a head group of their own, whose head holds that start.
+
+    Returns:
+        All groups, their texts' remaining tokens, and the tokens that the new heads cost, by text.
+    """
+    all_groups = list(groups)
+    text_ids: list[dict[int, Sequence[int]]] = [dict(enumerate(of_group)) for of_group in ids]
+    cost = np.zeros(n_texts, np.int64)
+    starts = {
+        id(of_group): find_common_starts(of_group) if shares_starts else [] for of_group in ids
+    }  # groups that are cut alike share one list
+    for index, group in enumerate(groups):
+        for start in starts[id(ids[index])]:
+            shared = tuple(ids[index][start.rows[0]][: start.n_tokens])
+            all_groups.append(
+                dataclasses.replace(
+                    group,
+                    head_ids=group.head_ids + shared,
+                    n_inherited=len(group.head_ids),
+                    prompt_lengths=tuple(n + start.n_tokens for n in group.prompt_lengths),
+                )
+            )
+            text_ids.append({row: text_ids[index].pop(row)[start.n_tokens :] for row in start.rows})
+            cost[min(start.rows)] += start.n_tokens
+    return all_groups, text_ids, cost

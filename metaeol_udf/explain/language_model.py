@@ -1,0 +1,158 @@
+"""A model with its language-model head, which embedding does without: for looking at next words and for writing some."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from metaeol_udf.encoder.checkpoint.files import check_weights, find_folder, model_shape, verify_folder
+from metaeol_udf.encoder.forward.hf_weights import KNOWN_MODEL_TYPES
+from metaeol_udf.encoder.loading import choose_devices, choose_dtype, keep_softcap, quiet_transformers
+from metaeol_udf.errors import ConfigError, EnvironmentFault, ModelFilesError
+from metaeol_udf.prompts.tokenizer import PromptTokenizer
+from metaeol_udf.spec import EmbeddingSpec
+
+_FINAL_NORMS = ("norm", "ln_f", "final_layer_norm")  # transformers' names of what stands between the last layer and the head
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A loaded model.
+
+    Attributes:
+        model: transformers' model with its head, in eval mode.
+        tokenizer: transformers' tokenizer.
+        prompt_tokenizer: The same under the rules of prompts: a text is only ever data.
+        n_layers: Transformer layers; there is one hidden state more.
+    """
+
+    model: Any
+    tokenizer: Any
+    prompt_tokenizer: PromptTokenizer
+    n_layers: int
+
+
+def load_language_model(spec: EmbeddingSpec, device_name: str = "auto") -> LanguageModel:
+    """Load the model that a spec names, with its head, on one device. `quantization` does not count here: weights are whole.
+
+    Raises:
+        ConfigError: There is no such model.
+        ModelFilesError: Files are missing, truncated or altered, or the checkpoint has no head.
+        EnvironmentFault: The device is not there, or too small.
+    """
+    device = choose_devices(device_name)[0]
+    folder = find_folder(spec.model, spec.revision)
+    check_weights(folder)
+    verify_folder(folder)
+    with quiet_transformers():
+        tokenizer = load_tokenizer(folder)
+        model = _load_model(folder, choose_dtype(spec.dtype, device))
+    try:
+        model = model.to(device)
+    except torch.OutOfMemoryError:
+        raise EnvironmentFault(f"the model in {folder} does not fit {device}: set runtime.device=cpu") from None
+    return LanguageModel(model.eval().requires_grad_(False), tokenizer, PromptTokenizer(tokenizer), model_shape(folder)[0])
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a model folder, as transformers loads it.
+
+    Raises:
+        ModelFilesError: There is none that can be read.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ModelFilesError(f"transformers cannot load the tokenizer in {folder}: {' '.join(str(error).split())[:500]}") from error
+
+
+def open_tokenizer(model: str) -> tuple[PromptTokenizer, bool]:
+    """The tokenizer of a model whose weights are left alone.
+
+    Args:
+        model: A folder, or a hub id in the local cache.
+
+    Returns:
+        The tokenizer, and whether the encoder knows the architecture: only then does it cut prompts around the text.
+
+    Raises:
+        ConfigError: There is no such model.
+        ModelFilesError: Its configuration or tokenizer cannot be read.
+    """
+    folder = find_folder(model)
+    model_shape(folder)  # which says what is wrong with a configuration
+    with quiet_transformers():
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        return PromptTokenizer(load_tokenizer(folder)), config.model_type in KNOWN_MODEL_TYPES
+
+
+def _load_model(folder: Path, dtype: torch.dtype) -> Any:
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelFilesError(f"transformers cannot load the model in {folder}: {' '.join(str(error).split())[:500]}") from error
+    model, report = loaded
+    missing = sorted(report["missing_keys"])
+    if missing:  # transformers would go on with random numbers in their place
+        raise ModelFilesError(
+            f"the model in {folder} says no words: its checkpoint lacks {missing[0]}; `metaeol model prepare SRC DEST` keeps the "
+            "language-model head of a source that has one"
+        )
+    keep_softcap(model)
+    return model
+
+
+@torch.inference_mode()
+def next_token_probabilities(language_model: LanguageModel, ids: Sequence[int], layer: int) -> Tensor:
+    """Probabilities of the token after a prompt, as the model's own head gives them.
+
+    Args:
+        language_model: The model.
+        ids: Token ids of a whole prompt.
+        layer: Hidden state that is read, from 0 (embeddings) to the number of layers (the model's own output). Another than
+            the last goes through the final norm and the head as if it were the last: the «logit lens».
+
+    Returns:
+        float32 on the CPU, shape ``(vocabulary,)``; sums to 1.
+
+    Raises:
+        ConfigError: An earlier layer, of a model whose final norm is not known.
+    """
+    model = language_model.model
+    inputs = {"input_ids": torch.tensor([ids], device=model.device), "use_cache": False}
+    if layer == language_model.n_layers:
+        logits = model(**inputs).logits
+    else:
+        state = model.base_model(**inputs, output_hidden_states=True).hidden_states[layer]
+        with _replaced_input(_final_norm(model), state):
+            logits = model(**inputs).logits
+    probabilities: Tensor = logits[0, -1].float().softmax(-1).cpu()
+    return probabilities
+
+
+def _final_norm(model: Any) -> torch.nn.Module:
+    body = getattr(model.base_model, "decoder", model.base_model)  # OPT keeps a decoder inside
+    for name in _FINAL_NORMS:
+        norm = getattr(body, name, None)
+        if isinstance(norm, torch.nn.Module):
+            return norm
+    raise ConfigError(f"the final norm of architecture {model.config.model_type!r} is not known: leave --layer at -1, the last")
+
+
+@contextmanager
+def _replaced_input(module: torch.nn.Module, value: Tensor) -> Iterator[None]:
+    """Give a module another input: what comes after it, scaling and soft caps too, stays the model's own."""
+    handle = module.register_forward_pre_hook(lambda _module, _inputs: (value,))
+    try:
+        yield
+    finally:
+        handle.remove()

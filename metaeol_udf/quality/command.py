@@ -1,0 +1,111 @@
+"""What `metaeol evaluate` does: read the tasks, embed, score, report."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metaeol_udf.config import EncoderConfig
+from metaeol_udf.encoder.checkpoint.files import resolve_spec
+from metaeol_udf.errors import ConfigError
+from metaeol_udf.evaluation.data import Task, load_tasks
+from metaeol_udf.evaluation.run import check_tasks, evaluate
+from metaeol_udf.quality.plot import check_plot, plot_scores
+from metaeol_udf.quality.report import make_report
+from metaeol_udf.spec import EmbeddingSpec
+
+_SHOWN = (
+    "model",
+    "templates",
+    "layer",
+    "dtype",
+    "quantization",
+    "postprocess",
+    "normalize",
+    "truncate_dim",
+    "values",
+    "per_template",
+    "max_tokens",
+)
+
+
+class Vectors(Protocol):
+    """A function from texts to vectors that knows what it computes and what that cost."""
+
+    spec: EmbeddingSpec
+    cost: dict[str, Any]
+
+    def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Embed texts: shape ``(n_texts, dim)``, rows in their order."""
+
+
+def run_evaluate(config: EncoderConfig, *, with_spark: bool = False, plot: Path | None = None) -> dict[str, Any]:
+    """Score the vectors of a configuration on the tasks it names.
+
+    Args:
+        config: `embedding`, `runtime` and `evaluation` are read, and `spark` with `with_spark`.
+        with_spark: Take vectors from `with_embeddings` in the session of the configuration, not from this process.
+        plot: Where to draw the scores; None draws nothing.
+
+    Returns:
+        Plain values: settings with their fingerprint, what the vectors cost, and the scores as `make_report` gives them.
+
+    Raises:
+        ConfigError: A setting, the data or an optional package is missing or wrong. No model has been loaded then.
+        ModelFilesError: The model's files are not whole.
+        MetaEOLError: A text could not be embedded.
+    """
+    tasks = _tasks(config)
+    if plot is not None:
+        check_plot(plot)
+    vectors = _vectors(config, with_spark)
+    settings = config.evaluation
+    started = time.perf_counter()
+    scores = evaluate(vectors, tasks, resamples=settings.resamples, seed=settings.seed, inner_folds=settings.inner_folds)
+    seconds = vectors.cost.pop("seconds")
+    seconds["score"] = time.perf_counter() - started - sum(seconds.values())
+    shown = {name: getattr(config.embedding, name) for name in _SHOWN}
+    asked = {"data": settings.data, "limit": settings.limit, "seed": settings.seed, "resamples": settings.resamples}
+    report = shown | {"fingerprint": vectors.spec.fingerprint()} | asked | vectors.cost | {"seconds": seconds} | make_report(scores)
+    if plot is not None:
+        plot_scores(report, plot)
+    return report
+
+
+def run_comparison(config: EncoderConfig, specs: Mapping[str, EmbeddingSpec], *, with_spark: bool = False) -> dict[str, dict[str, Any]]:
+    """Score several specs, of one model or of several, on the same tasks with everything else as configured.
+
+    Returns:
+        The report of `run_evaluate` for each, by its name.
+
+    Raises:
+        ConfigError: As `run_evaluate`; what can be checked of all specs is checked before the first one is scored.
+    """
+    for spec in specs.values():
+        resolve_spec(spec)
+    return {name: run_evaluate(dataclasses.replace(config, embedding=spec), with_spark=with_spark) for name, spec in specs.items()}
+
+
+def _tasks(config: EncoderConfig) -> list[Task]:
+    settings = config.evaluation
+    if settings.data is None:
+        raise ConfigError("evaluation.data is missing: name a folder that holds sts/NAME.tsv.gz or transfer/NAME.tsv.gz")
+    tasks = load_tasks(settings.data, settings.tasks, settings.limit, settings.seed)
+    check_tasks(tasks)
+    return tasks
+
+
+def _vectors(config: EncoderConfig, with_spark: bool) -> Vectors:
+    if with_spark:
+        from metaeol_udf.quality.spark_vectors import SparkVectors
+
+        return SparkVectors(config)
+    from metaeol_udf.quality.vectors import LocalVectors
+
+    return LocalVectors(config)

@@ -1,0 +1,59 @@
+"""Vectors of many texts by the way that a job's take: a DataFrame and `with_embeddings` in the session that the settings describe."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pyspark.sql import SparkSession
+from pyspark.sql.types import LongType, StringType, StructField, StructType
+
+from metaeol_udf.config import EncoderConfig
+from metaeol_udf.quality.vectors import require_all
+from metaeol_udf.spark.cluster.session import get_session
+from metaeol_udf.spark.udf import pin, with_embeddings
+from metaeol_udf.spark.worker.model_staging import resolve
+
+_SCHEMA = StructType([StructField("number", LongType()), StructField("text", StringType())])
+
+
+class SparkVectors:
+    """A function from texts to vectors that runs on the executors of a session. The model is loaded by their Python workers.
+
+    Attributes:
+        spec: What is computed; resolved.
+        cost: What the last call took: texts, and seconds with the start of the session's workers and their models.
+    """
+
+    def __init__(self, config: EncoderConfig, spark: SparkSession | None = None) -> None:
+        """Start the session, unless one is given or active, and check model, layer and templates.
+
+        Raises:
+            EnvironmentFault: There is no session to be had.
+            ConfigError: Model, layer or templates do not exist.
+        """
+        self._spark = spark if spark is not None else get_session(config.spark)
+        self._runtime = config.runtime
+        self.spec = pin(resolve(config.embedding, lambda: self._spark)[0])
+        self.cost: dict[str, Any] = {"through": "spark"}
+
+    def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Embed texts, none of them blank.
+
+        Returns:
+            Shape ``(n_texts, dim)``, rows in the order of the texts.
+
+        Raises:
+            MetaEOLError: Some could not be embedded; the message counts them by reason.
+        """
+        started = time.perf_counter()
+        rows = self._spark.createDataFrame(list(enumerate(texts)), _SCHEMA)
+        found = with_embeddings(rows, self.spec, "text", "vector", self._runtime.device, self._runtime.max_batch_tokens)
+        table = found.select("number", "vector", "vector_error").toArrow().sort_by("number")
+        require_all(table["vector_error"].to_pylist())
+        vectors = table["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(len(texts), -1)
+        self.cost |= {"unique_texts": len(texts), "seconds": {"embed": time.perf_counter() - started}}
+        return np.asarray(vectors, np.float32)

@@ -1,0 +1,96 @@
+"""Vectors of many texts from an encoder in this process, with what they cost."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
+
+from metaeol_udf.config import EncoderConfig
+from metaeol_udf.encoder import MetaEOLEncoder
+from metaeol_udf.encoder.checkpoint.files import resolve_spec
+from metaeol_udf.errors import MetaEOLError
+from metaeol_udf.spec import EmbeddingSpec
+
+logger = logging.getLogger(__name__)
+_WINDOW_TEXTS = 2048  # planned together, and how often the bar moves
+
+
+class LocalVectors:
+    """A function from texts to vectors, with the settings of a job. Loads the model when it is first called.
+
+    Attributes:
+        spec: What is computed; resolved.
+        cost: What the last call took: texts, trimmed texts, tokens computed and saved, and seconds by phase.
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        """Check model, layer and templates.
+
+        Raises:
+            ConfigError: One of them does not exist.
+            ModelFilesError: The model's files are not whole.
+        """
+        self.spec: EmbeddingSpec = resolve_spec(config.embedding)[0]
+        self._runtime = config.runtime
+        self._encoder: MetaEOLEncoder | None = None
+        self.cost: dict[str, Any] = {"through": "encoder"}
+
+    def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Embed texts, none of them blank.
+
+        Returns:
+            Shape ``(n_texts, dim)``, rows in the order of the texts.
+
+        Raises:
+            MetaEOLError: Some could not be embedded; the message counts them by reason.
+        """
+        encoder = self._load()
+        # Texts of like length side by side make full batches; the longest first, so that memory that is too small shows at once.
+        order = np.argsort([-len(text) for text in texts], kind="stable")
+        windows = [order[start : start + _WINDOW_TEXTS] for start in range(0, len(texts), _WINDOW_TEXTS)]
+        vectors = np.empty((len(texts), encoder.dim), np.float32)
+        counts: Counter[str] = Counter()
+        started = time.perf_counter()
+        with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
+            task = bar.add_task("embedding", total=len(texts))
+            stream = encoder.encode_stream([texts[row] for row in rows] for rows in windows)
+            for rows, encoded in zip(windows, stream, strict=True):
+                require_all(encoded.errors)
+                vectors[rows] = encoded.vectors
+                counts["texts_trimmed"] += int(encoded.trimmed.sum())
+                counts["tokens_computed"] += int(encoded.tokens_computed.sum())
+                counts["tokens_saved"] += int(encoded.tokens_saved.sum())
+                bar.advance(task, len(rows))
+                logger.info("embedded %d of %d texts", bar.tasks[0].completed, len(texts))
+        self.cost |= {"unique_texts": len(texts), **counts}
+        self.cost["seconds"]["embed"] = time.perf_counter() - started
+        return vectors
+
+    def _load(self) -> MetaEOLEncoder:
+        started = time.perf_counter()
+        if self._encoder is None:
+            runtime = self._runtime
+            self._encoder = MetaEOLEncoder.from_spec(self.spec, device=runtime.device, max_batch_tokens=runtime.max_batch_tokens)
+            self.cost["seconds"] = {"load": time.perf_counter() - started}
+        return self._encoder
+
+
+def require_all(errors: Iterable[str | None]) -> None:
+    """Scores over some of the texts would not be those of the set, so every text needs its vector.
+
+    Raises:
+        MetaEOLError: One has none; the message counts them by reason.
+    """
+    failures = Counter(error for error in errors if error is not None)
+    if failures:
+        reasons = ", ".join(f"{error} {count}" for error, count in sorted(failures.items()))
+        raise MetaEOLError(f"{failures.total()} texts could not be embedded, so nothing was scored: {reasons}")

@@ -1,0 +1,180 @@
+"""The Spark session that a job runs in."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from py4j.protocol import Py4JJavaError
+from pyspark.logger import PySparkLogger
+from pyspark.sql import SparkSession
+
+from metaeol_udf.config import SparkConfig
+from metaeol_udf.errors import EnvironmentFault
+from metaeol_udf.spark.cluster.connect import require_jvm, require_no_remote
+from metaeol_udf.spark.cluster.startup import check_java, quiet_start, resolved_delta_jars
+
+DELTA_SETTINGS = {
+    "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+    "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+}
+
+
+#: Spark's Python daemon with torch imported, by the name that users may also write into their own configuration.
+DAEMON_MODULE = "metaeol_udf.spark.daemon"
+
+
+def get_session(config: SparkConfig, given: SparkSession | None = None) -> SparkSession:
+    """The session that a caller gave, else the active one, or a new one with Delta configured.
+
+    Settings in `config.conf` win over every default of ours. A session that runs already is taken as it is: only settings
+    that a session may change at run time are applied to it, the others cannot be.
+
+    Raises:
+        EnvironmentFault: Java is missing or too old, Spark does not start, or the session has no Delta or is one of Spark Connect.
+    """
+    if given is not None:
+        require_jvm(given)
+        return given
+    active = SparkSession.getActiveSession()
+    if active is not None:
+        require_jvm(active)
+        _require_delta(active)
+        for key, value in config.conf.items():
+            if active.conf.isModifiable(key):
+                active.conf.set(key, value)
+        return active
+    require_no_remote(config.conf)
+    submitted = "PYSPARK_GATEWAY_PORT" in os.environ  # spark-submit has started the JVM already
+    if not submitted:
+        check_java()
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # workers import what the driver imports
+    session = _build(config, submitted)
+    _silence_query_loggers()
+    _require_delta(session)
+    return session
+
+
+def _build(config: SparkConfig, submitted: bool) -> SparkSession:
+    builder = SparkSession.builder.appName("metaeol")
+    master = config.master or config.conf.get("spark.master") or (None if submitted else "local[*]")
+    if master is not None:
+        builder = builder.master(master)
+    settings = {**_defaults(master, submitted), **_with_delta(config.conf)}
+    if not submitted:
+        settings = _with_jars(settings)
+    for key, value in settings.items():
+        builder = builder.config(key, value)
+    with quiet_start() as held:
+        try:
+            return builder.getOrCreate()
+        except Exception as error:  # py4j, pyspark and the launcher each have their own class for this
+            lines = [line.strip() for line in held if "WARN" not in line and line.strip()]
+            raise EnvironmentFault(f"Spark does not start: {_first_line(error)}; its last words: {' | '.join(lines[-5:])}") from error
+
+
+def _silence_query_loggers() -> None:
+    """Keep pyspark from writing failed queries to standard error as JSON: the exception says it, and a plan may quote a text."""
+    for name in ("DataFrameQueryContextLogger", "SQLQueryContextLogger"):
+        PySparkLogger.getLogger(name).setLevel(logging.CRITICAL + 1)
+
+
+def _defaults(master: str | None, submitted: bool) -> dict[str, str]:
+    """Settings of ours, each with its reason; a user's `spark.conf` wins over them."""
+    settings = {"spark.speculation": "false"}  # a speculative copy of a task would embed its texts twice
+    if submitted or master is None or not master.startswith("local"):
+        return settings
+    os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")  # the JVM warns on machines whose name maps to a loopback address
+    cores = str(max(2, os.cpu_count() or 2))
+    # Executors of a local-cluster may have packages of their own; macOS does not fork a process that has loaded its libraries.
+    if sys.platform == "linux" and not master.startswith("local-cluster"):
+        settings["spark.python.daemon.module"] = DAEMON_MODULE  # workers find torch imported
+    return settings | {
+        "spark.driver.bindAddress": "127.0.0.1",  # nobody else has business with a local driver
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.memory": "2g",  # a local driver is the executor too
+        "spark.ui.enabled": "false",  # no port, quicker start
+        "spark.ui.showConsoleProgress": "false",  # the job draws its own bar
+        "spark.log.level": "FATAL",  # errors come back as exceptions; the log would repeat them with stack traces
+        "spark.sql.shuffle.partitions": cores,  # not 200
+        "spark.databricks.delta.snapshotPartitions": "2",  # not 50 tasks for each read of a small log
+    }
+
+
+def _with_delta(conf: Mapping[str, str]) -> dict[str, str]:
+    """The user's settings, with Delta's extension added to other extensions rather than lost to them."""
+    settings = {**DELTA_SETTINGS, **conf}
+    extensions = settings["spark.sql.extensions"]
+    if DELTA_SETTINGS["spark.sql.extensions"] not in extensions:
+        settings["spark.sql.extensions"] = f"{extensions},{DELTA_SETTINGS['spark.sql.extensions']}"
+    return settings
+
+
+def _with_jars(settings: dict[str, str]) -> dict[str, str]:
+    """Add the Delta JARs, from files where an earlier start left them, else through Ivy."""
+    given = settings.get("spark.jars.packages", ""), settings.get("spark.jars", "")
+    if any("delta-spark" in value for value in given):
+        return settings
+    jars = resolved_delta_jars()
+    if jars:
+        return settings | {"spark.jars": ",".join(filter(None, [given[1], *jars]))}
+    return settings | {"spark.jars.packages": ",".join(filter(None, [given[0], delta_package()]))}
+
+
+def delta_package() -> str:
+    """Maven coordinates of the Delta JARs that fit the installed pyspark and delta-spark."""
+    from importlib import metadata
+
+    import pyspark
+
+    return f"io.delta:delta-spark_{'.'.join(pyspark.__version__.split('.')[:2])}_2.13:{metadata.version('delta-spark')}"
+
+
+def _require_delta(session: SparkSession) -> None:
+    missing = [f"{key}={value}" for key, value in DELTA_SETTINGS.items() if value not in (session.conf.get(key, "") or "")]
+    if missing and not os.environ.get("DATABRICKS_RUNTIME_VERSION"):
+        raise EnvironmentFault(
+            f"the running Spark session has no Delta; start it with {' and '.join(missing)} "
+            f"(and the JARs, for example --packages {delta_package()})"
+        )
+    if not _has_class(session, "io.delta.tables.DeltaTable"):  # Databricks has its own extension, but this class, too
+        raise EnvironmentFault(f"the running Spark session lacks Delta's JARs; start it with --packages {delta_package()}")
+
+
+def _has_class(session: SparkSession, name: str) -> bool:
+    jvm: Any = session._jvm
+    try:
+        jvm.java.lang.Thread.currentThread().getContextClassLoader().loadClass(name)
+    except Py4JJavaError:
+        return False
+    return True
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def executor_count(spark: SparkSession) -> int:
+    """Executors of the session; in local mode the driver is the one."""
+    context: Any = spark.sparkContext._jsc
+    return max(1, len(context.sc().statusTracker().getExecutorInfos()) - 1)
+
+
+def slot_count(spark: SparkSession, task_gpus: int | None = None) -> int:
+    """Tasks that the session runs at a time, each with a Python worker: as many as its cores allow, and its GPUs where tasks ask for some.
+
+    Args:
+        spark: The session.
+        task_gpus: GPUs of a task, as `runtime.task_gpus`; None takes the session's own amount.
+    """
+    conf = spark.sparkContext.getConf()
+    slots = spark.sparkContext.defaultParallelism // int(conf.get("spark.task.cpus", "1"))
+    per_executor, per_task = (float(conf.get(f"spark.{owner}.resource.gpu.amount", "0")) for owner in ("executor", "task"))
+    per_task = task_gpus or per_task
+    if per_executor and per_task:
+        slots = min(slots, executor_count(spark) * int(per_executor / per_task))
+    return max(1, slots)

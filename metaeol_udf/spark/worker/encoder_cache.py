@@ -1,0 +1,140 @@
+"""What runs inside a Python worker: one encoder a process, kept as long as the process lives, and one a GPU.
+
+Spark pickles functions anew for every task, but an installed module is imported once a process: that is why the cache
+stands here and not beside the UDF. No torch is imported before the first text is there, so a driver may import this module.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import itertools
+import os
+import socket
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from pyspark import TaskContext
+
+from metaeol_udf.encoder.checkpoint.manifest import ModelFile
+from metaeol_udf.spark.worker.devices import Gpu, device_name, task_gpus
+from metaeol_udf.spark.worker.model_staging import worker_folder
+from metaeol_udf.spark.worker.shared_encoder import OwnedEncoder, key_on, obtain
+from metaeol_udf.spark.worker.version_check import check_versions, own_versions
+from metaeol_udf.spec import EmbeddingSpec
+
+if TYPE_CHECKING:
+    from metaeol_udf.encoder import Encoded, MetaEOLEncoder
+
+
+@dataclass(frozen=True)
+class EncoderRequest:
+    """What a UDF carries to its workers.
+
+    Attributes:
+        spec: Resolved on the driver, so that a worker reads no template file.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `cuda:N,M`.
+        max_batch_tokens: Tokens of one forward pass, or `auto`.
+        origin: The run that asks; ends the name of a load, so that a run can count the loads it caused.
+        files: The model's files as the driver sees them; every worker compares its own before it loads.
+        model_cache: Folder for a copy of the model on every machine; None copies from slow mounts only.
+        versions: Of the driver; others on a worker would compute other vectors in silence.
+    """
+
+    spec: EmbeddingSpec
+    device: str = "auto"
+    max_batch_tokens: int | str = "auto"
+    origin: str = ""
+    files: tuple[ModelFile, ...] = ()
+    model_cache: str | None = None
+    versions: Mapping[str, str] = field(default_factory=own_versions)
+
+    @property
+    def key(self) -> str:
+        """What makes two requests ask for one encoder."""
+        return repr((self.spec, self.spec.fingerprint(), self.max_batch_tokens, sorted(self.versions.items())))
+
+
+class Encoder(Protocol):
+    """What embeds the cells of a column, in this process or in another one of this machine."""
+
+    def encode_stream(self, windows: Iterable[Sequence[str | None]]) -> Iterator[Encoded]:
+        """See `MetaEOLEncoder.encode_stream`."""
+        ...
+
+
+@dataclass(frozen=True)
+class LoadedEncoder:
+    """An encoder and the name of the load that brought it: `host:pid:count:origin`, unique to one load in one worker."""
+
+    encoder: Encoder
+    load_id: str
+
+
+_on_cpu: dict[str, LoadedEncoder] = {}
+_on_gpus: dict[frozenset[str], OwnedEncoder] = {}  # by the GPUs' UUIDs
+_load_count = itertools.count()
+
+
+def get_encoder(request: EncoderRequest) -> LoadedEncoder:
+    """The task's encoder: loaded at the first call, the same object from then on until the process ends.
+
+    Once a Python worker on CPUs. Once a GPU on GPUs: where Spark starts several workers for one, the others share the model
+    of the first, and a worker that is given another GPU leaves the model where it is and shares or loads that GPU's.
+
+    Raises:
+        EnvironmentFault: No GPU where one is required, other versions than the driver's, or the GPU is busy with another model.
+        ModelFilesError: The model's files are missing, damaged or not the driver's on this machine.
+    """
+    check_versions(request.versions)
+    gpus = task_gpus(request.device)
+    load_id = f"{socket.gethostname()}:{os.getpid()}:{next(_load_count)}:{request.origin}"
+    if not gpus:
+        if request.key not in _on_cpu:
+            _on_cpu.clear()  # two models in one process are one too many
+            gc.collect()
+            _on_cpu[request.key] = LoadedEncoder(_load(request, "cpu"), load_id)
+        return _on_cpu[request.key]
+    return _get_on_gpus(request, gpus, load_id)
+
+
+def _get_on_gpus(request: EncoderRequest, gpus: tuple[Gpu, ...], load_id: str) -> LoadedEncoder:
+    uuids = frozenset(gpu.uuid for gpu in gpus)
+    own = _on_gpus.get(uuids)
+    if own is not None and own.key == key_on(request.key, gpus) and not own.is_closed:
+        return LoadedEncoder(own, own.load_id)
+    for other in [other for other in _on_gpus if other & uuids]:
+        _on_gpus.pop(other).close()
+    encoder = obtain(gpus, request.key, load_id, lambda: _load(request, device_name(gpus)))
+    if isinstance(encoder, OwnedEncoder):
+        _on_gpus[uuids] = encoder
+    return LoadedEncoder(encoder, encoder.load_id)
+
+
+def go_offline() -> None:
+    """Keep transformers from asking a hub for anything; called in a worker before it is imported.
+
+    A worker that other functions of the session share with us may need the hub: `spark.executorEnv.HF_HUB_OFFLINE=0` allows it.
+    """
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def _load(request: EncoderRequest, device: str) -> MetaEOLEncoder:
+    folder = worker_folder(request.spec, request.files, request.model_cache)
+    import torch
+
+    from metaeol_udf.encoder import MetaEOLEncoder
+
+    torch.set_num_threads(_threads())
+    spec = dataclasses.replace(request.spec, model=str(folder))
+    return MetaEOLEncoder.from_spec(spec, device=device, max_batch_tokens=request.max_batch_tokens)
+
+
+def _threads() -> int:
+    """CPU threads of one forward pass: Spark gives every worker OMP_NUM_THREADS, the task's cores unless executorEnv says otherwise."""
+    set_by_spark = os.environ.get("OMP_NUM_THREADS", "")
+    if set_by_spark.isdecimal() and int(set_by_spark) > 0:
+        return int(set_by_spark)
+    context = TaskContext.get()
+    return max(1, context.cpus()) if context is not None else 1

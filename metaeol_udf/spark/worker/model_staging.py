@@ -1,0 +1,194 @@
+"""Model files on their way to executors: what a model's name means on the driver and on a worker, and the copy kept on each host.
+
+| `embedding.model` | reaches a worker as |
+| --- | --- |
+| a folder, `file:` | the same path, on its own disk or a shared one |
+| `/Volumes/…`, `/dbfs/…`, `dbfs:` | a copy, made once a host |
+| `hdfs:`, `s3a:`, any other of Hadoop's file systems | a file of the job, which Spark fetches with the cluster's own credentials |
+| `spark-files:NAME` | the folder that `--archives` or `SparkContext.addFile` brought under that name |
+
+Whatever the way, a worker compares every file with the driver's digests before it loads. No hub is asked.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pyspark import SparkFiles
+from pyspark.sql import SparkSession
+
+from metaeol_udf.encoder.checkpoint.files import ModelInfo, find_folder, is_local, resolve_spec
+from metaeol_udf.encoder.checkpoint.manifest import ModelFile, verify_files, write_manifest
+from metaeol_udf.errors import ConfigError, EnvironmentFault, ModelFilesError
+from metaeol_udf.spark.worker.file_lock import Lease, private_folder
+from metaeol_udf.spec import EmbeddingSpec
+
+logger = logging.getLogger(__name__)
+
+SPARK_FILES = "spark-files:"
+COPY_WAIT_S = 7200.0  # another process copies the same model: minutes for most, over an hour for the largest on a slow disk
+_MOUNTS = ("/Volumes/", "/dbfs/")  # object stores that look like folders: too slow and unsteady to map weights from
+
+
+def resolve(spec: EmbeddingSpec, session: Callable[[], SparkSession]) -> tuple[EmbeddingSpec, ModelInfo]:
+    """`resolve_spec` for models anywhere; runs on the driver.
+
+    Args:
+        spec: What to resolve; the result keeps the model's name as it is written.
+        session: Gives the session that fetches a model which no path of this machine leads to; not called for others.
+
+    Raises:
+        ConfigError: Unknown model, template set or layer.
+        ModelFilesError: Files are missing, truncated, altered or of a kind that is not loaded.
+    """
+    if is_local(spec.model):
+        return resolve_spec(spec)
+    folder = find_or_fetch(spec, session)
+    resolved, info = resolve_spec(dataclasses.replace(spec, model=str(folder)))
+    return dataclasses.replace(resolved, model=spec.model), info
+
+
+def find_or_fetch(spec: EmbeddingSpec, session: Callable[[], SparkSession]) -> Path:
+    """The folder of a model on the driver, fetched where no path of this machine leads to it; arguments and errors as above."""
+    return find_folder(spec.model, spec.revision) if is_local(spec.model) else _fetch(session(), spec.model)
+
+
+def driver_folder(model: str, revision: str | None = None) -> Path:
+    """The folder of a resolved spec's model on the driver."""
+    return find_folder(model, revision) if is_local(model) else _spark_file(model)
+
+
+def worker_folder(spec: EmbeddingSpec, files: Sequence[ModelFile], cache: str | None) -> Path:
+    """The folder to load a model from on this machine, every file of it compared with the driver's; runs in a Python worker.
+
+    Args:
+        spec: Resolved on the driver; its model hash names the copy.
+        files: The driver's digests.
+        cache: Folder for copies on this machine's disk; None copies only from slow mounts, to the user's cache folder.
+
+    Raises:
+        ModelFilesError: A file is missing, truncated or other than the driver's.
+        EnvironmentFault: The disk is full, or the cache folder is not this user's own.
+    """
+    source = _worker_source(spec)
+    if cache is not None or str(source).startswith(_MOUNTS):
+        return cached_copy(source, str(spec.model_hash), files, Path(cache) if cache is not None else _default_cache())
+    verify_files(source, files)
+    return source
+
+
+def _worker_source(spec: EmbeddingSpec) -> Path:
+    try:
+        source = find_folder(spec.model, spec.revision) if is_local(spec.model) else _spark_file(spec.model)
+    except ConfigError:
+        source = Path(spec.model)
+    if source.is_dir():
+        return source
+    raise ModelFilesError(
+        f"model folder {source} is missing on {socket.gethostname()}, the driver has it: put it there, or name a place that all "
+        "machines reach (a shared path, hdfs://, s3a://, spark-files:NAME)"
+    )
+
+
+def cached_copy(source: Path, model_hash: str, files: Sequence[ModelFile], cache: Path) -> Path:
+    """A verified copy of a model folder on this machine's disk, made at most once whatever number of processes ask.
+
+    A copy that was cut off or that the disk garbled is made anew; readers see a whole copy or none.
+
+    Raises:
+        ModelFilesError: The source is not what the driver saw. No copy is left.
+        EnvironmentFault: The disk is full, the folder is not this user's own, or another process has not finished in time.
+    """
+    copy = private_folder(cache) / model_hash[:32]
+    if _is_whole(copy, files):
+        return copy
+    with Lease(copy.with_suffix(".lock")).waiting(COPY_WAIT_S, "a copy of the model"):
+        if not _is_whole(copy, files):
+            for left in (copy, *cache.glob(f"{copy.name}.*.part")):  # whoever made them is dead: the lease is ours
+                shutil.rmtree(left, ignore_errors=True)
+            _copy(source, copy, files)
+    return copy
+
+
+def _is_whole(copy: Path, files: Sequence[ModelFile]) -> bool:
+    if not copy.is_dir():
+        return False
+    try:
+        verify_files(copy, files)
+    except ModelFilesError as error:
+        logger.warning("the cached copy of the model is made anew: %s", error)
+        return False
+    return True
+
+
+def _copy(source: Path, copy: Path, files: Sequence[ModelFile]) -> None:
+    n_bytes, n_free = sum(file.n_bytes for file in files), shutil.disk_usage(copy.parent).free
+    if n_bytes > n_free:
+        raise EnvironmentFault(
+            f"the model needs {n_bytes} bytes and {copy.parent} has {n_free}: free some, or set runtime.model_cache to a larger disk"
+        )
+    part = Path(tempfile.mkdtemp(prefix=f"{copy.name}.", suffix=".part", dir=copy.parent))
+    try:
+        for file in files:
+            _copy_file(source / file.name, part / file.name)
+        verify_files(part, files, shown_as=source)
+        write_manifest(part, source="copy of a verified model folder", dtype="as the source's")
+        _sync_folder(part)
+        part.rename(copy)
+        _sync_folder(copy.parent)
+    except OSError as error:
+        raise EnvironmentFault(f"cannot copy the model from {source} to {copy.parent}: {error.strerror}; see runtime.model_cache") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    logger.info("copied the model to %s, %d bytes", copy, n_bytes)
+
+
+def _copy_file(source: Path, target: Path) -> None:
+    if not source.is_file():
+        raise ModelFilesError(f"model file {source} is missing; the driver has it")
+    with open(source, "rb") as read, open(target, "xb") as written:
+        shutil.copyfileobj(read, written, 1 << 22)
+        written.flush()
+        os.fsync(written.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _default_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "metaeol" / "models"
+
+
+def _fetch(spark: SparkSession, model: str) -> Path:
+    """Make a model a file of the job, which every executor fetches before its next task, and the driver now."""
+    if not model.startswith(SPARK_FILES):
+        try:
+            spark.sparkContext.addFile(model, recursive=True)
+        except Exception as error:
+            raise ConfigError(f"embedding.model {model!r}: Spark cannot fetch it: {str(error).strip().splitlines()[0]}") from error
+    folder = _spark_file(model)
+    if not folder.is_dir():
+        raise ConfigError(
+            f"embedding.model {model!r}: the job has no folder of that name; bring it with --archives model.tar.gz#{folder.name} "
+            "or SparkContext.addFile(folder, recursive=True)"
+        )
+    return folder
+
+
+def _spark_file(model: str) -> Path:
+    name = model.removeprefix(SPARK_FILES).rstrip("/").rpartition("/")[2]
+    fetched = Path(SparkFiles.get(name))
+    # YARN unpacks archives in the container's working folder, which SparkFiles does not know.
+    return fetched if fetched.is_dir() or not Path(name).is_dir() else Path(name).resolve()

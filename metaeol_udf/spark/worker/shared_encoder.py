@@ -1,0 +1,250 @@
+"""One model a GPU, or over several, however many Python workers Spark starts: the first loads it, the others send it their texts.
+
+The worker that holds the leases of a task's GPUs owns the model and answers on a Unix socket beside them. When it dies, the kernel
+frees all, and the next worker that needs the model loads it. An owner that nobody uses gives way to another model. Runs in
+Python workers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import hashlib
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from multiprocessing.connection import Client, Connection, Listener
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from metaeol_udf.errors import EnvironmentFault
+from metaeol_udf.spark.worker.devices import Gpu, device_name
+from metaeol_udf.spark.worker.file_lock import Lease, runtime_folder
+
+if TYPE_CHECKING:
+    from metaeol_udf.encoder import Encoded, MetaEOLEncoder
+
+logger = logging.getLogger(__name__)
+
+WAIT_S = 1800.0  # longer than the largest model takes to load
+_POLL_S = 0.2
+
+
+class OwnerLostError(Exception):
+    """The owner of the model has gone; `texts` are those that it took and did not answer."""
+
+    def __init__(self, texts: Sequence[str | None] = ()) -> None:
+        super().__init__("the Python worker that owned the model has ended or given way")
+        self.texts = texts
+
+
+class OwnedEncoder:
+    """A model that this process loaded under a lease, for its own tasks and for other workers.
+
+    Attributes:
+        key: Which model with which settings, on which GPUs.
+        load_id: Name of the load.
+        is_closed: Whether the model is gone and the lease free.
+    """
+
+    def __init__(self, encoder: MetaEOLEncoder, key: str, load_id: str, gpus: Sequence[Gpu], leases: Sequence[Lease]) -> None:
+        self.key, self.load_id, self.is_closed = key, load_id, False
+        self._encoder, self._gpus, self._leases = encoder, gpus, leases
+        self._computing = threading.Lock()  # an encoder is not thread-safe
+        self._counting = threading.Lock()
+        self._n_users = 0
+        path, *others = map(_socket_path, leases)
+        for left in (path, *others):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(left)  # a dead owner left it; the lease says that there is no living one
+        # Only this user's processes reach the socket, through a folder of mode 0700: what they pickle is trusted.
+        self._listener = Listener(path, family="AF_UNIX", backlog=64)
+        for other in others:
+            os.symlink(path, other)  # whoever wants another of the GPUs asks here too
+        self._accepting = threading.Thread(target=self._accept, daemon=True, name="metaeol-share")
+        self._accepting.start()
+
+    def encode_stream(self, windows: Iterable[Sequence[str | None]]) -> Iterator[Encoded]:
+        """As the encoder's own; other workers get their turn between windows."""
+        with self._use():
+            stream = self._encoder.encode_stream(windows)
+            while True:
+                with self._computing:
+                    encoded = next(stream, None)
+                if encoded is None:
+                    return
+                yield encoded
+
+    def close(self, *, only_if_idle: bool = False) -> None:
+        """Unload the model and give the GPU back, once what is being computed is done; workers that share it ask again.
+
+        Args:
+            only_if_idle: Do nothing while a task uses the model.
+        """
+        with self._computing, self._counting:
+            if self.is_closed or (only_if_idle and self._n_users):
+                return
+            self.is_closed = True
+            del self._encoder
+        try:
+            Client(_socket_path(self._leases[0]), family="AF_UNIX").close()  # ends the wait for a connection
+            self._accepting.join()  # its socket is removed before the next owner makes another of that name
+        except OSError:  # the socket was removed from outside: the thread waits for ever, and harms nobody
+            with contextlib.suppress(FileNotFoundError):
+                self._listener.close()  # or it would look for its socket when the process ends
+        gc.collect()  # the encoder holds cycles
+        if self._has_cuda and "torch" in sys.modules:
+            import torch
+
+            torch.cuda.empty_cache()
+        for lease in self._leases:
+            lease.release()
+        logger.info("gave %s back", device_name(self._gpus))
+
+    @property
+    def _has_cuda(self) -> bool:
+        return self._gpus[0].device.startswith("cuda")
+
+    @contextlib.contextmanager
+    def _use(self) -> Iterator[None]:
+        with self._counting:
+            if self.is_closed:
+                raise OwnerLostError
+            self._n_users += 1
+        try:
+            yield
+        finally:
+            with self._counting:
+                self._n_users -= 1
+
+    def _accept(self) -> None:
+        with contextlib.suppress(FileNotFoundError), self._listener:  # closing it removes the socket, unless somebody else has
+            while not self.is_closed:
+                with contextlib.suppress(OSError):  # the other side went away while it waited
+                    connection = self._listener.accept()
+                    threading.Thread(target=self._answer, args=(connection,), daemon=True, name="metaeol-share-answer").start()
+
+    def _answer(self, connection: Connection) -> None:
+        with connection, contextlib.suppress(EOFError, OSError, OwnerLostError):
+            if connection.recv() != self.key:
+                connection.send(None)
+                self.close(only_if_idle=True)
+                return
+            if self._has_cuda:
+                import torch
+
+                torch.cuda.set_device(self._gpus[0].device)  # every thread starts with the first GPU
+            with self._use():
+                connection.send(self.load_id)
+                while True:
+                    connection.send(self._encode_rows(connection.recv()))
+
+    def _encode_rows(self, texts: Sequence[str | None]) -> Encoded:
+        with self._computing:
+            if self.is_closed:
+                raise OwnerLostError
+            return self._encoder.encode_rows(texts)
+
+
+class BorrowedEncoder:
+    """A model that another Python worker of this machine has loaded.
+
+    Attributes:
+        load_id: Name of the owner's load.
+    """
+
+    def __init__(self, connection: Connection, load_id: str) -> None:
+        self._connection, self.load_id = connection, load_id
+
+    def encode_stream(self, windows: Iterable[Sequence[str | None]]) -> Iterator[Encoded]:
+        """As the encoder's own.
+
+        Raises:
+            OwnerLostError: The owner ended; the windows after the one in the error were not taken.
+        """
+        with self._connection:
+            for texts in windows:
+                try:
+                    self._connection.send(texts)
+                    encoded = self._connection.recv()
+                except (EOFError, OSError):
+                    raise OwnerLostError(texts) from None
+                yield encoded
+
+
+def obtain(
+    gpus: Sequence[Gpu], key: str, load_id: str, load: Callable[[], MetaEOLEncoder], wait_s: float = WAIT_S
+) -> OwnedEncoder | BorrowedEncoder:
+    """Load a model on a task's GPUs, or share the one that another Python worker of this machine has loaded there.
+
+    Args:
+        gpus: Where; a model that shares only some of them gives way as another model does.
+        key: Which model with which settings; the owner of another model gives way as soon as nobody uses it.
+        load_id: Name of the load, if there is one.
+        load: Loads it; called with the GPUs' leases held.
+        wait_s: How long to wait for an owner that still loads, or is busy with another model.
+
+    Raises:
+        EnvironmentFault: The GPUs were not free in time, or `load` raised.
+    """
+    by_uuid = sorted(gpus, key=lambda gpu: gpu.uuid)  # all take leases in one order, so that none waits in a circle
+    leases = [Lease(lease_path(gpu)) for gpu in by_uuid]
+    key = key_on(key, gpus)
+    deadline = time.monotonic() + wait_s
+    n_held = 0
+    try:
+        while n_held < len(leases):
+            lease = leases[n_held]
+            if lease.try_acquire():
+                n_held += 1
+                continue
+            borrowed = _borrow(lease, key)  # or its owner gives way, if nobody uses another model there
+            if borrowed is not None:
+                return borrowed
+            if time.monotonic() >= deadline:
+                raise EnvironmentFault(
+                    f"waited {wait_s:.0f} s for {by_uuid[n_held].device} ({by_uuid[n_held].uuid}), which process {lease.holder()} uses "
+                    "for another model or is still loading: let one task own one GPU (spark.executor.resource.gpu.amount=1, "
+                    "spark.task.resource.gpu.amount=1) and run one job a GPU at a time"
+                )
+            time.sleep(_POLL_S)
+        return OwnedEncoder(load(), key, load_id, gpus, leases)
+    except BaseException:
+        for lease in leases:
+            lease.release()
+        raise
+
+
+def key_on(key: str, gpus: Sequence[Gpu]) -> str:
+    """What makes two requests share one load: the model with its settings, and the GPUs."""
+    return f"{key} on {', '.join(sorted(gpu.uuid for gpu in gpus))}"
+
+
+def lease_path(gpu: Gpu) -> Path:
+    """The file whose lock is the lease of a GPU; the owner's socket stands beside it."""
+    # A socket's path has room for about a hundred bytes.
+    return runtime_folder() / f"gpu-{hashlib.sha256(gpu.uuid.encode()).hexdigest()[:16]}.lock"
+
+
+def _borrow(lease: Lease, key: str) -> BorrowedEncoder | None:
+    """Ask the owner of a lease for its model; None where it still loads, ends or has another one."""
+    try:
+        connection = Client(_socket_path(lease), family="AF_UNIX")
+    except OSError:
+        return None
+    try:
+        connection.send(key)
+        load_id = connection.recv()
+    except (EOFError, OSError):
+        load_id = None
+    if load_id is None:
+        connection.close()
+        return None
+    return BorrowedEncoder(connection, load_id)
+
+
+def _socket_path(lease: Lease) -> str:
+    return str(lease.path.with_suffix(".sock"))

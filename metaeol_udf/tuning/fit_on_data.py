@@ -1,0 +1,47 @@
+"""`metaeol fit --data`: post-processing fitted on the texts of labelled data, whose labels are not looked at, in this process."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from metaeol_udf.config import EncoderConfig
+from metaeol_udf.encoder.checkpoint.files import find_folder, made_with, model_shape
+from metaeol_udf.encoder.vectors.postprocess_fit import Moments, fit_postprocess
+from metaeol_udf.errors import ConfigError
+from metaeol_udf.evaluation.data import load_tasks
+from metaeol_udf.evaluation.run import distinct_texts
+from metaeol_udf.files import replace_file
+from metaeol_udf.quality.vectors import LocalVectors
+from metaeol_udf.spec import before_postprocess
+
+
+def run_fit_data(config: EncoderConfig, out: Path, method: str, *, n_texts: int, **options: Any) -> dict[str, Any]:
+    """Fit on the texts of `evaluation.data` and write the file.
+
+    Args:
+        config: `embedding`, `runtime` and `evaluation` are read.
+        out: The safetensors file; replaced whole, or not at all.
+        method: See `fit_postprocess`, and so are the `options`.
+        n_texts: Different texts at most, every k-th of all.
+        **options: `n_components` and `shrinkage`.
+
+    Returns:
+        What was written, for people.
+
+    Raises:
+        ConfigError: A setting or the data is missing or wrong.
+        InputError: There are too few texts.
+        EnvironmentFault: The file cannot be written.
+    """
+    settings = config.evaluation
+    if settings.data is None:
+        raise ConfigError("evaluation.data is missing: name a folder that holds sts/NAME.tsv.gz or transfer/NAME.tsv.gz")
+    texts = distinct_texts(load_tasks(settings.data, settings.tasks, settings.limit, settings.seed))
+    vectors = LocalVectors(dataclasses.replace(config, embedding=before_postprocess(config.embedding)))
+    states = vectors(texts[:: -(-len(texts) // n_texts)])
+    n_layers, _ = model_shape(find_folder(vectors.spec.model, vectors.spec.revision))
+    post = fit_postprocess(Moments.of(states), method, fitted_for=made_with(vectors.spec, n_layers), **options)
+    replace_file(out, post.to_bytes())
+    return {"method": method, "file": str(out), "hidden_size": post.hidden_size, "dim": post.dim, "setting": f"embedding.postprocess={out}"}
