@@ -1,11 +1,11 @@
-"""Fixtures that several rooms share: one real Spark with Delta, the demo model, and a small random one."""
+"""Fixtures that several rooms share: one real Spark with Delta, the demo model, random small ones, a table with a job on it."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,9 @@ import pytest
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+    from metaeol_udf.spec import EmbeddingSpec
+    from tests.table_bench import Bench
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = ROOT / "models" / "smollm2-135m-instruct"
@@ -70,3 +73,35 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     session = get_session(SparkConfig(master="local[2]", conf=conf))
     yield session
     session.stop()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Make, once a session, the folder of a tiny checkpoint: `tiny_model(shape, tokenizer="byte_level")`."""
+    from tests.tiny_models import save_tiny_model
+
+    made: dict[tuple[str, str], Path] = {}
+
+    def make(shape: str, tokenizer: str = "byte_level") -> Path:
+        if (shape, tokenizer) not in made:
+            made[shape, tokenizer] = save_tiny_model(tmp_path_factory.mktemp(f"{shape}-{tokenizer}"), shape, tokenizer)
+        return made[shape, tokenizer]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def spec(tiny_model_dir: Path) -> EmbeddingSpec:
+    """A spec over the tiny model."""
+    from metaeol_udf.spec import EmbeddingSpec
+
+    return EmbeddingSpec(model=str(tiny_model_dir), dtype="float32", max_tokens=64)
+
+
+@pytest.fixture
+def bench(spark: SparkSession, tmp_path: Path, spec: EmbeddingSpec) -> Iterator[Bench]:
+    """A folder with a table for one test, and the job on it."""
+    from tests.table_bench import Bench
+
+    yield Bench(spark, tmp_path, spec)
+    spark.catalog.clearCache()

@@ -30,13 +30,13 @@ SPARKS = {"4.0": ("4.0.3", "4.4.0"), "4.1": ("4.1.2", "4.4.0"), "4.2": ("4.2.0",
 TEST_PACKAGES = ("hypothesis", "psutil", "pytest", "pytest-timeout", "setuptools>=77")
 #: The engine against one prompt at a time, the UDF and its other surfaces, a job's first and second run, the command line.
 CORE = (
-    "tests/engine/test_exactness.py::test_every_architecture_equals_one_prompt_at_a_time",
-    "tests/engine/test_exactness.py::test_batch_size_and_order_do_not_change_vectors",
+    "tests/encoder/test_exactness.py::test_every_architecture_equals_one_prompt_at_a_time",
+    "tests/encoder/test_exactness.py::test_batch_size_and_order_do_not_change_vectors",
     "tests/spark/test_udf.py",
-    "tests/spark/test_job.py::test_a_first_run_embeds_a_second_does_nothing_and_four_changed_rows_compute_four",
-    "tests/spark/test_stream.py::test_appends_updates_and_deletes_are_followed_and_own_commits_start_nothing",
-    "tests/setup/test_search.py",
-    "tests/setup/test_cli.py",
+    "tests/delta/test_job.py::test_a_first_run_embeds_a_second_does_nothing_and_four_changed_rows_compute_four",
+    "tests/delta/test_stream.py::test_appends_updates_and_deletes_are_followed_and_own_commits_start_nothing",
+    "tests/search/test_search.py",
+    "tests/cli/test_cli.py",
 )
 SHOWN = ("torch", "transformers", "numpy", "pandas", "pyarrow")
 MINUTES = 40  # that one combination may take

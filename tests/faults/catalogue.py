@@ -53,14 +53,14 @@ FAULTS: dict[int, tuple[str, str]] = {
 #: Checks that stand beside what they check, in other folders of tests.
 ELSEWHERE: dict[int, list[str]] = {
     36: [
-        "tests/spark/test_staging.py::test_two_processes_at_once_make_one_copy",
-        "tests/spark/test_lease.py::test_kill_9_of_the_holder_frees_a_lease",
+        "tests/spark/worker/test_model_staging.py::test_two_processes_at_once_make_one_copy",
+        "tests/spark/worker/test_sharing.py::test_kill_9_of_the_holder_frees_a_lease",
     ],
-    38: ["tests/spark/test_executors.py::test_a_version_that_differs_is_a_clear_failure"],
-    39: ["tests/spark/test_executors.py::test_a_required_gpu_that_is_absent_ends_the_job_before_anything_is_written"],
-    40: ["tests/spark/test_lease.py::test_a_task_uses_the_gpu_assigned_to_it_and_no_other"],
+    38: ["tests/spark/cluster/test_preflight.py::test_a_version_that_differs_is_a_clear_failure"],
+    39: ["tests/spark/cluster/test_preflight.py::test_a_required_gpu_that_is_absent_ends_the_job_before_anything_is_written"],
+    40: ["tests/spark/worker/test_sharing.py::test_a_task_uses_the_gpu_assigned_to_it_and_no_other"],
     44: [
-        "tests/spark/test_sigterm.py::test_a_job_that_is_asked_to_end_finishes_its_wave_and_the_next_run_goes_on",
-        "tests/spark/test_sigterm.py::test_a_wave_that_takes_longer_than_the_grace_period_is_dropped",
+        "tests/delta/base/test_shutdown.py::test_a_job_that_is_asked_to_end_finishes_its_wave_and_the_next_run_goes_on",
+        "tests/delta/base/test_shutdown.py::test_a_wave_that_takes_longer_than_the_grace_period_is_dropped",
     ],
 }

@@ -43,11 +43,6 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
 
 
 @pytest.fixture(scope="session")
-def spec(tiny_model_dir: Path) -> EmbeddingSpec:
-    return EmbeddingSpec(model=str(tiny_model_dir), dtype="float32", max_tokens=64)
-
-
-@pytest.fixture(scope="session")
 def encoder(spec: EmbeddingSpec) -> MetaEOLEncoder:
     """The engine by itself: what every vector is compared with."""
     return MetaEOLEncoder.from_spec(spec, device="cpu")

@@ -1,0 +1,135 @@
+"""The doctor on real tables and a real session: what it finds, and that it writes nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from delta import DeltaTable
+
+from metaeol_udf import cli
+from metaeol_udf.doctor import Finding, Level, examine, exit_code
+from tests.table_bench import Bench
+
+ROWS = [(1, "one"), (2, "two")]
+
+
+def examined(bench: Bench, **sections: dict[str, Any]) -> dict[str, Finding]:
+    found = list(examine(bench.config(**sections), bench.spark))
+    named = {finding.check: finding for finding in found}
+    assert all(finding.setting for finding in found if finding.level is not Level.OK)
+    return named
+
+
+def tree(folder: Path) -> dict[str, int]:
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def test_a_good_job_has_no_problem_and_nothing_is_written(bench: Bench) -> None:
+    bench.write(ROWS)
+    before = tree(bench.folder)
+    found = examined(bench, runtime={"max_failed_fraction": 0.01})
+    assert {check: f for check, f in found.items() if f.level is Level.PROBLEM} == {}
+    assert exit_code(list(found.values())) == 0
+    assert {"java", "versions", "workers", "columns", "keys", "writable", "disk", "model files"} <= found.keys()
+    assert tree(bench.folder) == before
+
+
+@pytest.mark.parametrize(
+    ("check", "rows", "schema", "sections", "setting"),
+    [
+        ("source", None, "", {}, "source.table="),
+        ("columns", ROWS, "id long, words string", {}, "source.text="),
+        ("columns", [(1, 2)], "id long, text int", {}, "source.text="),
+        ("columns", ROWS, "number long, text string", {}, "source.key="),
+        ("keys", [(1, "a"), (1, "b")], "id long, text string", {}, "source.key="),
+        ("keys", [(None, "a")], "id long, text string", {}, "source.key="),
+        ("condition", ROWS, "id long, text string", {"source": {"where": "nonsense > 3"}}, "source.where="),
+        ("vector columns", [(1, "a", 0.5)], "id long, text string, embedding double", {}, "embedding.column=embedding_2"),
+    ],
+)
+def test_a_table_that_the_job_would_refuse_is_found(
+    bench: Bench, check: str, rows: list[tuple[Any, ...]] | None, schema: str, sections: dict[str, Any], setting: str
+) -> None:
+    if rows is not None:
+        bench.write(rows, schema)
+    finding = examined(bench, **sections)[check]
+    assert (finding.level, finding.exit_code) == (Level.PROBLEM, 2), finding
+    assert finding.setting.startswith(setting)
+
+
+@pytest.mark.parametrize(
+    ("check", "properties", "level", "setting"),
+    [
+        ("append only", {"delta.appendOnly": "true"}, Level.PROBLEM, "target.table="),
+        ("change feed", {"delta.enableChangeDataFeed": "true"}, Level.WARNING, "target.table="),
+        ("retention", {"delta.deletedFileRetentionDuration": "interval 2 hours"}, Level.WARNING, "delta.deletedFileRetentionDuration="),
+    ],
+)
+def test_a_table_property_that_is_in_the_way_is_found(
+    bench: Bench, check: str, properties: dict[str, str], level: Level, setting: str
+) -> None:
+    builder = DeltaTable.create(bench.spark).location(bench.path).addColumn("id", "long").addColumn("text", "string")
+    for key, value in properties.items():
+        builder = builder.property(key, value)
+    builder.execute()
+    finding = examined(bench)[check]
+    assert finding.level is level
+    assert finding.setting.startswith(setting)
+
+
+def test_a_target_under_a_file_is_found(bench: Bench) -> None:
+    bench.write(ROWS)
+    (bench.folder / "file").write_text("no folder")
+    finding = examined(bench, target={"table": str(bench.folder / "file" / "target")})["writable"]
+    assert (finding.level, finding.exit_code) == (Level.PROBLEM, 5)
+
+
+def test_a_table_with_a_feature_that_the_installed_delta_lacks_is_found(bench: Bench) -> None:
+    bench.write(ROWS)
+    future = bench.folder / "future"
+    shutil.copytree(bench.path, future)
+    for checksum in list((future / "_delta_log").glob("*.crc")):  # Delta's own and Hadoop's hidden ones
+        checksum.unlink()
+    commit = future / "_delta_log" / f"{0:020}.json"
+    protocol = {"minReaderVersion": 3, "minWriterVersion": 7, "readerFeatures": ["fromTheFuture"], "writerFeatures": ["fromTheFuture"]}
+    lines = [json.dumps({"protocol": protocol}) if "protocol" in json.loads(line) else line for line in commit.read_text().splitlines()]
+    commit.write_text("\n".join(lines) + "\n")
+    found = list(examine(bench.config(source={"table": str(future), "key": ["id"]}), bench.spark))
+    problems = [finding for finding in found if finding.level is Level.PROBLEM]
+    assert [finding.exit_code for finding in problems] == [2]
+    assert "DELTA_UNSUPPORTED_FEATURES" in problems[0].found
+
+
+def test_vectors_of_another_spec_are_found(bench: Bench) -> None:
+    bench.write([(1, None)])  # needs no model
+    bench.run()
+    assert examined(bench)["fingerprint"].level is Level.OK
+    finding = examined(bench, embedding={"layer": 1})["fingerprint"]
+    assert finding.level is Level.WARNING
+    assert "every row is embedded anew" in finding.found
+
+
+def test_a_setting_that_the_session_does_not_take_is_found(bench: Bench) -> None:
+    bench.write(ROWS)
+    found = examined(bench, spark={"conf": {"spark.speculation": True}})
+    assert found["session settings"].level is Level.WARNING
+    assert found["speculation"].level is Level.WARNING
+
+
+def test_the_command_prints_findings_and_exits_by_the_worst(bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    conf = tmp_path / "job.yaml"
+    conf.write_text(yaml.safe_dump({"source": {"table": bench.path, "key": ["id"]}, "embedding": {"model": bench.spec.model}}))
+    assert cli.run(["doctor", str(conf), "runtime.report=/dev/null/report.json", "--json"]) == 5
+    found = json.loads(capsys.readouterr().out)
+    assert {"writable", "source"} <= {f["check"] for f in found if f["level"] == "problem"}
+    assert cli.run(["doctor", str(conf)]) == 2
+    assert "set source.table=" in capsys.readouterr().out
+    assert cli.run(["doctor", str(conf), "runtime.devise=cuda"]) == 2
+    shown = capsys.readouterr().out
+    assert "did you mean 'device'" in shown
+    assert "problem  configuration" in shown

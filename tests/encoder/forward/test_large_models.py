@@ -1,0 +1,161 @@
+"""Models that are large for their GPUs: layers over several devices, weights in few bits."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.attention import flex_attention as flex_module
+
+from metaeol_udf import EmbeddingSpec, MetaEOLEncoder, TemplateSet
+from metaeol_udf.config import parse_config
+from metaeol_udf.encoder import loading
+from metaeol_udf.encoder.forward.decoder import Decoder, Layer, Linear
+from metaeol_udf.encoder.forward.quantization import QuantizedLinear, quantize
+from metaeol_udf.encoder.gpu.device_map import count_bytes, fill_devices, find_stages, place
+from metaeol_udf.encoder.gpu.packed_forward import StreamPass
+from metaeol_udf.errors import ConfigError, EnvironmentFault
+from tests.encoder.gpu.test_packed_batch import LOGS, both, load
+from tests.encoder.oracle import worst_cosine
+from tests.encoder.test_exactness import TEXTS
+
+
+def on_two(decoder: Decoder) -> Callable[[Layer], torch.device]:
+    """Pretends that the last layers stand on a second device; to torch both are the CPU, so moves are made and change nothing."""
+    late = {id(layer) for layer in decoder.layers[2:]}
+    return lambda layer: torch.device("cpu", 1 if id(layer) in late else 0)
+
+
+@pytest.mark.parametrize("as_streams", [False, True], ids=["cells", "streams"])
+@pytest.mark.parametrize("shape", ["llama", "gemma3", "gpt2"])
+def test_a_decoder_over_two_devices_equals_one(
+    shape: str, as_streams: bool, tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flex_module, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
+    encoder = load(tiny_model(shape), "metaeol")
+    decoder = encoder.engine.runner.decoder
+    split = StreamPass(decoder, encoder.engine.trie.groups, least_full=0.0, where=on_two(decoder))
+    assert [(stage.device.index, list(stage.layers)) for stage in split.stages] == [(0, [0, 1]), (1, [2, 3])]
+    if as_streams:
+        split.set_batch_tokens(512)
+    moved: list[torch.device] = []
+    carry = split._carry
+    monkeypatch.setattr(split, "_carry", lambda index, x, batch: (moved.append(index), carry(index, x, batch))[1])
+    cells, ours = both(encoder, split, [*TEXTS, *LOGS])
+    assert worst_cosine(ours, cells) >= 0.99999
+    assert moved
+
+
+def test_layers_fill_as_few_devices_as_hold_them() -> None:
+    assert fill_devices([3, 3, 3, 3], [100, 100]) == [0, 0, 0, 0]
+    assert fill_devices([3, 3, 3, 3], [7, 7]) == [0, 0, 1, 1]
+    assert fill_devices([3, 3, 3, 3], [2, 7, 6]) == [1, 1, 2, 2]
+    with pytest.raises(EnvironmentFault, match=r"lease more GPUs to a task .* or set embedding.quantization"):
+        fill_devices([3, 3, 3, 3], [7, 5])
+
+
+def test_placing_moves_every_tensor_and_loses_none(tiny_model: Callable[..., Path]) -> None:
+    decoder = load(tiny_model("gemma3"), "metaeol").engine.runner.decoder
+    plain = dataclasses.replace(decoder, layers=[decoder.layers[-1]] * 4)  # the last layer is the one that is not packed
+    size = count_bytes(plain.layers[0])
+    outside = count_bytes((plain.token_table, plain.position_table, plain.ropes))
+    placed = place(plain, [torch.device("meta"), torch.device("cpu")], [outside + 2 * size, 2 * size])
+    assert [stage.device.type for stage in find_stages(placed)] == ["meta", "cpu"]
+    assert {placed.token_table.device.type, placed.ropes[0].device.type} == {"meta"}
+    assert placed.final_norm is not None
+    assert placed.final_norm.weight.device.type == "cpu"
+    assert count_bytes(placed.layers) == 4 * size
+
+
+@pytest.mark.parametrize(("kind", "bits", "least"), [("int8", 8, 0.9999), ("int4", 4, 0.99)])
+def test_a_quantized_linear_layer_is_close_and_small(kind: str, bits: int, least: float, tiny_model: Callable[..., Path]) -> None:
+    decoder = load(tiny_model("llama"), "metaeol").engine.runner.decoder
+    layer = dataclasses.replace(decoder.layers[-1], qkv=Linear(torch.randn(96, 256), torch.randn(96)))
+    quantized = quantize(layer, kind).qkv
+    assert isinstance(quantized, QuantizedLinear)
+    assert quantized.weight.numel() * 8 == 96 * 256 * bits
+    x = torch.randn(50, 256)
+    assert worst_cosine(quantized(x).numpy(), layer.qkv(x).numpy()) >= least
+    torch.testing.assert_close(quantized.rows(10, 40)(x), quantized(x)[:, 10:40])
+
+
+def test_large_results_stay_in_the_range_of_float16() -> None:
+    from metaeol_udf.encoder.forward.quantization import _quantize
+
+    linear = Linear(torch.full((4, 64), 1e-3, dtype=torch.float16))
+    x = torch.full((2, 64), 100.0, dtype=torch.float16)  # 64 products of 100 steps of 127 would be 812,800
+    torch.testing.assert_close(_quantize(linear, "int8")(x), linear(x), rtol=0.01, atol=0.0)
+
+
+def test_zero_rows_stay_zero() -> None:
+    from metaeol_udf.encoder.forward.quantization import _quantize
+
+    for kind in ("int8", "int4"):
+        assert not _quantize(Linear(torch.zeros(4, 64)), kind)(torch.ones(2, 64)).any()
+
+
+@pytest.mark.parametrize(("quantization", "least"), [("int8", 0.999), ("int4", 0.92)])
+def test_the_demo_model_embeds_alike_in_few_bits(quantization: str, least: float, model_dir: Path) -> None:
+    ours = load(model_dir, "metaeol", quantization=quantization)
+    assert all(isinstance(layer.mlp.out, QuantizedLinear) for layer in ours.engine.runner.decoder.layers)
+    cosine = worst_cosine(ours.encode(TEXTS[:6]), load(model_dir, "metaeol").encode(TEXTS[:6]))
+    assert least <= cosine < 0.9999999
+
+
+def test_a_model_that_few_bits_would_change_is_refused(tiny_model: Callable[..., Path]) -> None:
+    with pytest.raises(ConfigError, match=r"embedding.quantization is 'int4'.* differs from transformers \(cosine .*set it to null"):
+        load(tiny_model("llama"), "metaeol", quantization="int4")
+
+
+def test_quantization_belongs_to_the_fingerprint_and_leaves_others_as_they_were() -> None:
+    whole = EmbeddingSpec(model="m")
+    assert len({whole.fingerprint(), *(EmbeddingSpec(model="m", quantization=q).fingerprint() for q in ("int8", "int4"))}) == 3
+    assert whole.fingerprint() == FINGERPRINT_BEFORE
+
+
+#: Of ``EmbeddingSpec(model="m")`` before there was quantization: rows that were embedded then must not be embedded anew.
+FINGERPRINT_BEFORE = "82b07afad64d8391"
+
+
+def test_quantization_is_checked_on_every_surface() -> None:
+    with pytest.raises(ConfigError, match=r"embedding.quantization must be one of int8, int4, or null, found 'int3'"):
+        EmbeddingSpec(model="m", quantization="int3")
+    job = {"source": {"table": "a.b", "key": ["id"]}, "embedding": {"model": "m", "quantisation": "int8"}}
+    with pytest.raises(ConfigError, match=r"unknown key embedding.quantisation; did you mean 'quantization'\?"):
+        parse_config(job)
+
+
+def test_a_model_without_a_fast_path_cannot_be_quantized(tiny_model: Callable[..., Path]) -> None:
+    with pytest.raises(ConfigError, match=r"embedding.quantization is 'int8'.* architecture 'gpt_neox' is not one of"):
+        load(tiny_model("gpt_neox"), "metaeol", quantization="int8")
+
+
+def test_a_model_that_is_too_large_for_a_device_is_placed_as_a_decoder(
+    tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny_model("llama")
+    expected = MetaEOLEncoder.from_pretrained(str(folder), templates=TemplateSet.load("metaeol"), device="cpu", dtype="float32").encode(
+        TEXTS
+    )
+    monkeypatch.setattr(loading, "_fits", lambda model, device: False)
+    placed = []
+    monkeypatch.setattr(loading, "place", lambda *arguments: (placed.append(arguments), place(*arguments))[1])
+    ours = load(folder, "metaeol")
+    assert len(placed) == 1
+    assert worst_cosine(ours.encode(TEXTS), expected) >= 0.99999
+    with pytest.raises(EnvironmentFault, match="larger than a GPU and cannot be split"):
+        load(tiny_model("gpt_neox"), "metaeol")
+
+
+def test_devices_are_named_one_by_one_or_left_to_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert loading.choose_devices("auto") == [torch.device("cuda", 0), torch.device("cuda", 1)]
+    assert loading.choose_devices("cuda:0,1") == [torch.device("cuda", 0), torch.device("cuda", 1)]
+    assert loading.choose_devices("cuda") == [torch.device("cuda", 0)]
+    assert loading.choose_devices("cpu") == [torch.device("cpu")]
+    with pytest.raises(EnvironmentFault, match="'cuda:2', but torch sees 2 GPUs"):
+        loading.choose_devices("cuda:2")

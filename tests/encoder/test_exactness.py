@@ -1,0 +1,114 @@
+"""The fast path equals one prompt at a time without padding, for every architecture, tokenizer, layer, batch and order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from metaeol_udf import MetaEOLEncoder, TemplateSet
+from metaeol_udf.prompts.templates import PromptTemplate
+from tests.encoder.oracle import one_at_a_time, worst_cosine
+from tests.tiny_models import TOKENIZERS, configs
+
+SLOW_SHAPES = ("gpt_neox", "phi3")  # no fast path
+TEXTS = [
+    *("a good day", "the people play music by the river and the old guitar is great", "x", 'she said "run"', "is it new?"),
+    *("don't {text} stop", "日本語 text", "<|end|> </s> <s>", "  spaces  inside   too ", "word " * 40 + "end", "the old guitar"),
+    *("a bad day", "…", "it's ''quoted''"),
+]
+
+
+def encoder(folder: Path, templates: str | TemplateSet = "metaeol", **options: object) -> MetaEOLEncoder:
+    chosen = TemplateSet.load(templates) if isinstance(templates, str) else templates
+    return MetaEOLEncoder.from_pretrained(str(folder), templates=chosen, **{"dtype": "float32", "device": "cpu", **options})  # type: ignore[arg-type]
+
+
+def prompts(templates: str) -> list[str]:
+    return [template.prompt for template in TemplateSet.load(templates).templates]
+
+
+@pytest.mark.parametrize("shape", configs())
+def test_every_architecture_equals_one_prompt_at_a_time(shape: str, tiny_model: Callable[..., Path]) -> None:
+    folder = tiny_model(shape)
+    ours = encoder(folder)
+    assert ours.engine.is_fast == (shape not in SLOW_SHAPES)
+    assert worst_cosine(ours.encode(TEXTS, per_template=True), one_at_a_time(folder, prompts("metaeol"), TEXTS, -1)) >= 0.99999
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2, -1, -2, 0.5, 0.85])
+@pytest.mark.parametrize("shape", ["llama", "gemma3", "gpt2", "opt", "gpt_neox"])
+def test_every_layer_is_the_hidden_state_that_transformers_counts(shape: str, layer: int | float, tiny_model: Callable[..., Path]) -> None:
+    folder = tiny_model(shape)
+    index = {0.5: 2, 0.85: 3}.get(layer, layer)
+    ours = encoder(folder, "metaeol-fast", layer=layer).encode(TEXTS[:5], per_template=True)
+    assert worst_cosine(ours, one_at_a_time(folder, prompts("metaeol-fast"), TEXTS[:5], int(index))) >= 0.99999
+
+
+@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+@pytest.mark.parametrize("templates", ["metaeol", "metaeol-fast", "metaeol-separate", "metaeol-two", "prompteol"])
+def test_every_tokenizer_and_template_set_equals_one_prompt_at_a_time(
+    tokenizer: str, templates: str, tiny_model: Callable[..., Path]
+) -> None:
+    folder = tiny_model("llama", tokenizer)
+    ours = encoder(folder, templates).encode(TEXTS, per_template=True)
+    assert worst_cosine(ours, one_at_a_time(folder, prompts(templates), TEXTS, -1)) >= 0.99999
+
+
+@pytest.mark.parametrize(
+    "prompt", ["{text}", "{text} so", "say {text}", " a {text} b ", "{text}\n\nword:", "{{text}}", '"{text}"', "x{text}y"]
+)
+@pytest.mark.parametrize("cleanup", ["paper", "none"])
+@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+def test_seams_of_any_kind_are_exact(prompt: str, cleanup: str, tokenizer: str, tiny_model: Callable[..., Path]) -> None:
+    folder = tiny_model("llama", tokenizer)
+    templates = TemplateSet("seams", cleanup, (PromptTemplate("any", prompt), PromptTemplate("any", "the " + prompt + " end")))
+    ours = encoder(folder, templates).encode(TEXTS, per_template=True)
+    plain = one_at_a_time(folder, [t.prompt for t in templates.templates], TEXTS, -1, cleanup)
+    assert worst_cosine(ours, plain) >= 0.99999
+
+
+@pytest.mark.parametrize("shape", ["llama", "mistral", "gpt2"])
+def test_batch_size_and_order_do_not_change_vectors(shape: str, tiny_model: Callable[..., Path]) -> None:
+    folder = tiny_model(shape)
+    expected = encoder(folder).encode(TEXTS)
+    order = np.random.default_rng(3).permutation(len(TEXTS))
+    for max_batch_tokens in (1, 37, 100, 100_000):
+        shuffled = encoder(folder, max_batch_tokens=max_batch_tokens).encode([TEXTS[i] for i in order])
+        assert worst_cosine(shuffled, expected[order]) >= 0.99999
+
+
+def test_long_texts_are_attended_in_blocks_and_stay_exact(tiny_model: Callable[..., Path]) -> None:
+    folder = tiny_model("mistral")
+    texts = ["the river and music " * n for n in (30, 60, 100)]
+    ours = encoder(folder, max_tokens=500).encode(texts, per_template=True)
+    assert worst_cosine(ours, one_at_a_time(folder, prompts("metaeol"), texts, -1)) >= 0.99999
+
+
+def test_the_mean_over_templates_is_the_embedding(tiny_model: Callable[..., Path]) -> None:
+    ours = encoder(tiny_model("llama"))
+    np.testing.assert_allclose(ours.encode(TEXTS), ours.encode(TEXTS, per_template=True).mean(1), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", ["llama", "gemma3", "gpt2", "gpt_neox"])
+def test_common_starts_of_texts_are_computed_once_and_exactly(shape: str, tiny_model: Callable[..., Path]) -> None:
+    folder = tiny_model(shape)
+    line = "the people of the river know that this is good work and go to see it "
+    ends = ("a", "the old guitar", "music", "bad", "the old guitar plays")
+    texts = [*(line * 2 + end for end in ends), "a short one", line + "x", line + "y day"]
+    ours = encoder(folder)
+    rows = ours.encode_rows(texts)
+    assert worst_cosine(ours.encode(texts, per_template=True), one_at_a_time(folder, prompts("metaeol"), texts, -1)) >= 0.99999
+    assert (rows.tokens_computed[1:5].max() < rows.tokens_computed[0] / 2) == ours.engine.is_fast
+
+
+def test_a_stream_of_lists_equals_one_list(tiny_model: Callable[..., Path]) -> None:
+    ours = encoder(tiny_model("llama"))
+    lists: list[list[str | None]] = [[*TEXTS[:5]], [], [None, " "], [*TEXTS[5:], None]]
+    found = list(ours.encode_stream(iter(lists)))
+    assert [len(encoded.errors) for encoded in found] == [5, 0, 2, len(TEXTS) - 4]
+    assert found[2].errors == ["null_text", "empty_text"]
+    together = np.concatenate([found[0].vectors, found[3].vectors[:-1]])
+    assert worst_cosine(together, ours.encode(TEXTS)) >= 0.99999
