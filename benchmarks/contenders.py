@@ -36,7 +36,7 @@ class Contender:
         absent: Why it could not be made.
         rates: Texts a second, one for each round.
         roofs: Operations a second of the model's matrix products just before and after, one for each round; 0 for others.
-        tokens_per_text: Tokens that went through the model for a text of the last call; the first call also has the heads'.
+        tokens_per_text: Tokens that went through the model for a text of the last call; the first call also has the prefixes'.
         rows: Positions of the texts that it is timed on, ascending.
         vectors: Of those texts, from the last round.
     """
@@ -127,7 +127,7 @@ def pick(contenders: list[Contender], keys: str) -> list[Contender]:
 
     Args:
         contenders: All.
-        keys: `all` means every contender; `ours` this engine with separate heads in each dtype, and with the other sets in bfloat16.
+        keys: `all` means every contender; `ours` this engine with separate prefixes in each dtype, and with the other sets in bfloat16.
 
     Raises:
         ValueError: There is no such contender.

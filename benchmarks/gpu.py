@@ -4,8 +4,8 @@
     python -m benchmarks.gpu --device cpu --tiny        # the same on a CPU, to try it
 
 Weights are random and made on the device, texts are random tokens, so nothing is downloaded: what is timed is the forward pass of
-the engine with four heads of two tails each, from planned batches to float32 vectors on the host. MFU counts the linear layers' operations
-for the tokens that are computed, against the best rate of matrix products at the model's own shapes in the same run.
+the engine with four prefixes of two suffixes each, from planned batches to float32 vectors on the host. MFU counts the linear layers'
+operations for the tokens that are computed, against the best rate of matrix products at the model's own shapes in the same run.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from metaeol_udf.encoder.forward.batching import plan_batches
 from metaeol_udf.encoder.forward.decoder import Decoder, Layer, Linear, Mlp, Norm
 from metaeol_udf.encoder.loading import Engine, choose_runner
 from metaeol_udf.encoder.preparation import Window
-from metaeol_udf.prompts.trie import HeadGroup
+from metaeol_udf.prompts.trie import PrefixGroup
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ SHAPES = {
     "8B": Shape(32, 4096, 14_336, 32, 8, 128),
 }
 TINY = {"tiny": Shape(2, 64, 128, 4, 2, 16, 512)}
-HEADS, TAILS = (52, 47, 55, 50), (9, 12)  # tokens of heads and of each head's two tails, about what `metaeol` has
+PREFIXES, SUFFIXES = (52, 47, 55, 50), (9, 12)  # tokens of prefixes and of each prefix's two suffixes, about what `metaeol` has
 MAX_TEXTS = 8192  # of a window, as the encoder plans
 
 
@@ -82,31 +82,31 @@ def build_decoder(shape: Shape, device: torch.device, dtype: torch.dtype) -> Dec
     )  # fmt: skip
 
 
-def make_groups(vocabulary: int) -> list[HeadGroup]:
-    """Head groups of random tokens: a head with two tails each."""
+def make_groups(vocabulary: int) -> list[PrefixGroup]:
+    """Prefix groups of random tokens: a prefix with two suffixes each."""
     rng = np.random.default_rng(5)
-    n_tail = sum(TAILS)
-    depths = tuple(depth for n in TAILS for depth in range(1, n + 1))
-    sees = np.zeros((n_tail, n_tail), bool)
-    for start, n in zip(np.cumsum((0, *TAILS)), TAILS, strict=False):
+    n_suffix = sum(SUFFIXES)
+    depths = tuple(depth for n in SUFFIXES for depth in range(1, n + 1))
+    sees = np.zeros((n_suffix, n_suffix), bool)
+    for start, n in zip(np.cumsum((0, *SUFFIXES)), SUFFIXES, strict=False):
         sees[start : start + n, start : start + n] = np.tri(n, dtype=bool)
-    ends = tuple((np.cumsum(TAILS) - 1).tolist())
+    ends = tuple((np.cumsum(SUFFIXES) - 1).tolist())
     return [
-        HeadGroup(
-            head_ids=tuple(rng.integers(vocabulary, size=n_head).tolist()), template_indices=(2 * index, 2 * index + 1),
-            tail_ids=tuple(rng.integers(vocabulary, size=n_tail).tolist()), tail_depths=depths, tail_sees=sees, outputs=ends,
-            prompt_lengths=tuple(n_head + n for n in TAILS),
+        PrefixGroup(
+            prefix_ids=tuple(rng.integers(vocabulary, size=n_prefix).tolist()), template_indices=(2 * index, 2 * index + 1),
+            suffix_ids=tuple(rng.integers(vocabulary, size=n_suffix).tolist()), suffix_depths=depths, suffix_sees=sees, outputs=ends,
+            prompt_lengths=tuple(n_prefix + n for n in SUFFIXES),
         )
-        for index, n_head in enumerate(HEADS)
+        for index, n_prefix in enumerate(PREFIXES)
     ]  # fmt: skip
 
 
-def make_window(groups: Sequence[HeadGroup], n_texts: int, length: int, vocabulary: int, max_batch_tokens: int) -> Window:
+def make_window(groups: Sequence[PrefixGroup], n_texts: int, length: int, vocabulary: int, max_batch_tokens: int) -> Window:
     """Texts of random tokens, planned as the encoder plans them."""
     ids = np.random.default_rng(length).integers(vocabulary, size=(n_texts, length)).tolist()
     text_ids = [dict(enumerate(ids)) for _ in groups]
-    batches = plan_batches([dict.fromkeys(range(n_texts), length) for _ in groups], [len(g.tail_ids) for g in groups], max_batch_tokens)
-    n_computed = sum(length + len(group.tail_ids) for group in groups)
+    batches = plan_batches([dict.fromkeys(range(n_texts), length) for _ in groups], [len(g.suffix_ids) for g in groups], max_batch_tokens)
+    n_computed = sum(length + len(group.suffix_ids) for group in groups)
     n_whole = sum(len(g.prompt_lengths) * length + sum(g.prompt_lengths) for g in groups)
     return Window(
         groups, text_ids, batches, n_texts, np.arange(n_texts), np.zeros(n_texts, bool),
@@ -175,7 +175,7 @@ def measure(
     batches = BatchRunner(engine, max_batch_tokens)
     rows: list[dict[str, object]] = []
     for length in lengths:
-        n_texts = min(MAX_TEXTS, max(1, 16 * max_batch_tokens // sum(length + len(group.tail_ids) for group in groups)))
+        n_texts = min(MAX_TEXTS, max(1, 16 * max_batch_tokens // sum(length + len(group.suffix_ids) for group in groups)))
 
         window = make_window(groups, n_texts, length, shape.vocabulary, max_batch_tokens)
 
@@ -186,7 +186,7 @@ def measure(
 
         embed()  # compiles, and records graphs at the second batch of a shape
         seconds = seconds_of(embed, device, least)
-        n_tokens = n_texts * sum(length + len(group.tail_ids) for group in groups)
+        n_tokens = n_texts * sum(length + len(group.suffix_ids) for group in groups)
         row: dict[str, object] = {
             "model": name, "text tokens": length, "path": "streams" if getattr(runner, "sizes", ()) else "cells",
             "texts/s": round(n_texts / seconds, 1), "tokens/s": round(n_tokens / seconds),

@@ -20,7 +20,7 @@ class Candidate:
         templates: Template set or wording.
         method: What was done in the forward pass.
         parameters: With which settings.
-        tokens: Tokens a text with constant heads kept and common starts shared; parts of the model's depth count as parts.
+        tokens: Tokens a text with constant prefixes kept and common starts shared; parts of the model's depth count as parts.
         whole_tokens: Tokens a text with a pass for every prompt.
     """
 

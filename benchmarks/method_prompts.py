@@ -1,4 +1,4 @@
-"""Token ids of the prompts that methods run on, and what they cost: with heads and texts shared as the engine shares them, and without."""
+"""Token ids of the prompts that methods run on, and what they cost: prefixes and texts shared as the engine shares them, and not."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def prompt_ids(templates: TemplateSet, tokenizer: PromptTokenizer, texts: Sequen
 
 
 def placeholder_ids(templates: TemplateSet, tokenizer: PromptTokenizer, texts: Sequence[str]) -> list[Ids]:
-    """The same with `PLACEHOLDER` between the head and the quote that opens the text.
+    """The same with `PLACEHOLDER` between the prefix and the quote that opens the text.
 
     Raises:
         ValueError: A template has no such quote.
@@ -38,23 +38,23 @@ def placeholder_ids(templates: TemplateSet, tokenizer: PromptTokenizer, texts: S
 
 
 def _with_placeholder(template: PromptTemplate, tokenizer: PromptTokenizer, cleaned: Sequence[str]) -> Ids:
-    if not template.head.endswith(_QUOTE):
-        raise ValueError(f"a placeholder needs a head that ends with {_QUOTE!r}, found {template.head!r}")
-    before = tokenizer.tokenize([template.head.removesuffix(_QUOTE)])[0]
-    behind = tokenizer.tokenize_inside([(_QUOTE + text + template.tail).rstrip() for text in cleaned])
+    if not template.prefix.endswith(_QUOTE):
+        raise ValueError(f"a placeholder needs a prefix that ends with {_QUOTE!r}, found {template.prefix!r}")
+    before = tokenizer.tokenize([template.prefix.removesuffix(_QUOTE)])[0]
+    behind = tokenizer.tokenize_inside([(_QUOTE + text + template.suffix).rstrip() for text in cleaned])
     return [[*before, PLACEHOLDER, *ids] for ids in behind]
 
 
 def shared_tokens(prompts: Sequence[Ids]) -> float:
-    """Tokens a text on average where constant heads cost nothing and templates that begin alike share what they have in common.
+    """Tokens a text on average where constant prefixes cost nothing and templates that begin alike share what they have in common.
 
     Args:
         prompts: Token ids, indexed ``[template][text]``, two texts or more.
     """
-    heads = [_n_common(ids) for ids in prompts]
+    prefixes = [_n_common(ids) for ids in prompts]
     n_texts = len(prompts[0])
     nodes = (
-        {tuple(ids[text][:end]) for ids, head in zip(prompts, heads, strict=True) for end in range(head + 1, len(ids[text]) + 1)}
+        {tuple(ids[text][:end]) for ids, prefix in zip(prompts, prefixes, strict=True) for end in range(prefix + 1, len(ids[text]) + 1)}
         for text in range(n_texts)
     )
     return sum(map(len, nodes)) / n_texts

@@ -44,7 +44,7 @@ def plot_lengths(rows: Sequence[Row], path: Path) -> None:
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
         _plain_ticks(axes)
 
-    _figure(path, f"Cost follows the tokens computed: sharing heads makes\n{longest}-token texts {gain:.1f} times cheaper", draw)
+    _figure(path, f"Cost follows the tokens computed: sharing prefixes makes\n{longest}-token texts {gain:.1f} times cheaper", draw)
 
 
 def plot_templates(rows: Sequence[Row], path: Path) -> None:
@@ -59,8 +59,8 @@ def plot_templates(rows: Sequence[Row], path: Path) -> None:
         _lines(axes, found, "n_templates")
         axes.set(xlabel="templates", ylabel="milliseconds a text", ylim=(0, None), xticks=sorted({row["n_templates"] for row in found}))
 
-    title = f"{most} templates cost {factors['metaeol-separate']:.1f} times as much as one with separate heads,\n"
-    _figure(path, title + f"{factors['metaeol-fast']:.1f} times with one shared head", draw)
+    title = f"{most} templates cost {factors['metaeol-separate']:.1f} times as much as one with separate prefixes,\n"
+    _figure(path, title + f"{factors['metaeol-fast']:.1f} times with one shared prefix", draw)
 
 
 def plot_rows(rows: Sequence[Row], path: Path) -> None:
@@ -112,7 +112,7 @@ def plot_partitions(rows: Sequence[Row], path: Path) -> None:
 
 
 def plot_shares(results: dict[str, Sequence[Row]], path: Path) -> None:
-    """Share of the rate that matrix products alone reach, by text set and dtype, for separate heads."""
+    """Share of the rate that matrix products alone reach, by text set and dtype, for separate prefixes."""
     found = [
         (name, row)
         for name, rows in results.items()

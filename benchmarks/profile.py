@@ -42,7 +42,7 @@ def profile_window(encoder: MetaEOLEncoder, texts: list[str], show_operations: b
     n_tokens, n_batch = encoder.spec.max_tokens, encoder.batch_runner.max_batch_tokens
     started = time.perf_counter()
     n_lanes = encoder.batch_runner.lanes.n
-    window = prepare_window(texts, engine.trie, encoder.templates, n_tokens, n_batch, engine.runner.has_heads, n_lanes)
+    window = prepare_window(texts, engine.trie, encoder.templates, n_tokens, n_batch, engine.runner.has_prefixes, n_lanes)
     prepared = time.perf_counter() - started
     started = time.perf_counter()
     engine.trie.tokenize([clean_text(text, encoder.templates.text_cleanup) for text in texts])

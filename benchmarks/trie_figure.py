@@ -18,42 +18,42 @@ from typing import Any
 from metaeol_udf import TemplateSet
 from metaeol_udf.prompts import clean_text
 from metaeol_udf.prompts.tokenizer import PromptTokenizer
-from metaeol_udf.prompts.trie import HeadGroup, PromptTrie
+from metaeol_udf.prompts.trie import PrefixGroup, PromptTrie
 
 _TEXT = "The new camera takes sharp pictures even at night."
 _HEAD, _MIDDLE, _TAIL, _GREY = "#2b6cb0", "#b0413e", "#2f855a", "#555555"
 _ROW, _CHARACTER, _MARGIN, _TOP = 34.0, 7.0, 16.0, 58.0  # pixels: height of a row, width of a character
-_HEAD_WIDTH, _MIDDLE_WIDTH, _GAP = 330.0, 190.0, 34.0
+_PREFIX_WIDTH, _MIDDLE_WIDTH, _GAP = 330.0, 190.0, 34.0
 
 
 @dataclass(frozen=True)
-class TailNode:
-    """A token of the tails, with the tokens that may follow it."""
+class SuffixNode:
+    """A token of the suffixes, with the tokens that may follow it."""
 
     word: str
     is_output: bool
-    children: list[TailNode] = field(default_factory=list)
+    children: list[SuffixNode] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Branch:
-    """One head group: a head, the text's pass after it, and the tails that fork from it.
+    """One prefix group: a prefix, the text's pass after it, and the suffixes that fork from it.
 
     Attributes:
-        head: Its tokens as characters; empty where the text comes first.
-        n_head: How many they are.
+        prefix: Its tokens as characters; empty where the text comes first.
+        n_prefix: How many they are.
         middle: The text's tokens, with what the cuts leave beside them, as characters.
         n_middle: How many they are.
-        tails: First tokens of the tails.
-        n_tail: Tokens of all tails.
+        suffixes: First tokens of the suffixes.
+        n_suffix: Tokens of all suffixes.
     """
 
-    head: str
-    n_head: int
+    prefix: str
+    n_prefix: int
     middle: str
     n_middle: int
-    tails: list[TailNode]
-    n_tail: int
+    suffixes: list[SuffixNode]
+    n_suffix: int
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class TrieFigure:
 
     Attributes:
         name: Of the template set.
-        branches: Its head groups.
+        branches: Its prefix groups.
         n_templates: Prompts of a text.
         n_whole: Tokens of the whole prompts of this text.
     """
@@ -75,12 +75,12 @@ class TrieFigure:
     @property
     def n_once(self) -> int:
         """Tokens computed once a process."""
-        return sum(branch.n_head for branch in self.branches)
+        return sum(branch.n_prefix for branch in self.branches)
 
     @property
     def n_computed(self) -> int:
         """Tokens computed for this text."""
-        return sum(branch.n_middle + branch.n_tail for branch in self.branches)
+        return sum(branch.n_middle + branch.n_suffix for branch in self.branches)
 
 
 def make_figure(templates: TemplateSet, tokenizer: Any, text: str) -> TrieFigure:
@@ -97,20 +97,22 @@ def make_figure(templates: TemplateSet, tokenizer: Any, text: str) -> TrieFigure
     whole = prompt_tokenizer.tokenize([templates.fill(template, cleaned) for template in templates.templates])
     branches = []
     for group, (ids,) in zip(trie.groups, trie.tokenize([cleaned]), strict=True):
-        tails = _tail_nodes(group, tokenizer, -1)
+        suffixes = _suffix_nodes(group, tokenizer, -1)
         branches.append(
-            Branch(tokenizer.decode(group.head_ids), len(group.head_ids), tokenizer.decode(ids), len(ids), tails, len(group.tail_ids))
+            Branch(
+                tokenizer.decode(group.prefix_ids), len(group.prefix_ids), tokenizer.decode(ids), len(ids), suffixes, len(group.suffix_ids)
+            )
         )
     return TrieFigure(templates.name, branches, len(templates.templates), sum(map(len, whole)))
 
 
-def _tail_nodes(group: HeadGroup, tokenizer: Any, parent: int) -> list[TailNode]:
-    """The tokens that follow one of a group's tail tokens, or the text where `parent` is -1."""
+def _suffix_nodes(group: PrefixGroup, tokenizer: Any, parent: int) -> list[SuffixNode]:
+    """The tokens that follow one of a group's suffix tokens, or the text where `parent` is -1."""
     nodes = []
-    for place, token in enumerate(group.tail_ids):
-        seen = [other for other in range(len(group.tail_ids)) if group.tail_sees[place, other] and other != place]
-        if max(seen, key=lambda other: group.tail_depths[other], default=-1) == parent:
-            nodes.append(TailNode(tokenizer.decode([token]), place in group.outputs, _tail_nodes(group, tokenizer, place)))
+    for place, token in enumerate(group.suffix_ids):
+        seen = [other for other in range(len(group.suffix_ids)) if group.suffix_sees[place, other] and other != place]
+        if max(seen, key=lambda other: group.suffix_depths[other], default=-1) == parent:
+            nodes.append(SuffixNode(tokenizer.decode([token]), place in group.outputs, _suffix_nodes(group, tokenizer, place)))
     return nodes
 
 
@@ -118,42 +120,42 @@ def draw_svg(figure: TrieFigure) -> str:
     """The figure as SVG text."""
     parts: list[str] = []
     row, widest = 0, 0.0
-    left = _MARGIN + _HEAD_WIDTH + _GAP + _MIDDLE_WIDTH + _GAP
+    left = _MARGIN + _PREFIX_WIDTH + _GAP + _MIDDLE_WIDTH + _GAP
     for branch in figure.branches:
-        n_rows = max(2, sum(map(_leaves, branch.tails)))
+        n_rows = max(2, sum(map(_leaves, branch.suffixes)))
         top = _TOP + row * _ROW
         centre = top + n_rows * _ROW / 2
-        start = _MARGIN + _HEAD_WIDTH + _GAP
-        parts += _wide_box(_MARGIN, centre, _HEAD_WIDTH, branch.head, 46, f"{branch.n_head} tokens, once a process", _HEAD)
-        parts.append(_line(_MARGIN + _HEAD_WIDTH, centre, start, centre))
+        start = _MARGIN + _PREFIX_WIDTH + _GAP
+        parts += _wide_box(_MARGIN, centre, _PREFIX_WIDTH, branch.prefix, 46, f"{branch.n_prefix} tokens, once a process", _HEAD)
+        parts.append(_line(_MARGIN + _PREFIX_WIDTH, centre, start, centre))
         parts += _wide_box(start, centre, _MIDDLE_WIDTH, branch.middle, 25, f"{branch.n_middle} tokens", _MIDDLE)
-        first = top + (n_rows - sum(map(_leaves, branch.tails))) * _ROW / 2
-        widest = max(widest, _draw_tails(branch.tails, left, first, (start + _MIDDLE_WIDTH, centre), parts))
+        first = top + (n_rows - sum(map(_leaves, branch.suffixes))) * _ROW / 2
+        widest = max(widest, _draw_suffixes(branch.suffixes, left, first, (start + _MIDDLE_WIDTH, centre), parts))
         row += n_rows
     height = _TOP + row * _ROW + 44
     saved = 1 - figure.n_computed / figure.n_whole
     caption = (
-        f"{figure.n_once} tokens of heads are computed once a process; for this text {figure.n_computed} tokens are computed, "
+        f"{figure.n_once} tokens of prefixes are computed once a process; for this text {figure.n_computed} tokens are computed, "
         f"where {figure.n_templates} whole prompts have {figure.n_whole} ({saved:.0%} less)"
     )
     titles = [
-        (_MARGIN, "heads", _HEAD),
-        (_MARGIN + _HEAD_WIDTH + _GAP, "the text, once a head", _MIDDLE),
-        (left, "tails, a fork each", _TAIL),
+        (_MARGIN, "prefixes", _HEAD),
+        (_MARGIN + _PREFIX_WIDTH + _GAP, "the text, once a prefix", _MIDDLE),
+        (left, "suffixes, a fork each", _TAIL),
     ]
-    head = [_words(x, 30, title, colour, size=15, bold=True) for x, title, colour in titles]
+    prefix = [_words(x, 30, title, colour, size=15, bold=True) for x, title, colour in titles]
     foot = _words(_MARGIN, height - 16, caption, _GREY, size=13)
     width = max(widest + 130, _MARGIN * 2 + len(caption) * 6.4)
     opening = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" font-family="sans-serif" role="img">'
     background = f'<title>Prompt trie of {escape(figure.name)}</title><rect width="100%" height="100%" fill="#ffffff"/>'
-    return "\n".join([opening, background, *head, *parts, foot, "</svg>", ""])
+    return "\n".join([opening, background, *prefix, *parts, foot, "</svg>", ""])
 
 
-def _leaves(node: TailNode) -> int:
+def _leaves(node: SuffixNode) -> int:
     return max(1, sum(map(_leaves, node.children)))
 
 
-def _draw_tails(nodes: Sequence[TailNode], left: float, top: float, parent: tuple[float, float], parts: list[str]) -> float:
+def _draw_suffixes(nodes: Sequence[SuffixNode], left: float, top: float, parent: tuple[float, float], parts: list[str]) -> float:
     """Draw tokens that follow the same token, one below the other, and what follows them; returns the right edge."""
     widest = left
     for node in nodes:
@@ -166,7 +168,7 @@ def _draw_tails(nodes: Sequence[TailNode], left: float, top: float, parent: tupl
         if node.is_output:
             parts.append(f'<circle cx="{right + 14:.1f}" cy="{centre:.1f}" r="5" fill="{_TAIL}"/>')
             parts.append(_words(right + 24, centre + 4, "hidden state", _GREY, size=12))
-        widest = max(widest, right, _draw_tails(node.children, right + (14 if len(nodes) == 1 else 22), top, (right, centre), parts))
+        widest = max(widest, right, _draw_suffixes(node.children, right + (14 if len(nodes) == 1 else 22), top, (right, centre), parts))
         top += height
     return widest
 

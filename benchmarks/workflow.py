@@ -1,4 +1,4 @@
-"""The way of one text through the prompt trie, drawn from a real run: heads, text passes, tails, outputs and their mean.
+"""The way of one text through the prompt trie, drawn from a real run: prefixes, text passes, suffixes, outputs and their mean.
 
     python -m benchmarks.workflow ["A text."] [--spec conf/demo.yaml] [--out docs/figures/workflow.png]
 
@@ -27,27 +27,27 @@ _TEXT = "The new camera takes sharp pictures even at night."
 _COLOURS = ("#2b6cb0", "#b0413e", "#2f855a", "#b7791f", "#6b46c1", "#4a5568")
 _GREY = "#555555"
 _HEAD, _PASS, _TAIL, _OUTPUT, _MEAN = (0.0, 29.0), (33.5, 20.0), (58.5, 16.5), (80.0, 12.0), (96.5, 4.5)  # left edge and width
-_TAIL_CHARACTERS = 31  # that fit their box
+_SUFFIX_CHARACTERS = 31  # that fit their box
 _N_VALUES = 48  # of a vector, drawn as a strip
 
 
 @dataclass(frozen=True)
 class Branch:
-    """One head group of a run.
+    """One prefix group of a run.
 
     Attributes:
-        head: Its tokens as characters.
-        n_head: How many they are.
+        prefix: Its tokens as characters.
+        n_prefix: How many they are.
         middle: The text's tokens, with what the cuts leave beside them, as characters.
         n_middle: How many they are.
-        tails: For each template its index, its tail as characters, and the tail tokens that no earlier template of the group has.
+        suffixes: For each template its index, its suffix as characters, and the suffix tokens that no earlier template of the group has.
     """
 
-    head: str
-    n_head: int
+    prefix: str
+    n_prefix: int
     middle: str
     n_middle: int
-    tails: list[tuple[int, str, int]]
+    suffixes: list[tuple[int, str, int]]
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,11 @@ class Run:
     """What was computed for one text.
 
     Attributes:
-        branches: The head groups.
+        branches: The prefix groups.
         states: float32, shape ``(n_templates, hidden_size)``.
         mean: float32, shape ``(hidden_size,)``.
         words: The most probable next word of each template.
-        n_computed: Tokens that went through the model, heads included.
+        n_computed: Tokens that went through the model, prefixes included.
         n_whole: Tokens of the whole prompts.
     """
 
@@ -79,8 +79,8 @@ def run_text(spec: EmbeddingSpec, text: str) -> Run:
     cleaned, _ = clean_and_trim(text, encoder.templates.text_cleanup, trie.tokenizer, spec.max_tokens)
     branches = []
     for group, (ids,) in zip(trie.groups, trie.tokenize([cleaned]), strict=True):
-        head, middle = _characters(encoder, group.head_ids), _characters(encoder, ids)
-        branches.append(Branch(head, len(group.head_ids), middle, len(ids), _tails(encoder, group)))
+        prefix, middle = _characters(encoder, group.prefix_ids), _characters(encoder, ids)
+        branches.append(Branch(prefix, len(group.prefix_ids), middle, len(ids), _suffixes(encoder, group)))
     words = [template.words[0].visible for template in explain_text(spec, text, device="cpu", top=1).templates]
     states = encoder.encode([text], per_template=True)[0]
     n_computed, n_saved = int(encoded.tokens_computed[0]), int(encoded.tokens_saved[0])
@@ -93,13 +93,13 @@ def _characters(encoder: MetaEOLEncoder, ids: Sequence[int]) -> str:
     return str(AutoTokenizer.from_pretrained(encoder.spec.model).decode(list(ids)))
 
 
-def _tails(encoder: MetaEOLEncoder, group: Any) -> list[tuple[int, str, int]]:
-    tails, seen = [], set()
+def _suffixes(encoder: MetaEOLEncoder, group: Any) -> list[tuple[int, str, int]]:
+    suffixes, seen = [], set()
     for template, output in zip(group.template_indices, group.outputs, strict=True):
-        path = {place for place in range(len(group.tail_ids)) if output >= 0 and group.tail_sees[output, place]}
-        tails.append((template, _characters(encoder, [group.tail_ids[place] for place in sorted(path)]), len(path - seen)))
+        path = {place for place in range(len(group.suffix_ids)) if output >= 0 and group.suffix_sees[output, place]}
+        suffixes.append((template, _characters(encoder, [group.suffix_ids[place] for place in sorted(path)]), len(path - seen)))
         seen |= path
-    return tails
+    return suffixes
 
 
 def draw_run(run: Run, path: Path) -> None:
@@ -111,7 +111,7 @@ def draw_run(run: Run, path: Path) -> None:
     axes.set_axis_off()
     y, centres = float(n_rows), []
     for branch, colour in zip(run.branches, _COLOURS * n_rows, strict=False):
-        rows = [y - 0.5 - i for i in range(len(branch.tails))]
+        rows = [y - 0.5 - i for i in range(len(branch.suffixes))]
         _draw_branch(axes, run, branch, rows, colour)
         centres += [(row, colour) for row in rows]
         y -= len(rows)
@@ -128,35 +128,35 @@ def draw_run(run: Run, path: Path) -> None:
 
 def _draw_branch(axes: Any, run: Run, branch: Branch, rows: Sequence[float], colour: str) -> None:
     centre = sum(rows) / len(rows)
-    head = "\n".join(textwrap.wrap(branch.head, 49, max_lines=4, placeholder=" …"))
-    _box(axes, _HEAD, centre, 1.36, f"{head}\n", colour, f"{branch.n_head} tokens, computed once")
+    prefix = "\n".join(textwrap.wrap(branch.prefix, 49, max_lines=4, placeholder=" …"))
+    _box(axes, _HEAD, centre, 1.36, f"{prefix}\n", colour, f"{branch.n_prefix} tokens, computed once")
     text = "\n".join(textwrap.wrap(branch.middle.strip(), 32, max_lines=3, placeholder=" …"))
     _box(axes, _PASS, centre, 1.36, f"{text}\n", colour, f"{branch.n_middle} tokens")
     _arrow(axes, (_HEAD[0] + _HEAD[1], centre), (_PASS[0], centre), colour)
-    for row, (template, tail, n_tokens) in zip(rows, branch.tails, strict=True):
+    for row, (template, suffix, n_tokens) in zip(rows, branch.suffixes, strict=True):
         _arrow(axes, (_PASS[0] + _PASS[1], centre), (_TAIL[0], row), colour)
-        _box(axes, _TAIL, row, 0.74, f"{_shorten(tail.strip())}\n", colour, f"{n_tokens} tokens")
+        _box(axes, _TAIL, row, 0.74, f"{_shorten(suffix.strip())}\n", colour, f"{n_tokens} tokens")
         _arrow(axes, (_TAIL[0] + _TAIL[1], row), (_OUTPUT[0], row), colour)
         _strip(axes, run.states[template], _OUTPUT[0], row + 0.13, _OUTPUT[1], 0.36, n_columns=_N_VALUES)
         axes.text(_OUTPUT[0], row - 0.13, f"would say: {run.words[template]}", fontsize=10, va="top", color=colour)
 
 
 def _draw_captions(axes: Any, run: Run, n_rows: int) -> None:
-    heads, texts = sum(branch.n_head for branch in run.branches), sum(branch.n_middle for branch in run.branches)
-    tails = sum(n for branch in run.branches for _, _, n in branch.tails)
-    share = (texts + tails) / run.n_whole
-    columns = ((_HEAD, "heads"), (_PASS, "passes of the text"), (_TAIL, "tails"), (_OUTPUT, "hidden states"), (_MEAN, "mean"))
+    prefixes, texts = sum(branch.n_prefix for branch in run.branches), sum(branch.n_middle for branch in run.branches)
+    suffixes = sum(n for branch in run.branches for _, _, n in branch.suffixes)
+    share = (texts + suffixes) / run.n_whole
+    columns = ((_HEAD, "prefixes"), (_PASS, "passes of the text"), (_TAIL, "suffixes"), (_OUTPUT, "hidden states"), (_MEAN, "mean"))
     for (left, width), name in columns:
         axes.text(left + width / 2, n_rows + 0.2, name, ha="center", fontsize=11, weight="bold")
-    counts = ((_HEAD, f"{heads} tokens, once for all texts"), (_PASS, f"{texts} tokens"), (_TAIL, f"{tails} tokens"))
+    counts = ((_HEAD, f"{prefixes} tokens, once for all texts"), (_PASS, f"{texts} tokens"), (_TAIL, f"{suffixes} tokens"))
     for (left, width), words in counts:
         axes.text(left + width / 2, -0.3, words, ha="center", fontsize=10, color=_GREY)
     whole = f"whole prompts: {run.n_whole} tokens"
-    saved = f"{texts + tails} computed for this text, {1 - share:.0%} less"
+    saved = f"{texts + suffixes} computed for this text, {1 - share:.0%} less"
     axes.text(_OUTPUT[0] - 1, -0.3, whole, fontsize=10, color=_GREY)
     axes.text(_OUTPUT[0] - 1, -0.68, saved, fontsize=10, color=_GREY)
     axes.set_title(
-        f"{n_rows} prompts of one text, sharing heads and passes: {texts + tails} tokens are computed in place of {run.n_whole}",
+        f"{n_rows} prompts of one text, sharing prefixes and passes: {texts + suffixes} tokens are computed in place of {run.n_whole}",
         loc="left", fontsize=13,
     )  # fmt: skip
 
@@ -174,9 +174,9 @@ def _box(axes: Any, column: tuple[float, float], y: float, height: float, words:
     axes.text(left + width - 0.7, y - height / 2 + 0.07, count, va="bottom", ha="right", fontsize=9.5, color=colour, weight="bold")
 
 
-def _shorten(tail: str) -> str:
-    """The end of a tail, where the word is asked for."""
-    return tail if len(tail) <= _TAIL_CHARACTERS else f"… {tail[-_TAIL_CHARACTERS:]}"
+def _shorten(suffix: str) -> str:
+    """The end of a suffix, where the word is asked for."""
+    return suffix if len(suffix) <= _SUFFIX_CHARACTERS else f"… {suffix[-_SUFFIX_CHARACTERS:]}"
 
 
 def _arrow(axes: Any, start: tuple[float, float], end: tuple[float, float], colour: str) -> None:
@@ -201,7 +201,7 @@ def main() -> None:
     spec = dataclasses.replace(EmbeddingSpec.load(arguments.spec), normalize=False, truncate_dim=None, per_template=False, dtype="float32")
     run = run_text(spec, arguments.text)
     draw_run(run, arguments.out)
-    print(f"{arguments.out}: {run.n_computed} tokens computed with the heads, {run.n_whole} in whole prompts")
+    print(f"{arguments.out}: {run.n_computed} tokens computed with the prefixes, {run.n_whole} in whole prompts")
 
 
 if __name__ == "__main__":

@@ -88,13 +88,13 @@ PLAN = (
 #: The same for a template set.
 TEMPLATE_SET = (
     ("n_templates", "templates"),
-    ("n_heads", "heads"),
-    ("n_tails", "tails"),
+    ("n_prefixes", "prefixes"),
+    ("n_suffixes", "suffixes"),
     ("n_text_tokens", "tokens of the text"),
     ("n_text_passes", "passes of the text"),
-    ("heads", "tokens of heads, once"),
+    ("prefixes", "tokens of prefixes, once"),
     ("texts", "tokens of text passes"),
-    ("tails", "tokens of tails"),
+    ("suffixes", "tokens of suffixes"),
     ("computed", "tokens computed a text"),
     ("whole", "tokens of whole prompts"),
     ("is_cut", "prompts are cut"),
@@ -219,10 +219,10 @@ def show_template_sets(console: Console, checks: Sequence[Any]) -> None:
     """Print a line a template set; with tokens where they were counted."""
     width = max(len(check.name) for check in checks)
     for check in checks:
-        line = f"{check.name:<{width}}  {check.n_templates:>3} templates  {check.n_heads:>3} heads"
+        line = f"{check.name:<{width}}  {check.n_templates:>3} templates  {check.n_prefixes:>3} prefixes"
         if check.tokens is not None:
             tokens = check.tokens
-            line += f"  {tokens.heads:>5,} tokens once  {tokens.computed:>5,} tokens for a text of {tokens.n_text_tokens:,}"
+            line += f"  {tokens.prefixes:>5,} tokens once  {tokens.computed:>5,} tokens for a text of {tokens.n_text_tokens:,}"
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 

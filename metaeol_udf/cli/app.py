@@ -277,10 +277,10 @@ def explain(
 def doctor(
     conf: Conf,
     overrides: Overrides = None,
-    all_keys: Annotated[bool, typer.Option("--all-keys", help="Look for repeated keys in all rows, not in the first 100,000.")] = False,
+    all_keys: Annotated[bool, typer.Option("--all-keys", help="Snapshot for repeated keys in all rows, not in the first 100,000.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Look at everything that a job needs, write nothing, and say the exact setting to change."""
+    """Snapshot at everything that a job needs, write nothing, and say the exact setting to change."""
     from metaeol_udf.doctor import diagnose, exit_code
 
     findings = []
@@ -528,9 +528,9 @@ def _run_job(job: Callable[[JobConfig], dict[str, Any]], config: JobConfig, as_j
 
 def _show_plan(config: JobConfig, command: str, as_json: bool) -> None:
     """Print what a job would do."""
-    from metaeol_udf.estimate.dry_run import plan_run
+    from metaeol_udf.estimate.dry_run import plan_dry_run
 
-    plan = plan_run(config, command)
+    plan = plan_dry_run(config, command)
     if as_json:
         print_json(plan)
     else:

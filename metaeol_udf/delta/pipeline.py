@@ -16,9 +16,9 @@ from metaeol_udf.delta.base.run_report import Report, Stopwatch
 from metaeol_udf.delta.base.shutdown import check_termination
 from metaeol_udf.delta.gate import gate
 from metaeol_udf.delta.select import selection
-from metaeol_udf.delta.select.row_scope import Scope
+from metaeol_udf.delta.select.row_scope import RowScope
 from metaeol_udf.delta.select.selection import OUTCOME, Selection
-from metaeol_udf.delta.select.snapshot import Look, Tables, is_outdated, look, open_checked, select
+from metaeol_udf.delta.select.snapshot import Snapshot, Tables, is_outdated, open_checked, select, take_snapshot
 from metaeol_udf.delta.tables import metadata
 from metaeol_udf.delta.tables.refs import current_version, open_table, read
 from metaeol_udf.delta.tables.spark_errors import files_are_gone, with_retries
@@ -26,7 +26,7 @@ from metaeol_udf.delta.tables.target import create_target
 from metaeol_udf.delta.write import merge
 from metaeol_udf.delta.write.journal import Journal
 from metaeol_udf.delta.write.quarantine import reconcile_quarantine, update_quarantine
-from metaeol_udf.delta.write.run_lock import Claims
+from metaeol_udf.delta.write.run_lock import RunLock
 from metaeol_udf.delta.write.wave_monitor import WaveMonitor
 from metaeol_udf.delta.write.waves import embed_waves
 from metaeol_udf.errors import MetaEOLError
@@ -43,9 +43,9 @@ _MAX_MERGES = 5
 class EmbedRun:
     """One pass over the rows in scope: select, embed in waves, pass the quality gate, publish, verify, quarantine."""
 
-    def __init__(self, job: Job, progress: Progress | None, report: Report, scope: Scope | None = None) -> None:
+    def __init__(self, job: Job, progress: Progress | None, report: Report, scope: RowScope | None = None) -> None:
         self._job, self._config, self._spark = job, job.config, job.spark
-        self._columns, self._scope, self._report = job.columns, scope or Scope(), report
+        self._columns, self._scope, self._report = job.columns, scope or RowScope(), report
         self._progress = progress or default_progress()
         self._watch = Stopwatch()
         self._journal = Journal(self._spark, job.target.beside("journal"), report.fingerprint, report.run_id)
@@ -68,33 +68,33 @@ class EmbedRun:
 
     def _run(self) -> None:
         check_termination()
-        seen = self._look()
+        snapshot = self._take_snapshot()
         if self._report.migration:
             logger.warning("%s", self._report.migration_line())
-        if seen.rows_to_do:
+        if snapshot.rows_to_do:
             with self._watch.phase("prepare"):
                 check_executors(self._spark, self._job.request(self._report.run_id), self._config.runtime.task_gpus)
-            claims = Claims(self._spark, self._journal.open(), self._report.run_id)
+            claims = RunLock(self._spark, self._journal.open(), self._report.run_id)
             with claims.hold(self._job_digest()):
-                if is_outdated(self._job, seen.tables):  # another run may have ended just before the claim was free
-                    seen = self._look()
-                if seen.rows_to_do:
-                    seen = self._work(seen, claims)
+                if is_outdated(self._job, snapshot.tables):  # another run may have ended just before the claim was free
+                    snapshot = self._take_snapshot()
+                if snapshot.rows_to_do:
+                    snapshot = self._work(snapshot, claims)
         else:
             with self._watch.phase("prepare"):
-                self._prepare(seen.tables)
+                self._prepare(snapshot.tables)
         if self._scope.failed:
-            self._reconcile(seen.tables)
-        self._finish(seen.tables)
+            self._reconcile(snapshot.tables)
+        self._finish(snapshot.tables)
 
-    def _look(self) -> Look:
+    def _take_snapshot(self) -> Snapshot:
         """Pin the tables' versions and see what there is to do."""
         with self._watch.phase("select"):
-            found = look(self._job, self._scope)
+            found = take_snapshot(self._job, self._scope)
         self._report.count_selected(found.counts)
         return found
 
-    def _work(self, seen: Look, claims: Claims) -> Look:
+    def _work(self, snapshot: Snapshot, claims: RunLock) -> Snapshot:
         """Embed and publish, and look again where what was pinned is gone or what was journalled was dropped by another run.
 
         Every further look finds what is left to do: what was journalled or published is not computed again.
@@ -104,37 +104,39 @@ class EmbedRun:
         """
         for looks_left in reversed(range(_MAX_LOOKS)):
             try:
-                self._prepare_and_embed(seen)
+                self._prepare_and_embed(snapshot)
                 check_termination()
-                n_lost = self._publish(seen, claims)
+                n_lost = self._publish(snapshot, claims)
                 if not n_lost:
-                    return seen
+                    return snapshot
                 logger.warning("%d rows were dropped from the journal by another run: looking again", n_lost)
             except Exception as error:
                 if not looks_left or not files_are_gone(error):
                     raise
-                logger.warning("files of version %d of the source are gone: going on with the newest version", seen.tables.source_version)
-            seen = self._look()
-            self._journal = self._journal.for_another_look()
+                logger.warning(
+                    "files of version %d of the source are gone: going on with the newest version", snapshot.tables.source_version
+                )
+            snapshot = self._take_snapshot()
+            self._journal = self._journal.for_another_snapshot()
         raise MetaEOLError("rows that were embedded are in no journal, however often they are looked for: run the job again")
 
-    def _prepare_and_embed(self, seen: Look) -> None:
+    def _prepare_and_embed(self, snapshot: Snapshot) -> None:
         """Bring all outcomes into the journal, and the target into the state that a publication needs.
 
         Where the quality gate must be passed the target is not touched before: it keeps the label of the vectors that it holds.
         """
-        is_gated = not self._is_accepted and gate.is_due(self._job, self._scope, seen)
+        is_gated = not self._is_accepted and gate.is_due(self._job, self._scope, snapshot)
         if not is_gated:
             with self._watch.phase("prepare"):
-                self._prepare(seen.tables)
-        self._embed(seen.chosen)
+                self._prepare(snapshot.tables)
+        self._embed(snapshot.chosen)
         if is_gated:
             check_termination()
             with self._watch.phase("quality"):
-                gate.pass_gate(self._job, self._scope, seen, self._journal, self._report)
+                gate.pass_gate(self._job, self._scope, snapshot, self._journal, self._report)
             self._is_accepted = True
             with self._watch.phase("prepare"):
-                self._prepare(seen.tables)
+                self._prepare(snapshot.tables)
 
     def _job_digest(self) -> str:
         """Names what a second run would pay for twice: the same rows, columns and spec by the same command."""
@@ -142,22 +144,22 @@ class EmbedRun:
         parts = (self._config.source, str(job.source), str(job.target), self._columns.vector, self._report.fingerprint, self._scope.kind)
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
-    def prepare_tables(self, *, with_lineage: bool = True) -> None:
+    def prepare_tables(self, *, with_metadata: bool = True) -> None:
         """Only the checks, the columns and the lineage: for a stream, which must not see the schema change while it runs."""
-        self._prepare(open_checked(self._job, self._scope), with_lineage=with_lineage)
+        self._prepare(open_checked(self._job, self._scope), with_metadata=with_metadata)
 
     def count_rows_of_other_specs(self) -> int:
         """Rows in scope that hold a vector of another spec."""
-        return look(self._job, self._scope, check_keys=False).counts.rows_of_other_specs
+        return take_snapshot(self._job, self._scope, check_keys=False).counts.rows_of_other_specs
 
-    def _prepare(self, tables: Tables, *, with_lineage: bool = True) -> None:
+    def _prepare(self, tables: Tables, *, with_metadata: bool = True) -> None:
         """Target, columns and lineage."""
         if not tables.in_place:
             create_target(self._spark, tables.target, tables.key)
-        if not with_lineage:
+        if not with_metadata:
             with_retries(lambda: metadata.add_columns(self._spark, tables.target, self._columns))
             return
-        properties = metadata.lineage_properties(self._columns.vector, self._job.spec, self._job.info)
+        properties = metadata.vector_properties(self._columns.vector, self._job.spec, self._job.info)
         with_retries(lambda: metadata.prepare_table(self._spark, tables.target, self._columns, properties))
 
     def _embed(self, chosen: Selection) -> None:
@@ -182,9 +184,9 @@ class EmbedRun:
         self._report.tokens_computed, self._report.tokens_saved = found["computed"], found["saved"]
         self._report.model_loads = found["loads"]
 
-    def _publish(self, seen: Look, claims: Claims) -> int:
+    def _publish(self, snapshot: Snapshot, claims: RunLock) -> int:
         """Bring the journal's outcomes into the tables; gives the rows that have none there."""
-        tables, chosen = seen.tables, seen.chosen
+        tables, chosen = snapshot.tables, snapshot.chosen
         for tries_left in reversed(range(_MAX_MERGES)):
             with self._watch.phase("publish"):
                 with_retries(lambda: self._merge(tables, self._journal.outcomes()))
@@ -218,7 +220,7 @@ class EmbedRun:
         stored = source if tables.in_place else read(self._spark, tables.target).join(source, key.names, "left_semi")
         failing = stored.where(F.col(quoted(columns.error)).isNotNull()).select(
             *[quoted(name) for name in key.names],
-            F.col(quoted(columns.fingerprint)).alias("fingerprint"),
+            F.col(quoted(columns.fingerprint_column)).alias("fingerprint"),
             F.col(quoted(columns.error)).alias("error"),
         )
         with self._watch.phase("quarantine"):

@@ -10,7 +10,7 @@ from metaeol_udf.config import JobConfig
 from metaeol_udf.delta.base.progress import Progress
 from metaeol_udf.delta.job import conclude, known_errors, prepare_job, reported
 from metaeol_udf.delta.pipeline import EmbedRun
-from metaeol_udf.delta.select.row_scope import Scope
+from metaeol_udf.delta.select.row_scope import RowScope
 
 
 def run_retry(config: JobConfig, spark: SparkSession | None = None, progress: Progress | None = None) -> dict[str, Any]:
@@ -34,5 +34,5 @@ def run_retry(config: JobConfig, spark: SparkSession | None = None, progress: Pr
     with known_errors():
         job = prepare_job(config, spark)
         with reported(job) as report:
-            EmbedRun(job, progress, report, Scope(failed=True)).run()
+            EmbedRun(job, progress, report, RowScope(failed=True)).run()
         return conclude(job, report)

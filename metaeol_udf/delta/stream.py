@@ -29,7 +29,7 @@ from metaeol_udf.delta.base.run_report import Report
 from metaeol_udf.delta.base.shutdown import check_termination, was_requested
 from metaeol_udf.delta.job import conclude, known_errors, prepare_job, reported, write_reports
 from metaeol_udf.delta.pipeline import EmbedRun
-from metaeol_udf.delta.select.row_scope import scope_of_keys
+from metaeol_udf.delta.select.row_scope import row_scope_of_keys
 from metaeol_udf.delta.tables.fingerprint import row_fingerprint
 from metaeol_udf.delta.tables.refs import TableRef, current_version, exists, open_table
 from metaeol_udf.delta.tables.where_clause import filtered
@@ -94,7 +94,7 @@ class _Stream:
         is_gated = self._forget_other_specs() and self._job.config.quality.gate
         preparation = EmbedRun(self._job, self._progress, self._report)
         # Before the query starts: it fails when a column is added under it.
-        preparation.prepare_tables(with_lineage=not is_gated)
+        preparation.prepare_tables(with_metadata=not is_gated)
         checkpoint, feed = self.checkpoint()
         start = StartingPoint(self._job.spark, checkpoint)
         if start.version is None:
@@ -222,7 +222,7 @@ class _Stream:
             due = due.where(self._not_current())
         keys = due.select(*[F.col(quoted(name)) for name in source.key]).distinct().persist()
         try:
-            scope, n_keys = scope_of_keys(keys)
+            scope, n_keys = row_scope_of_keys(keys)
             if not n_keys:
                 return
             logger.info("micro-batch %d: %d keys", batch_id, n_keys)
@@ -237,7 +237,7 @@ class _Stream:
     def _not_current(self) -> Column:
         """Rows of a source that holds its own vectors which do not have the vector of their text: not those that we wrote."""
         fingerprint = row_fingerprint(self._job.spec.fingerprint(), F.col(quoted(self._job.config.source.text)))
-        return ~F.col(quoted(self._job.columns.fingerprint)).eqNullSafe(fingerprint)
+        return ~F.col(quoted(self._job.columns.fingerprint_column)).eqNullSafe(fingerprint)
 
     def _run_part(self, run: EmbedRun, part: Report, *, is_batch: bool) -> None:
         """Run, and add to the report; a batch whose rows were all current, such as one that is looked at again, counts as none."""

@@ -34,12 +34,12 @@ def diagnose(path: str | Path, overrides: Iterable[str] = (), *, all_keys: bool 
 
 
 def examine(config: JobConfig, spark: SparkSession | None = None, *, all_keys: bool = False) -> Iterator[Finding]:
-    """Look at everything that a run needs, and change nothing: no table, file or setting is written.
+    """Snapshot at everything that a run needs, and change nothing: no table, file or setting is written.
 
     Args:
         config: The job.
         spark: The session; None takes the active one or starts one, and where none starts, that is a finding.
-        all_keys: Look for NULL and repeated keys in all rows, as the job does, rather than in the first 100,000.
+        all_keys: Snapshot for NULL and repeated keys in all rows, as the job does, rather than in the first 100,000.
 
     Yields:
         Findings, as they are made. A check that goes wrong by itself is a finding too.
@@ -55,7 +55,7 @@ def examine(config: JobConfig, spark: SparkSession | None = None, *, all_keys: b
             yield refused("session", error, "spark.master and spark.conf")
     started, fixed = executors.session_settings(running, config) if running is not None else ({}, frozenset())
     yield settings.check_ignored(config.spark.conf, started, fixed)
-    plan = plan_run(config, started)
+    plan = make_plan(config, started)
     yield machine.check_worker_python(plan.is_local)
     for check in (*resources.CHECKS, *settings.CHECKS, model.check_dtype):
         yield from _guarded(check, plan)
@@ -77,7 +77,7 @@ def exit_code(findings: Sequence[Finding]) -> int:
     return max((finding.exit_code for finding in findings), default=0)
 
 
-def plan_run(config: JobConfig, started: Mapping[str, str]) -> Plan:
+def make_plan(config: JobConfig, started: Mapping[str, str]) -> Plan:
     """What a run would start with, given the settings of the session that runs already."""
     asked = dict(config.spark.conf)
     if config.spark.master is not None:

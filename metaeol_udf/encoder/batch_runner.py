@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from metaeol_udf.encoder.forward.batching import Cell
 from metaeol_udf.encoder.gpu.device_copy import ResultCopier, Results
-from metaeol_udf.encoder.gpu.packed_forward import StreamPass
+from metaeol_udf.encoder.gpu.packed_forward import PackedPass
 from metaeol_udf.encoder.loading import Engine
 from metaeol_udf.encoder.preparation import Window
 from metaeol_udf.encoder.threads import Lanes, one_a_core
@@ -40,10 +40,10 @@ class BatchRunner:
         self._wanted = _AUTO_BATCH_TOKENS[engine.device.type] if isinstance(max_batch_tokens, str) else max_batch_tokens
         self.max_batch_tokens = self._wanted
         # transformers' own forward, on the slower exact path, is not meant to be called by several threads.
-        self.lanes = Lanes(one_a_core() if engine.device.type == "cpu" and engine.runner.has_heads else 1)
+        self.lanes = Lanes(one_a_core() if engine.device.type == "cpu" and engine.runner.has_prefixes else 1)
         self._copier = ResultCopier(engine.device)
         self._n_good = 0
-        if isinstance(engine.runner, StreamPass):
+        if isinstance(engine.runner, PackedPass):
             engine.runner.set_batch_tokens(self._wanted)
 
     def run(

@@ -35,7 +35,7 @@ class Encoded:
         errors: None where all is well, else a code: `null_text`, `empty_text`, `non_finite`, `oom` or `error: TypeName`.
         trimmed: Whether the text was longer than `max_tokens`.
         tokens_computed: Tokens that went through the model for this text; 0 for a repeated one. The first text after a load
-            also carries the heads.
+            also carries the prefixes.
         tokens_saved: Tokens that one pass a prompt would have computed beyond those.
     """
 
@@ -67,7 +67,7 @@ class MetaEOLEncoder:
         self._post = load_postprocess(spec)
         width = engine.hidden_size if self._post is None else self._post.dim
         self.dim = min(spec.truncate_dim or width, width) * (len(templates.templates) if spec.per_template else 1)
-        self._head_tokens_to_report = engine.runner.n_head_tokens
+        self._prefix_tokens_to_report = engine.runner.n_prefix_tokens
 
     @classmethod
     def from_pretrained(
@@ -198,9 +198,9 @@ class MetaEOLEncoder:
         )
         if len(rows):
             self._fill(encoded, prepare, rows, texts)
-            encoded.tokens_computed[rows[0]] += self._head_tokens_to_report
-            encoded.tokens_saved[rows[0]] -= self._head_tokens_to_report
-            self._head_tokens_to_report = 0
+            encoded.tokens_computed[rows[0]] += self._prefix_tokens_to_report
+            encoded.tokens_saved[rows[0]] -= self._prefix_tokens_to_report
+            self._prefix_tokens_to_report = 0
         return encoded
 
     def _fill(self, encoded: Encoded, prepare: Callable[[], Window], rows: NDArray[np.int64], texts: Sequence[str]) -> None:
@@ -229,7 +229,7 @@ class MetaEOLEncoder:
     def _prepare(self, texts: Sequence[str]) -> Window:
         engine, runner, max_tokens = self.engine, self.batch_runner, self.spec.max_tokens
         return prepare_window(
-            texts, engine.trie, self.templates, max_tokens, runner.max_batch_tokens, engine.runner.has_heads, runner.lanes.n
+            texts, engine.trie, self.templates, max_tokens, runner.max_batch_tokens, engine.runner.has_prefixes, runner.lanes.n
         )
 
     def _prepared(self, windows: Iterable[Sequence[str]]) -> Iterator[Future[Window]]:

@@ -24,19 +24,19 @@ from metaeol_udf.encoder.checkpoint.process_memory import keep_freed_memory, rel
 from metaeol_udf.encoder.forward.decoder import Decoder, Layer, map_tensors
 from metaeol_udf.encoder.forward.hf_forward import WholePass
 from metaeol_udf.encoder.forward.hf_weights import KNOWN_MODEL_TYPES, build_decoder
-from metaeol_udf.encoder.forward.onednn import can_pack, pack
+from metaeol_udf.encoder.forward.onednn import fits_onednn, pack
 from metaeol_udf.encoder.forward.quantization import quantize
 from metaeol_udf.encoder.forward.trie_forward import TriePass
 from metaeol_udf.encoder.gpu.cuda_graphs import GraphCache
 from metaeol_udf.encoder.gpu.device_map import count_bytes, place
 from metaeol_udf.encoder.gpu.flex_attention import compile_layer
-from metaeol_udf.encoder.gpu.packed_forward import StreamPass
+from metaeol_udf.encoder.gpu.packed_forward import PackedPass
 from metaeol_udf.encoder.preparation import prepare_window
 from metaeol_udf.encoder.reference import encode_plainly
 from metaeol_udf.errors import ConfigError, EnvironmentFault, ModelFilesError
 from metaeol_udf.prompts import TemplateSet
 from metaeol_udf.prompts.tokenizer import PromptTokenizer
-from metaeol_udf.prompts.trie import HeadGroup, PromptTrie
+from metaeol_udf.prompts.trie import PrefixGroup, PromptTrie
 from metaeol_udf.spec import EmbeddingSpec, output_layers
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 _PROBES = ("A short text to check with.", 'Ein zweiter, etwas längerer Text: "quoted", with 12 numbers (and brackets)?')
 _MIN_COSINE = {torch.float32: 0.99999, torch.bfloat16: 0.995, torch.float16: 0.995}  # fast path against transformers, same dtype
 _MIN_QUANTIZED_COSINE = {"int8": 0.99, "int4": 0.9}  # against transformers with whole weights
-_DEVICE_SHARE = 0.8  # of a GPU's free memory may hold weights; the rest is for activations and heads
+_DEVICE_SHARE = 0.8  # of a GPU's free memory may hold weights; the rest is for activations and prefixes
 _CELL_TOKENS = 500_000  # run cell by cell before a GPU's layers are compiled, which a short job would wait for in vain
 # oneDNN and torch's bridge to it each keep compiled products by shape, and nearly every batch has a shape of its own: at their
 # own capacities of 1024 that grows by a gigabyte. Read at the first product of a process; what the user has set stays.
@@ -217,24 +217,24 @@ def _convert_layer(last: int, quantization: str | None, index: int, layer: Layer
     """A layer as it will be run: quantized, packed or as it is."""
     if quantization is not None:
         layer = quantize(layer, quantization)
-    elif index != last and can_pack(layer):
+    elif index != last and fits_onednn(layer):
         layer = pack(layer)
     return_freed_memory()
     return layer
 
 
-def choose_runner(decoder: Decoder, groups: Sequence[HeadGroup], taps: Sequence[int] = (), tokens_before: int = _CELL_TOKENS) -> TriePass:
+def choose_runner(decoder: Decoder, groups: Sequence[PrefixGroup], taps: Sequence[int] = (), tokens_before: int = _CELL_TOKENS) -> TriePass:
     """The fast path for the devices that a decoder stands on.
 
     Args:
         decoder: In place.
-        groups: The template set's head groups.
+        groups: The template set's prefix groups.
         taps: Hidden states to read, as in `TriePass`.
         tokens_before: On a GPU, tokens to run before layers are compiled.
     """
     if decoder.token_table.device.type != "cuda":
         return TriePass(decoder, groups, taps)
-    runner = StreamPass(decoder, groups, layer_function=compile_layer(), tokens_before=tokens_before, taps=taps)
+    runner = PackedPass(decoder, groups, layer_function=compile_layer(), tokens_before=tokens_before, taps=taps)
     if len(runner.stages) == 1 and count_bytes(decoder.layers) <= _GRAPH_BYTES:
         runner.graphs = GraphCache()
     return runner

@@ -13,7 +13,7 @@ from metaeol_udf.encoder.forward.batching import Cell, plan_batches
 from metaeol_udf.prompts import TemplateSet, clean_text
 from metaeol_udf.prompts.shared_prefixes import find_common_starts
 from metaeol_udf.prompts.tokenizer import PromptTokenizer
-from metaeol_udf.prompts.trie import HeadGroup, PromptTrie
+from metaeol_udf.prompts.trie import PrefixGroup, PromptTrie
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Window:
     """What is computed for a list of texts.
 
     Attributes:
-        groups: Head groups: those of the template set, then those of texts with a common start.
+        groups: Prefix groups: those of the template set, then those of texts with a common start.
         text_ids: For each group its texts' token ids, by unique text.
         batches: The plan over them.
         n_unique: Distinct cleaned texts.
@@ -32,7 +32,7 @@ class Window:
         tokens_whole: Tokens of each text's whole prompts, shape ``(n_texts,)``.
     """
 
-    groups: Sequence[HeadGroup]
+    groups: Sequence[PrefixGroup]
     text_ids: Sequence[Mapping[int, Sequence[int]]]
     batches: Sequence[Sequence[Cell]]
     n_unique: int
@@ -54,7 +54,7 @@ def prepare_window(
         templates: Says how to clean.
         max_tokens: Tokens kept of a text.
         max_batch_tokens: Tokens of one forward pass.
-        shares_starts: Whether texts with a common start get a head of their own.
+        shares_starts: Whether texts with a common start get a prefix of their own.
         n_lanes: Threads that run batches; few texts are shared out evenly among them.
     """
     trims = [clean_and_trim(text, templates.text_cleanup, trie.tokenizer, max_tokens) for text in texts]
@@ -65,11 +65,11 @@ def prepare_window(
     whole = np.zeros(len(places), np.int64)
     for group, of_group in zip(groups, text_ids, strict=True):
         for row, tokens in of_group.items():
-            computed[row] += len(tokens) + len(group.tail_ids)
+            computed[row] += len(tokens) + len(group.suffix_ids)
             whole[row] += len(group.prompt_lengths) * len(tokens) + sum(group.prompt_lengths)
     lengths = [{row: len(tokens) for row, tokens in of_group.items()} for of_group in text_ids]
-    n_tails = [len(group.tail_ids) for group in groups]
-    batches = plan_batches(lengths, n_tails, max_batch_tokens, n_lanes)
+    n_suffixes = [len(group.suffix_ids) for group in groups]
+    batches = plan_batches(lengths, n_suffixes, max_batch_tokens, n_lanes)
     unique = np.array([places[text] for text in cleaned], np.int64)
     is_first = np.zeros(len(texts), bool)
     is_first[np.unique(unique, return_index=True)[1]] = True
@@ -83,12 +83,12 @@ def clean_and_trim(text: str, cleanup: str, tokenizer: PromptTokenizer, max_toke
 
 
 def _share_starts(
-    groups: Sequence[HeadGroup], ids: Sequence[Sequence[Sequence[int]]], n_texts: int, shares_starts: bool
-) -> tuple[list[HeadGroup], list[dict[int, Sequence[int]]], NDArray[np.int64]]:
-    """Give texts with a common start a head group of their own, whose head holds that start.
+    groups: Sequence[PrefixGroup], ids: Sequence[Sequence[Sequence[int]]], n_texts: int, shares_starts: bool
+) -> tuple[list[PrefixGroup], list[dict[int, Sequence[int]]], NDArray[np.int64]]:
+    """Give texts with a common start a prefix group of their own, whose prefix holds that start.
 
     Returns:
-        All groups, their texts' remaining tokens, and the tokens that the new heads cost, by text.
+        All groups, their texts' remaining tokens, and the tokens that the new prefixes cost, by text.
     """
     all_groups = list(groups)
     text_ids: list[dict[int, Sequence[int]]] = [dict(enumerate(of_group)) for of_group in ids]
@@ -102,8 +102,8 @@ def _share_starts(
             all_groups.append(
                 dataclasses.replace(
                     group,
-                    head_ids=group.head_ids + shared,
-                    n_inherited=len(group.head_ids),
+                    prefix_ids=group.prefix_ids + shared,
+                    n_inherited=len(group.prefix_ids),
                     prompt_lengths=tuple(n + start.n_tokens for n in group.prompt_lengths),
                 )
             )

@@ -9,8 +9,8 @@ from pyspark.sql import SparkSession
 from metaeol_udf.config import JobConfig
 from metaeol_udf.delta.base.context import Job
 from metaeol_udf.delta.job import known_errors, prepare_job
-from metaeol_udf.delta.select.row_scope import Scope
-from metaeol_udf.delta.select.snapshot import Look
+from metaeol_udf.delta.select.row_scope import RowScope
+from metaeol_udf.delta.select.snapshot import Snapshot
 from metaeol_udf.delta.stream import describe_stream
 from metaeol_udf.delta.tables.refs import read
 from metaeol_udf.estimate.projection import wave_count
@@ -21,7 +21,7 @@ from metaeol_udf.estimate.workload import Workload, find_workload
 SAMPLE_TEXTS = 2_000  # whose tokens are counted; of fewer texts all are
 
 
-def plan_run(config: JobConfig, command: str = "embed", spark: SparkSession | None = None) -> dict[str, Any]:
+def plan_dry_run(config: JobConfig, command: str = "embed", spark: SparkSession | None = None) -> dict[str, Any]:
     """Say what a command would do, and do none of it.
 
     Args:
@@ -39,7 +39,7 @@ def plan_run(config: JobConfig, command: str = "embed", spark: SparkSession | No
     """
     with known_errors():
         job = prepare_job(config, spark, writes=False)
-        work = find_workload(job, Scope(failed=command == "retry"), SAMPLE_TEXTS)
+        work = find_workload(job, RowScope(failed=command == "retry"), SAMPLE_TEXTS)
         counted = _count(job, work)
         plan = _describe(job, work, counted)
         return {"command": command} | plan | ({"stream": describe_stream(job)} if command == "stream" else {})
@@ -50,19 +50,19 @@ def _count(job: Job, work: Workload) -> TokenCount:
 
 
 def _describe(job: Job, work: Workload, counted: TokenCount) -> dict[str, Any]:
-    is_new, columns = _target_changes(job, work.seen)
+    is_new, columns = _target_changes(job, work.snapshot)
     report = job.new_report()
-    report.count_selected(work.seen.counts)
+    report.count_selected(work.snapshot.counts)
     waves = wave_count(work.unique_texts, job.config.runtime.wave_rows)
     return {
         "source": str(job.source),
-        "source_version": work.seen.tables.source_version,
+        "source_version": work.snapshot.tables.source_version,
         "target": str(job.target),
         "creates_target": is_new,
         "adds_columns": columns,
         **work_report(work, counted),
         "texts_without_content": work.n_textless,
-        "tokens_to_compute": scaled(counted.tokens_computed, work, counted) + counted.head_tokens,
+        "tokens_to_compute": scaled(counted.tokens_computed, work, counted) + counted.prefix_tokens,
         "tokens_saved": scaled(counted.tokens_whole - counted.tokens_computed, work, counted),
         "tokens_counted": counted.texts == work.unique_texts,
         "waves": waves,
@@ -71,7 +71,7 @@ def _describe(job: Job, work: Workload, counted: TokenCount) -> dict[str, Any]:
     }
 
 
-def _target_changes(job: Job, seen: Look) -> tuple[bool, list[str]]:
+def _target_changes(job: Job, seen: Snapshot) -> tuple[bool, list[str]]:
     """Whether the target is to be created, and the columns that it lacks."""
     tables = seen.tables
     is_new = not tables.in_place and tables.target_version is None

@@ -92,7 +92,7 @@ class _TimedTask:
         encoder = get_encoder(self._request).encoder
         share = 1 if task_gpus(self._request.device) else _CPU_SHARE
         windows = cut_windows(self._request, iter([pd.Series(texts, dtype=object)]), WINDOW_TOKENS // share)
-        warm_up = texts[:_WARM_UP_TEXTS]  # computes the heads and lays out memory
+        warm_up = texts[:_WARM_UP_TEXTS]  # computes the prefixes and lays out memory
         stream = encoder.encode_stream(itertools.chain([warm_up], windows))
         next(stream)
         load_s = time.perf_counter() - started

@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 
 from metaeol_udf.config import JobConfig
 from metaeol_udf.delta.job import known_errors, prepare_job
-from metaeol_udf.delta.select.row_scope import Scope
+from metaeol_udf.delta.select.row_scope import RowScope
 from metaeol_udf.delta.tables.metadata import vector_length
 from metaeol_udf.errors import ConfigError, EnvironmentFault
 from metaeol_udf.estimate.probe import Probe, run_probe
@@ -70,7 +70,7 @@ def _estimate(config: JobConfig, options: EstimateOptions, spark: SparkSession |
     started = time.monotonic()
     job = prepare_job(config, spark, writes=False)
     session_s = time.monotonic() - started
-    work = find_workload(job, Scope(), options.sample_texts)
+    work = find_workload(job, RowScope(), options.sample_texts)
     session, runtime = job.spark, config.runtime
     request = job.request()
     counted, probe, workers_s = TokenCount(), None, 0.0
@@ -87,9 +87,9 @@ def _estimate(config: JobConfig, options: EstimateOptions, spark: SparkSession |
             sample.unpersist()
     n_executors = executor_count(session)
     n_loads = probe.workers if probe is not None else n_executors
-    tokens = scaled(counted.tokens_computed, work, counted) + counted.head_tokens * n_loads
+    tokens = scaled(counted.tokens_computed, work, counted) + counted.prefix_tokens * n_loads
     dim = vector_length(job.spec, job.info, len(TemplateSet.from_spec(job.spec).templates))
-    rows_pending = work.seen.rows_to_do
+    rows_pending = work.snapshot.rows_to_do
     commit_s, publish_s = writing_seconds(rows_pending, dim, slot_count(session, runtime.task_gpus) / n_executors)
     load_s = probe.load_s if probe is not None else 0.0
     seconds = {"session": session_s, "select": work.select_s, "workers": workers_s, "load": load_s, "commit": commit_s}
@@ -112,7 +112,7 @@ def _estimate(config: JobConfig, options: EstimateOptions, spark: SparkSession |
 
 def work_report(work: Workload, counted: TokenCount) -> dict[str, Any]:
     """Rows and texts, and what their tokens were counted on."""
-    counts, pending = work.seen.counts, work.seen.rows_to_do
+    counts, pending = work.snapshot.counts, work.snapshot.rows_to_do
     distinct = work.unique_texts + work.n_textless
     return {
         "rows_selected": counts.rows_selected,

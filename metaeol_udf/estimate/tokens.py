@@ -11,7 +11,7 @@ from pyspark.sql import DataFrame
 
 from metaeol_udf.spark.worker.encoder_cache import EncoderRequest
 
-_SCHEMA = "texts long, tokens_computed long, tokens_whole long, trimmed long, head_tokens long"
+_SCHEMA = "texts long, tokens_computed long, tokens_whole long, trimmed long, prefix_tokens long"
 
 
 @dataclass(frozen=True)
@@ -20,17 +20,17 @@ class TokenCount:
 
     Attributes:
         texts: Texts counted.
-        tokens_computed: Tokens that would go through the model for them, heads left out.
+        tokens_computed: Tokens that would go through the model for them, prefixes left out.
         tokens_whole: Tokens of their whole prompts: what one pass a prompt would compute.
         trimmed: Texts longer than `max_tokens`.
-        head_tokens: Tokens that every load of the model computes once.
+        prefix_tokens: Tokens that every load of the model computes once.
     """
 
     texts: int = 0
     tokens_computed: int = 0
     tokens_whole: int = 0
     trimmed: int = 0
-    head_tokens: int = 0
+    prefix_tokens: int = 0
 
 
 def count_tokens(sample: DataFrame, request: EncoderRequest) -> TokenCount:
@@ -75,7 +75,7 @@ def count_windows(request: EncoderRequest, windows: list[list[str | None]]) -> d
     is_fast = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type") in KNOWN_MODEL_TYPES
     trie = PromptTrie(templates, PromptTokenizer(AutoTokenizer.from_pretrained(folder)), may_cut=is_fast)
     found = dict.fromkeys(TokenCount.__dataclass_fields__, 0)
-    found["head_tokens"] = sum(len(group.head_ids) for group in trie.groups) if is_fast else 0
+    found["prefix_tokens"] = sum(len(group.prefix_ids) for group in trie.groups) if is_fast else 0
     for texts in windows:
         known = [text for text in texts if text is not None]
         window = prepare_window(known, trie, templates, spec.max_tokens, 1024, shares_starts=is_fast)

@@ -10,9 +10,9 @@ from pyspark.sql import functions as F
 
 from metaeol_udf.delta.base.context import Job
 from metaeol_udf.delta.select import selection
-from metaeol_udf.delta.select.row_scope import Scope
+from metaeol_udf.delta.select.row_scope import RowScope
 from metaeol_udf.delta.select.selection import FINGERPRINT, TEXT
-from metaeol_udf.delta.select.snapshot import Look, look
+from metaeol_udf.delta.select.snapshot import Snapshot, take_snapshot
 from metaeol_udf.delta.tables.refs import open_table
 from metaeol_udf.delta.write.journal import Journal
 
@@ -22,7 +22,7 @@ class Workload:
     """What a run would select.
 
     Attributes:
-        seen: Tables, columns and counts, as the run itself would see them.
+        snapshot: Tables, columns and counts, as the run itself would see them.
         unique_texts: Distinct texts that the model would see: not NULL, not blank, not journalled.
         n_textless: Distinct NULL and blank texts.
         rewritten_bytes: Of the files that a first MERGE into the source writes anew; 0 for a target of its own.
@@ -30,7 +30,7 @@ class Workload:
         sample: One column, TEXT: at most the asked number of the unique texts, chosen by hash.
     """
 
-    seen: Look
+    snapshot: Snapshot
     unique_texts: int
     n_textless: int
     rewritten_bytes: int
@@ -38,7 +38,7 @@ class Workload:
     sample: DataFrame
 
 
-def find_workload(job: Job, scope: Scope, n_sample: int) -> Workload:
+def find_workload(job: Job, scope: RowScope, n_sample: int) -> Workload:
     """Select as the job does, with its checks and its refusals, and write nothing.
 
     Args:
@@ -50,12 +50,12 @@ def find_workload(job: Job, scope: Scope, n_sample: int) -> Workload:
         InputError: What the job would refuse.
     """
     started = time.monotonic()
-    seen = look(job, scope)
+    snapshot = take_snapshot(job, scope)
     finished = Journal(job.spark, job.target.beside("journal"), job.spec.fingerprint(), "estimate").finished()
-    pending = selection.find_pending(seen.chosen, finished)
+    pending = selection.find_pending(snapshot.chosen, finished)
     select_s = time.monotonic() - started
     size = open_table(job.spark, job.source, "source.table").detail().collect()[0]["sizeInBytes"] if job.in_place else 0
     # Repaired as the job does it: Arrow would refuse the whole batch, and quote the text in its message.
     texts = pending.texts.select(F.make_valid_utf8(TEXT).alias(TEXT), FINGERPRINT)
     sample = selection.sampled(texts, [F.col(FINGERPRINT)], pending.n_texts, n_sample).select(TEXT)
-    return Workload(seen, pending.n_texts, pending.n_textless, int(size), select_s, sample)
+    return Workload(snapshot, pending.n_texts, pending.n_textless, int(size), select_s, sample)

@@ -1,6 +1,6 @@
 """Where prompts may be cut around the text, so that one short string is tokenised in place of every whole prompt.
 
-Tokens do not stop at the seams: `tok(head) + tok(text) + tok(tail)` is not the tokenisation of the prompt, because a quote
+Tokens do not stop at the seams: `tok(prefix) + tok(text) + tok(suffix)` is not the tokenisation of the prompt, because a quote
 at the seam merges with its neighbours. So the cuts lie a few tokens away from the text, in the constant parts, and each is
 proved against whole prompts.
 """
@@ -15,22 +15,22 @@ from metaeol_udf.prompts.cleanup import clean_text
 from metaeol_udf.prompts.templates import PromptTemplate, TemplateSet
 from metaeol_udf.prompts.tokenizer import PromptTokenizer
 
-_CUTS = ((1, 1), (2, 1), (1, 2), (2, 2), (3, 3), (4, 4))  # tokens of the head's end and of the tail's start left in the middle
+_CUTS = ((1, 1), (2, 1), (1, 2), (2, 2), (3, 3), (4, 4))  # tokens of the prefix's end and of the suffix's start left in the middle
 
 
 @dataclass(frozen=True)
 class Cut:
-    """One template, cut: ``prompt ids = head_ids + ids(head_end + text + tail_start) + tail_ids``."""
+    """One template, cut: ``prompt ids = prefix_ids + ids(prefix_end + text + suffix_start) + suffix_ids``."""
 
-    head_ids: tuple[int, ...]
-    head_end: str
-    tail_start: str
-    tail_ids: tuple[int, ...]
+    prefix_ids: tuple[int, ...]
+    prefix_end: str
+    suffix_start: str
+    suffix_ids: tuple[int, ...]
 
     def equals(self, tokenizer: PromptTokenizer, texts: Sequence[str], whole: Sequence[Sequence[int]]) -> bool:
         """Whether cutting gives the ids of the whole prompts, for each of these cleaned texts."""
-        middles = tokenizer.tokenize_inside([self.head_end + text + self.tail_start for text in texts])
-        return all([*self.head_ids, *middle, *self.tail_ids] == list(ids) for middle, ids in zip(middles, whole, strict=True))
+        middles = tokenizer.tokenize_inside([self.prefix_end + text + self.suffix_start for text in texts])
+        return all([*self.prefix_ids, *middle, *self.suffix_ids] == list(ids) for middle, ids in zip(middles, whole, strict=True))
 
 
 def prove_cuts(templates: TemplateSet, tokenizer: PromptTokenizer) -> list[Cut] | None:
@@ -55,25 +55,25 @@ def prove_cuts(templates: TemplateSet, tokenizer: PromptTokenizer) -> list[Cut] 
 def _prove_cut(templates: TemplateSet, template: PromptTemplate, tokenizer: PromptTokenizer, texts: Sequence[str]) -> Cut | None:
     whole = tokenizer.tokenize([templates.fill(template, text) for text in texts])
     strips = templates.text_cleanup == "paper"
-    head, tail = (template.head.lstrip(), template.tail.rstrip()) if strips else (template.head, template.tail)
-    if strips and not tail:
-        return None  # the end of the prompt is the text's own, stripped: no constant tail
-    for n_head, n_tail in _CUTS:
-        cut = _cut(head, tail, tokenizer, n_head, n_tail, texts[0], whole[0])
+    prefix, suffix = (template.prefix.lstrip(), template.suffix.rstrip()) if strips else (template.prefix, template.suffix)
+    if strips and not suffix:
+        return None  # the end of the prompt is the text's own, stripped: no constant suffix
+    for n_prefix, n_suffix in _CUTS:
+        cut = _cut(prefix, suffix, tokenizer, n_prefix, n_suffix, texts[0], whole[0])
         if cut is not None and cut.equals(tokenizer, texts, whole):
             return cut
     return None
 
 
-def _cut(head: str, tail: str, tokenizer: PromptTokenizer, n_head: int, n_tail: int, text: str, whole: Sequence[int]) -> Cut | None:
+def _cut(prefix: str, suffix: str, tokenizer: PromptTokenizer, n_prefix: int, n_suffix: int, text: str, whole: Sequence[int]) -> Cut | None:
     """Cut that many tokens away from the text; the constant ids are read off one whole prompt."""
-    head_starts = [start for start, _ in tokenizer.offsets(head)]
-    tail_ends = [end for _, end in tokenizer.offsets(tail)]
-    head_end = head[head_starts[-n_head] :] if n_head <= len(head_starts) else head
-    tail_start = tail[: tail_ends[n_tail - 1]] if n_tail <= len(tail_ends) else tail
-    middle = tuple(tokenizer.tokenize_inside([head_end + text + tail_start])[0])
-    n_before = tokenizer.n_leading + max(0, len(head_starts) - n_head)
+    prefix_starts = [start for start, _ in tokenizer.offsets(prefix)]
+    suffix_ends = [end for _, end in tokenizer.offsets(suffix)]
+    prefix_end = prefix[prefix_starts[-n_prefix] :] if n_prefix <= len(prefix_starts) else prefix
+    suffix_start = suffix[: suffix_ends[n_suffix - 1]] if n_suffix <= len(suffix_ends) else suffix
+    middle = tuple(tokenizer.tokenize_inside([prefix_end + text + suffix_start])[0])
+    n_before = tokenizer.n_leading + max(0, len(prefix_starts) - n_prefix)
     n_after = n_before + len(middle)
     if not middle or tuple(whole[n_before:n_after]) != middle:
         return None
-    return Cut(tuple(whole[:n_before]), head_end, tail_start, tuple(whole[n_after:]))
+    return Cut(tuple(whole[:n_before]), prefix_end, suffix_start, tuple(whole[n_after:]))

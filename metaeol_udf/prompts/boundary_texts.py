@@ -6,7 +6,7 @@ AWKWARD_TEXTS = (
     *("don't", "'s", "it's'", ': "', '"""', "`code`", "a", "I", "7", "3.14", "1,000,000", "-5", "--", "—dash—", "…"),
     *("“curly”", "‘x’", "«g»", 'http://a.b/c?d=e&f="g"', "<br />x<br />", "a_b", "CamelCase", "ALLCAPS", "x=y;", "#tag @name"),
     *("C:\\path\\", "\\", "/", "*", "**bold**", "~", "$5", "5%", "&amp;"),
-    # Look-alikes of slots, formats and special tokens.
+    # Snapshot-alikes of slots, formats and special tokens.
     *("{text}", "{}", "%s", "<s>", "</s>", "<|endoftext|>", "<|im_start|>user", "<|im_end|>", "<unk>", "[INST]", "<bos>", "<pad>"),
     # White space, control and format characters.
     *(

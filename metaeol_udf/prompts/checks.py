@@ -24,26 +24,26 @@ class TokenCost:
 
     Attributes:
         n_text_tokens: Of the text by itself.
-        n_text_passes: Times that a text goes through the model, one a head group.
-        heads: Tokens before the text, computed once a process.
+        n_text_passes: Times that a text goes through the model, one a prefix group.
+        prefixes: Tokens before the text, computed once a process.
         texts: Tokens of the text in all its passes, with what the cuts leave beside it.
-        tails: Tokens after the text.
+        suffixes: Tokens after the text.
         whole: Tokens of the whole prompts: what one pass a prompt would compute.
         is_cut: Whether prompts are cut around the text, without which nothing is shared.
     """
 
     n_text_tokens: int
     n_text_passes: int
-    heads: int
+    prefixes: int
     texts: int
-    tails: int
+    suffixes: int
     whole: int
     is_cut: bool
 
     @property
     def computed(self) -> int:
         """Tokens computed for each text."""
-        return self.texts + self.tails
+        return self.texts + self.suffixes
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class SetCheck:
     Attributes:
         name: The set's.
         n_templates: Templates.
-        n_heads: Different beginnings before the text.
-        n_tails: Different endings after it.
+        n_prefixes: Different beginnings before the text.
+        n_suffixes: Different endings after it.
         problems: What makes an embedding say something else than one word; none where all is well.
         warnings: What costs time or counts a template twice.
         tokens: Cost of one text; None where no tokenizer was given.
@@ -62,8 +62,8 @@ class SetCheck:
 
     name: str
     n_templates: int
-    n_heads: int
-    n_tails: int
+    n_prefixes: int
+    n_suffixes: int
     problems: tuple[str, ...]
     warnings: tuple[str, ...]
     tokens: TokenCost | None
@@ -75,7 +75,7 @@ class SetCheck:
 
 def ends_in_cue(template: PromptTemplate) -> bool:
     """Whether a prompt ends where one word would stand: after a few words, behind an opening quote or a colon."""
-    return _CUE.search(template.tail.rstrip()) is not None
+    return _CUE.search(template.suffix.rstrip()) is not None
 
 
 def count_tokens(templates: TemplateSet, trie: PromptTrie, n_text_tokens: int) -> TokenCost:
@@ -92,9 +92,9 @@ def count_tokens(templates: TemplateSet, trie: PromptTrie, n_text_tokens: int) -
     return TokenCost(
         n_text_tokens=len(trie.tokenizer.tokenize_inside([cleaned])[0]),
         n_text_passes=len(trie.groups),
-        heads=sum(len(group.head_ids) for group in trie.groups),
+        prefixes=sum(len(group.prefix_ids) for group in trie.groups),
         texts=sum(lengths),
-        tails=sum(len(group.tail_ids) for group in trie.groups),
+        suffixes=sum(len(group.suffix_ids) for group in trie.groups),
         whole=sum(
             len(group.prompt_lengths) * n_tokens + sum(group.prompt_lengths) for group, n_tokens in zip(trie.groups, lengths, strict=True)
         ),
@@ -113,7 +113,7 @@ def check_templates(
         n_text_tokens: Tokens of the text whose cost is counted.
         may_cut: Whether the encoder cuts prompts of this model; it does not where the architecture is not known.
     """
-    heads = {template.head for template in templates.templates}
+    prefixes = {template.prefix for template in templates.templates}
     problems = [
         f'prompt {index} ({template.meta_task}) does not end in a cue for one word, such as `Topic: "`, but in {_end(template)!r}'
         for index, template in enumerate(templates.templates)
@@ -125,13 +125,15 @@ def check_templates(
     if tokenizer is not None:
         tokens = count_tokens(templates, PromptTrie(templates, tokenizer, may_cut=may_cut), n_text_tokens)
         if not tokens.is_cut:
-            warnings.append("prompts cannot be cut around the text with this model, so heads and texts are not shared")
-        elif tokens.n_text_passes > len(heads):
-            warnings.append(f"{len(heads)} heads need {tokens.n_text_passes} text passes: tails behind one head begin in different ways")
-    if len(heads) == len(templates.templates) > 1:
-        warnings.append("no two prompts begin alike: a shared head lets the text go through the model once for all that share it")
-    tails = {template.tail for template in templates.templates}
-    return SetCheck(templates.name, len(templates.templates), len(heads), len(tails), tuple(problems), tuple(warnings), tokens)
+            warnings.append("prompts cannot be cut around the text with this model, so prefixes and texts are not shared")
+        elif tokens.n_text_passes > len(prefixes):
+            warnings.append(
+                f"{len(prefixes)} prefixes need {tokens.n_text_passes} text passes: suffixes behind one prefix begin in different ways"
+            )
+    if len(prefixes) == len(templates.templates) > 1:
+        warnings.append("no two prompts begin alike: a shared prefix lets the text go through the model once for all that share it")
+    suffixes = {template.suffix for template in templates.templates}
+    return SetCheck(templates.name, len(templates.templates), len(prefixes), len(suffixes), tuple(problems), tuple(warnings), tokens)
 
 
 def _end(template: PromptTemplate) -> str:

@@ -1,4 +1,4 @@
-"""A template set of a user's own meta-tasks, from a form: one head a meta-task that asks for one word, and two short tails."""
+"""A template set of a user's own meta-tasks, from a form: one prefix a meta-task that asks for one word, and two short suffixes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class MetaTaskForm:
 
     Attributes:
         name: What a text is asked for, as a noun: `urgency`, `product area`.
-        options: Words that may come, named in the head so that the model knows what kind is meant.
-        aspects: Other single words for the same, which the second tail asks for. Empty: a neutral one.
+        options: Words that may come, named in the prefix so that the model knows what kind is meant.
+        aspects: Other single words for the same, which the second suffix asks for. Empty: a neutral one.
     """
 
     name: str
@@ -35,7 +35,7 @@ class MetaTaskForm:
 
 
 def draft_templates(name: str, forms: Sequence[MetaTaskForm]) -> TemplateSet:
-    """Draft a template set: two templates a meta-task, which share head and text pass.
+    """Draft a template set: two templates a meta-task, which share prefix and text pass.
 
     Raises:
         ConfigError: There is no meta-task.
@@ -57,9 +57,9 @@ def _draft(form: MetaTaskForm) -> list[PromptTemplate]:
     name = " ".join(form.name.split())
     options = [" ".join(option.split()) for option in form.options]
     such_as = f", such as {_list(options)}" if options else ""
-    head = f'Say in one word the {name} of a text{such_as}. Text: "'
+    prefix = f'Say in one word the {name} of a text{such_as}. Text: "'
     cues = [name, next((aspect for aspect in form.aspects if aspect.casefold() != name.casefold()), _SECOND_CUE)]
-    return [PromptTemplate(name, f'{head}{TEXT_SLOT}" {cue[0].upper()}{cue[1:]}: "') for cue in cues]
+    return [PromptTemplate(name, f'{prefix}{TEXT_SLOT}" {cue[0].upper()}{cue[1:]}: "') for cue in cues]
 
 
 def _list(words: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Common starts of neighbouring texts (boilerplate, log lines, quoted mails): found in a window, and run once like a head."""
+"""Common starts of neighbouring texts (boilerplate, log lines, quoted mails): found in a window, and run once like a prefix."""
 
 from __future__ import annotations
 

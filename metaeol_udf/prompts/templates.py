@@ -36,12 +36,12 @@ class PromptTemplate:
             raise ConfigError(f"prompt template {self.prompt!r} needs {TEXT_SLOT} exactly once, found {slots}")
 
     @property
-    def head(self) -> str:
+    def prefix(self) -> str:
         """The characters before the text."""
         return self.prompt.partition(TEXT_SLOT)[0]
 
     @property
-    def tail(self) -> str:
+    def suffix(self) -> str:
         """The characters after the text."""
         return self.prompt.partition(TEXT_SLOT)[2]
 
@@ -122,7 +122,7 @@ class TemplateSet:
 
         The text is put in as it is: braces and slots inside it are characters like any other.
         """
-        prompt = template.head + cleaned_text + template.tail
+        prompt = template.prefix + cleaned_text + template.suffix
         return prompt.strip() if self.text_cleanup == "paper" else prompt
 
 

@@ -1,11 +1,11 @@
 """The prompt trie: which tokens of a template set's prompts are the same, so that each is computed once.
 
-A prompt is ``head + text + tail``. Heads are constant, so they are computed once a process. Templates with the same head
-form a *head group*: the text runs once after their head, and the group's tails fork from it. Tails that begin alike share
+A prompt is ``prefix + text + suffix``. Prefixes are constant, so they are computed once a process. Templates with the same prefix
+form a *prefix group*: the text runs once after their prefix, and the group's suffixes fork from it. Suffixes that begin alike share
 their first tokens too.
 
-Prompts are cut where `seams.py` proves it right, a few tokens away from the text: the *middle* is ``end of head + text +
-start of tail``, tokenised as one string. While running, the cuts are proved again on samples, and where a proof fails
+Prompts are cut where `seams.py` proves it right, a few tokens away from the text: the *middle* is ``end of prefix + text +
+start of suffix``, tokenised as one string. While running, the cuts are proved again on samples, and where a proof fails
 whole prompts are tokenised, every template by itself: slower, and as exact.
 """
 
@@ -28,36 +28,36 @@ _SAMPLE_EVERY = 256  # texts between two proofs of the cuts while running
 
 
 @dataclass(frozen=True)
-class HeadGroup:
-    """Templates that share a head, and the trie of their tails.
+class PrefixGroup:
+    """Templates that share a prefix, and the trie of their suffixes.
 
     Attributes:
-        head_ids: Tokens before the middle.
+        prefix_ids: Tokens before the middle.
         template_indices: Position of each template in the set, shape ``(n_group,)``.
-        tail_ids: Tokens of the tail trie, parents before children, shape ``(n_tail,)``.
-        tail_depths: Steps from the text's last token, from 1, shape ``(n_tail,)``.
-        tail_sees: Whether tail token i attends to tail token j, shape ``(n_tail, n_tail)``.
-        outputs: Tail token whose hidden state is each template's, -1 for the text's last token, shape ``(n_group,)``.
-        prompt_lengths: Tokens of head and tail in each template's whole prompt, shape ``(n_group,)``.
-        n_inherited: Tokens of the head that are the head of another group.
+        suffix_ids: Tokens of the suffix trie, parents before children, shape ``(n_suffix,)``.
+        suffix_depths: Steps from the text's last token, from 1, shape ``(n_suffix,)``.
+        suffix_sees: Whether suffix token i attends to suffix token j, shape ``(n_suffix, n_suffix)``.
+        outputs: Suffix token whose hidden state is each template's, -1 for the text's last token, shape ``(n_group,)``.
+        prompt_lengths: Tokens of prefix and suffix in each template's whole prompt, shape ``(n_group,)``.
+        n_inherited: Tokens of the prefix that are the prefix of another group.
     """
 
-    head_ids: tuple[int, ...]
+    prefix_ids: tuple[int, ...]
     template_indices: tuple[int, ...]
-    tail_ids: tuple[int, ...]
-    tail_depths: tuple[int, ...]
-    tail_sees: NDArray[np.bool_] = field(repr=False, compare=False)
+    suffix_ids: tuple[int, ...]
+    suffix_depths: tuple[int, ...]
+    suffix_sees: NDArray[np.bool_] = field(repr=False, compare=False)
     outputs: tuple[int, ...]
     prompt_lengths: tuple[int, ...]
     n_inherited: int = 0
 
 
 class PromptTrie:
-    """Tokenises texts into what has to be computed: head groups, and each text's tokens in each of them.
+    """Tokenises texts into what has to be computed: prefix groups, and each text's tokens in each of them.
 
     Attributes:
         tokenizer: What it tokenises with.
-        groups: The head groups. Their heads and tails are constant.
+        groups: The prefix groups. Their prefixes and suffixes are constant.
         is_cut: Whether seams are cut; False means that whole prompts are tokenised, one group a template.
     """
 
@@ -70,7 +70,7 @@ class PromptTrie:
         self.groups = self._make_groups()
 
     def tokenize(self, cleaned_texts: Sequence[str]) -> list[list[list[int]]]:
-        """Tokens that follow each group's head and precede its tails.
+        """Tokens that follow each group's prefix and precede its suffixes.
 
         Args:
             cleaned_texts: Texts after `clean_text`, not blank.
@@ -88,11 +88,11 @@ class PromptTrie:
             return self._tokenize_whole(cleaned_texts)
         middles = {}
         for cut in self._cuts:
-            ends = (cut.head_end, cut.tail_start)
+            ends = (cut.prefix_end, cut.suffix_start)
             if ends not in middles:
                 middles[ends] = self.tokenizer.tokenize_inside([ends[0] + text + ends[1] for text in cleaned_texts])
         cuts = self._cuts
-        return [middles[cuts[group.template_indices[0]].head_end, cuts[group.template_indices[0]].tail_start] for group in self.groups]
+        return [middles[cuts[group.template_indices[0]].prefix_end, cuts[group.template_indices[0]].suffix_start] for group in self.groups]
 
     def _tokenize_whole(self, cleaned_texts: Sequence[str]) -> list[list[list[int]]]:
         per_group = []
@@ -114,31 +114,31 @@ class PromptTrie:
         self._seen += len(cleaned_texts)
         return True
 
-    def _make_groups(self) -> list[HeadGroup]:
+    def _make_groups(self) -> list[PrefixGroup]:
         if self._cuts is None:
             nothing = np.zeros((0, 0), bool)
-            return [HeadGroup((), (i,), (), (), nothing, (-1,), (0,)) for i in range(len(self._templates.templates))]
-        keys = [(cut.head_ids, cut.head_end, cut.tail_start) for cut in self._cuts]
+            return [PrefixGroup((), (i,), (), (), nothing, (-1,), (0,)) for i in range(len(self._templates.templates))]
+        keys = [(cut.prefix_ids, cut.prefix_end, cut.suffix_start) for cut in self._cuts]
         return [_join(key[0], [i for i, other in enumerate(keys) if other == key], self._cuts) for key in dict.fromkeys(keys)]
 
 
-def _join(head_ids: tuple[int, ...], members: Sequence[int], cuts: Sequence[Cut]) -> HeadGroup:
-    """Join the tails of one head group into a trie."""
+def _join(prefix_ids: tuple[int, ...], members: Sequence[int], cuts: Sequence[Cut]) -> PrefixGroup:
+    """Join the suffixes of one prefix group into a trie."""
     nodes: dict[tuple[int, ...], int] = {}  # a node is named by the tokens that lead to it
     for member in members:
-        for path in _paths(cuts[member].tail_ids):
+        for path in _paths(cuts[member].suffix_ids):
             nodes.setdefault(path, len(nodes))
     sees = np.zeros((len(nodes), len(nodes)), bool)
     for path, node in nodes.items():
         sees[node, [nodes[before] for before in _paths(path)]] = True
-    return HeadGroup(
-        head_ids=head_ids,
+    return PrefixGroup(
+        prefix_ids=prefix_ids,
         template_indices=tuple(members),
-        tail_ids=tuple(path[-1] for path in nodes),
-        tail_depths=tuple(len(path) for path in nodes),
-        tail_sees=sees,
-        outputs=tuple(nodes.get(cuts[member].tail_ids, -1) for member in members),
-        prompt_lengths=tuple(len(head_ids) + len(cuts[member].tail_ids) for member in members),
+        suffix_ids=tuple(path[-1] for path in nodes),
+        suffix_depths=tuple(len(path) for path in nodes),
+        suffix_sees=sees,
+        outputs=tuple(nodes.get(cuts[member].suffix_ids, -1) for member in members),
+        prompt_lengths=tuple(len(prefix_ids) + len(cuts[member].suffix_ids) for member in members),
     )
 
 

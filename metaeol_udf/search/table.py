@@ -160,7 +160,7 @@ def _check_vectors(target: DataFrame, config: JobConfig, spec: EmbeddingSpec) ->
     """Refuse to compare vectors that different models or settings made: their cosines mean nothing."""
     columns = VectorColumns(config.column)
     has_vector = F.col(quoted(columns.vector)).isNotNull()
-    ours = of_spec(spec.fingerprint(), F.col(quoted(columns.fingerprint)))
+    ours = of_spec(spec.fingerprint(), F.col(quoted(columns.fingerprint_column)))
     counts = target.where(has_vector).agg(F.count(F.lit(1)).alias("all"), F.count(F.when(ours, True)).alias("ours")).collect()[0]
     if counts["all"] == 0:
         raise InputError(f"no row of {config.target_table} has a vector in column {columns.vector!r}: run `metaeol embed` first")
@@ -195,7 +195,7 @@ def _with_texts(job: OpenJob, config: JobConfig, best: Sequence[Row], n_queries:
 
 
 def texts_of(job: OpenJob, config: JobConfig, keys: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], str | None]:
-    """Look up the texts of a few rows by their keys, in one pass over the source."""
+    """Snapshot up the texts of a few rows by their keys, in one pass over the source."""
     names = [quoted(name) for name in config.source.key]
     texts = job.source.select(*names, F.col(quoted(config.source.text)).alias(_TEXT))
     wanted = F.broadcast(job.spark.createDataFrame(sorted(set(keys), key=repr), texts.drop(_TEXT).schema))

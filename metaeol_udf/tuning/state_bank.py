@@ -52,7 +52,7 @@ class StateBank:
         return total / np.float32(len(templates) * len(layers))
 
     def cost(self, templates: Sequence[int], layers: Sequence[int]) -> float:
-        """Tokens computed a text, times the share of the model's layers that run; heads count as run before."""
+        """Tokens computed a text, times the share of the model's layers that run; prefixes count as run before."""
         key = tuple(templates)
         if key not in self.tokens:
             self.tokens[key] = tokens_per_text(self.encoder, subset(self.templates, key), self.texts)

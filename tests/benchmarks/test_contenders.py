@@ -75,7 +75,7 @@ def test_a_run_measures_who_is_there_against_the_published_loop(causal_dir: Path
     assert ours["worst_cosine"] > 0.99999
     assert ours["share_of_gemm_rate"] > 0
     assert ours["ratio_min"] <= ours["ratio"] <= ours["ratio_max"]
-    # Every text passes eight separate heads, and each pass ends with a tail of at least one token.
+    # Every text passes eight separate prefixes, and each pass ends with a suffix of at least one token.
     assert ours["tokens_per_text"] >= 8 * (texts.n_tokens.mean() + 1)
 
 

@@ -195,7 +195,7 @@ def test_a_placeholder_comes_on_top_of_the_prompts_own_tokens(name: str, tokeniz
 
 def test_a_template_without_a_quote_has_no_place_for_a_placeholder(tokenizer: PromptTokenizer) -> None:
     templates = TemplateSet("bare", "paper", (PromptTemplate("x", "In one word, {text} is"),))
-    with pytest.raises(ValueError, match="a placeholder needs a head"):
+    with pytest.raises(ValueError, match="a placeholder needs a prefix"):
         placeholder_ids(templates, tokenizer, TEXTS)
 
 

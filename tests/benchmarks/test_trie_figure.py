@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from benchmarks.trie_figure import TailNode, draw_svg, make_figure
+from benchmarks.trie_figure import SuffixNode, draw_svg, make_figure
 from metaeol_udf import MetaEOLEncoder, TemplateSet
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = "The new camera takes sharp pictures even at night."
 
 
-def outputs(nodes: list[TailNode]) -> int:
+def outputs(nodes: list[SuffixNode]) -> int:
     return sum(node.is_output + outputs(node.children) for node in nodes)
 
 
@@ -25,7 +25,7 @@ def test_the_figure_counts_what_the_encoder_computes(name: str, tiny_model_dir: 
     encoded = encoder.encode_rows([TEXT])
     assert figure.n_computed + figure.n_once == encoded.tokens_computed[0]
     assert figure.n_whole == encoded.tokens_computed[0] + encoded.tokens_saved[0]
-    assert sum(outputs(branch.tails) for branch in figure.branches) == len(templates.templates) == figure.n_templates
+    assert sum(outputs(branch.suffixes) for branch in figure.branches) == len(templates.templates) == figure.n_templates
 
 
 @pytest.mark.parametrize(("name", "file"), [("metaeol", "trie.svg"), ("metaeol-fast", "trie-fast.svg")])

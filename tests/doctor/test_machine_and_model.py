@@ -11,7 +11,7 @@ import pytest
 
 from metaeol_udf.config import parse_config
 from metaeol_udf.doctor import Finding, Level
-from metaeol_udf.doctor.examine import plan_run
+from metaeol_udf.doctor.examine import make_plan
 from metaeol_udf.doctor.executors import judge_workers
 from metaeol_udf.doctor.machine import check_disk, check_java_version, check_versions, check_worker_python
 from metaeol_udf.doctor.model import check_dtype, check_model, check_templates
@@ -77,7 +77,7 @@ def test_releases_that_do_not_fit_together_are_found(
 
 def test_a_table_larger_than_the_disk_is_found(tiny_model_dir: Path, tmp_path: Path) -> None:
     config = parse_config({"source": {"table": "t", "key": ["id"]}, "embedding": {"model": str(tiny_model_dir)}})
-    plan = plan_run(config, {})
+    plan = make_plan(config, {})
     finding = check_disk(plan, tmp_path, n_rows=10**13, dim=4096, rewritten_bytes=0)
     assert (finding.level, finding.exit_code, finding.setting[:13]) == (Level.PROBLEM, 5, "target.table=")
     assert check_disk(plan, tmp_path, n_rows=10, dim=32, rewritten_bytes=0).level is Level.OK
@@ -184,5 +184,5 @@ def test_a_dtype_that_a_cpu_emulates_is_warned_of(dtype: str, setting: str, fold
         "runtime": {"device": "cpu"},
         "spark": {"master": "local[1]"},
     }
-    finding = check_dtype(plan_run(parse_config(blocks), {}))
+    finding = check_dtype(make_plan(parse_config(blocks), {}))
     assert (finding.level, finding.setting) == (Level.WARNING, setting)

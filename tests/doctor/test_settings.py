@@ -10,7 +10,7 @@ import pytest
 
 from metaeol_udf.config import JobConfig, parse_config
 from metaeol_udf.doctor import Finding, Level
-from metaeol_udf.doctor.examine import plan_run
+from metaeol_udf.doctor.examine import make_plan
 from metaeol_udf.doctor.resources import CHECKS as RESOURCE_CHECKS
 from metaeol_udf.doctor.settings import CHECKS as SETTING_CHECKS
 from metaeol_udf.doctor.settings import check_ignored
@@ -25,7 +25,7 @@ def job(model: Path, master: str, conf: dict[str, Any], **sections: dict[str, An
 
 
 def findings(config: JobConfig) -> dict[str, Finding]:
-    plan = plan_run(config, {})
+    plan = make_plan(config, {})
     return {finding.check: finding for finding in (check(plan) for check in (*RESOURCE_CHECKS, *SETTING_CHECKS))}
 
 

@@ -41,7 +41,7 @@ def test_tokens_computed_are_those_that_went_through_the_model(tiny_model: Calla
     run = ours.engine.runner.run
     monkeypatch.setattr(ours.engine.runner, "run", lambda batch, ids: (seen.append(sum(c.n_tokens for c in batch)), run(batch, ids))[1])
     rows = ours.encode_rows(TEXTS)
-    assert rows.tokens_computed.sum() == sum(seen) + sum(len(group.head_ids) for group in ours.engine.trie.groups)
+    assert rows.tokens_computed.sum() == sum(seen) + sum(len(group.prefix_ids) for group in ours.engine.trie.groups)
     whole = [len(ids) for text in TEXTS for ids in _whole_prompts(ours, text)]
     assert (rows.tokens_computed + rows.tokens_saved).sum() == sum(whole)
 

@@ -15,7 +15,7 @@ from metaeol_udf import cli
 from metaeol_udf.delta.stream import run_stream
 from metaeol_udf.errors import InputError
 from metaeol_udf.estimate import dry_run
-from metaeol_udf.estimate.dry_run import plan_run
+from metaeol_udf.estimate.dry_run import plan_dry_run
 from tests.table_bench import Bench
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,7 +31,7 @@ def test_the_plan_of_embed_is_what_the_run_then_does_and_writes_nothing(bench: B
     bench.write([(n, f"text number {n}") for n in range(20)] + [(20, "text number 0"), (21, None), (22, " ")])
     own = {"target": {"table": str(bench.folder / "vectors")}, "runtime": {"wave_rows": 6, "report": str(bench.folder / "new/report.json")}}
     before = contents(bench.folder)
-    plan = plan_run(bench.config(**own), spark=bench.spark)
+    plan = plan_dry_run(bench.config(**own), spark=bench.spark)
     assert contents(bench.folder) == before
     assert (plan["rows_selected"], plan["rows_skipped"], plan["rows_pending"]) == (23, 0, 23)
     assert (plan["unique_texts"], plan["texts_without_content"], plan["waves"]) == (20, 2, 4)
@@ -45,7 +45,7 @@ def test_the_plan_of_embed_is_what_the_run_then_does_and_writes_nothing(bench: B
     # Prompts are the same; which of them share a start depends on how tasks cut their windows.
     whole = report["tokens_computed"] + report["tokens_saved"]
     assert plan["tokens_to_compute"] + plan["tokens_saved"] == pytest.approx(whole, rel=0.1)
-    after = plan_run(bench.config(**own), spark=bench.spark)
+    after = plan_dry_run(bench.config(**own), spark=bench.spark)
     assert (after["rows_pending"], after["unique_texts"], after["tokens_to_compute"], after["waves"]) == (0, 0, 0, 0)
     assert (after["creates_target"], after["adds_columns"]) == (False, [])
 
@@ -53,18 +53,18 @@ def test_the_plan_of_embed_is_what_the_run_then_does_and_writes_nothing(bench: B
 @pytest.mark.slow
 def test_the_plan_counts_a_migration(bench: Bench) -> None:
     bench.write([(1, "a text"), (2, "another")])
-    assert plan_run(bench.config(), spark=bench.spark)["adds_columns"] == COLUMNS
+    assert plan_dry_run(bench.config(), spark=bench.spark)["adds_columns"] == COLUMNS
     old = bench.run()["fingerprint"]
     bench.write([(3, "a third")], mode="append")
-    plan = plan_run(bench.config(embedding={"layer": 1}), spark=bench.spark)
+    plan = plan_dry_run(bench.config(embedding={"layer": 1}), spark=bench.spark)
     assert plan["migration"] == {"rows_of_other_specs": 2, "rows_new": 1, "rows_changed": 0, "from": [old], "to": plan["fingerprint"]}
 
 
 def test_tokens_of_many_texts_are_projected_and_said_to_be(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.write([(n, f"text number {n}") for n in range(60)])
-    exact = plan_run(bench.config(), spark=bench.spark)
+    exact = plan_dry_run(bench.config(), spark=bench.spark)
     monkeypatch.setattr(dry_run, "SAMPLE_TEXTS", 20)
-    plan = plan_run(bench.config(), spark=bench.spark)
+    plan = plan_dry_run(bench.config(), spark=bench.spark)
     assert exact["tokens_counted"]
     assert not plan["tokens_counted"]
     assert 0 < plan["sample_texts"] <= 20
@@ -77,7 +77,7 @@ def test_the_plan_of_retry_holds_the_curable_rows_alone(bench: Bench) -> None:
     bench.run()
     bench.spark.sql(f"UPDATE delta.`{bench.path}` SET embedding = NULL, embedding_error = 'oom' WHERE id = 3")
     before = contents(bench.folder)
-    plan = plan_run(bench.config(), "retry", bench.spark)
+    plan = plan_dry_run(bench.config(), "retry", bench.spark)
     assert contents(bench.folder) == before
     assert (plan["rows_selected"], plan["rows_pending"]) == (1, 1)
 
@@ -87,12 +87,12 @@ def test_the_plan_of_a_stream_says_where_it_goes_on_and_leaves_no_checkpoint(ben
     bench.write([(1, "a text")])
     own = {"target": {"table": str(bench.folder / "vectors")}}
     before = contents(bench.folder)
-    first = plan_run(bench.config(**own), "stream", bench.spark)["stream"]
+    first = plan_dry_run(bench.config(**own), "stream", bench.spark)["stream"]
     assert contents(bench.folder) == before
     assert first == {"checkpoint": None, "follows_from": None, "start": "earliest", "trigger": "availableNow"}
     run_stream(bench.config(**own), bench.spark, bench.progress)
     before = contents(bench.folder)
-    later = plan_run(bench.config(**own), "stream", bench.spark)
+    later = plan_dry_run(bench.config(**own), "stream", bench.spark)
     assert contents(bench.folder) == before
     assert later["stream"]["follows_from"] == 0
     assert Path(later["stream"]["checkpoint"].removeprefix("file:")).is_dir()
@@ -102,7 +102,7 @@ def test_the_plan_of_a_stream_says_where_it_goes_on_and_leaves_no_checkpoint(ben
 def test_what_the_job_refuses_the_plan_refuses(bench: Bench) -> None:
     bench.write([(1, "a"), (1, "b")])
     with pytest.raises(InputError, match=r"source\.key"):
-        plan_run(bench.config(), spark=bench.spark)
+        plan_dry_run(bench.config(), spark=bench.spark)
 
 
 def test_the_command_prints_the_plan_and_leaves_its_folder_as_it_was(bench: Bench) -> None:

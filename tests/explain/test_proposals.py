@@ -58,7 +58,7 @@ def test_a_draft_asks_for_the_models_words(model_dir: Path, tmp_path: Path, caps
     assert cli.run(command) == 0
     said = capsys.readouterr().err
     first = said.partition("the model's words for 'urgency': ")[2].split(",")[0].strip()
-    assert [t.tail for t in TemplateSet.load(path).templates] == ['" Urgency: "', f'" {first.capitalize()}: "']
+    assert [t.suffix for t in TemplateSet.load(path).templates] == ['" Urgency: "', f'" {first.capitalize()}: "']
 
 
 def test_without_usable_words_the_form_stands_and_the_command_says_so(
@@ -82,7 +82,7 @@ def test_without_usable_words_the_form_stands_and_the_command_says_so(
     ]
     assert cli.run(command) == 0
     assert "the model's words for 'urgency': nothing usable; the form's own word stays\n" in capsys.readouterr().err
-    assert [t.tail for t in TemplateSet.load(path).templates] == ['" Urgency: "', '" Answer: "']
+    assert [t.suffix for t in TemplateSet.load(path).templates] == ['" Urgency: "', '" Answer: "']
 
 
 def test_pairs_are_read_as_they_stand(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from metaeol_udf.delta import run_embed
 from metaeol_udf.delta.tables import spark_errors
 from metaeol_udf.delta.write import journal, merge, run_lock
 from metaeol_udf.delta.write.journal import Journal
-from metaeol_udf.delta.write.run_lock import Claims
+from metaeol_udf.delta.write.run_lock import RunLock
 from metaeol_udf.errors import ConflictError, EnvironmentFault, MetaEOLError
 from tests.table_bench import Silence
 
@@ -103,10 +103,10 @@ def test_fault_18_rows_that_another_run_dropped_from_the_journal_are_found_and_c
 def test_fault_18_a_claim_elsewhere_counts_while_it_beats_and_not_after(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_lock, "BEAT_EVERY_S", 0.5)
     monkeypatch.setattr(run_lock, "DEAD_AFTER_S", 4.0)
-    here = Claims(bench.spark, str(bench.folder), "20200101T000002-here")
+    here = RunLock(bench.spark, str(bench.folder), "20200101T000002-here")
     with monkeypatch.context() as patch:
         patch.setattr(run_lock, "_this_process", lambda: ("elsewhere", 1, 1))
-        other = Claims(bench.spark, str(bench.folder), "20200101T000000-other")
+        other = RunLock(bench.spark, str(bench.folder), "20200101T000000-other")
     with other.hold("a_job"):
         with pytest.raises(ConflictError, match="20200101T000000-other") as caught, here.hold("a_job"):
             pass
@@ -128,7 +128,7 @@ def test_fault_18_the_claim_of_a_killed_process_of_this_machine_is_free_at_once(
     (folder / f"20200101T000000-killed~{machine}~{pid}~1").touch()  # this process's id, which another process had
     (folder / f"20200101T000000-gone~{machine}~{2**22 + 1}~1").touch()
     started = time.monotonic()
-    with Claims(bench.spark, str(bench.folder), "20200101T000002-here").hold("a_job"):
+    with RunLock(bench.spark, str(bench.folder), "20200101T000002-here").hold("a_job"):
         assert time.monotonic() - started < run_lock.SETTLE_S
 
 

@@ -25,7 +25,7 @@ def smollm2(model_dir: Path) -> PromptTokenizer:
 
 
 @pytest.mark.parametrize(
-    ("tail", "is_cue"),
+    ("suffix", "is_cue"),
     [
         ('" Topic: "', True),
         ('" means in one word: "', True),
@@ -43,8 +43,8 @@ def smollm2(model_dir: Path) -> PromptTokenizer:
         ("", False),
     ],
 )
-def test_a_cue_opens_where_one_word_would_stand(tail: str, is_cue: bool) -> None:
-    assert ends_in_cue(PromptTemplate("topic", 'A sentence: "{text}' + tail)) is is_cue
+def test_a_cue_opens_where_one_word_would_stand(suffix: str, is_cue: bool) -> None:
+    assert ends_in_cue(PromptTemplate("topic", 'A sentence: "{text}' + suffix)) is is_cue
 
 
 @pytest.mark.parametrize("name", builtin_names())
@@ -62,13 +62,13 @@ def test_tokens_are_those_of_whole_prompts_less_what_is_shared(smollm2: PromptTo
     sentence = "The parcel came on Tuesday, two days later than we had been told, and one of the three boxes was open. "
     text = tokenizer.decode(tokenizer(sentence)["input_ids"][:20]).strip() + "."
     ids = [tokenizer(t.prompt.replace("{text}", text).strip())["input_ids"] for t in TemplateSet.load("metaeol").templates]
-    # two templates of a meta-task are the same up to the words of their tails
+    # two templates of a meta-task are the same up to the words of their suffixes
     shared = [next(i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y) for a, b in zip(ids[::2], ids[1::2], strict=True)]
     assert tokens.n_text_tokens == len(tokenizer(text)["input_ids"])
     assert tokens.whole == sum(map(len, ids))
     assert tokens.n_text_passes == 4
-    assert tokens.whole == tokens.heads + tokens.texts + tokens.tails + sum(shared)
-    assert tokens.computed == tokens.texts + tokens.tails
+    assert tokens.whole == tokens.prefixes + tokens.texts + tokens.suffixes + sum(shared)
+    assert tokens.computed == tokens.texts + tokens.suffixes
 
 
 def test_a_longer_text_costs_as_many_tokens_as_it_has_passes(smollm2: PromptTokenizer) -> None:
@@ -77,7 +77,7 @@ def test_a_longer_text_costs_as_many_tokens_as_it_has_passes(smollm2: PromptToke
         assert short is not None
         assert long is not None
         assert (long.n_text_tokens - short.n_text_tokens) * n_passes == long.computed - short.computed
-        assert (long.heads, long.tails) == (short.heads, short.tails)
+        assert (long.prefixes, long.suffixes) == (short.prefixes, short.suffixes)
 
 
 def test_what_is_wrong_with_a_set_is_said(smollm2: PromptTokenizer) -> None:
@@ -87,7 +87,7 @@ def test_what_is_wrong_with_a_set_is_said(smollm2: PromptTokenizer) -> None:
     assert len(check.problems) == 1
     assert "prompt 2 (topic) does not end in a cue for one word" in check.problems[0]
     assert [warning.partition(":")[0] for warning in check.warnings] == ["a prompt stands in the set more than once and counts as often"]
-    assert (check.n_templates, check.n_heads, check.n_tails) == (3, 2, 2)
+    assert (check.n_templates, check.n_prefixes, check.n_suffixes) == (3, 2, 2)
 
 
 def test_a_set_that_shares_nothing_or_cannot_be_cut_is_a_warning(smollm2: PromptTokenizer) -> None:
@@ -104,10 +104,10 @@ def test_tails_that_begin_differently_cost_a_pass_each(smollm2: PromptTokenizer)
     check = check_templates(TemplateSet("mine", "none", tuple(PromptTemplate("topic", prompt) for prompt in prompts)), smollm2)
     assert check.tokens is not None
     assert check.tokens.n_text_passes == 2
-    assert "1 heads need 2 text passes" in check.warnings[0]
+    assert "1 prefixes need 2 text passes" in check.warnings[0]
 
 
-def test_a_draft_asks_for_one_word_and_shares_its_heads(smollm2: PromptTokenizer) -> None:
+def test_a_draft_asks_for_one_word_and_shares_its_prefixes(smollm2: PromptTokenizer) -> None:
     forms = [MetaTaskForm("urgency", ("low", "high", "critical"), ("urgency", "priority")), MetaTaskForm("product area")]
     templates = draft_templates("tickets", forms)
     assert [template.prompt for template in templates.templates] == [
@@ -141,11 +141,11 @@ def test_the_command_lists_the_sets_that_ship(capsys: pytest.CaptureFixture[str]
     assert cli.run(["templates", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:5] for line in lines] == [
-        ["metaeol", "8", "templates", "4", "heads"],
-        ["metaeol-fast", "8", "templates", "1", "heads"],
-        ["metaeol-separate", "8", "templates", "8", "heads"],
-        ["metaeol-two", "2", "templates", "2", "heads"],
-        ["prompteol", "1", "templates", "1", "heads"],
+        ["metaeol", "8", "templates", "4", "prefixes"],
+        ["metaeol-fast", "8", "templates", "1", "prefixes"],
+        ["metaeol-separate", "8", "templates", "8", "prefixes"],
+        ["metaeol-two", "2", "templates", "2", "prefixes"],
+        ["prompteol", "1", "templates", "1", "prefixes"],
     ]
     assert cli.run(["templates", "list", "--model", str(model_dir), "--json"]) == 0
     assert [entry["tokens"]["n_text_passes"] for entry in json.loads(capsys.readouterr().out)] == [4, 1, 8, 2, 1]
@@ -155,7 +155,7 @@ def test_the_command_checks_a_file(tmp_path: Path, capsys: pytest.CaptureFixture
     assert cli.run(["templates", "check", "metaeol", "--model", str(model_dir)]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("metaeol\n")
-    assert "passes of the text       4\n" in printed
+    assert "passes of the text        4\n" in printed
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump({"name": "mine", "templates": [{"meta_task": "topic", "prompt": "About {text}"}]}))
     assert cli.run(["templates", "check", str(path), "--json"]) == 2
@@ -209,4 +209,4 @@ def test_the_command_drafts_from_a_form(tmp_path: Path, capsys: pytest.CaptureFi
     expected = draft_templates("tickets", [MetaTaskForm("urgency", ("low", "high")), MetaTaskForm("topic")])
     assert TemplateSet.load(path) == expected
     assert cli.run([*arguments, "--force", "--model", str(tiny_model("llama"))]) == 0
-    assert "passes of the text       2\n" in capsys.readouterr().out
+    assert "passes of the text        2\n" in capsys.readouterr().out

@@ -23,7 +23,7 @@ def smollm2(model_dir: Path) -> PromptTokenizer:
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_the_examples_are_cut_and_cost_less_than_separate_heads(path: Path, smollm2: PromptTokenizer) -> None:
+def test_the_examples_are_cut_and_cost_less_than_separate_prefixes(path: Path, smollm2: PromptTokenizer) -> None:
     templates = TemplateSet.load(path)
     assert templates.name == path.stem
     check = check_templates(templates, smollm2)
@@ -32,7 +32,7 @@ def test_the_examples_are_cut_and_cost_less_than_separate_heads(path: Path, smol
     assert check.tokens is not None
     assert separate.tokens is not None
     assert check.tokens.is_cut
-    assert check.tokens.n_text_passes == check.n_heads <= 4
+    assert check.tokens.n_text_passes == check.n_prefixes <= 4
     assert check.tokens.computed < separate.tokens.computed
 
 

@@ -39,8 +39,8 @@ def whole_prompts(trie: PromptTrie, templates: TemplateSet, text: str) -> list[l
     prompts: dict[int, list[int]] = {}
     for group, ids in zip(trie.groups, trie.tokenize([text]), strict=True):
         for template, output in zip(group.template_indices, group.outputs, strict=True):
-            seen = [group.tail_ids[j] for j in range(len(group.tail_ids)) if output >= 0 and group.tail_sees[output, j]]
-            prompts[template] = [*group.head_ids, *ids[0], *seen]
+            seen = [group.suffix_ids[j] for j in range(len(group.suffix_ids)) if output >= 0 and group.suffix_sees[output, j]]
+            prompts[template] = [*group.prefix_ids, *ids[0], *seen]
     return [prompts[i] for i in range(len(templates.templates))]
 
 
@@ -62,7 +62,7 @@ def test_the_trie_holds_exactly_the_tokens_of_whole_prompts(
     check()
 
 
-def test_byte_level_tokenizers_are_cut_and_share_heads(tiny_model: Callable[..., Path]) -> None:
+def test_byte_level_tokenizers_are_cut_and_share_prefixes(tiny_model: Callable[..., Path]) -> None:
     tokenizer = prompt_tokenizer(tiny_model("llama"))
     shared = PromptTrie(TemplateSet.load("metaeol"), tokenizer)
     assert shared.is_cut
@@ -75,7 +75,7 @@ def test_a_cut_that_fails_while_running_is_given_up(tiny_model: Callable[..., Pa
     tokenizer, templates = prompt_tokenizer(tiny_model("llama")), TemplateSet.load("metaeol")
     trie = PromptTrie(templates, tokenizer)
     assert trie._cuts is not None
-    object.__setattr__(trie._cuts[0], "tail_ids", (1, 2, 3))  # a cut that was proved at load and is wrong for later texts
+    object.__setattr__(trie._cuts[0], "suffix_ids", (1, 2, 3))  # a cut that was proved at load and is wrong for later texts
     prompts = [template.prompt for template in templates.templates]
     assert trie.tokenize(["a text."]) == [tokenizer.tokenize([p.replace("{text}", "a text.")]) for p in prompts]
     assert not trie.is_cut
@@ -91,8 +91,8 @@ def test_paper_clean_up_is_the_authors(text: str) -> None:
 @settings(max_examples=500, deadline=None, database=None)
 @given(NASTY)
 def test_the_text_stands_in_the_prompt_once_and_changes_nothing_else(text: str) -> None:
-    templates = TemplateSet("t", "none", (PromptTemplate("m", "head {not} {{ {text} }} tail"),))
-    assert templates.fill(templates.templates[0], text) == "head {not} {{ " + text + " }} tail"
+    templates = TemplateSet("t", "none", (PromptTemplate("m", "prefix {not} {{ {text} }} suffix"),))
+    assert templates.fill(templates.templates[0], text) == "prefix {not} {{ " + text + " }} suffix"
 
 
 def test_lone_surrogates_become_the_replacement_character() -> None:
@@ -121,7 +121,7 @@ def test_trimming_keeps_the_first_tokens(max_tokens: int, tiny_model: Callable[.
 def test_built_in_sets_ask_for_one_word_and_end_where_it_would_stand(name: str) -> None:
     templates = TemplateSet.load(name)
     assert len(templates.templates) == {"prompteol": 1, "metaeol-two": 2}.get(name, 8)
-    assert all("in one word" in template.prompt.lower() and template.tail.endswith(' "') for template in templates.templates)
+    assert all("in one word" in template.prompt.lower() and template.suffix.endswith(' "') for template in templates.templates)
     assert builtin_names() == ["metaeol", "metaeol-fast", "metaeol-separate", "metaeol-two", "prompteol"]
 
 

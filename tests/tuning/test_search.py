@@ -136,7 +136,7 @@ def test_candidates_are_the_encoders_own_vectors(bank: StateBank, tiny_model_dir
 
 
 def test_costs_are_the_tries_tokens_and_the_layers_that_run(bank: StateBank) -> None:
-    assert bank.cost((0, 1), (2,)) < bank.cost((0, 2), (2,))  # two tails of one head against two heads
+    assert bank.cost((0, 1), (2,)) < bank.cost((0, 2), (2,))  # two suffixes of one prefix against two prefixes
     assert bank.cost((0, 1), (1,)) == bank.cost((0, 1), (2,)) / 2
 
 

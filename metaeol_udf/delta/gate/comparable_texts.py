@@ -68,19 +68,19 @@ def count_old_specs(chosen: Selection, journal: Journal) -> list[OldSpec]:
     return sorted(specs, key=lambda spec: (-spec.n_texts, spec.fingerprint))
 
 
-def sample_texts(chosen: Selection, journal: Journal, old_spec: str, n_texts: int) -> list[str]:
+def sample_texts(chosen: Selection, journal: Journal, old_spec_fingerprint: str, n_texts: int) -> list[str]:
     """Digests of comparable texts, drawn by digest: the same ones whatever the order of rows."""
-    texts = _comparable(chosen, journal, old_spec).select(_TEXT).distinct().orderBy(_TEXT).limit(n_texts)
+    texts = _comparable(chosen, journal, old_spec_fingerprint).select(_TEXT).distinct().orderBy(_TEXT).limit(n_texts)
     return [row[_TEXT] for row in texts.collect()]
 
 
-def find_pairs(chosen: Selection, journal: Journal, old_spec: str, pairs: LabelledPairs, key: StructType) -> list[TextPair]:
+def find_pairs(chosen: Selection, journal: Journal, old_spec_fingerprint: str, pairs: LabelledPairs, key: StructType) -> list[TextPair]:
     """Labelled pairs of which both texts are comparable.
 
     Args:
         chosen: All rows of the job.
         journal: Where new vectors are.
-        old_spec: The spec to compare with.
+        old_spec_fingerprint: The spec to compare with.
         pairs: By key; values that are none of the key's type name no row.
         key: Fields of the key columns.
 
@@ -90,7 +90,7 @@ def find_pairs(chosen: Selection, journal: Journal, old_spec: str, pairs: Labell
     named = [_KEY + str(i) for i in range(len(key.fields))]
     sides = [(n, side, *values) for side, keys in enumerate((pairs.firsts, pairs.seconds)) for n, values in enumerate(keys)]
     schema = ", ".join([f"{_PAIR} int", f"{_SIDE} int", *[f"{name} string" for name in named]])
-    rows = _comparable(chosen, journal, old_spec)
+    rows = _comparable(chosen, journal, old_spec_fingerprint)
     wanted = rows.sparkSession.createDataFrame(sides, schema)
     same_key = F.lit(True)
     for name, field in zip(named, key.fields, strict=True):
@@ -137,9 +137,9 @@ def _old_rows(chosen: Selection) -> DataFrame:
     return chosen.rows.where(is_old).select(*key, FINGERPRINT, _spec_of(stored).alias(_SPEC), text.alias(_TEXT), same)
 
 
-def _comparable(chosen: Selection, journal: Journal, old_spec: str) -> DataFrame:
+def _comparable(chosen: Selection, journal: Journal, old_spec_fingerprint: str) -> DataFrame:
     """Rows that hold that spec's vector of their present text, for which the journal has a new one."""
-    rows = _old_rows(chosen).where(F.col(_SAME) & (F.col(_SPEC) == old_spec))
+    rows = _old_rows(chosen).where(F.col(_SAME) & (F.col(_SPEC) == old_spec_fingerprint))
     return rows.join(journal.finished(), F.col(FINGERPRINT) == F.col("fingerprint"), "left_semi")
 
 

@@ -67,12 +67,12 @@ class PairScores:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Decision:
     """What the gate says, and why.
 
     Attributes:
         outcome: Whether the migration goes on.
-        old_spec: Fingerprint of the spec that was compared with; None where no row holds another spec's vector.
+        old_spec_fingerprint: Fingerprint of the spec that was compared with; None where no row holds another spec's vector.
         reasons: What is worse than allowed, or why nothing was judged; one sentence each.
         n_comparable: Distinct texts with an old and a new vector.
         n_lost: Distinct texts with an old vector which the job failed on.
@@ -81,7 +81,7 @@ class Verdict:
     """
 
     outcome: Outcome
-    old_spec: str | None
+    old_spec_fingerprint: str | None
     reasons: list[str] = field(default_factory=list)
     n_comparable: int = 0
     n_lost: int = 0
@@ -90,7 +90,7 @@ class Verdict:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for the run report; a figure that is not defined is None."""
-        found: dict[str, Any] = {"verdict": self.outcome.value, "reasons": self.reasons, "from": self.old_spec}
+        found: dict[str, Any] = {"verdict": self.outcome.value, "reasons": self.reasons, "from": self.old_spec_fingerprint}
         found |= {"texts_comparable": self.n_comparable, "texts_lost": self.n_lost}
         old, new = {}, {}
         if self.comparison is not None:

@@ -20,17 +20,17 @@ from metaeol_udf.delta.gate.comparable_texts import OldSpec, collect_vectors, co
 from metaeol_udf.delta.gate.comparison import (
     MIN_TEXTS,
     Comparison,
+    Decision,
     Outcome,
     PairScores,
-    Verdict,
     compare,
     find_faults,
     find_score_faults,
     score_pairs,
     stack,
 )
-from metaeol_udf.delta.select.row_scope import Scope
-from metaeol_udf.delta.select.snapshot import Look, Tables, look
+from metaeol_udf.delta.select.row_scope import RowScope
+from metaeol_udf.delta.select.snapshot import Snapshot, Tables, take_snapshot
 from metaeol_udf.delta.tables.refs import read
 from metaeol_udf.delta.write.journal import Journal
 from metaeol_udf.errors import QualityError
@@ -39,56 +39,56 @@ from metaeol_udf.spark.columns import find_field, quoted
 logger = logging.getLogger(__name__)
 
 
-def is_due(job: Job, scope: Scope, seen: Look) -> bool:
+def is_due(job: Job, scope: RowScope, snapshot: Snapshot) -> bool:
     """Whether a run must pass the gate before it labels or publishes anything. Starts no Spark work.
 
     For rows that failed it always must: they hold no vector, and say nothing of what the others hold.
     """
-    return job.config.quality.gate and (scope.failed or seen.counts.rows_of_other_specs > 0)
+    return job.config.quality.gate and (scope.failed or snapshot.counts.rows_of_other_specs > 0)
 
 
-def pass_gate(job: Job, scope: Scope, seen: Look, journal: Journal, report: Report) -> None:
+def pass_gate(job: Job, scope: RowScope, snapshot: Snapshot, journal: Journal, report: Report) -> None:
     """Compare the table's vectors with those in the journal, and put the figures into the report.
 
     Raises:
         QualityError: The new ones are worse than allowed, or there was too little to tell. Nothing was published.
     """
-    whole = seen if scope.kind == "all" else look(job, Scope(), check_keys=False)
+    whole = snapshot if scope.kind == "all" else take_snapshot(job, RowScope(), check_keys=False)
     if not whole.counts.rows_of_other_specs:
         return
-    verdict = _judge(job, whole, journal)
-    report.quality = verdict.as_dict()
-    if verdict.outcome is Outcome.BLOCKED:
+    decision = _judge(job, whole, journal)
+    report.quality = decision.as_dict()
+    if decision.outcome is Outcome.BLOCKED:
         raise QualityError(
-            f"stopped by the quality gate: {'; '.join(verdict.reasons)}. Nothing was published: {job.target} keeps the vectors of spec "
-            f"{verdict.old_spec}, and those of spec {report.fingerprint} are journalled. Go back to the old settings, change the limit, or "
-            "take the new vectors with quality.gate=false: the next run then publishes them without computing them again"
+            f"stopped by the quality gate: {'; '.join(decision.reasons)}. Nothing was published: {job.target} keeps the vectors of spec "
+            f"{decision.old_spec_fingerprint}, and those of spec {report.fingerprint} are journalled. Go back to the old settings, "
+            "change the limit, or take the new vectors with quality.gate=false: the next run then publishes them and computes nothing again"
         )
-    level = logging.INFO if verdict.outcome is Outcome.PASSED else logging.WARNING
+    level = logging.INFO if decision.outcome is Outcome.PASSED else logging.WARNING
     logger.log(level, "quality gate: %s", report.quality)
 
 
-def _judge(job: Job, whole: Look, journal: Journal) -> Verdict:
+def _judge(job: Job, whole: Snapshot, journal: Journal) -> Decision:
     has_vectors = find_field(_written_to(job, whole.tables).schema, job.columns.vector) is not None
     specs = count_old_specs(whole.chosen, journal) if has_vectors else []
     if not specs:
-        return Verdict(Outcome.NOT_JUDGED, None, ["no row holds a vector of another spec"])
+        return Decision(Outcome.NOT_JUDGED, None, ["no row holds a vector of another spec"])
     old, limits = specs[0], job.config.quality
-    seen, scores = _measure(job, whole, journal, old.fingerprint) if old.n_texts >= MIN_TEXTS else (None, None)
+    comparison, scores = _measure(job, whole, journal, old.fingerprint) if old.n_texts >= MIN_TEXTS else (None, None)
     faults = _find_losses(job, old)
-    if seen is None or seen.n_texts < MIN_TEXTS:
-        n_texts = old.n_texts if seen is None else seen.n_texts
+    if comparison is None or comparison.n_texts < MIN_TEXTS:
+        n_texts = old.n_texts if comparison is None else comparison.n_texts
         faults = [
             f"{n_texts:,} texts have both a vector of spec {old.fingerprint} and a new one, fewer than the {MIN_TEXTS} that can be judged",
             *faults,
         ]
         outcome = Outcome.NOT_JUDGED if _is_remainder(whole) else Outcome.BLOCKED
-        return Verdict(outcome, old.fingerprint, faults, old.n_texts, old.n_lost)
-    faults += find_faults(seen, limits) + ([] if scores is None else find_score_faults(scores, limits))
-    return Verdict(Outcome.BLOCKED if faults else Outcome.PASSED, old.fingerprint, faults, old.n_texts, old.n_lost, seen, scores)
+        return Decision(outcome, old.fingerprint, faults, old.n_texts, old.n_lost)
+    faults += find_faults(comparison, limits) + ([] if scores is None else find_score_faults(scores, limits))
+    return Decision(Outcome.BLOCKED if faults else Outcome.PASSED, old.fingerprint, faults, old.n_texts, old.n_lost, comparison, scores)
 
 
-def _is_remainder(whole: Look) -> bool:
+def _is_remainder(whole: Snapshot) -> bool:
     """Whether the job's spec is the table's already, and these are rows that were left over, say because their text changed meanwhile."""
     counts = whole.counts
     return counts.rows_skipped + counts.rows_changed > counts.rows_of_other_specs
@@ -105,13 +105,13 @@ def _find_losses(job: Job, old: OldSpec) -> list[str]:
     ]
 
 
-def _measure(job: Job, whole: Look, journal: Journal, old_spec: str) -> tuple[Comparison, PairScores | None]:
+def _measure(job: Job, whole: Snapshot, journal: Journal, old_spec_fingerprint: str) -> tuple[Comparison, PairScores | None]:
     """The figures of both versions, on a sample of texts and on the labelled pairs."""
     chosen, quality, labelled = whole.chosen, job.config.quality, job.pairs
-    sample = sample_texts(chosen, journal, old_spec, quality.sample)
-    pairs = [] if labelled is None else find_pairs(chosen, journal, old_spec, labelled, whole.tables.key)
+    sample = sample_texts(chosen, journal, old_spec_fingerprint, quality.sample)
+    pairs = [] if labelled is None else find_pairs(chosen, journal, old_spec_fingerprint, labelled, whole.tables.key)
     wanted = sorted({*sample, *(text for pair in pairs for text in (pair.first, pair.second))})
-    old = collect_vectors(_stored(job, whole.tables), old_spec, wanted)
+    old = collect_vectors(_stored(job, whole.tables), old_spec_fingerprint, wanted)
     new = collect_vectors(journal.rows().select("fingerprint", "vector"), job.spec.fingerprint(), wanted)
     both = old.keys() & new.keys()
     texts = [text for text in sample if text in both]
@@ -126,7 +126,7 @@ def _measure(job: Job, whole: Look, journal: Journal, old_spec: str) -> tuple[Co
 
 def _stored(job: Job, tables: Tables) -> DataFrame:
     """`fingerprint` and `vector` of all rows of the table that the job writes to."""
-    fingerprint, vector = (F.col(quoted(name)) for name in (job.columns.fingerprint, job.columns.vector))
+    fingerprint, vector = (F.col(quoted(name)) for name in (job.columns.fingerprint_column, job.columns.vector))
     return _written_to(job, tables).select(fingerprint.alias("fingerprint"), vector.alias("vector"))
 
 

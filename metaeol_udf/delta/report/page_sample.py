@@ -72,8 +72,8 @@ def draw_sample(job: Job) -> VectorSample:
     names = list(job.config.source.key)
     vector = quoted(job.columns.vector)
     rows = table.where((F.size(vector) == dim) & F.col(vector).isNotNull())  # no vectors of other specs, as after an early stop
-    if find_field(table.schema, job.columns.fingerprint) is not None:
-        rows = rows.where(of_spec(job.spec.fingerprint(), F.col(quoted(job.columns.fingerprint))))
+    if find_field(table.schema, job.columns.fingerprint_column) is not None:
+        rows = rows.where(of_spec(job.spec.fingerprint(), F.col(quoted(job.columns.fingerprint_column))))
     keys = [F.col(quoted(name)) for name in names]
     chosen = sampled(rows, keys, min(n_rows, _ROWS_LOOKED_AT), wanted).select(*keys, F.col(vector).alias("metaeol_vector"))
     # `collect` after `limit` reads file after file until it has enough.

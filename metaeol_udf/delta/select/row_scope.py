@@ -21,7 +21,7 @@ _BOUNDED = (IntegralType, StringType, DateType, DecimalType)  # values that reac
 
 
 @dataclass(frozen=True)
-class Scope:
+class RowScope:
     """The rows of a run. The default is all of them.
 
     Attributes:
@@ -57,7 +57,7 @@ class Scope:
         return functools.reduce(operator.and_, parts) if parts else None
 
 
-def scope_of_keys(keys: DataFrame) -> tuple[Scope, int]:
+def row_scope_of_keys(keys: DataFrame) -> tuple[RowScope, int]:
     """The scope of a micro-batch's keys, and how many there are: one aggregation.
 
     Raises:
@@ -76,6 +76,6 @@ def scope_of_keys(keys: DataFrame) -> tuple[Scope, int]:
             "fill it, or leave them out with source.where"
         )
     if not found["n"]:
-        return Scope(keys), 0
+        return RowScope(keys), 0
     ranges = [F.col(quoted(name)).between(F.lit(found[f"low_{i}"]), F.lit(found[f"high_{i}"])) for i, name in enumerate(bounded)]
-    return Scope(keys, functools.reduce(operator.and_, ranges) if ranges else None), found["n"]
+    return RowScope(keys, functools.reduce(operator.and_, ranges) if ranges else None), found["n"]

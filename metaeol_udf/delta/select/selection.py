@@ -62,7 +62,7 @@ def select(
     chosen = filtered(source, config.where)
     fingerprint = row_fingerprint(spec_fingerprint, text).alias(FINGERPRINT)
     table = source if in_place else target
-    stored, error = _stored(table, columns.fingerprint).alias(STORED), _stored(table, columns.error).alias(ERROR)
+    stored, error = _stored(table, columns.fingerprint_column).alias(STORED), _stored(table, columns.error).alias(ERROR)
     if target is None:
         return Selection(chosen.select(*key, fingerprint, stored, error, text.alias(TEXT)), config.key)
     rows = chosen.select(*key, fingerprint, text.alias(TEXT))

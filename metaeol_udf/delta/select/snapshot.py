@@ -10,7 +10,7 @@ from pyspark.sql.types import StructType
 from metaeol_udf.delta.base.context import Job
 from metaeol_udf.delta.base.run_report import Counts
 from metaeol_udf.delta.select import selection
-from metaeol_udf.delta.select.row_scope import Scope
+from metaeol_udf.delta.select.row_scope import RowScope
 from metaeol_udf.delta.select.selection import Selection
 from metaeol_udf.delta.tables.columns import check_source_columns, check_vector_columns, require_field
 from metaeol_udf.delta.tables.metadata import check_constraints
@@ -41,7 +41,7 @@ class Tables:
 
 
 @dataclass(frozen=True)
-class Look:
+class Snapshot:
     """What there is to do.
 
     Attributes:
@@ -60,7 +60,7 @@ class Look:
         return self.counts.rows_selected - self.counts.rows_skipped
 
 
-def look(job: Job, scope: Scope, *, check_keys: bool = True) -> Look:
+def take_snapshot(job: Job, scope: RowScope, *, check_keys: bool = True) -> Snapshot:
     """Pin the tables' versions and see what there is to do.
 
     Raises:
@@ -70,10 +70,10 @@ def look(job: Job, scope: Scope, *, check_keys: bool = True) -> Look:
     if check_keys:
         selection.check_keys(tables.source, job.config.source)
     chosen = select(job, scope, tables, pinned=True)
-    return Look(tables, chosen, selection.count(chosen))
+    return Snapshot(tables, chosen, selection.count(chosen))
 
 
-def open_checked(job: Job, scope: Scope) -> Tables:
+def open_checked(job: Job, scope: RowScope) -> Tables:
     """Open the tables and check all that can be checked before anything is written.
 
     Raises:
@@ -92,7 +92,7 @@ def open_checked(job: Job, scope: Scope) -> Tables:
     return Tables(job.source, source, version, target_version, job.target, job.in_place, key)
 
 
-def select(job: Job, scope: Scope, tables: Tables, *, pinned: bool, whole: bool = False) -> Selection:
+def select(job: Job, scope: RowScope, tables: Tables, *, pinned: bool, whole: bool = False) -> Selection:
     """The rows in scope.
 
     Args:

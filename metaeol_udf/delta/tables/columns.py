@@ -22,7 +22,7 @@ class VectorColumns:
     Attributes:
         vector: ``array<float>``, NULL where there is an error.
         error: string, NULL where all is well.
-        fingerprint: string: which spec and text the vector belongs to.
+        fingerprint_column: string: which spec and text the vector belongs to.
     """
 
     vector: str
@@ -33,7 +33,7 @@ class VectorColumns:
         return f"{self.vector}_error"
 
     @property
-    def fingerprint(self) -> str:
+    def fingerprint_column(self) -> str:
         """Name of the fingerprint column."""
         return f"{self.vector}_fingerprint"
 
@@ -41,7 +41,7 @@ class VectorColumns:
     def fields(self) -> list[StructField]:
         """Name and type of each."""
         types: list[DataType] = [ArrayType(FloatType()), StringType(), StringType()]
-        return [StructField(n, t) for n, t in zip((self.vector, self.error, self.fingerprint), types, strict=True)]
+        return [StructField(n, t) for n, t in zip((self.vector, self.error, self.fingerprint_column), types, strict=True)]
 
     def missing_from(self, schema: StructType) -> list[StructField]:
         """Those that a table does not have yet."""

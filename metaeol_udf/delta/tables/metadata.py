@@ -19,7 +19,7 @@ from metaeol_udf.spark.columns import find_field
 from metaeol_udf.spec import EmbeddingSpec
 
 
-def lineage_properties(column: str, spec: EmbeddingSpec, info: ModelInfo) -> dict[str, str]:
+def vector_properties(column: str, spec: EmbeddingSpec, info: ModelInfo) -> dict[str, str]:
     """Table properties that say how a column's vectors were made: `metaeol.<column>.model` and so on.
 
     Args:

@@ -19,7 +19,7 @@ from metaeol_udf.delta.tables.fingerprint import of_spec
 from metaeol_udf.delta.tables.refs import TableRef, append, create, exists, open_table, read
 from metaeol_udf.delta.tables.spark_errors import conflict_in, with_retries
 
-_WAVES_OF_A_LOOK = 1_000_000  # more than there ever are
+_WAVES_OF_A_SNAPSHOT = 1_000_000  # more than there ever are
 KEEP_DAYS = 30  # of what no row needs any more: texts that changed before a killed run could publish
 
 SCHEMA = StructType(
@@ -71,9 +71,9 @@ class Journal:
     run_id: str
     waves_before: int = 0
 
-    def for_another_look(self) -> Journal:
+    def for_another_snapshot(self) -> Journal:
         """The journal for the same run, beginning to embed anew."""
-        return dataclasses.replace(self, waves_before=self.waves_before + _WAVES_OF_A_LOOK)
+        return dataclasses.replace(self, waves_before=self.waves_before + _WAVES_OF_A_SNAPSHOT)
 
     def open(self) -> str:
         """Make the journal where there is none; gives the folder that it stands in."""

@@ -41,7 +41,7 @@ def publish_in_place(
     new = F.col(f"{_PREFIX}fingerprint")
     matches = row_fingerprint(spec_fingerprint, F.col(quoted(text))) == new
     cured = F.col(quoted(columns.error)).isNotNull() & F.col(f"{_PREFIX}error").isNull()
-    matches = matches & (~F.col(quoted(columns.fingerprint)).eqNullSafe(new) | cured)
+    matches = matches & (~F.col(quoted(columns.fingerprint_column)).eqNullSafe(new) | cured)
     if within is not None:
         matches = matches & within
     table.merge(values, matches).whenMatchedUpdate(set=_assignments(columns)).execute()
@@ -145,7 +145,7 @@ def verify(chosen: Selection, present: Selection, stored: DataFrame, columns: Ve
             f"{' and '.join(complaints)}, although the commit succeeded; "
             "the journal is kept, so that another run publishes again without computing"
         )
-    held = stored.select(F.col(quoted(columns.fingerprint)).alias("fingerprint"))
+    held = stored.select(F.col(quoted(columns.fingerprint_column)).alias("fingerprint"))
     worked_on = chosen.changed.select(F.col(FINGERPRINT).alias("fingerprint"))
     return Verified(held.where(F.col("fingerprint").isNotNull()).union(worked_on), _count_stale(chosen, present))
 
@@ -155,7 +155,7 @@ def _count_wrong(stored: DataFrame, columns: VectorColumns, journal: Journal) ->
 
     An equal text may have failed in one run and not in another: an error beside the other's vector is no contradiction.
     """
-    fingerprint, vector, error = (F.col(quoted(name)) for name in (columns.fingerprint, columns.vector, columns.error))
+    fingerprint, vector, error = (F.col(quoted(name)) for name in (columns.fingerprint_column, columns.vector, columns.error))
     held = stored.select(fingerprint.alias("fingerprint"), vector.alias("held"), error.alias("held_error"))
     digests = held.select("fingerprint", digest_of(F.col("held")).alias("held_digest"), "held_error")
     pairs = digests.join(journal.digests().select("fingerprint", "digest"), "fingerprint")
@@ -197,7 +197,7 @@ def _assignments(columns: VectorColumns) -> dict[str, Column | str]:
     return {
         quoted(columns.vector): F.col(f"{_PREFIX}vector"),
         quoted(columns.error): F.col(f"{_PREFIX}error"),
-        quoted(columns.fingerprint): F.col(f"{_PREFIX}fingerprint"),
+        quoted(columns.fingerprint_column): F.col(f"{_PREFIX}fingerprint"),
     }
 
 

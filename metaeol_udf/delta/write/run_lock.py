@@ -1,10 +1,10 @@
-"""Claims: which runs are at work on a target, so that two runs of the same job do not pay for the same texts.
+"""RunLock: which runs are at work on a target, so that two runs of the same job do not pay for the same texts.
 
 A claim is an empty file beside the journal's data, whose name says which process holds it. Whether that process lives is asked
 of the kernel where it runs on this machine, so a run that was killed is succeeded at once. A run elsewhere writes its file
 anew from time to time; it is seen whether that changes, by this machine's own clock, so clocks need not agree.
 
-Claims save work; no vector depends on them. Two runs that do not see each other still leave every row right.
+RunLock save work; no vector depends on them. Two runs that do not see each other still leave every row right.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Holder:
         return cls(run_id, machine, int(pid), int(process_start))
 
 
-class Claims:
+class RunLock:
     """The claims on one target, seen by one run."""
 
     def __init__(self, spark: SparkSession, location: str, run_id: str) -> None:
@@ -117,7 +117,7 @@ class Claims:
             self._files.delete(mine, False)
 
     def is_alone(self) -> bool:
-        """Whether no other run is seen at work on the target. Claims that dead runs left are removed.
+        """Whether no other run is seen at work on the target. RunLock that dead runs left are removed.
 
         Where the storage shows no claims (a catalog may keep the folders of its tables to itself) nobody is seen: another run that
         counted on the journal looks again.

@@ -23,7 +23,7 @@ class WaveMonitor:
         self._since, self._started = time.monotonic(), time.time()
 
     def __call__(self, wave: int, n_waves: int) -> None:
-        """Look at what a wave journalled.
+        """Snapshot at what a wave journalled.
 
         Raises:
             BudgetError: Waves are left, and the run is certain or likely to end over its budget.

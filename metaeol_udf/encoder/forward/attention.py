@@ -1,4 +1,4 @@
-"""Attention over rows, each the tokens of a text and of the tail trie that forks from it, with the head that they follow."""
+"""Attention over rows, each the tokens of a text and of the suffix trie that forks from it, with the prefix that they follow."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from metaeol_udf.encoder.forward.decoder import Decoder, Layer, Norm
-from metaeol_udf.prompts.trie import HeadGroup
+from metaeol_udf.prompts.trie import PrefixGroup
 
-HeadCache = tuple[Tensor, ...]  # keys and values of a head, a layer each, shape (2, n_kv_heads, n_head, head_dim)
+PrefixCache = tuple[Tensor, ...]  # keys and values of a prefix, a layer each, shape (2, n_kv_heads, n_prefix, head_dim)
 
 _QUERY_BLOCK = 128  # queries of a long text are taken in blocks, which skips most of the keys that causality hides
 _MAX_PADDING = 1.3  # scores of cells that are taken together, over those of the cells by themselves
@@ -23,44 +23,44 @@ class Layout:
     """What the rows of a cell share.
 
     Attributes:
-        n_tokens: Tokens of a row: text, then tail trie.
-        n_head: Tokens of the head before it.
+        n_tokens: Tokens of a row: text, then suffix trie.
+        n_prefix: Tokens of the prefix before it.
         positions: Position of each of a row's tokens in its prompt, shape ``(n_tokens,)``.
         outputs: Tokens of a row whose hidden states are wanted, shape ``(n_outputs,)``.
-        masks: For each window in use, 0 where a token sees another and -inf elsewhere, shape ``(n_tokens, n_shared, n_head +
+        masks: For each window in use, 0 where a token sees another and -inf elsewhere, shape ``(n_tokens, n_shared, n_prefix +
             n_tokens)``: written out for the query heads that share a key-value head, because sums with it are many.
     """
 
     n_tokens: int
-    n_head: int
+    n_prefix: int
     positions: Tensor
     outputs: Tensor
     masks: dict[int | None, Tensor]
 
 
-def make_layout(group: HeadGroup, n_text: int, decoder: Decoder) -> Layout:
+def make_layout(group: PrefixGroup, n_text: int, decoder: Decoder) -> Layout:
     """Lay out the rows of a cell.
 
     Args:
-        group: The head group.
+        group: The prefix group.
         n_text: Tokens of each text.
         decoder: Gives windows and the device.
     """
     device = decoder.token_table.device
-    n_head, n_tokens = len(group.head_ids), n_text + len(group.tail_ids)
-    positions = n_head + torch.cat([torch.arange(n_text), n_text - 1 + torch.tensor(group.tail_depths, dtype=torch.long)])
-    sees = torch.ones(n_tokens, n_head + n_tokens, dtype=torch.bool)
-    sees[:n_text, n_head : n_head + n_text].tril_()
-    sees[:n_text, n_head + n_text :] = False
-    sees[n_text:, n_head + n_text :] = torch.from_numpy(group.tail_sees)
-    distances = positions[:, None] - torch.cat([torch.arange(n_head), positions])[None]
+    n_prefix, n_tokens = len(group.prefix_ids), n_text + len(group.suffix_ids)
+    positions = n_prefix + torch.cat([torch.arange(n_text), n_text - 1 + torch.tensor(group.suffix_depths, dtype=torch.long)])
+    sees = torch.ones(n_tokens, n_prefix + n_tokens, dtype=torch.bool)
+    sees[:n_text, n_prefix : n_prefix + n_text].tril_()
+    sees[:n_text, n_prefix + n_text :] = False
+    sees[n_text:, n_prefix + n_text :] = torch.from_numpy(group.suffix_sees)
+    distances = positions[:, None] - torch.cat([torch.arange(n_prefix), positions])[None]
     masks = {}
     for window in {layer.window for layer in decoder.layers}:
         seen = sees if window is None else sees & (distances < window)
         mask = torch.zeros(seen.shape).masked_fill_(~seen, -torch.inf)
         masks[window] = mask[:, None].repeat(1, decoder.n_heads // decoder.n_kv_heads, 1).to(device)
     outputs = torch.tensor([n_text - 1 if node < 0 else n_text + node for node in group.outputs])
-    return Layout(n_tokens, n_head, positions.to(device), outputs.to(device), masks)
+    return Layout(n_tokens, n_prefix, positions.to(device), outputs.to(device), masks)
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Part:
     """A cell's place in the stream of a batch: its tokens from `start` to `stop`."""
 
     layout: Layout
-    head: HeadCache | None
+    prefix: PrefixCache | None
     n_rows: int
     start: int
     stop: int
@@ -95,27 +95,27 @@ class Gather:
 
 @dataclass(frozen=True)
 class Block:
-    """Rows that attention takes together: those of one cell, or of several, padded to their longest head and row.
+    """Rows that attention takes together: those of one cell, or of several, padded to their longest prefix and row.
 
     Tables have one row where all rows are alike.
 
     Attributes:
         n_rows: Rows.
         n_tokens: Tokens of a row.
-        n_head: Tokens before a row.
-        heads: Rows from, rows to, and the head that they follow, or None.
+        n_prefix: Tokens before a row.
+        prefixes: Rows from, rows to, and the prefix that they follow, or None.
         start: First token in the stream; stop: the one after the last.
         first_output: Place of the first output among those of all blocks; last_output: the one after the last.
         outputs: Tokens of a row whose hidden states are wanted, shape ``(1 or n_rows, n_outputs)``.
-        masks: See `Layout`, shape ``(1 or n_rows, n_tokens, n_shared, n_head + n_tokens)``.
+        masks: See `Layout`, shape ``(1 or n_rows, n_tokens, n_shared, n_prefix + n_tokens)``.
         tokens: How the rows are padded, None where they are not; of_outputs: the same for the outputs.
         query_blocks: Queries from, queries to, keys to: the parts of a long row that are taken one after the other.
     """
 
     n_rows: int
     n_tokens: int
-    n_head: int
-    heads: tuple[tuple[int, int, HeadCache | None], ...]
+    n_prefix: int
+    prefixes: tuple[tuple[int, int, PrefixCache | None], ...]
     start: int
     stop: int
     first_output: int
@@ -144,51 +144,51 @@ def make_blocks(parts: Sequence[Part]) -> list[Block]:
 def _similar(parts: Sequence[Part]) -> Iterator[list[Part]]:
     """Neighbours whose padding costs little. Long rows stand alone: they are taken in blocks of their own."""
     together: list[Part] = []
-    n_rows, n_tokens, n_head, own = 0, 0, 0, 0
+    n_rows, n_tokens, n_prefix, own = 0, 0, 0, 0
     for part in parts:
         layout = part.layout
-        scores = part.n_rows * layout.n_tokens * (layout.n_head + layout.n_tokens)
-        wide, deep = max(n_tokens, layout.n_tokens), max(n_head, layout.n_head)
+        scores = part.n_rows * layout.n_tokens * (layout.n_prefix + layout.n_tokens)
+        wide, deep = max(n_tokens, layout.n_tokens), max(n_prefix, layout.n_prefix)
         if together and (wide > 2 * _QUERY_BLOCK or (n_rows + part.n_rows) * wide * (deep + wide) > _MAX_PADDING * (own + scores)):
             yield together
-            together, n_rows, wide, deep, own = [], 0, layout.n_tokens, layout.n_head, 0
+            together, n_rows, wide, deep, own = [], 0, layout.n_tokens, layout.n_prefix, 0
         together.append(part)
-        n_rows, n_tokens, n_head, own = n_rows + part.n_rows, wide, deep, own + scores
+        n_rows, n_tokens, n_prefix, own = n_rows + part.n_rows, wide, deep, own + scores
     yield together
 
 
 def _dense_rows(part: Part, first_output: int) -> Block:
     layout, n_rows = part.layout, part.n_rows
     return Block(
-        n_rows, layout.n_tokens, layout.n_head, ((0, n_rows, part.head),), part.start, part.stop,
+        n_rows, layout.n_tokens, layout.n_prefix, ((0, n_rows, part.prefix),), part.start, part.stop,
         first_output, first_output + n_rows * len(layout.outputs), layout.outputs[None],
-        {window: mask[None] for window, mask in layout.masks.items()}, None, None, _query_blocks(layout.n_tokens, layout.n_head),
+        {window: mask[None] for window, mask in layout.masks.items()}, None, None, _query_blocks(layout.n_tokens, layout.n_prefix),
     )  # fmt: skip
 
 
 def _pad_rows(parts: Sequence[Part], first_output: int) -> Block:
     layouts = [part.layout for part in parts]
-    n_tokens, n_head = max(layout.n_tokens for layout in layouts), max(layout.n_head for layout in layouts)
+    n_tokens, n_prefix = max(layout.n_tokens for layout in layouts), max(layout.n_prefix for layout in layouts)
     stops = list(accumulate(part.n_rows for part in parts))
     rows = [slice(stop - part.n_rows, stop) for part, stop in zip(parts, stops, strict=True)]
     outputs = _padded([layout.outputs for layout in layouts], parts)
     masks = {}
     for window, first in layouts[0].masks.items():
-        mask = first.new_full((stops[-1], n_tokens, first.shape[1], n_head + n_tokens), -torch.inf)
+        mask = first.new_full((stops[-1], n_tokens, first.shape[1], n_prefix + n_tokens), -torch.inf)
         for layout, of_part in zip(layouts, rows, strict=True):
             n_own = layout.n_tokens
             seen = layout.masks[window]
-            mask[of_part, :n_own, :, : layout.n_head] = seen[:, :, : layout.n_head]
-            mask[of_part, :n_own, :, n_head : n_head + n_own] = seen[:, :, layout.n_head :]
-            mask[of_part, n_own:, :, n_head] = 0  # what pads sees something, so that no row of scores is empty
+            mask[of_part, :n_own, :, : layout.n_prefix] = seen[:, :, : layout.n_prefix]
+            mask[of_part, :n_own, :, n_prefix : n_prefix + n_own] = seen[:, :, layout.n_prefix :]
+            mask[of_part, n_own:, :, n_prefix] = 0  # what pads sees something, so that no row of scores is empty
         masks[window] = mask
     return Block(
-        stops[-1], n_tokens, n_head, tuple((of_part.start, of_part.stop, part.head) for part, of_part in zip(parts, rows, strict=True)),
+        stops[-1], n_tokens, n_prefix, tuple((of_part.start, of_part.stop, part.prefix) for part, of_part in zip(parts, rows, strict=True)),
         parts[0].start, parts[-1].stop,
         first_output, first_output + sum(part.n_rows * len(part.layout.outputs) for part in parts), outputs,
         masks,
         _gather([layout.n_tokens for layout in layouts], parts), _gather([len(layout.outputs) for layout in layouts], parts),
-        _query_blocks(n_tokens, n_head),
+        _query_blocks(n_tokens, n_prefix),
     )  # fmt: skip
 
 
@@ -213,12 +213,12 @@ def _gather(lengths: Sequence[int], parts: Sequence[Part]) -> Gather | None:
     return Gather(places.to(device), kept.to(device))
 
 
-def _query_blocks(n_tokens: int, n_head: int) -> tuple[tuple[int, int, int], ...]:
-    """Where a row is long, parts of its queries; a key stands behind all tokens that do not see it, tails behind the text too."""
+def _query_blocks(n_tokens: int, n_prefix: int) -> tuple[tuple[int, int, int], ...]:
+    """Where a row is long, parts of its queries; a key stands behind all tokens that do not see it, suffixes behind the text too."""
     if n_tokens <= 2 * _QUERY_BLOCK:
-        return ((0, n_tokens, n_head + n_tokens),)
+        return ((0, n_tokens, n_prefix + n_tokens),)
     starts = range(0, n_tokens, _QUERY_BLOCK)
-    return tuple((start, stop, n_head + stop) for start in starts for stop in [min(start + _QUERY_BLOCK, n_tokens)])
+    return tuple((start, stop, n_prefix + stop) for start in starts for stop in [min(start + _QUERY_BLOCK, n_tokens)])
 
 
 def rotate(x: Tensor, norm: Norm | None, rotation: Tensor | None, scaling: float, head_dim: int) -> None:
@@ -249,7 +249,7 @@ def attend(
     decoder: Decoder, layer: Layer, index: int, block: Block, streams: Sequence[Tensor], *, of_outputs: bool,
     kept: list[Tensor] | None,
 ) -> Tensor:  # fmt: skip
-    """Attention of a block's tokens to their head, to their own text and to their own branch of the tail trie.
+    """Attention of a block's tokens to their prefix, to their own text and to their own branch of the suffix trie.
 
     Args:
         decoder: Head counts.
@@ -259,29 +259,29 @@ def attend(
         streams: Queries, keys and values of all blocks side by side, shape ``(n_stream, (n_heads + 2 * n_kv_heads) * head_dim)``;
             with `of_outputs`, queries of the outputs alone and then keys and values of all tokens. Queries and keys are rotated.
         of_outputs: Whether only outputs have a query.
-        kept: Where to append the keys and values of the head and the only row, or None.
+        kept: Where to append the keys and values of the prefix and the only row, or None.
 
     Returns:
         A token of the stream (or an output) each, shape ``(n_queries, n_heads * head_dim)``.
     """
-    n_rows, n_kv, dim, n_head = block.n_rows, decoder.n_kv_heads, decoder.head_dim, block.n_head
+    n_rows, n_kv, dim, n_prefix = block.n_rows, decoder.n_kv_heads, decoder.head_dim, block.n_prefix
     own = _pad(streams[-1][block.start : block.stop], block.tokens)
     gather = block.of_outputs if of_outputs else block.tokens
     queries = _pad(streams[0][block.first_output : block.last_output], gather) if of_outputs else own[:, : -2 * n_kv * dim]
-    seen = own.new_empty(2, n_rows, n_kv, n_head + block.n_tokens, dim)
-    for start, stop, head in block.heads:
-        n_own = 0 if head is None else head[index].shape[2]
-        if head is not None:
-            seen[:, start:stop, :, :n_own] = head[index][:, None]
-        if n_own < n_head:
-            seen[:, start:stop, :, n_own:n_head] = 0  # unseen, but what is not a number would be so in sums too
-    seen[:, :, :, n_head:] = own[:, -2 * n_kv * dim :].view(n_rows, block.n_tokens, 2, n_kv, dim).permute(2, 0, 3, 1, 4)
+    seen = own.new_empty(2, n_rows, n_kv, n_prefix + block.n_tokens, dim)
+    for start, stop, prefix in block.prefixes:
+        n_own = 0 if prefix is None else prefix[index].shape[2]
+        if prefix is not None:
+            seen[:, start:stop, :, :n_own] = prefix[index][:, None]
+        if n_own < n_prefix:
+            seen[:, start:stop, :, n_own:n_prefix] = 0  # unseen, but what is not a number would be so in sums too
+    seen[:, :, :, n_prefix:] = own[:, -2 * n_kv * dim :].view(n_rows, block.n_tokens, 2, n_kv, dim).permute(2, 0, 3, 1, 4)
     keys, values = seen
     if kept is not None:
         kept.append(seen[:, 0])
     mask, query_blocks = block.masks[layer.window], block.query_blocks
     if of_outputs:
-        mask, query_blocks = _pick(mask, block.outputs), ((0, block.outputs.shape[1], n_head + block.n_tokens),)
+        mask, query_blocks = _pick(mask, block.outputs), ((0, block.outputs.shape[1], n_prefix + block.n_tokens),)
     n_queries = query_blocks[-1][1]
     placed = queries.view(n_rows, n_queries, n_kv, -1, dim).transpose(1, 2)
     parts = [

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Cell:
-    """Texts of one head group with the same number of tokens, so that attention runs over them as one dense block.
+    """Texts of one prefix group with the same number of tokens, so that attention runs over them as one dense block.
 
     Attributes:
-        group: Index of the head group.
+        group: Index of the prefix group.
         rows: Which texts of the group, shape ``(n_rows,)``.
-        n_text_tokens: Tokens of each of them between head and tails.
-        n_tokens: Tokens of the whole cell: rows times text and tail tokens.
+        n_text_tokens: Tokens of each of them between prefix and suffixes.
+        n_tokens: Tokens of the whole cell: rows times text and suffix tokens.
     """
 
     group: int
@@ -25,15 +25,17 @@ class Cell:
     n_tokens: int
 
 
-def plan_batches(lengths: Sequence[Mapping[int, int]], n_tails: Sequence[int], max_batch_tokens: int, n_lanes: int = 1) -> list[list[Cell]]:
+def plan_batches(
+    lengths: Sequence[Mapping[int, int]], n_suffixes: Sequence[int], max_batch_tokens: int, n_lanes: int = 1
+) -> list[list[Cell]]:
     """Group texts into batches that fit the token budget. Nothing is padded.
 
-    Longest texts first, so that the batch most likely to run out of memory runs first. Within a length, head groups
+    Longest texts first, so that the batch most likely to run out of memory runs first. Within a length, prefix groups
     follow each other, so that a batch may hold several of them: the linear layers do not care.
 
     Args:
-        lengths: For each head group its texts and their tokens.
-        n_tails: Tokens of each group's tail trie, shape ``(n_groups,)``.
+        lengths: For each prefix group its texts and their tokens.
+        n_suffixes: Tokens of each group's suffix trie, shape ``(n_groups,)``.
         max_batch_tokens: Tokens a batch may hold; a text that is longer by itself makes a batch of its own.
         n_lanes: Threads that run batches. With several, batches hold less where that makes their number a multiple of it: three
             equal batches on two lanes would leave one of them idle for a quarter of the time.
@@ -45,14 +47,14 @@ def plan_batches(lengths: Sequence[Mapping[int, int]], n_tails: Sequence[int], m
     for group, of_group in enumerate(lengths):
         for row, length in of_group.items():
             same[length, group].append(row)
-    left = sum(len(rows) * (length + n_tails[group]) for (length, group), rows in same.items())
+    left = sum(len(rows) * (length + n_suffixes[group]) for (length, group), rows in same.items())
     n_unused = left / max(1, 2 * sum(map(len, same.values())))  # of a batch, on average: the next row did not fit
     n_batches = n_lanes * math.ceil(left / (n_lanes * max(1, max_batch_tokens - n_unused)))
     batches: list[list[Cell]] = []
     room, wanted = 0, 0.0
     for length, group in sorted(same, key=lambda key: (-key[0], key[1])):
         rows = same[length, group]
-        n_row = length + n_tails[group]
+        n_row = length + n_suffixes[group]
         while rows:
             if room < n_row or wanted < n_row / 2:
                 room = max_batch_tokens

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from metaeol_udf.encoder.forward.batching import Cell
-from metaeol_udf.prompts.trie import HeadGroup
+from metaeol_udf.prompts.trie import PrefixGroup
 
 
 class WholePass:
@@ -17,19 +17,19 @@ class WholePass:
 
     Attributes:
         layers: Indices into the hidden states of what is read.
-        n_head_tokens: Always 0; nothing is shared.
-        has_heads: False: it must be given whole prompts.
+        n_prefix_tokens: Always 0; nothing is shared.
+        has_prefixes: False: it must be given whole prompts.
     """
 
-    n_head_tokens = 0
-    has_heads = False
+    n_prefix_tokens = 0
+    has_prefixes = False
 
     def __init__(self, model: Any, layers: Sequence[int]) -> None:
         self._model = model
         self.layers = layers
 
-    def use_groups(self, groups: Sequence[HeadGroup]) -> None:
-        """Nothing to do: whole prompts have no heads."""
+    def use_groups(self, groups: Sequence[PrefixGroup]) -> None:
+        """Nothing to do: whole prompts have no prefixes."""
 
     @torch.inference_mode()
     def run(self, batch: Sequence[Cell], text_ids: Sequence[Mapping[int, Sequence[int]]]) -> list[Tensor]:

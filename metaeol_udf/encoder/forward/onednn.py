@@ -48,7 +48,7 @@ class PackedMlp(Mlp):
         return gate.mul_(self.into(x))
 
 
-def can_pack(layer: Layer) -> bool:
+def fits_onednn(layer: Layer) -> bool:
     """Whether this torch and this layer's dtype and activation have packed linear layers."""
     weight = layer.qkv.weight
     fits = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metaeol_udf.encoder.forward.attention import Block, HeadCache, Layout, Part, attend, make_blocks, make_layout, rotate
+from metaeol_udf.encoder.forward.attention import Block, Layout, Part, PrefixCache, attend, make_blocks, make_layout, rotate
 from metaeol_udf.encoder.forward.batching import Cell
 from metaeol_udf.encoder.forward.decoder import Decoder, Linear, Norm
-from metaeol_udf.prompts.trie import HeadGroup
+from metaeol_udf.prompts.trie import PrefixGroup
 
 _MAX_KEPT_TEXT_TOKENS = 96  # layouts of longer texts are large and rarely met again, so they are made anew
 
@@ -32,34 +32,34 @@ class Batch:
 
 
 class TriePass:
-    """Runs a decoder over a template set's trie. Heads go through the model once, when this is made.
+    """Runs a decoder over a template set's trie. Prefixes go through the model once, when this is made.
 
     Attributes:
         decoder: What it runs.
         taps: Indices into the hidden states of what is read, ascending; the last one is that above the decoder's layers.
-        n_head_tokens: Tokens that the heads took.
-        has_heads: True: it runs heads once and texts after them.
+        n_prefix_tokens: Tokens that the prefixes took.
+        has_prefixes: True: it runs prefixes once and texts after them.
     """
 
-    has_heads = True
+    has_prefixes = True
 
-    def __init__(self, decoder: Decoder, groups: Sequence[HeadGroup], taps: Sequence[int] = ()) -> None:
+    def __init__(self, decoder: Decoder, groups: Sequence[PrefixGroup], taps: Sequence[int] = ()) -> None:
         self.decoder = decoder
         self.taps = tuple(taps) or (len(decoder.layers),)
-        self._groups: Sequence[HeadGroup] = ()
-        self._heads: dict[tuple[int, ...], HeadCache | None] = {}
-        self._layouts: dict[tuple[HeadGroup, int], Layout] = {}
-        self.n_head_tokens = sum(len(group.head_ids) for group in groups)
+        self._groups: Sequence[PrefixGroup] = ()
+        self._prefixes: dict[tuple[int, ...], PrefixCache | None] = {}
+        self._layouts: dict[tuple[PrefixGroup, int], Layout] = {}
+        self.n_prefix_tokens = sum(len(group.prefix_ids) for group in groups)
         self.use_groups(groups)
 
-    def use_groups(self, groups: Sequence[HeadGroup]) -> None:
-        """Set the groups that cells speak of: heads that are new run, heads that are no longer used are given up."""
+    def use_groups(self, groups: Sequence[PrefixGroup]) -> None:
+        """Set the groups that cells speak of: prefixes that are new run, prefixes that are no longer used are given up."""
         self._groups = groups
-        in_use = {group.head_ids for group in groups}
-        self._heads = {ids: head for ids, head in self._heads.items() if ids in in_use}
+        in_use = {group.prefix_ids for group in groups}
+        self._prefixes = {ids: prefix for ids, prefix in self._prefixes.items() if ids in in_use}
         for group in groups:
-            if group.head_ids not in self._heads:
-                self._heads[group.head_ids] = self._run_head(group)
+            if group.prefix_ids not in self._prefixes:
+                self._prefixes[group.prefix_ids] = self._run_prefix(group)
 
     @torch.inference_mode()
     def run(self, batch: Sequence[Cell], text_ids: Sequence[Mapping[int, Sequence[int]]]) -> list[Tensor]:
@@ -77,16 +77,16 @@ class TriePass:
         for cell in batch:
             group = self._groups[cell.group]
             layout = self._layout(group, cell.n_text_tokens)
-            parts.append(Part(layout, self._heads[group.head_ids], len(cell.rows), start, start + cell.n_tokens))
+            parts.append(Part(layout, self._prefixes[group.prefix_ids], len(cell.rows), start, start + cell.n_tokens))
             start += cell.n_tokens
             for row in cell.rows:
                 ids += text_ids[cell.group][row]
-                ids += group.tail_ids
+                ids += group.suffix_ids
         states = self._forward(torch.tensor(ids), parts, None).float()
         sizes = [part.n_rows * len(part.layout.outputs) for part in parts]
         return [state.view(part.n_rows, -1, states.shape[-1]) for part, state in zip(parts, torch.split(states, sizes), strict=True)]
 
-    def _layout(self, group: HeadGroup, n_text: int) -> Layout:
+    def _layout(self, group: PrefixGroup, n_text: int) -> Layout:
         layout = self._layouts.get((group, n_text))
         if layout is None:
             layout = make_layout(group, n_text, self.decoder)
@@ -95,13 +95,13 @@ class TriePass:
         return layout
 
     @torch.inference_mode()
-    def _run_head(self, group: HeadGroup) -> HeadCache | None:
-        """Keys and values of a head, a layer each; what it inherits is not run again."""
-        if not group.head_ids:
+    def _run_prefix(self, group: PrefixGroup) -> PrefixCache | None:
+        """Keys and values of a prefix, a layer each; what it inherits is not run again."""
+        if not group.prefix_ids:
             return None
-        inherited, own = group.head_ids[: group.n_inherited], group.head_ids[group.n_inherited :]
-        alone = HeadGroup(inherited, (0,), (), (), group.tail_sees[:0, :0], (-1,), (0,))
-        part = Part(make_layout(alone, len(own), self.decoder), self._heads.get(inherited), 1, 0, len(own))
+        inherited, own = group.prefix_ids[: group.n_inherited], group.prefix_ids[group.n_inherited :]
+        alone = PrefixGroup(inherited, (0,), (), (), group.suffix_sees[:0, :0], (-1,), (0,))
+        part = Part(make_layout(alone, len(own), self.decoder), self._prefixes.get(inherited), 1, 0, len(own))
         kept: list[Tensor] = []
         self._forward(torch.tensor(own), [part], kept)
         return tuple(kept)

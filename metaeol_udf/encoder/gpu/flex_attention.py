@@ -1,7 +1,7 @@
 """Attention over a whole batch at once, and the layers around it: a constant number of launches a layer, for GPUs.
 
 `attention.py` takes a batch cell by cell, which is what CPUs like; a GPU would wait for the host. Here FlexAttention takes the
-stream of a batch in one launch: queries are its tokens, keys the heads in use and its tokens, and the block mask, one a batch
+stream of a batch in one launch: queries are its tokens, keys the prefixes in use and its tokens, and the block mask, one a batch
 and kind of window, is shared by all layers. Who sees whom is in `stream.py`.
 """
 
@@ -137,7 +137,7 @@ def run_layer(
         layer: Weights.
         shape: Attention heads.
         x: Hidden states, shape ``(n_tokens, hidden_size)``.
-        slab: Keys (rotated) and values of the heads in use.
+        slab: Keys (rotated) and values of the prefixes in use.
         rotation: Cosines and sines of the tokens; None where positions are learned.
         mask: Who sees whom.
         outputs: In the last layer, the tokens that go on; None for all.
@@ -207,7 +207,7 @@ def run_layers(
         decoder: At least one layer.
         stages: Its layers by device.
         streams: The batch, on each of those devices.
-        slab: Keys and values of the heads, a layer each.
+        slab: Keys and values of the prefixes, a layer each.
         layer_function: `run_layer`, or that compiled.
     """
     shape = Shape(decoder.n_heads, decoder.n_kv_heads, decoder.head_dim, decoder.softcap)

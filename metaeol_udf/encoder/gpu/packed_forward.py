@@ -17,8 +17,8 @@ from metaeol_udf.encoder.gpu.cuda_graphs import GraphCache
 from metaeol_udf.encoder.gpu.device_copy import to_device
 from metaeol_udf.encoder.gpu.device_map import DeviceOf, device_of, find_stages, move
 from metaeol_udf.encoder.gpu.flex_attention import LayerCache, flatten_stream, run_layer, run_layers, unflatten_stream
-from metaeol_udf.encoder.gpu.packed_batch import BLOCK, SlabLayout, TailOrder, lay_out_slab, lay_out_stream, order_tails
-from metaeol_udf.prompts.trie import HeadGroup
+from metaeol_udf.encoder.gpu.packed_batch import BLOCK, SlabLayout, SuffixOrder, lay_out_packed_batch, lay_out_slab, order_suffixes
+from metaeol_udf.prompts.trie import PrefixGroup
 
 logger = logging.getLogger(__name__)
 
@@ -28,10 +28,10 @@ Cells = Sequence[Cell]
 TextIds = Sequence[Mapping[int, Sequence[int]]]
 
 
-class StreamPass(TriePass):
+class PackedPass(TriePass):
     """Runs full batches as one stream of tokens, padded to one of a few sizes, so that compiled code and CUDA graphs fit them.
 
-    Heads, and batches that fill no size well (the last ones of a window, those after running out of memory), run cell by cell.
+    Prefixes, and batches that fill no size well (the last ones of a window, those after running out of memory), run cell by cell.
     The first stream is proved against cells; where it differs, or cannot be compiled, cells are used from then on.
 
     Attributes:
@@ -42,14 +42,14 @@ class StreamPass(TriePass):
     """
 
     def __init__(
-        self, decoder: Decoder, groups: Sequence[HeadGroup], *, layer_function: Callable[..., Tensor] | None = run_layer,
+        self, decoder: Decoder, groups: Sequence[PrefixGroup], *, layer_function: Callable[..., Tensor] | None = run_layer,
         tokens_before: int = 0, least_full: float = 0.75, where: DeviceOf = device_of, taps: Sequence[int] = (),
     ) -> None:  # fmt: skip
-        """Run the heads.
+        """Run the prefixes.
 
         Args:
             decoder: What it runs.
-            groups: The template set's head groups.
+            groups: The template set's prefix groups.
             layer_function: `flex.run_layer`, or that compiled; None where there is no compiler, so that all runs cell by cell.
             tokens_before: See the class.
             least_full: Share of a size that a batch must fill; one that fills less runs cell by cell rather than pay for padding.
@@ -64,8 +64,8 @@ class StreamPass(TriePass):
         self.graphs: GraphCache | None = None
         self._is_proved = False
         self._own_groups = tuple(groups)
-        self._tails: list[TailOrder] = []
-        self._slabs: dict[SlabLayout, list[LayerCache]] = {}  # that of the template set, and the latest one with more heads
+        self._suffixes: list[SuffixOrder] = []
+        self._slabs: dict[SlabLayout, list[LayerCache]] = {}  # that of the template set, and the latest one with more prefixes
         super().__init__(decoder, groups, taps)
 
     def set_batch_tokens(self, max_batch_tokens: int) -> None:
@@ -74,11 +74,11 @@ class StreamPass(TriePass):
         usable = self._layer_function is not None and self.decoder.layers and len(self.taps) == 1
         self.sizes = tuple(sorted({-(-size // BLOCK) * BLOCK for size in wanted if size})) if usable else ()
 
-    def use_groups(self, groups: Sequence[HeadGroup]) -> None:
+    def use_groups(self, groups: Sequence[PrefixGroup]) -> None:
         """As `TriePass.use_groups`."""
         super().use_groups(groups)
-        orders = {id(group.tail_sees): order_tails(group) for group in {id(group.tail_sees): group for group in groups}.values()}
-        self._tails = [orders[id(group.tail_sees)] for group in groups]  # texts with a common start keep their group's tails
+        orders = {id(group.suffix_sees): order_suffixes(group) for group in {id(group.suffix_sees): group for group in groups}.values()}
+        self._suffixes = [orders[id(group.suffix_sees)] for group in groups]  # texts with a common start keep their group's suffixes
 
     @torch.inference_mode()
     def run(self, batch: Cells, text_ids: TextIds) -> list[Tensor]:
@@ -112,7 +112,7 @@ class StreamPass(TriePass):
 
     def _run_stream(self, batch: Cells, text_ids: TextIds, size: int) -> list[Tensor]:
         layout, caches, is_constant = self._slab_for(batch)
-        stream = lay_out_stream(batch, self._groups, self._tails, layout, text_ids, size)
+        stream = lay_out_packed_batch(batch, self._groups, self._suffixes, layout, text_ids, size)
         n_wanted = len(stream.outputs)
 
         def forward(flat: Tensor) -> Tensor:
@@ -122,7 +122,7 @@ class StreamPass(TriePass):
             return run_layers(self.decoder, self.stages, streams, caches, self._layer_function)
 
         flat = to_device(flatten_stream(stream), self.decoder.token_table.device)
-        # A recording reads the slab that it was made with, so passes over other heads than the template set's are not recorded.
+        # A recording reads the slab that it was made with, so passes over other prefixes than the template set's are not recorded.
         graphs = self.graphs if is_constant else None
         states = forward(flat) if graphs is None else graphs.run((size, n_wanted, layout), flat, forward)
         sizes = [len(batch[index].rows) * len(self._groups[batch[index].group].outputs) for index in stream.cells]
@@ -130,8 +130,8 @@ class StreamPass(TriePass):
         return [parts[index].view(len(cell.rows), -1, states.shape[-1]) for index, cell in enumerate(batch)]
 
     def _slab_for(self, batch: Cells) -> tuple[SlabLayout, list[LayerCache], bool]:
-        """The heads of the template set, and of the batch's groups where they have others; and whether they have none."""
-        own = [group for group in self._own_groups if group.head_ids in self._heads]
+        """The prefixes of the template set, and of the batch's groups where they have others; and whether they have none."""
+        own = [group for group in self._own_groups if group.prefix_ids in self._prefixes]
         always = lay_out_slab(own)
         layout = lay_out_slab([*own, *(self._groups[index] for index in sorted({cell.group for cell in batch}))])
         if layout not in self._slabs:
@@ -142,17 +142,19 @@ class StreamPass(TriePass):
     def _fill_slab(self, layout: SlabLayout, device: torch.device, index: int) -> LayerCache:
         shape = (2, 1, self.decoder.n_kv_heads, layout.n_tokens, self.decoder.head_dim)
         slab = torch.zeros(shape, dtype=self.decoder.token_table.dtype, device=device)
-        for head, start, stop in zip(layout.heads, layout.starts, layout.starts[1:], strict=False):
-            cache = self._heads[head]
+        for prefix, start, stop in zip(layout.prefixes, layout.starts, layout.starts[1:], strict=False):
+            cache = self._prefixes[prefix]
             if cache is not None:
                 slab[:, 0, :, start:stop] = cache[index][:, :, start - stop :]
         return slab[0], slab[1]
 
     def _carry(self, index: int, x: Tensor, batch: Batch) -> tuple[Tensor, Batch]:
-        """Bring cells to where a layer stands; heads are there already, each layer's at the layer."""
+        """Bring cells to where a layer stands; prefixes are there already, each layer's at the layer."""
         stage = next((stage for stage in self.stages[1:] if stage.layers.start == index), None)
         if stage is None:
             return x, batch
-        moved = move(dataclasses.replace(batch, blocks=tuple(dataclasses.replace(block, heads=()) for block in batch.blocks)), stage.device)
-        blocks = tuple(dataclasses.replace(new, heads=old.heads) for new, old in zip(moved.blocks, batch.blocks, strict=True))
+        moved = move(
+            dataclasses.replace(batch, blocks=tuple(dataclasses.replace(block, prefixes=()) for block in batch.blocks)), stage.device
+        )
+        blocks = tuple(dataclasses.replace(new, prefixes=old.prefixes) for new, old in zip(moved.blocks, batch.blocks, strict=True))
         return x.to(stage.device), dataclasses.replace(moved, blocks=blocks)

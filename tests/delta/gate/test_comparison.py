@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from metaeol_udf.config import QualityConfig
-from metaeol_udf.delta.gate.comparison import Outcome, PairScores, Verdict, compare, find_faults, find_score_faults, score_pairs, stack
+from metaeol_udf.delta.gate.comparison import Decision, Outcome, PairScores, compare, find_faults, find_score_faults, score_pairs, stack
 from metaeol_udf.errors import ConfigError
 from metaeol_udf.evaluation.labelled_pairs import load_pairs
 
@@ -102,7 +102,7 @@ def test_pairs_that_tell_nothing_are_a_fault() -> None:
 
 def test_a_verdict_is_plain_values_and_what_is_not_defined_is_null() -> None:
     seen = compare(draw(), np.full((200, 16), np.nan), 10)
-    found = Verdict(Outcome.BLOCKED, "abc", ["why"], 300, 4, seen, PairScores(20, 80.0, np.nan)).as_dict()
+    found = Decision(Outcome.BLOCKED, "abc", ["why"], 300, 4, seen, PairScores(20, 80.0, np.nan)).as_dict()
     assert (found["verdict"], found["reasons"], found["from"]) == ("blocked", ["why"], "abc")
     assert (found["texts_comparable"], found["texts_lost"], found["texts_compared"], found["pairs_compared"]) == (300, 4, 200, 20)
     assert found["new"] == {"dim": 16, "anisotropy": None, "effective_rank": 0.0, "unusable": 200, "score": None}

@@ -1,4 +1,4 @@
-"""Claims where the storage gives none; what they do between runs is in `tests/faults/test_writers.py`."""
+"""RunLock where the storage gives none; what they do between runs is in `tests/faults/test_writers.py`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pytest
 from py4j.protocol import Py4JError
 from pyspark.sql import SparkSession
 
-from metaeol_udf.delta.write.run_lock import Claims
+from metaeol_udf.delta.write.run_lock import RunLock
 
 
 def test_a_storage_that_is_closed_to_us_takes_no_claims_and_stops_no_run(spark: SparkSession, caplog: pytest.LogCaptureFixture) -> None:
-    claims = Claims(spark, "nosuch://bucket/journal", "20200101T000000-here")
+    claims = RunLock(spark, "nosuch://bucket/journal", "20200101T000000-here")
     with caplog.at_level(logging.INFO, logger="metaeol_udf"), claims.hold("a_job"):
         assert claims.is_alone()
     assert "this storage takes no claims" in caplog.text
@@ -26,7 +26,7 @@ def test_a_storage_that_shows_no_claims_shows_no_other_run(
         def exists(self, path: object) -> bool:
             raise Py4JError("access denied")
 
-    claims = Claims(spark, str(tmp_path), "20200101T000000-here")
+    claims = RunLock(spark, str(tmp_path), "20200101T000000-here")
     with caplog.at_level(logging.INFO, logger="metaeol_udf"), claims.hold("a_job"):
         assert claims.is_alone()
         monkeypatch.setattr(claims, "_files", Closed())

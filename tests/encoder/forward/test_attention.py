@@ -37,7 +37,9 @@ def blocks_of(encoder: MetaEOLEncoder, runner: TriePass, texts: list[str]) -> li
     for cell in batch:
         group = window.groups[cell.group]
         parts.append(
-            Part(runner._layout(group, cell.n_text_tokens), runner._heads[group.head_ids], len(cell.rows), start, start + cell.n_tokens)
+            Part(
+                runner._layout(group, cell.n_text_tokens), runner._prefixes[group.prefix_ids], len(cell.rows), start, start + cell.n_tokens
+            )
         )
         start += cell.n_tokens
     blocks = make_blocks(parts)
@@ -71,7 +73,7 @@ def test_lengths_that_are_near_share_a_block_and_others_do_not(tiny_model: Calla
     far = blocks_of(encoder, runner, ["good", "the people play music " * 30])
     assert len(far) == 2
     long = blocks_of(encoder, runner, ["people go and see new work " * 60, "the old guitar is bad today " * 60])
-    assert all(len(block.heads) == 1 and block.n_tokens > 256 and len(block.query_blocks) > 2 for block in long)
+    assert all(len(block.prefixes) == 1 and block.n_tokens > 256 and len(block.query_blocks) > 2 for block in long)
 
 
 def test_what_pads_is_never_seen(tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:

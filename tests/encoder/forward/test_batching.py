@@ -15,20 +15,20 @@ def problems(draw: st.DrawFn) -> tuple[Lengths, list[int], int, int]:
     n_groups = draw(st.integers(1, 4))
     of_group = st.lists(st.integers(1, 60), max_size=80).map(lambda lengths: dict(enumerate(lengths)))
     lengths = draw(st.lists(of_group, min_size=n_groups, max_size=n_groups))
-    n_tails = draw(st.lists(st.integers(0, 20), min_size=n_groups, max_size=n_groups))
-    return lengths, n_tails, draw(st.integers(1, 400)), draw(st.integers(1, 5))
+    n_suffixes = draw(st.lists(st.integers(0, 20), min_size=n_groups, max_size=n_groups))
+    return lengths, n_suffixes, draw(st.integers(1, 400)), draw(st.integers(1, 5))
 
 
 @given(problems())
 def test_every_text_stands_in_one_cell_of_a_batch_that_is_not_too_large(problem: tuple[Lengths, list[int], int, int]) -> None:
-    lengths, n_tails, max_batch_tokens, n_lanes = problem
-    batches = plan_batches(lengths, n_tails, max_batch_tokens, n_lanes)
+    lengths, n_suffixes, max_batch_tokens, n_lanes = problem
+    batches = plan_batches(lengths, n_suffixes, max_batch_tokens, n_lanes)
     placed = sorted((cell.group, row) for batch in batches for cell in batch for row in cell.rows)
     assert placed == sorted((group, row) for group, rows in enumerate(lengths) for row in rows)
     for batch in batches:
         for cell in batch:
             assert {lengths[cell.group][row] for row in cell.rows} == {cell.n_text_tokens}
-            assert cell.n_tokens == len(cell.rows) * (cell.n_text_tokens + n_tails[cell.group])
+            assert cell.n_tokens == len(cell.rows) * (cell.n_text_tokens + n_suffixes[cell.group])
         alone = len(batch) == 1 and len(batch[0].rows) == 1
         assert alone or sum(cell.n_tokens for cell in batch) <= max_batch_tokens
 

@@ -16,7 +16,7 @@ from metaeol_udf.encoder import loading
 from metaeol_udf.encoder.forward.decoder import Decoder, Layer, Linear
 from metaeol_udf.encoder.forward.quantization import QuantizedLinear, quantize
 from metaeol_udf.encoder.gpu.device_map import count_bytes, fill_devices, find_stages, place
-from metaeol_udf.encoder.gpu.packed_forward import StreamPass
+from metaeol_udf.encoder.gpu.packed_forward import PackedPass
 from metaeol_udf.errors import ConfigError, EnvironmentFault
 from tests.encoder.gpu.test_packed_batch import LOGS, both, load
 from tests.encoder.oracle import worst_cosine
@@ -37,7 +37,7 @@ def test_a_decoder_over_two_devices_equals_one(
     monkeypatch.setattr(flex_module, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
     encoder = load(tiny_model(shape), "metaeol")
     decoder = encoder.engine.runner.decoder
-    split = StreamPass(decoder, encoder.engine.trie.groups, least_full=0.0, where=on_two(decoder))
+    split = PackedPass(decoder, encoder.engine.trie.groups, least_full=0.0, where=on_two(decoder))
     assert [(stage.device.index, list(stage.layers)) for stage in split.stages] == [(0, [0, 1]), (1, [2, 3])]
     if as_streams:
         split.set_batch_tokens(512)

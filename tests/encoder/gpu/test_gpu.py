@@ -13,7 +13,7 @@ from benchmarks import gpu
 from metaeol_udf import MetaEOLEncoder, TemplateSet
 from metaeol_udf.encoder.batch_runner import BatchRunner
 from metaeol_udf.encoder.gpu.flex_attention import compile_layer
-from metaeol_udf.encoder.gpu.packed_forward import StreamPass
+from metaeol_udf.encoder.gpu.packed_forward import PackedPass
 from tests import tiny_models
 from tests.encoder.oracle import worst_cosine
 from tests.encoder.test_exactness import TEXTS
@@ -30,7 +30,7 @@ def test_the_demo_model_on_a_gpu_equals_the_cpu(templates: str, graphs: bool, mo
     expected = MetaEOLEncoder.from_pretrained(str(model_dir), templates=chosen, dtype="float32", device="cpu").encode(TEXTS)
     ours = MetaEOLEncoder.from_pretrained(str(model_dir), templates=chosen, dtype="float32", device="cuda", max_batch_tokens=1024)
     runner = ours.engine.runner
-    assert isinstance(runner, StreamPass)
+    assert isinstance(runner, PackedPass)
     runner.tokens_before = 0
     if not graphs:
         runner.graphs = None
@@ -44,12 +44,12 @@ def test_the_demo_model_on_a_gpu_equals_the_cpu(templates: str, graphs: bool, mo
 @pytest.mark.parametrize("shape", ["mistral", "gemma2", "gemma3", "gpt2"])
 def test_windows_softcaps_and_learned_positions_on_a_gpu(shape: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny_models.configs()[shape]  # with heads as wide as the kernel asks for
-    config.update({"n_head": 3} if shape == "gpt2" else {"head_dim": 32})
+    config.update({"n_prefix": 3} if shape == "gpt2" else {"head_dim": 32})
     monkeypatch.setattr(tiny_models, "configs", lambda: {shape: config})
     folder, templates = str(tiny_models.save_tiny_model(tmp_path, shape)), TemplateSet.load("metaeol")
     expected = MetaEOLEncoder.from_pretrained(folder, templates=templates, dtype="float32", device="cpu").encode(TEXTS)
     ours = MetaEOLEncoder.from_pretrained(folder, templates=templates, dtype="float32", device="cuda")
-    runner = StreamPass(ours.engine.runner.decoder, ours.engine.trie.groups, layer_function=compile_layer(), least_full=0.0)
+    runner = PackedPass(ours.engine.runner.decoder, ours.engine.trie.groups, layer_function=compile_layer(), least_full=0.0)
     object.__setattr__(ours.engine, "runner", runner)
     ours.batch_runner = BatchRunner(ours.engine, 1024)
     assert worst_cosine(ours.encode(TEXTS), expected) >= 0.9999

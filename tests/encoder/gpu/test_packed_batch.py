@@ -1,4 +1,4 @@
-"""A whole batch at once, as GPUs run it, equals cell by cell: who sees whom, windows, softcaps, heads, tails, common starts."""
+"""A whole batch at once, as GPUs run it, equals cell by cell: who sees whom, windows, softcaps, prefixes, suffixes, common starts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from metaeol_udf.encoder.batch_runner import BatchRunner
 from metaeol_udf.encoder.forward.trie_forward import TriePass
 from metaeol_udf.encoder.gpu.cuda_graphs import GraphCache
 from metaeol_udf.encoder.gpu.flex_attention import run_layer
-from metaeol_udf.encoder.gpu.packed_forward import StreamPass
+from metaeol_udf.encoder.gpu.packed_forward import PackedPass
 from metaeol_udf.encoder.preparation import prepare_window
 from tests import tiny_models
 from tests.encoder.oracle import worst_cosine
@@ -39,14 +39,14 @@ def load(folder: Path, templates: str, **options: object) -> MetaEOLEncoder:
     return MetaEOLEncoder.from_pretrained(str(folder), templates=TemplateSet.load(templates), device="cpu", dtype="float32", **options)  # type: ignore[arg-type]
 
 
-def as_stream(encoder: MetaEOLEncoder, **options: object) -> StreamPass:
+def as_stream(encoder: MetaEOLEncoder, **options: object) -> PackedPass:
     """The encoder's decoder as a GPU would run it."""
     cells = encoder.engine.runner
     assert isinstance(cells, TriePass)
-    return StreamPass(cells.decoder, encoder.engine.trie.groups, **options)  # type: ignore[arg-type]
+    return PackedPass(cells.decoder, encoder.engine.trie.groups, **options)  # type: ignore[arg-type]
 
 
-def both(encoder: MetaEOLEncoder, stream: StreamPass, texts: list[str], max_batch_tokens: int = 512) -> tuple[np.ndarray, np.ndarray]:
+def both(encoder: MetaEOLEncoder, stream: PackedPass, texts: list[str], max_batch_tokens: int = 512) -> tuple[np.ndarray, np.ndarray]:
     """States of every batch cell by cell and as streams, shape ``(n_states, hidden_size)``."""
     cells = encoder.engine.runner
     window = prepare_window(texts, encoder.engine.trie, encoder.templates, 512, max_batch_tokens, shares_starts=True)
@@ -83,7 +83,7 @@ def test_a_stream_equals_its_cells(shape: str, templates: str, tiny_model: Calla
 
 
 @pytest.fixture
-def counted(tiny_model: Callable[..., Path]) -> tuple[MetaEOLEncoder, StreamPass, list[int]]:
+def counted(tiny_model: Callable[..., Path]) -> tuple[MetaEOLEncoder, PackedPass, list[int]]:
     """A tiny Llama whose encoder runs streams, with the tokens of every layer's call."""
     encoder = load(tiny_model("llama"), "metaeol")
     calls: list[int] = []
@@ -93,7 +93,7 @@ def counted(tiny_model: Callable[..., Path]) -> tuple[MetaEOLEncoder, StreamPass
     return encoder, stream, calls
 
 
-def test_full_batches_are_padded_to_few_sizes_and_others_run_cell_by_cell(counted: tuple[MetaEOLEncoder, StreamPass, list[int]]) -> None:
+def test_full_batches_are_padded_to_few_sizes_and_others_run_cell_by_cell(counted: tuple[MetaEOLEncoder, PackedPass, list[int]]) -> None:
     encoder, stream, calls = counted
     expected = load(Path(encoder.spec.model), "metaeol").encode(TEXTS)
     assert stream.sizes == (256, 1024)
@@ -104,7 +104,7 @@ def test_full_batches_are_padded_to_few_sizes_and_others_run_cell_by_cell(counte
     assert not calls
 
 
-def test_a_short_job_does_not_wait_for_a_compiler(counted: tuple[MetaEOLEncoder, StreamPass, list[int]]) -> None:
+def test_a_short_job_does_not_wait_for_a_compiler(counted: tuple[MetaEOLEncoder, PackedPass, list[int]]) -> None:
     encoder, stream, calls = counted
     stream.tokens_before = 1500
     encoder.encode(TEXTS[:6])
@@ -143,7 +143,7 @@ def test_all_middle_layers_and_all_batches_of_a_size_share_one_compiled_function
     tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch._dynamo.reset()
-    monkeypatch.setattr(loading, "can_pack", lambda layer: False)  # GPUs have plain weights
+    monkeypatch.setattr(loading, "fits_onednn", lambda layer: False)  # GPUs have plain weights
     counter = CompileCounter()
     encoder = load(tiny_model("qwen3"), "metaeol")
     stream = as_stream(encoder, least_full=0.0, layer_function=torch.compile(run_layer, backend=counter, fullgraph=True, dynamic=False))
@@ -155,7 +155,7 @@ def test_all_middle_layers_and_all_batches_of_a_size_share_one_compiled_function
 
 
 def test_memory_that_runs_out_while_a_batch_is_under_way_halves_batches_and_loses_none(
-    counted: tuple[MetaEOLEncoder, StreamPass, list[int]], monkeypatch: pytest.MonkeyPatch
+    counted: tuple[MetaEOLEncoder, PackedPass, list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder, stream, _ = counted
     run = stream.run
@@ -172,7 +172,7 @@ def test_memory_that_runs_out_while_a_batch_is_under_way_halves_batches_and_lose
 
 
 def test_what_fails_on_the_device_when_results_are_read_fails_that_text_alone(
-    counted: tuple[MetaEOLEncoder, StreamPass, list[int]], monkeypatch: pytest.MonkeyPatch
+    counted: tuple[MetaEOLEncoder, PackedPass, list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder, _, _ = counted
     copier, poison = encoder.batch_runner._copier, []
@@ -241,7 +241,7 @@ def test_a_pass_that_cannot_be_recorded_runs_as_it_is(monkeypatch: pytest.Monkey
 def test_a_stream_that_is_really_compiled_equals_its_cells(shape: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By torch's compiler for CPUs: the mask, the soft cap and the window are turned into code as they are for GPUs."""
     torch._dynamo.reset()
-    monkeypatch.setattr(loading, "can_pack", lambda layer: False)
+    monkeypatch.setattr(loading, "fits_onednn", lambda layer: False)
     encoder = load(tiny_models.save_tiny_model(tmp_path, shape), "metaeol")
     stream = as_stream(encoder, least_full=0.0, layer_function=torch.compile(run_layer, fullgraph=True, dynamic=False))
     stream.sizes = (512,)
