@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from metaeol_udf.encoder.forward.decoder import Decoder, Layer, Linear
-from metaeol_udf.encoder.forward.onednn import PackedMlp
-from metaeol_udf.encoder.threads import Lanes, one_a_core
+from metaeol_udf.encoder.forward.onednn import OneDnnMlp
+from metaeol_udf.encoder.threads import one_per_core, start_threads
 
 
 def gemm_rate(decoder: Decoder, n_tokens: int = 1024, seconds: float = 1.0) -> float:
@@ -22,7 +22,8 @@ def gemm_rate(decoder: Decoder, n_tokens: int = 1024, seconds: float = 1.0) -> f
     linears = [linear for layer in decoder.layers for linear in _linears(layer)]
     dtype = decoder.token_table.dtype
     inputs = {linear.weight.shape[1]: torch.randn(n_tokens, linear.weight.shape[1], dtype=dtype) for linear in linears}
-    lanes = Lanes(one_a_core())
+    n_threads = one_per_core()
+    threads = start_threads(n_threads)
 
     def passes_a_second(n_side: int, seconds: float) -> float:
         started, n_done = time.perf_counter(), 0
@@ -30,12 +31,12 @@ def gemm_rate(decoder: Decoder, n_tokens: int = 1024, seconds: float = 1.0) -> f
             if n_side == 1:
                 _run_pass(linears, inputs)
             else:
-                for running in [lanes.submit(_run_pass, linears, inputs) for _ in range(n_side)]:
+                for running in [threads.submit(_run_pass, linears, inputs) for _ in range(n_side)]:
                     running.result()
             n_done += n_side
         return n_done / (time.perf_counter() - started)
 
-    n_side = max(dict.fromkeys((1, lanes.n)), key=lambda n_side: passes_a_second(n_side, 0.0))
+    n_side = max(dict.fromkeys((1, n_threads)), key=lambda n_side: passes_a_second(n_side, 0.0))
     return n_tokens * flops_per_token(decoder) * passes_a_second(n_side, seconds)
 
 
@@ -52,5 +53,5 @@ def _run_pass(linears: Sequence[Linear], inputs: Mapping[int, torch.Tensor]) -> 
 
 
 def _linears(layer: Layer) -> list[Linear]:
-    gate = [layer.mlp.gate] if isinstance(layer.mlp, PackedMlp) and layer.mlp.gate is not None else []
+    gate = [layer.mlp.gate] if isinstance(layer.mlp, OneDnnMlp) and layer.mlp.gate is not None else []
     return [layer.qkv, layer.attention_out, *gate, layer.mlp.into, layer.mlp.out]

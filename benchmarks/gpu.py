@@ -26,7 +26,7 @@ from metaeol_udf.encoder.batch_runner import BatchRunner
 from metaeol_udf.encoder.forward.batching import plan_batches
 from metaeol_udf.encoder.forward.decoder import Decoder, Layer, Linear, Mlp, Norm
 from metaeol_udf.encoder.loading import Engine, choose_runner
-from metaeol_udf.encoder.preparation import Window
+from metaeol_udf.encoder.preparation import PreparedTexts
 from metaeol_udf.prompts.trie import PrefixGroup
 
 
@@ -51,7 +51,7 @@ SHAPES = {
 }
 TINY = {"tiny": Shape(2, 64, 128, 4, 2, 16, 512)}
 PREFIXES, SUFFIXES = (52, 47, 55, 50), (9, 12)  # tokens of prefixes and of each prefix's two suffixes, about what `metaeol` has
-MAX_TEXTS = 8192  # of a window, as the encoder plans
+MAX_TEXTS = 8192  # of a chunk, as the encoder plans
 
 
 def build_decoder(shape: Shape, device: torch.device, dtype: torch.dtype) -> Decoder:
@@ -101,14 +101,14 @@ def make_groups(vocabulary: int) -> list[PrefixGroup]:
     ]  # fmt: skip
 
 
-def make_window(groups: Sequence[PrefixGroup], n_texts: int, length: int, vocabulary: int, max_batch_tokens: int) -> Window:
+def make_prepared(groups: Sequence[PrefixGroup], n_texts: int, length: int, vocabulary: int, max_batch_tokens: int) -> PreparedTexts:
     """Texts of random tokens, planned as the encoder plans them."""
     ids = np.random.default_rng(length).integers(vocabulary, size=(n_texts, length)).tolist()
     text_ids = [dict(enumerate(ids)) for _ in groups]
     batches = plan_batches([dict.fromkeys(range(n_texts), length) for _ in groups], [len(g.suffix_ids) for g in groups], max_batch_tokens)
     n_computed = sum(length + len(group.suffix_ids) for group in groups)
     n_whole = sum(len(g.prompt_lengths) * length + sum(g.prompt_lengths) for g in groups)
-    return Window(
+    return PreparedTexts(
         groups, text_ids, batches, n_texts, np.arange(n_texts), np.zeros(n_texts, bool),
         np.full(n_texts, n_computed, np.int64), np.full(n_texts, n_whole, np.int64),
     )  # fmt: skip
@@ -177,10 +177,10 @@ def measure(
     for length in lengths:
         n_texts = min(MAX_TEXTS, max(1, 16 * max_batch_tokens // sum(length + len(group.suffix_ids) for group in groups)))
 
-        window = make_window(groups, n_texts, length, shape.vocabulary, max_batch_tokens)
+        prepared = make_prepared(groups, n_texts, length, shape.vocabulary, max_batch_tokens)
 
-        def embed(window: Window = window, length: int = length) -> None:
-            _, errors = batches.run(window, 2 * len(groups), False)
+        def embed(prepared: PreparedTexts = prepared, length: int = length) -> None:
+            _, errors = batches.run(prepared, 2 * len(groups), False)
             if any(errors):
                 raise SystemExit(f"{name}, {length} tokens: texts failed with {sorted({e for e in errors if e})}")
 

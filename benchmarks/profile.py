@@ -1,8 +1,8 @@
-"""Where the time of a window goes: matrix products, attention, element-wise work, copies, tokeniser, planning, Arrow.
+"""Where the time of a chunk goes: matrix products, attention, element-wise work, copies, tokeniser, planning, Arrow.
 
     python -m benchmarks.profile [--model DIR] [--templates NAME] [--dtype DTYPE] [--texts N] [--texts-from SET]
 
-A window's time and page faults are measured first. Then the forward pass is measured by torch's profiler, each operation by its own time
+A chunk's time and page faults are measured first. Then the forward pass is measured by torch's profiler, each operation by its own time
 without what it calls; the rest by a clock around it. Shares are of their sum.
 """
 
@@ -23,7 +23,7 @@ from transformers.utils import logging as hf_logging
 from benchmarks.results import show
 from benchmarks.texts import NAMES, load_texts
 from metaeol_udf import MetaEOLEncoder, TemplateSet
-from metaeol_udf.encoder.preparation import prepare_window
+from metaeol_udf.encoder.preparation import prepare_texts
 from metaeol_udf.prompts import clean_text
 
 _KINDS = {
@@ -33,16 +33,16 @@ _KINDS = {
 }
 
 
-def profile_window(encoder: MetaEOLEncoder, texts: list[str], show_operations: bool) -> dict[str, float]:
-    """Seconds a kind of work, for one window of texts."""
+def profile_chunk(encoder: MetaEOLEncoder, texts: list[str], show_operations: bool) -> dict[str, float]:
+    """Seconds a kind of work, for one chunk of texts."""
     seconds: dict[str, float] = defaultdict(float)
     engine = encoder.engine
     encoder.encode(texts)  # lays out, warms caches
     pa.array(np.zeros(1, np.float32))  # Arrow imports what it needs
     n_tokens, n_batch = encoder.spec.max_tokens, encoder.batch_runner.max_batch_tokens
     started = time.perf_counter()
-    n_lanes = encoder.batch_runner.lanes.n
-    window = prepare_window(texts, engine.trie, encoder.templates, n_tokens, n_batch, engine.runner.has_prefixes, n_lanes)
+    n_threads = encoder.batch_runner.n_threads
+    prepared = prepare_texts(texts, engine.trie, encoder.templates, n_tokens, n_batch, engine.runner.has_prefixes, n_threads)
     prepared = time.perf_counter() - started
     started = time.perf_counter()
     engine.trie.tokenize([clean_text(text, encoder.templates.text_cleanup) for text in texts])
@@ -51,7 +51,7 @@ def profile_window(encoder: MetaEOLEncoder, texts: list[str], show_operations: b
     # Batches run in threads of their own, which the profiler leaves out unless told so. Times are those of all threads together.
     everywhere = torch._C._profiler._ExperimentalConfig(profile_all_threads=True)
     with profile(activities=[ProfilerActivity.CPU], experimental_config=everywhere) as profiler:
-        states, _ = encoder.batch_runner.run(window, len(encoder.templates.templates), False)
+        states, _ = encoder.batch_runner.run(prepared, len(encoder.templates.templates), False)
     if show_operations:
         print(profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=16, max_name_column_width=40))
     for event in profiler.key_averages():
@@ -63,8 +63,8 @@ def profile_window(encoder: MetaEOLEncoder, texts: list[str], show_operations: b
     return dict(seconds)
 
 
-def time_window(encoder: MetaEOLEncoder, texts: list[str]) -> str:
-    """Time of a warm window, what the system had of it, and page faults."""
+def time_chunk(encoder: MetaEOLEncoder, texts: list[str]) -> str:
+    """Time of a warm chunk, what the system had of it, and page faults."""
     encoder.encode(texts)
     before, started = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
     encoder.encode(texts)
@@ -89,8 +89,8 @@ def main() -> None:
     encoder = MetaEOLEncoder.from_pretrained(str(arguments.model), templates=templates, dtype=arguments.dtype, device="cpu")
     texts = load_texts(arguments.texts_from, arguments.texts, arguments.model).texts
     print(f"{arguments.templates}, {arguments.dtype}, {len(texts)} texts ({arguments.texts_from}), {torch.get_num_threads()} threads")
-    print(f"a window: {time_window(encoder, texts)}")
-    seconds = profile_window(encoder, texts, arguments.operations)
+    print(f"a chunk: {time_chunk(encoder, texts)}")
+    seconds = profile_chunk(encoder, texts, arguments.operations)
     total = sum(seconds.values())
     print(f"the same in the profiler, all threads together: {total:.2f} s")
     rows = sorted(seconds.items(), key=lambda item: -item[1])

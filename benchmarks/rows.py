@@ -31,8 +31,8 @@ from metaeol_udf.delta import run_embed
 from metaeol_udf.delta.write import waves
 from metaeol_udf.spark.cluster.session import get_session
 from metaeol_udf.spark.udf import RESULT_TYPE
+from metaeol_udf.spark.worker.embed_column import vector_column
 from metaeol_udf.spark.worker.encoder_cache import EncoderRequest
-from metaeol_udf.spark.worker.rebatching import vector_column
 
 PHASES = ("select", "embed", "publish", "verify")
 DIM = 576

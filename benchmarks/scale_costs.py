@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.estimate import mixed_texts
 from benchmarks.rows import DIM, Setting, distinct_texts, run_job
 from metaeol_udf.config import SparkConfig
-from metaeol_udf.encoder.preparation import prepare_window
+from metaeol_udf.encoder.preparation import prepare_texts
 from metaeol_udf.prompts import TemplateSet
 from metaeol_udf.prompts.tokenizer import PromptTokenizer
 from metaeol_udf.prompts.trie import PromptTrie
@@ -55,7 +55,7 @@ def measure_tokens(model: str, n_texts: int) -> dict[str, Any]:
     texts, source = mixed_texts(n_texts)
     templates = TemplateSet.load("metaeol")
     trie = PromptTrie(templates, PromptTokenizer(AutoTokenizer.from_pretrained(model)))
-    window = prepare_window(texts, trie, templates, 512, 1024, shares_starts=True)
+    window = prepare_texts(texts, trie, templates, 512, 1024, shares_starts=True)
     tokens = window.tokens_computed[window.tokens_computed > 0]
     name = f"{len(tokens):,} texts of {source}, SmolLM2's tokenizer, template set metaeol, at most 512 tokens of a text"
     return {"per_text": float(tokens.mean()), "spread": float(tokens.std() / tokens.mean()), "source": name}

@@ -159,7 +159,7 @@ class EmbedRun:
         if not with_metadata:
             with_retries(lambda: metadata.add_columns(self._spark, tables.target, self._columns))
             return
-        properties = metadata.vector_properties(self._columns.vector, self._job.spec, self._job.info)
+        properties = metadata.vector_properties(self._columns.vector, self._job.resolved)
         with_retries(lambda: metadata.prepare_table(self._spark, tables.target, self._columns, properties))
 
     def _embed(self, chosen: Selection) -> None:

@@ -11,15 +11,13 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from metaeol_udf.config import JobConfig, load_config
-from metaeol_udf.delta.tables.metadata import vector_length
 from metaeol_udf.delta.tables.refs import TableRef
 from metaeol_udf.doctor import executors, machine, model, resources, settings, tables
 from metaeol_udf.doctor.finding import Finding, Level, ok, refused, warning, wrong_setting
 from metaeol_udf.doctor.plan import Plan
 from metaeol_udf.errors import MetaEOLError
-from metaeol_udf.prompts import TemplateSet
+from metaeol_udf.spark.cluster.resolve import resolve
 from metaeol_udf.spark.cluster.session import get_session
-from metaeol_udf.spark.worker.model_staging import resolve
 
 
 def diagnose(path: str | Path, overrides: Iterable[str] = (), *, all_keys: bool = False) -> Iterator[Finding]:
@@ -34,12 +32,12 @@ def diagnose(path: str | Path, overrides: Iterable[str] = (), *, all_keys: bool 
 
 
 def examine(config: JobConfig, spark: SparkSession | None = None, *, all_keys: bool = False) -> Iterator[Finding]:
-    """Snapshot at everything that a run needs, and change nothing: no table, file or setting is written.
+    """Look at everything that a run needs, and change nothing: no table, file or setting is written.
 
     Args:
         config: The job.
         spark: The session; None takes the active one or starts one, and where none starts, that is a finding.
-        all_keys: Snapshot for NULL and repeated keys in all rows, as the job does, rather than in the first 100,000.
+        all_keys: Look for NULL and repeated keys in all rows, as the job does, rather than in the first 100,000.
 
     Yields:
         Findings, as they are made. A check that goes wrong by itself is a finding too.
@@ -96,8 +94,8 @@ def _guarded(check: Callable[[Plan], Finding], plan: Plan) -> Iterator[Finding]:
 def _tables(spark: SparkSession, plan: Plan, all_keys: bool) -> Iterator[Finding]:
     fingerprint, dim = None, None
     try:
-        spec, info = resolve(plan.config.embedding, lambda: spark)
-        fingerprint, dim = spec.fingerprint(), vector_length(spec, info, len(TemplateSet.from_spec(spec).templates))
+        resolved = resolve(plan.config.embedding, lambda: spark)
+        fingerprint, dim = resolved.fingerprint, resolved.vector_length
     except MetaEOLError:
         yield ok("fingerprint", "the model or the templates cannot be read: see their own findings")
     try:

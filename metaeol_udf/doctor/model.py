@@ -13,11 +13,13 @@ from pyspark.sql import SparkSession
 
 from metaeol_udf.doctor.finding import Finding, ok, refused, warning, wrong_environment, wrong_setting
 from metaeol_udf.doctor.plan import Plan
-from metaeol_udf.encoder.checkpoint.files import check_vectors, check_weights, find_folder, is_local, local_path, model_shape, verify_folder
-from metaeol_udf.encoder.checkpoint.manifest import read_manifest
+from metaeol_udf.encoder.checkpoint.files import check_weights, model_shape
+from metaeol_udf.encoder.checkpoint.location import is_local, local_path, model_folder
+from metaeol_udf.encoder.checkpoint.manifest import read_manifest, verify_folder
+from metaeol_udf.encoder.checkpoint.resolve import check_vectors
 from metaeol_udf.errors import ConfigError, MetaEOLError
 from metaeol_udf.prompts import TemplateSet
-from metaeol_udf.spark.worker.model_staging import find_or_fetch
+from metaeol_udf.spark.worker.model_staging import driver_model_folder
 from metaeol_udf.spec import EmbeddingSpec, output_layers
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -31,7 +33,7 @@ def check_model(spec: EmbeddingSpec, spark: SparkSession | None = None) -> Itera
         )
         return
     try:
-        folder = find_or_fetch(spec, lambda: cast("SparkSession", spark))
+        folder = driver_model_folder(spec.model, spec.revision, lambda: cast("SparkSession", spark))
     except MetaEOLError as error:
         yield refused("model", error, "embedding.model=<a folder that `metaeol model prepare SRC DEST` made>")
         return
@@ -149,7 +151,7 @@ def check_dtype(plan: Plan) -> Finding:
 def weight_bytes(spec: EmbeddingSpec) -> int | None:
     """Bytes of the model's weight files; None where there is no such folder."""
     try:
-        folder = find_folder(spec.model, spec.revision)
+        folder = model_folder(spec.model, spec.revision)
     except MetaEOLError:
         return None
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -16,8 +16,9 @@ from metaeol_udf.encoder.forward.batching import Cell
 from metaeol_udf.encoder.gpu.device_copy import ResultCopier, Results
 from metaeol_udf.encoder.gpu.packed_forward import PackedPass
 from metaeol_udf.encoder.loading import Engine
-from metaeol_udf.encoder.preparation import Window
-from metaeol_udf.encoder.threads import Lanes, one_a_core
+from metaeol_udf.encoder.preparation import PreparedTexts
+from metaeol_udf.encoder.threads import one_per_core, start_threads
+from metaeol_udf.encoder.vectors.output import add_states
 
 logger = logging.getLogger(__name__)
 
@@ -25,14 +26,15 @@ _AUTO_BATCH_TOKENS = {"cpu": 1024, "cuda": 16_384}  # a CPU's caches hold the ac
 _BATCHES_UNTIL_RAISE = 32  # after running out of memory, so many good batches raise the size again by a quarter
 
 _Outcome = list[NDArray[np.float32]] | str  # hidden states a cell, or the code of what went wrong
+_Started = _Outcome | Results  # on a GPU the results are still to be waited for
 
 
 class BatchRunner:
-    """Feeds batches to the engine and adds up the templates' hidden states.
+    """Feeds batches to the engine and collects the texts' embeddings: the mean over templates.
 
     Attributes:
         max_batch_tokens: Tokens of one forward pass; shrinks when memory runs out and grows back slowly.
-        lanes: The threads that run batches.
+        n_threads: Threads that run batches.
     """
 
     def __init__(self, engine: Engine, max_batch_tokens: int | str) -> None:
@@ -40,19 +42,20 @@ class BatchRunner:
         self._wanted = _AUTO_BATCH_TOKENS[engine.device.type] if isinstance(max_batch_tokens, str) else max_batch_tokens
         self.max_batch_tokens = self._wanted
         # transformers' own forward, on the slower exact path, is not meant to be called by several threads.
-        self.lanes = Lanes(one_a_core() if engine.device.type == "cpu" and engine.runner.has_prefixes else 1)
-        self._copier = ResultCopier(engine.device)
+        self.n_threads = one_per_core() if engine.device.type == "cpu" and engine.runner.has_prefixes else 1
+        self._threads: ThreadPoolExecutor | None = None  # started with the first batch
+        self._copier = ResultCopier() if engine.device.type == "cuda" else None
         self._n_good = 0
         if isinstance(engine.runner, PackedPass):
             engine.runner.set_batch_tokens(self._wanted)
 
     def run(
-        self, window: Window, n_templates: int, per_template: bool = False, per_layer: bool = False
+        self, prepared: PreparedTexts, n_templates: int, per_template: bool = False, per_layer: bool = False
     ) -> tuple[NDArray[np.float32], list[str | None]]:
-        """Run a window's batches in order.
+        """Run the batches of prepared texts in order.
 
         Args:
-            window: What to run.
+            prepared: The texts and their batches.
             n_templates: Templates of the set.
             per_template: Keep templates apart.
             per_layer: Keep the hidden states of a prompt apart, where several layers are read.
@@ -61,41 +64,38 @@ class BatchRunner:
             Hidden states, shape ``(n_unique, n_templates, n_layers, hidden_size)`` without the axes over which the mean is
             taken; and an error or None for each unique text.
         """
-        n_texts, hidden_size = window.n_unique, self._engine.hidden_size
+        n_texts, hidden_size = prepared.n_unique, self._engine.hidden_size
         n_states = self._engine.n_states
         shape = (n_texts, *([n_templates] if per_template else []), *([n_states] if per_layer else []), hidden_size)
         states = np.zeros(shape, np.float32)
         errors: list[str | None] = [None] * n_texts
-        self._engine.runner.use_groups(window.groups)
-        for batch, outcome in self._outcomes(window):
+        self._engine.runner.use_groups(prepared.groups)
+        for batch, outcome in self._outcomes(prepared):
             if isinstance(outcome, str):
                 errors[batch[0].rows[0]] = outcome
                 continue
             for cell, read in zip(batch, outcome, strict=True):
-                rows = np.array(cell.rows)
                 state = read if n_states == 1 and not per_layer else read.reshape(*read.shape[:2], n_states, hidden_size)
                 if n_states > 1 and not per_layer:
                     state = state.mean(2)
-                if per_template:
-                    states[rows[:, None], np.array(window.groups[cell.group].template_indices)[None]] = state
-                else:
-                    states[rows] += state.sum(1) / n_templates
+                add_states(states, state, cell.rows, prepared.groups[cell.group].template_indices, n_templates)
         if any(errors):
             reasons = sorted({error for error in errors if error is not None})
             logger.warning("%d of %d texts failed: %s", sum(map(bool, errors)), n_texts, ", ".join(reasons))
         return states, errors
 
-    def _outcomes(self, window: Window) -> Iterator[tuple[Sequence[Cell], _Outcome]]:
-        """Batches as they were run in the end, in the order of the plan, so that sums do not depend on which lane was faster."""
-        waiting = deque(window.batches)
-        running: deque[tuple[Sequence[Cell], Future[Results | str]]] = deque()
+    def _outcomes(self, prepared: PreparedTexts) -> Iterator[tuple[Sequence[Cell], _Outcome]]:
+        """Batches as they were run in the end, in the order of the plan, so that sums do not depend on which thread was faster."""
+        waiting = deque(prepared.batches)
+        running: deque[tuple[Sequence[Cell], Future[_Started]]] = deque()
+        threads = self._threads = self._threads or start_threads(self.n_threads)
         while waiting or running:
-            while waiting and len(running) <= self.lanes.n:
+            while waiting and len(running) <= self.n_threads:
                 batch = waiting.popleft()
                 if _n_tokens(batch) > self.max_batch_tokens and _can_halve(batch):
                     waiting.extendleft(reversed(_halves(batch)))
                     continue
-                running.append((batch, self.lanes.submit(self._start, batch, window.text_ids)))
+                running.append((batch, threads.submit(self._start, batch, prepared.text_ids)))
             batch, ahead = running.popleft()
             outcome = self._finish(batch, ahead.result())
             self._adapt(batch, outcome)
@@ -104,16 +104,17 @@ class BatchRunner:
             else:
                 yield batch, outcome
 
-    def _start(self, batch: Sequence[Cell], text_ids: Sequence[Mapping[int, Sequence[int]]]) -> Results | str:
-        """Run a batch, in a lane; on a GPU that is to launch it. What goes wrong is not raised: other rows are fine."""
+    def _start(self, batch: Sequence[Cell], text_ids: Sequence[Mapping[int, Sequence[int]]]) -> _Started:
+        """Run a batch, in a thread; on a GPU that is to launch it. What goes wrong is not raised: other rows are fine."""
         try:
-            return self._copier.start(self._engine.runner.run(batch, text_ids))
+            states = self._engine.runner.run(batch, text_ids)
+            return [state.cpu().numpy() for state in states] if self._copier is None else self._copier.start(states)
         except Exception as error:  # noqa: BLE001 - whatever one text does to the model, the others are embedded
             return _explain(batch, error)
 
-    def _finish(self, batch: Sequence[Cell], started: Results | str) -> _Outcome:
+    def _finish(self, batch: Sequence[Cell], started: _Started) -> _Outcome:
         """Wait for a batch's results, while a GPU works on the next one already."""
-        if isinstance(started, str):
+        if not callable(started):
             return started
         try:
             return started()
@@ -147,7 +148,7 @@ def _explain(batch: Sequence[Cell], error: Exception) -> str:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """CUDA has an error of its own; the CPU allocator raises a RuntimeError that only its words tell apart."""
+    """Tell whether memory ran out: CUDA has an error class for it, the CPU allocator a RuntimeError recognisable only by its message."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 

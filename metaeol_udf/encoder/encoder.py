@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from metaeol_udf.encoder.batch_runner import BatchRunner
-from metaeol_udf.encoder.checkpoint.files import resolve_spec
+from metaeol_udf.encoder.checkpoint.resolve import ResolvedSpec, resolve_local
 from metaeol_udf.encoder.loading import Engine, load_engine
-from metaeol_udf.encoder.preparation import Window, prepare_window
+from metaeol_udf.encoder.preparation import PreparedTexts, cut_chunks, prepare_texts
 from metaeol_udf.encoder.vectors.output import finish_vectors
 from metaeol_udf.encoder.vectors.postprocess import load_postprocess
 from metaeol_udf.errors import MetaEOLError
@@ -22,8 +22,8 @@ from metaeol_udf.prompts import TemplateSet
 from metaeol_udf.prompts.cleanup import is_blank
 from metaeol_udf.spec import EmbeddingSpec
 
-_WINDOW_TEXTS = 8192  # planned together; more texts of equal length make fuller cells
-_WINDOW_CHARACTERS = 2_000_000  # about half a million tokens, which bounds the planner's memory
+_CHUNK_TEXTS = 8192  # planned together; more texts of equal length make fuller cells
+_CHUNK_CHARACTERS = 2_000_000  # about half a million tokens, which bounds the planner's memory
 
 
 @dataclass(frozen=True)
@@ -101,11 +101,13 @@ class MetaEOLEncoder:
         return cls.from_spec(spec, device=device, max_batch_tokens=max_batch_tokens)
 
     @classmethod
-    def from_spec(cls, spec: EmbeddingSpec, *, device: str = "auto", max_batch_tokens: int | str = "auto") -> MetaEOLEncoder:
-        """Load the model that a spec names; raises as `from_pretrained`."""
+    def from_spec(cls, spec: EmbeddingSpec | ResolvedSpec, *, device: str = "auto", max_batch_tokens: int | str = "auto") -> MetaEOLEncoder:
+        """Load the model that a spec names; of a resolved spec, the model at its `place`. Raises as `from_pretrained`."""
+        if isinstance(spec, ResolvedSpec):
+            spec = dataclasses.replace(spec.spec, model=spec.place)
         templates = TemplateSet.from_spec(spec)
         if spec.postprocess is not None and not spec.is_resolved:
-            spec = resolve_spec(spec)[0]  # sees that what was fitted goes with the rest
+            spec = resolve_local(spec).spec  # sees that what was fitted goes with the rest
         return cls(spec, templates, load_engine(spec, templates, device), max_batch_tokens)
 
     def encode(self, texts: Sequence[str], *, per_template: bool = False) -> NDArray[np.float32]:
@@ -115,7 +117,8 @@ class MetaEOLEncoder:
 
         Args:
             texts: Any strings. Longer ones are trimmed to `max_tokens`.
-            per_template: Return each template's hidden state by itself, before post-processing, truncation or scaling.
+            per_template: Return each template's hidden state by itself, before post-processing, truncation or scaling. (The
+                setting `per_template` of a spec is another thing: it keeps the templates' finished vectors side by side.)
 
         Returns:
             Shape ``(n_texts, dim)``, or ``(n_texts, n_templates, hidden_size)``; rows in the order of `texts`.
@@ -126,12 +129,12 @@ class MetaEOLEncoder:
         n_templates, hidden_size = len(self.templates.templates), self.engine.hidden_size
         shape = (len(texts), n_templates, hidden_size) if per_template else (len(texts), self.dim)
         vectors = np.empty(shape, np.float32)
-        for place, window, states in self._states(texts, per_template or self.spec.per_template, per_layer=False):
-            vectors[place] = (states if per_template else finish_vectors(states, self.spec, self._post))[window.unique]
+        for place, states in self._states(texts, per_template or self.spec.per_template, per_layer=False):
+            vectors[place] = states if per_template else finish_vectors(states, self.spec, self._post)
         return vectors
 
     def encode_layers(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Hidden states of all templates at all layers that `spec.layer` lists, from one pass: what tuning chooses from.
+        """Read the hidden states of all templates at all layers that `spec.layer` lists, from one pass: what tuning chooses from.
 
         Args:
             texts: As in `encode`; a few hundred at a time, for there are many hidden states to a text.
@@ -144,114 +147,105 @@ class MetaEOLEncoder:
         """
         shape = (len(self.templates.templates), self.engine.n_states, self.engine.hidden_size)
         kept = np.empty((len(texts), *shape), np.float32)
-        for place, window, states in self._states(texts, per_template=True, per_layer=True):
-            kept[place] = states[window.unique]
+        for place, states in self._states(texts, per_template=True, per_layer=True):
+            kept[place] = states
         return kept
 
-    def _states(self, texts: Sequence[str], per_template: bool, per_layer: bool) -> Iterator[tuple[slice, Window, NDArray[np.float32]]]:
-        """Run texts window by window: their place, the window, and the states of its unique texts."""
-        ranges = list(_windows(texts))
-        windows = self._prepared(texts[r.start : r.stop] for r in ranges)
-        for place, ahead in zip(ranges, windows, strict=True):
-            window = ahead.result()
-            states, failures = self.batch_runner.run(window, len(self.templates.templates), per_template, per_layer)
-            failed = next(((i, error) for i, error in enumerate(failures[u] for u in window.unique) if error is not None), None)
+    def _states(self, texts: Sequence[str], per_template: bool, per_layer: bool) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """Run texts chunk by chunk: the place of each chunk, and the hidden states of its texts."""
+        start = 0
+        for ahead in self._prepare_ahead(cut_chunks(texts, _CHUNK_TEXTS, _CHUNK_CHARACTERS, len)):
+            prepared = ahead.result()
+            states, failures = self.batch_runner.run(prepared, len(self.templates.templates), per_template, per_layer)
+            failed = next(((i, error) for i, error in enumerate(failures[u] for u in prepared.unique) if error is not None), None)
             if failed is not None:
-                raise MetaEOLError(f"text {place.start + failed[0]} could not be embedded: {failed[1]}")
-            yield slice(place.start, place.stop), window, states
+                raise MetaEOLError(f"text {start + failed[0]} could not be embedded: {failed[1]}")
+            stop = start + len(prepared.unique)
+            yield slice(start, stop), states[prepared.unique]
+            start = stop
 
     def encode_rows(self, texts: Sequence[str | None]) -> Encoded:
         """Embed the cells of a column: never raises for a row.
 
         NULL and blank texts get an error in place of a vector, and so does a text on which the model fails.
         """
-        return next(self.encode_stream([texts]))
+        return next(self.encode_batches([texts]))
 
-    def encode_stream(self, windows: Iterable[Sequence[str | None]]) -> Iterator[Encoded]:
-        """Embed lists of cells one after the other, each as `encode_rows` does.
+    def encode_batches(self, chunks: Iterable[Sequence[str | None]]) -> Iterator[Encoded]:
+        """Embed lists of cells, one list after the other, each as `encode_rows` does.
 
-        While the model runs on one list, the next is cleaned, tokenised and planned in a thread. `windows` itself is only
-        ever advanced by the caller's thread, one list ahead.
+        While the model runs on one list, a thread cleans, tokenises and plans the next. Only the caller's thread advances
+        `chunks`, one list ahead.
 
         Yields:
             One result a list, in order.
         """
         pending: deque[tuple[list[str | None], NDArray[np.int64], list[str]]] = deque()
 
-        def present() -> Iterator[list[str]]:
-            for texts in windows:
-                errors: list[str | None] = ["null_text" if t is None else "empty_text" if is_blank(t) else None for t in texts]
+        def valid() -> Iterator[list[str]]:
+            for cells in chunks:
+                errors: list[str | None] = ["null_text" if t is None else "empty_text" if is_blank(t) else None for t in cells]
                 rows = np.array([i for i, error in enumerate(errors) if error is None], np.int64)
-                found = [text for text, error in zip(texts, errors, strict=True) if text is not None and error is None]
-                pending.append((errors, rows, found))
-                yield found
+                texts = [text for text, error in zip(cells, errors, strict=True) if text is not None and error is None]
+                pending.append((errors, rows, texts))
+                yield texts
 
-        for ahead in self._prepared(present()):
-            errors, rows, found = pending.popleft()
-            yield self._encode(ahead.result, errors, rows, found)
+        for ahead in self._prepare_ahead(valid()):
+            errors, rows, texts = pending.popleft()
+            encoded = self._no_vectors(errors)
+            if len(rows):
+                self._fill(encoded, rows, texts, ahead)
+                self._count_prefixes(encoded, rows[0])
+            yield encoded
 
-    def _encode(self, prepare: Callable[[], Window], errors: list[str | None], rows: NDArray[np.int64], texts: Sequence[str]) -> Encoded:
-        """Run a window of `texts`, which stand at `rows` and have no error yet."""
-        n_rows = len(errors)
-        encoded = Encoded(
-            np.zeros((n_rows, self.dim), np.float32), errors, np.zeros(n_rows, bool), np.zeros(n_rows, np.int64), np.zeros(n_rows, np.int64)
-        )
-        if len(rows):
-            self._fill(encoded, prepare, rows, texts)
-            encoded.tokens_computed[rows[0]] += self._prefix_tokens_to_report
-            encoded.tokens_saved[rows[0]] -= self._prefix_tokens_to_report
-            self._prefix_tokens_to_report = 0
-        return encoded
+    def _no_vectors(self, errors: list[str | None]) -> Encoded:
+        """Make a result without any vector yet."""
+        n = len(errors)
+        return Encoded(np.zeros((n, self.dim), np.float32), errors, np.zeros(n, bool), np.zeros(n, np.int64), np.zeros(n, np.int64))
 
-    def _fill(self, encoded: Encoded, prepare: Callable[[], Window], rows: NDArray[np.int64], texts: Sequence[str]) -> None:
-        """Fill in `rows`; where a text cannot even be prepared, halves are tried until it stands alone."""
+    def _count_prefixes(self, encoded: Encoded, row: np.int64) -> None:
+        """Count the tokens of the prefixes once after a load, with the first text."""
+        encoded.tokens_computed[row] += self._prefix_tokens_to_report
+        encoded.tokens_saved[row] -= self._prefix_tokens_to_report
+        self._prefix_tokens_to_report = 0
+
+    def _fill(self, encoded: Encoded, rows: NDArray[np.int64], texts: Sequence[str], ahead: Future[PreparedTexts] | None = None) -> None:
+        """Fill in `rows`. If preparing fails, split the texts in halves until the failing text is isolated."""
         try:
-            window = prepare()
+            prepared = self._prepare(texts) if ahead is None else ahead.result()
         except Exception as error:  # noqa: BLE001 - whatever one text does to the tokenizer, the others are embedded
             if len(rows) == 1:
                 encoded.errors[rows[0]] = f"error: {type(error).__name__}"
                 return
             middle = len(rows) // 2
             for part in (slice(0, middle), slice(middle, None)):
-                self._fill(encoded, partial(self._prepare, texts[part]), rows[part], texts[part])
+                self._fill(encoded, rows[part], texts[part])
             return
-        states, failures = self.batch_runner.run(window, len(self.templates.templates), self.spec.per_template)
+        states, failures = self.batch_runner.run(prepared, len(self.templates.templates), self.spec.per_template)
         finished = finish_vectors(states, self.spec, self._post)
         for unique in np.flatnonzero(~np.isfinite(finished).all(1)):
             failures[unique] = failures[unique] or "non_finite"
         finished[np.array([failure is not None for failure in failures])] = 0.0
-        encoded.vectors[rows], encoded.trimmed[rows] = finished[window.unique], window.trimmed
-        encoded.tokens_computed[rows] = window.tokens_computed
-        encoded.tokens_saved[rows] = window.tokens_whole - window.tokens_computed
-        for row, unique in zip(rows, window.unique, strict=True):
+        encoded.vectors[rows], encoded.trimmed[rows] = finished[prepared.unique], prepared.trimmed
+        encoded.tokens_computed[rows] = prepared.tokens_computed
+        encoded.tokens_saved[rows] = prepared.tokens_whole - prepared.tokens_computed
+        for row, unique in zip(rows, prepared.unique, strict=True):
             encoded.errors[row] = failures[unique]
 
-    def _prepare(self, texts: Sequence[str]) -> Window:
+    def _prepare(self, texts: Sequence[str]) -> PreparedTexts:
         engine, runner, max_tokens = self.engine, self.batch_runner, self.spec.max_tokens
-        return prepare_window(
-            texts, engine.trie, self.templates, max_tokens, runner.max_batch_tokens, engine.runner.has_prefixes, runner.lanes.n
+        return prepare_texts(
+            texts, engine.trie, self.templates, max_tokens, runner.max_batch_tokens, engine.runner.has_prefixes, runner.n_threads
         )
 
-    def _prepared(self, windows: Iterable[Sequence[str]]) -> Iterator[Future[Window]]:
-        """Prepare windows one ahead of the one in use."""
+    def _prepare_ahead(self, chunks: Iterable[Sequence[str]]) -> Iterator[Future[PreparedTexts]]:
+        """Prepare chunks in a thread, one ahead of the chunk in use."""
         with ThreadPoolExecutor(1, thread_name_prefix="metaeol-prepare") as pool:
-            ahead: Future[Window] | None = None
-            for texts in windows:
+            ahead: Future[PreparedTexts] | None = None
+            for texts in chunks:
                 following = pool.submit(self._prepare, texts)
                 if ahead is not None:
                     yield ahead
                 ahead = following
             if ahead is not None:
                 yield ahead
-
-
-def _windows(texts: Sequence[str]) -> Iterator[range]:
-    """Consecutive ranges of texts that are planned together."""
-    start = n_characters = 0
-    for end, text in enumerate(texts):
-        if end > start and (end - start == _WINDOW_TEXTS or n_characters + len(text) > _WINDOW_CHARACTERS):
-            yield range(start, end)
-            start, n_characters = end, 0
-        n_characters += len(text)
-    if start < len(texts):
-        yield range(start, len(texts))

@@ -19,19 +19,21 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
-from metaeol_udf.encoder.checkpoint.files import check_weights, find_folder, verify_folder
+from metaeol_udf.encoder.checkpoint.files import check_weights
+from metaeol_udf.encoder.checkpoint.location import model_folder
+from metaeol_udf.encoder.checkpoint.manifest import verify_folder
 from metaeol_udf.encoder.checkpoint.process_memory import keep_freed_memory, release_clean_pages, return_freed_memory
 from metaeol_udf.encoder.forward.decoder import Decoder, Layer, map_tensors
 from metaeol_udf.encoder.forward.hf_forward import WholePass
 from metaeol_udf.encoder.forward.hf_weights import KNOWN_MODEL_TYPES, build_decoder
-from metaeol_udf.encoder.forward.onednn import fits_onednn, pack
+from metaeol_udf.encoder.forward.onednn import fits_onednn, to_onednn
 from metaeol_udf.encoder.forward.quantization import quantize
 from metaeol_udf.encoder.forward.trie_forward import TriePass
 from metaeol_udf.encoder.gpu.cuda_graphs import GraphCache
 from metaeol_udf.encoder.gpu.device_map import count_bytes, place
 from metaeol_udf.encoder.gpu.flex_attention import compile_layer
 from metaeol_udf.encoder.gpu.packed_forward import PackedPass
-from metaeol_udf.encoder.preparation import prepare_window
+from metaeol_udf.encoder.preparation import prepare_texts
 from metaeol_udf.encoder.reference import encode_plainly
 from metaeol_udf.errors import ConfigError, EnvironmentFault, ModelFilesError
 from metaeol_udf.prompts import TemplateSet
@@ -94,7 +96,7 @@ def load_engine(spec: EmbeddingSpec, templates: TemplateSet, device_name: str) -
     devices = choose_devices(device_name)
     device = devices[0]
     dtype = choose_dtype(spec.dtype, device)
-    folder = find_folder(spec.model, spec.revision)
+    folder = model_folder(spec.model, spec.revision)
     check_weights(folder)
     verify_folder(folder)
     release_clean_pages()
@@ -214,11 +216,11 @@ def _fast_pass(
 
 
 def _convert_layer(last: int, quantization: str | None, index: int, layer: Layer) -> Layer:
-    """A layer as it will be run: quantized, packed or as it is."""
+    """Convert a layer to the form that runs: quantized, laid out for oneDNN, or as it is."""
     if quantization is not None:
         layer = quantize(layer, quantization)
     elif index != last and fits_onednn(layer):
-        layer = pack(layer)
+        layer = to_onednn(layer)
     return_freed_memory()
     return layer
 
@@ -257,12 +259,12 @@ def _text_config(model: Any) -> Any:
 
 def _run(trie: PromptTrie, runner: TriePass, templates: TemplateSet) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Hidden states of the probe texts by the fast path, shape ``(n_texts, n_templates, n_taps, hidden_size)``."""
-    window = prepare_window(_PROBES, trie, templates, max_tokens=1024, max_batch_tokens=1024, shares_starts=True)
-    runner.use_groups(window.groups)
+    prepared = prepare_texts(_PROBES, trie, templates, max_tokens=1024, max_batch_tokens=1024, shares_starts=True)
+    runner.use_groups(prepared.groups)
     states = np.zeros((len(_PROBES), len(templates.templates), len(runner.taps), runner.decoder.hidden_size), np.float32)
-    for batch in window.batches:
-        for cell, state in zip(batch, runner.run(batch, window.text_ids), strict=True):
-            states[np.array(cell.rows)[:, None], np.array(window.groups[cell.group].template_indices)] = (
+    for batch in prepared.batches:
+        for cell, state in zip(batch, runner.run(batch, prepared.text_ids), strict=True):
+            states[np.array(cell.rows)[:, None], np.array(prepared.groups[cell.group].template_indices)] = (
                 state.view(*state.shape[:2], *states.shape[2:]).cpu().numpy()
             )
     return states

@@ -1,24 +1,29 @@
-"""A window of texts, prepared: cleaned, trimmed, deduplicated, tokenised, planned. All of it is CPU work beside the model's."""
+"""From texts to planned batches: cut into chunks, cleaned, trimmed, deduplicated, tokenised, planned.
+
+All of it is CPU work beside the model's. Imports no torch.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from metaeol_udf.encoder.forward.batching import Cell, plan_batches
 from metaeol_udf.prompts import TemplateSet, clean_text
-from metaeol_udf.prompts.shared_prefixes import find_common_starts
 from metaeol_udf.prompts.tokenizer import PromptTokenizer
-from metaeol_udf.prompts.trie import PrefixGroup, PromptTrie
+from metaeol_udf.prompts.trie import PrefixGroup, PromptTrie, find_common_starts
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Window:
-    """What is computed for a list of texts.
+class PreparedTexts:
+    """A chunk of texts, ready for the model.
 
     Attributes:
         groups: Prefix groups: those of the template set, then those of texts with a common start.
@@ -42,10 +47,31 @@ class Window:
     tokens_whole: NDArray[np.int64]
 
 
-def prepare_window(
+def cut_chunks(texts: Iterable[T], max_texts: int, max_cost: int, cost: Callable[[T], int]) -> Iterator[list[T]]:
+    """Cut texts into chunks that are planned together; a chunk ends with the text that reaches a limit.
+
+    Args:
+        texts: Texts, or cells of a column.
+        max_texts: Texts of a chunk, at most.
+        max_cost: Cost of a chunk, in the unit of `cost`.
+        cost: Gives what one text costs.
+    """
+    chunk: list[T] = []
+    total = 0
+    for text in texts:
+        chunk.append(text)
+        total += cost(text)
+        if total >= max_cost or len(chunk) >= max_texts:
+            yield chunk
+            chunk, total = [], 0
+    if chunk:
+        yield chunk
+
+
+def prepare_texts(
     texts: Sequence[str], trie: PromptTrie, templates: TemplateSet, max_tokens: int, max_batch_tokens: int, shares_starts: bool,
-    n_lanes: int = 1,
-) -> Window:  # fmt: skip
+    n_threads: int = 1,
+) -> PreparedTexts:  # fmt: skip
     """Prepare texts for the model.
 
     Args:
@@ -55,7 +81,7 @@ def prepare_window(
         max_tokens: Tokens kept of a text.
         max_batch_tokens: Tokens of one forward pass.
         shares_starts: Whether texts with a common start get a prefix of their own.
-        n_lanes: Threads that run batches; few texts are shared out evenly among them.
+        n_threads: Threads that run batches; few texts are shared out evenly among them.
     """
     trims = [clean_and_trim(text, templates.text_cleanup, trie.tokenizer, max_tokens) for text in texts]
     cleaned, trimmed = [text for text, _ in trims], np.array([is_cut for _, is_cut in trims], bool)
@@ -69,11 +95,11 @@ def prepare_window(
             whole[row] += len(group.prompt_lengths) * len(tokens) + sum(group.prompt_lengths)
     lengths = [{row: len(tokens) for row, tokens in of_group.items()} for of_group in text_ids]
     n_suffixes = [len(group.suffix_ids) for group in groups]
-    batches = plan_batches(lengths, n_suffixes, max_batch_tokens, n_lanes)
+    batches = plan_batches(lengths, n_suffixes, max_batch_tokens, n_threads)
     unique = np.array([places[text] for text in cleaned], np.int64)
     is_first = np.zeros(len(texts), bool)
     is_first[np.unique(unique, return_index=True)[1]] = True
-    return Window(groups, text_ids, batches, len(places), unique, trimmed, np.where(is_first, computed[unique], 0), whole[unique])
+    return PreparedTexts(groups, text_ids, batches, len(places), unique, trimmed, np.where(is_first, computed[unique], 0), whole[unique])
 
 
 def clean_and_trim(text: str, cleanup: str, tokenizer: PromptTokenizer, max_tokens: int) -> tuple[str, bool]:

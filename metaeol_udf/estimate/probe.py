@@ -19,7 +19,7 @@ from metaeol_udf.spark.worker.encoder_cache import EncoderRequest, get_encoder
 
 _SCHEMA = "worker string, load_s double, tokens long, seconds double"
 _WARM_UP_TEXTS = 4
-#: A CPU is at its full rate with an eighth of a window, which then fits into a probe of seconds; a GPU needs it whole.
+#: A CPU is at its full rate with an eighth of a chunk, which then fits into a probe of seconds; a GPU needs it whole.
 _CPU_SHARE = 8
 
 
@@ -46,7 +46,7 @@ def run_probe(spark: SparkSession, sample: DataFrame, request: EncoderRequest, s
     Args:
         spark: The session.
         sample: One column of texts, none of them NULL or blank.
-        request: What the job would load; its spec is pinned.
+        request: What the job would load.
         seconds: After which a worker begins no further batch of texts.
         task_gpus: As `runtime.task_gpus`.
     """
@@ -83,7 +83,7 @@ class _TimedTask:
         self._seconds = seconds
 
     def __call__(self, batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-        from metaeol_udf.spark.worker.rebatching import WINDOW_TOKENS, cut_windows  # which import torch: not on the driver
+        from metaeol_udf.spark.worker.embed_column import CHUNK_TOKENS, column_chunks
 
         texts = [text for batch in batches for text in batch.iloc[:, 0]]
         if not texts:
@@ -91,14 +91,14 @@ class _TimedTask:
         started = time.perf_counter()
         encoder = get_encoder(self._request).encoder
         share = 1 if task_gpus(self._request.device) else _CPU_SHARE
-        windows = cut_windows(self._request, iter([pd.Series(texts, dtype=object)]), WINDOW_TOKENS // share)
+        chunks = column_chunks(self._request.resolved, iter([pd.Series(texts, dtype=object)]), CHUNK_TOKENS // share)
         warm_up = texts[:_WARM_UP_TEXTS]  # computes the prefixes and lays out memory
-        stream = encoder.encode_stream(itertools.chain([warm_up], windows))
-        next(stream)
+        results = encoder.encode_batches(itertools.chain([warm_up], chunks))
+        next(results)
         load_s = time.perf_counter() - started
         tokens, spent = 0, 0.0
         started = time.perf_counter()
-        for encoded in stream:
+        for encoded in results:
             tokens += int(encoded.tokens_computed.sum())
             spent = time.perf_counter() - started
             if spent >= self._seconds:

@@ -12,13 +12,11 @@ from pyspark.sql import SparkSession
 from metaeol_udf.config import JobConfig
 from metaeol_udf.delta.job import known_errors, prepare_job
 from metaeol_udf.delta.select.row_scope import RowScope
-from metaeol_udf.delta.tables.metadata import vector_length
 from metaeol_udf.errors import ConfigError, EnvironmentFault
 from metaeol_udf.estimate.probe import Probe, run_probe
 from metaeol_udf.estimate.projection import Rates, project, wave_count, writing_seconds, written_bytes
 from metaeol_udf.estimate.tokens import TokenCount, count_tokens
 from metaeol_udf.estimate.workload import Workload, find_workload
-from metaeol_udf.prompts import TemplateSet
 from metaeol_udf.spark.cluster.preflight import check_executors
 from metaeol_udf.spark.cluster.session import executor_count, slot_count
 
@@ -88,7 +86,7 @@ def _estimate(config: JobConfig, options: EstimateOptions, spark: SparkSession |
     n_executors = executor_count(session)
     n_loads = probe.workers if probe is not None else n_executors
     tokens = scaled(counted.tokens_computed, work, counted) + counted.prefix_tokens * n_loads
-    dim = vector_length(job.spec, job.info, len(TemplateSet.from_spec(job.spec).templates))
+    dim = job.resolved.vector_length
     rows_pending = work.snapshot.rows_to_do
     commit_s, publish_s = writing_seconds(rows_pending, dim, slot_count(session, runtime.task_gpus) / n_executors)
     load_s = probe.load_s if probe is not None else 0.0

@@ -34,11 +34,11 @@ class TokenCount:
 
 
 def count_tokens(sample: DataFrame, request: EncoderRequest) -> TokenCount:
-    """Count a sample's tokens in one task, in the same windows that the job would cut.
+    """Count a sample's tokens in one task, in the same chunks that the job would cut.
 
     Args:
         sample: One column of texts, none of them NULL or blank.
-        request: What the job would load; its spec is pinned.
+        request: What the job would load.
     """
     counted = sample.repartition(1).mapInPandas(_Counter(request), _SCHEMA).collect()
     return TokenCount(**{name: sum(row[name] for row in counted) for name in TokenCount.__dataclass_fields__})
@@ -51,36 +51,36 @@ class _Counter:
         self._request = request
 
     def __call__(self, batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-        from metaeol_udf.spark.worker.rebatching import cut_windows  # which imports torch: not on the driver
+        from metaeol_udf.spark.worker.embed_column import column_chunks
 
-        windows = list(cut_windows(self._request, (batch.iloc[:, 0] for batch in batches)))
-        if windows:
-            yield pd.DataFrame([count_windows(self._request, windows)])
+        chunks = list(column_chunks(self._request.resolved, (batch.iloc[:, 0] for batch in batches)))
+        if chunks:
+            yield pd.DataFrame([count_chunks(self._request, chunks)])
 
 
-def count_windows(request: EncoderRequest, windows: list[list[str | None]]) -> dict[str, int]:
-    """Tokens of windows of texts, by the encoder's own planner."""
+def count_chunks(request: EncoderRequest, chunks: list[list[str | None]]) -> dict[str, int]:
+    """Count the tokens of chunks of texts by the encoder's own planner."""
     from transformers import AutoTokenizer
 
     from metaeol_udf.encoder.forward.hf_weights import KNOWN_MODEL_TYPES
-    from metaeol_udf.encoder.preparation import prepare_window
+    from metaeol_udf.encoder.preparation import prepare_texts
     from metaeol_udf.prompts import TemplateSet
     from metaeol_udf.prompts.tokenizer import PromptTokenizer
     from metaeol_udf.prompts.trie import PromptTrie
-    from metaeol_udf.spark.worker.model_staging import worker_folder
+    from metaeol_udf.spark.worker.model_staging import worker_model_folder
 
-    spec = request.spec
-    folder, templates = worker_folder(spec, request.files, request.model_cache), TemplateSet.from_spec(spec)
+    spec = request.resolved.spec
+    folder, templates = worker_model_folder(request.resolved, request.model_cache), TemplateSet.from_spec(spec)
     # Where an architecture is not known, the encoder computes whole prompts.
     is_fast = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type") in KNOWN_MODEL_TYPES
     trie = PromptTrie(templates, PromptTokenizer(AutoTokenizer.from_pretrained(folder)), may_cut=is_fast)
     found = dict.fromkeys(TokenCount.__dataclass_fields__, 0)
     found["prefix_tokens"] = sum(len(group.prefix_ids) for group in trie.groups) if is_fast else 0
-    for texts in windows:
+    for texts in chunks:
         known = [text for text in texts if text is not None]
-        window = prepare_window(known, trie, templates, spec.max_tokens, 1024, shares_starts=is_fast)
+        prepared = prepare_texts(known, trie, templates, spec.max_tokens, 1024, shares_starts=is_fast)
         found["texts"] += len(known)
-        found["tokens_computed"] += int(window.tokens_computed.sum())
-        found["tokens_whole"] += int(window.tokens_whole.sum())
-        found["trimmed"] += int(window.trimmed.sum())
+        found["tokens_computed"] += int(prepared.tokens_computed.sum())
+        found["tokens_whole"] += int(prepared.tokens_whole.sum())
+        found["trimmed"] += int(prepared.trimmed.sum())
     return found

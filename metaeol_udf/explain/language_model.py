@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from metaeol_udf.encoder.checkpoint.files import check_weights, find_folder, model_shape, verify_folder
+from metaeol_udf.encoder.checkpoint.files import check_weights, model_shape
+from metaeol_udf.encoder.checkpoint.location import model_folder
+from metaeol_udf.encoder.checkpoint.manifest import verify_folder
 from metaeol_udf.encoder.forward.hf_weights import KNOWN_MODEL_TYPES
 from metaeol_udf.encoder.loading import choose_devices, choose_dtype, keep_softcap, quiet_transformers
 from metaeol_udf.errors import ConfigError, EnvironmentFault, ModelFilesError
@@ -48,7 +50,7 @@ def load_language_model(spec: EmbeddingSpec, device_name: str = "auto") -> Langu
         EnvironmentFault: The device is not there, or too small.
     """
     device = choose_devices(device_name)[0]
-    folder = find_folder(spec.model, spec.revision)
+    folder = model_folder(spec.model, spec.revision)
     check_weights(folder)
     verify_folder(folder)
     with quiet_transformers():
@@ -86,7 +88,7 @@ def open_tokenizer(model: str) -> tuple[PromptTokenizer, bool]:
         ConfigError: There is no such model.
         ModelFilesError: Its configuration or tokenizer cannot be read.
     """
-    folder = find_folder(model)
+    folder = model_folder(model)
     model_shape(folder)  # which says what is wrong with a configuration
     with quiet_transformers():
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)

@@ -1,7 +1,7 @@
 """Where prompts may be cut around the text, so that one short string is tokenised in place of every whole prompt.
 
-Tokens do not stop at the seams: `tok(prefix) + tok(text) + tok(suffix)` is not the tokenisation of the prompt, because a quote
-at the seam merges with its neighbours. So the cuts lie a few tokens away from the text, in the constant parts, and each is
+Tokens do not stop at the boundaries: `tok(prefix) + tok(text) + tok(suffix)` is not the tokenisation of the prompt, because a quote
+at a boundary merges with its neighbours. So the cuts lie a few tokens away from the text, in the constant parts, and each is
 proved against whole prompts.
 """
 

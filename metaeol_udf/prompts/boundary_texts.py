@@ -1,4 +1,4 @@
-"""Texts that begin and end in the ways that merge with a prompt's quotes, spaces and newlines, to prove seams with."""
+"""Texts that begin and end in the ways that merge with a prompt's quotes, spaces and newlines, to prove boundaries with."""
 
 AWKWARD_TEXTS = (
     # Plain, quoted, bracketed, and closed in every way.

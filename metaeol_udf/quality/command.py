@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaeol_udf.config import EncoderConfig
-from metaeol_udf.encoder.checkpoint.files import resolve_spec
+from metaeol_udf.encoder.checkpoint.resolve import resolve_local
 from metaeol_udf.errors import ConfigError
 from metaeol_udf.evaluation.data import Task, load_tasks
 from metaeol_udf.evaluation.run import check_tasks, evaluate
@@ -88,7 +88,7 @@ def run_comparison(config: EncoderConfig, specs: Mapping[str, EmbeddingSpec], *,
         ConfigError: As `run_evaluate`; what can be checked of all specs is checked before the first one is scored.
     """
     for spec in specs.values():
-        resolve_spec(spec)
+        resolve_local(spec)
     return {name: run_evaluate(dataclasses.replace(config, embedding=spec), with_spark=with_spark) for name, spec in specs.items()}
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaeol_udf.encoder import MetaEOLEncoder
-from metaeol_udf.encoder.checkpoint.files import resolve_spec
+from metaeol_udf.encoder.checkpoint.resolve import resolve_local
 from metaeol_udf.errors import ConfigError
 
 
@@ -40,7 +40,7 @@ class MtebModel:
             from mteb.models.model_meta import ModelMeta, ScoringFunction
         except ImportError:
             raise ConfigError("MtebModel needs a package that is not installed: pip install 'metaeol-udf[mteb]'") from None
-        spec = resolve_spec(encoder.spec)[0]
+        spec = resolve_local(encoder.spec).spec
         self.encoder = encoder
         self.mteb_model_meta: Any = ModelMeta.create_empty(
             overwrites={

@@ -13,9 +13,9 @@ from pyspark.sql.types import LongType, StringType, StructField, StructType
 
 from metaeol_udf.config import EncoderConfig
 from metaeol_udf.quality.vectors import require_all
+from metaeol_udf.spark.cluster.resolve import resolve
 from metaeol_udf.spark.cluster.session import get_session
-from metaeol_udf.spark.udf import pin, with_embeddings
-from metaeol_udf.spark.worker.model_staging import resolve
+from metaeol_udf.spark.udf import with_embeddings
 
 _SCHEMA = StructType([StructField("number", LongType()), StructField("text", StringType())])
 
@@ -37,7 +37,8 @@ class SparkVectors:
         """
         self._spark = spark if spark is not None else get_session(config.spark)
         self._runtime = config.runtime
-        self.spec = pin(resolve(config.embedding, lambda: self._spark)[0])
+        self._resolved = resolve(config.embedding, lambda: self._spark)
+        self.spec = self._resolved.spec
         self.cost: dict[str, Any] = {"through": "spark"}
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -51,7 +52,7 @@ class SparkVectors:
         """
         started = time.perf_counter()
         rows = self._spark.createDataFrame(list(enumerate(texts)), _SCHEMA)
-        found = with_embeddings(rows, self.spec, "text", "vector", self._runtime.device, self._runtime.max_batch_tokens)
+        found = with_embeddings(rows, self._resolved, "text", "vector", self._runtime.device, self._runtime.max_batch_tokens)
         table = found.select("number", "vector", "vector_error").toArrow().sort_by("number")
         require_all(table["vector_error"].to_pylist())
         vectors = table["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(len(texts), -1)

@@ -16,12 +16,12 @@ from rich.progress import Progress
 
 from metaeol_udf.config import EncoderConfig
 from metaeol_udf.encoder import MetaEOLEncoder
-from metaeol_udf.encoder.checkpoint.files import resolve_spec
+from metaeol_udf.encoder.checkpoint.resolve import resolve_local
 from metaeol_udf.errors import MetaEOLError
 from metaeol_udf.spec import EmbeddingSpec
 
 logger = logging.getLogger(__name__)
-_WINDOW_TEXTS = 2048  # planned together, and how often the bar moves
+_CHUNK_TEXTS = 2048  # planned together, and how often the bar moves
 
 
 class LocalVectors:
@@ -39,7 +39,7 @@ class LocalVectors:
             ConfigError: One of them does not exist.
             ModelFilesError: The model's files are not whole.
         """
-        self.spec: EmbeddingSpec = resolve_spec(config.embedding)[0]
+        self.spec: EmbeddingSpec = resolve_local(config.embedding).spec
         self._runtime = config.runtime
         self._encoder: MetaEOLEncoder | None = None
         self.cost: dict[str, Any] = {"through": "encoder"}
@@ -56,14 +56,14 @@ class LocalVectors:
         encoder = self._load()
         # Texts of like length side by side make full batches; the longest first, so that memory that is too small shows at once.
         order = np.argsort([-len(text) for text in texts], kind="stable")
-        windows = [order[start : start + _WINDOW_TEXTS] for start in range(0, len(texts), _WINDOW_TEXTS)]
+        chunks = [order[start : start + _CHUNK_TEXTS] for start in range(0, len(texts), _CHUNK_TEXTS)]
         vectors = np.empty((len(texts), encoder.dim), np.float32)
         counts: Counter[str] = Counter()
         started = time.perf_counter()
         with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
             task = bar.add_task("embedding", total=len(texts))
-            stream = encoder.encode_stream([texts[row] for row in rows] for rows in windows)
-            for rows, encoded in zip(windows, stream, strict=True):
+            embedded = encoder.encode_batches([texts[row] for row in rows] for rows in chunks)
+            for rows, encoded in zip(chunks, embedded, strict=True):
                 require_all(encoded.errors)
                 vectors[rows] = encoded.vectors
                 counts["texts_trimmed"] += int(encoded.trimmed.sum())

@@ -25,14 +25,14 @@ from metaeol_udf.delta.tables.columns import VectorColumns, check_source_columns
 from metaeol_udf.delta.tables.fingerprint import of_spec
 from metaeol_udf.delta.tables.refs import TableRef, open_table, parse_table, read
 from metaeol_udf.delta.tables.where_clause import filtered
+from metaeol_udf.encoder.checkpoint.resolve import ResolvedSpec
 from metaeol_udf.errors import InputError, MetaEOLError
 from metaeol_udf.search.blocks import Metric, Side, unit
 from metaeol_udf.search.vectors import against_queries, with_vectors
+from metaeol_udf.spark.cluster.resolve import resolve
 from metaeol_udf.spark.cluster.session import get_session
 from metaeol_udf.spark.columns import find_field, quoted
-from metaeol_udf.spark.udf import pin, with_embeddings
-from metaeol_udf.spark.worker.model_staging import resolve
-from metaeol_udf.spec import EmbeddingSpec
+from metaeol_udf.spark.udf import with_embeddings
 
 #: Columns beside the key in results; no user's table may have them.
 _QUERY, _TEXT = "metaeol_asked", "metaeol_text"
@@ -79,7 +79,7 @@ def search_table(
         if not query.strip():
             raise InputError(f"query {number} of {len(queries)} is blank: it has no embedding" if len(queries) > 1 else _BLANK)
     job = open_job(config, where, spark)
-    vectors = _embed_queries(job.spark, job.spec, config, queries)
+    vectors = _embed_queries(job.spark, job.resolved, config, queries)
     numbers = pa.table({_QUERY: pa.array(range(len(queries)), pa.int64())})
     side = Side(numbers, unit(vectors.astype(np.float64)), np.arange(len(queries)))
     rows = with_vectors(job.target, config.source.key, config.column, f"the table {config.target_table}")
@@ -94,13 +94,13 @@ class OpenJob:
 
     Attributes:
         spark: The session.
-        spec: Resolved.
+        resolved: What the vectors are.
         source: The rows that hold the texts.
         target: The rows that hold the vectors; the same where there is no table of their own. Only those that meet the condition.
     """
 
     spark: SparkSession
-    spec: EmbeddingSpec
+    resolved: ResolvedSpec
     source: DataFrame
     target: DataFrame
 
@@ -112,15 +112,15 @@ def open_job(config: JobConfig, where: str | None, spark: SparkSession | None) -
         InputError: They are not, a table or column is missing, or the condition over the source's columns is none.
         ConfigError: The configuration names a model, layer or template set that does not exist.
     """
-    spec = pin(resolve(config.embedding, lambda: get_session(config.spark, spark))[0])
+    resolved = resolve(config.embedding, lambda: get_session(config.spark, spark))
     spark = get_session(config.spark, spark)
     source, target = _open(spark, config)
-    _check_vectors(target, config, spec)
+    _check_vectors(target, config, resolved.fingerprint)
     if where is not None:
         kept = filtered(source, where, "--where")
         keys = [quoted(name) for name in config.source.key]
         target = kept if config.target.table is None else target.join(kept.select(*keys), on=list(config.source.key), how="left_semi")
-    return OpenJob(spark, spec, source, target)
+    return OpenJob(spark, resolved, source, target)
 
 
 @contextmanager
@@ -156,26 +156,26 @@ def _open(spark: SparkSession, config: JobConfig) -> tuple[DataFrame, DataFrame]
     return source, target
 
 
-def _check_vectors(target: DataFrame, config: JobConfig, spec: EmbeddingSpec) -> None:
+def _check_vectors(target: DataFrame, config: JobConfig, spec_fingerprint: str) -> None:
     """Refuse to compare vectors that different models or settings made: their cosines mean nothing."""
     columns = VectorColumns(config.column)
     has_vector = F.col(quoted(columns.vector)).isNotNull()
-    ours = of_spec(spec.fingerprint(), F.col(quoted(columns.fingerprint_column)))
+    ours = of_spec(spec_fingerprint, F.col(quoted(columns.fingerprint_column)))
     counts = target.where(has_vector).agg(F.count(F.lit(1)).alias("all"), F.count(F.when(ours, True)).alias("ours")).collect()[0]
     if counts["all"] == 0:
         raise InputError(f"no row of {config.target_table} has a vector in column {columns.vector!r}: run `metaeol embed` first")
     if counts["ours"] < counts["all"]:
         raise InputError(
             f"{counts['all'] - counts['ours']} of {counts['all']} vectors in column {columns.vector!r} of {config.target_table} were made "
-            f"by another model or other settings than this configuration's (fingerprint {spec.fingerprint()}): run `metaeol embed` first"
+            f"by another model or other settings than this configuration's (fingerprint {spec_fingerprint}): run `metaeol embed` first"
         )
 
 
-def _embed_queries(spark: SparkSession, spec: EmbeddingSpec, config: JobConfig, queries: Sequence[str]) -> NDArray[np.float32]:
+def _embed_queries(spark: SparkSession, resolved: ResolvedSpec, config: JobConfig, queries: Sequence[str]) -> NDArray[np.float32]:
     """Vectors of the queries, shape ``(n_queries, dim)``, computed by one Python worker as the table's were."""
     schema = StructType([StructField("number", LongType()), StructField("query", StringType())])
     rows = spark.createDataFrame(list(enumerate(queries)), schema).coalesce(1)
-    embedded = with_embeddings(rows, spec, "query", "vector", config.runtime.device, config.runtime.max_batch_tokens)
+    embedded = with_embeddings(rows, resolved, "query", "vector", config.runtime.device, config.runtime.max_batch_tokens)
     found = sorted(embedded.collect(), key=lambda row: int(row["number"]))
     for row in found:
         if row["vector_error"] is not None:

@@ -15,7 +15,8 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructField, StructType
 
-from metaeol_udf.spark.udf import RESULT_TYPE, result_frames
+from metaeol_udf.spark.udf import RESULT_TYPE
+from metaeol_udf.spark.worker.embed_column import embed_column
 from metaeol_udf.spark.worker.encoder_cache import EncoderRequest
 
 
@@ -24,7 +25,7 @@ def embed_in_stage(texts: DataFrame, request: EncoderRequest, task_gpus: int) ->
 
     Args:
         texts: Two columns: what names a text, and the text.
-        request: What workers load; its spec is pinned.
+        request: What workers load.
         task_gpus: GPUs of a task.
 
     Returns:
@@ -40,7 +41,7 @@ def embed_in_stage(texts: DataFrame, request: EncoderRequest, task_gpus: int) ->
                 keys.extend(batch[key])
                 yield batch[text]
 
-        for frame in result_frames(request, cells()):  # one row a text, in order, cut otherwise than the batches
+        for frame in embed_column(request, cells()):  # one row a text, in order, cut otherwise than the batches
             yield frame.assign(**{key: [keys.popleft() for _ in range(len(frame))]})
 
     schema = StructType([*RESULT_TYPE.fields, StructField(key, texts.schema[key].dataType)])

@@ -10,14 +10,13 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import BinaryType, LongType, StructField, StructType
 
-from metaeol_udf.encoder.checkpoint.files import made_with, model_shape
-from metaeol_udf.encoder.vectors.postprocess import PostProcessing
+from metaeol_udf.encoder.vectors.output import PostProcessing
 from metaeol_udf.encoder.vectors.postprocess_fit import Moments, fit_postprocess
 from metaeol_udf.errors import InputError
+from metaeol_udf.spark.cluster.resolve import resolve
 from metaeol_udf.spark.cluster.session import slot_count
 from metaeol_udf.spark.columns import quoted
-from metaeol_udf.spark.udf import pin, with_embeddings
-from metaeol_udf.spark.worker.model_staging import driver_folder
+from metaeol_udf.spark.udf import with_embeddings
 from metaeol_udf.spec import EmbeddingSpec, before_postprocess
 
 _MOMENTS = StructType([StructField("n", LongType()), StructField("total", BinaryType()), StructField("products", BinaryType())])
@@ -44,18 +43,17 @@ def fit_on(
         InputError: Fewer than 100 texts could be embedded, or the column does not hold strings.
         ConfigError: A setting is out of range.
     """
-    pinned = pin(before_postprocess(spec))
+    resolved = resolve(before_postprocess(spec))
     chosen = chosen_texts(df, text, n_texts).repartition(slot_count(df.sparkSession))
-    embedded = with_embeddings(chosen, pinned, "text", "vector", device, max_batch_tokens).where("vector IS NOT NULL").select("vector")
+    embedded = with_embeddings(chosen, resolved, "text", "vector", device, max_batch_tokens).where("vector IS NOT NULL").select("vector")
     sums = [_read(row) for row in embedded.mapInArrow(_partial_moments, _MOMENTS).toLocalIterator()]
     if not sums:
         raise InputError("post-processing is fitted on at least 100 different texts, found 0")
     moments = sums[0]
     for other in sums[1:]:
         moments = moments + other
-    n_layers, _ = model_shape(driver_folder(pinned.model, pinned.revision))
     return fit_postprocess(
-        moments, method, n_components=n_components, shrinkage=shrinkage, fitted_for=made_with(pinned, n_layers)
+        moments, method, n_components=n_components, shrinkage=shrinkage, fitted_for=resolved.made_with
     )  # fmt: skip
 
 

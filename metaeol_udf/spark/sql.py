@@ -6,6 +6,7 @@ import re
 
 from pyspark.sql import SparkSession
 
+from metaeol_udf.encoder.checkpoint.resolve import ResolvedSpec
 from metaeol_udf.errors import ConfigError
 from metaeol_udf.spark.udf import make_request, vector_udf
 from metaeol_udf.spec import EmbeddingSpec
@@ -15,7 +16,7 @@ _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}", flags=re.ASCII)
 
 def register_sql(
     spark: SparkSession,
-    spec: EmbeddingSpec,
+    spec: EmbeddingSpec | ResolvedSpec,
     name: str = "metaeol_embed",
     device: str = "auto",
     max_batch_tokens: int | str = "auto",
@@ -28,7 +29,7 @@ def register_sql(
 
     Args:
         spark: The session that gets the function; one of Spark Connect does, too.
-        spec: What an embedding is; checked and pinned here, on the driver.
+        spec: What an embedding is; resolved here, on the driver.
         name: Of the function: letters, digits and underscores, and none of Spark's own functions.
         device: As in `embed_udf`.
         max_batch_tokens: As in `embed_udf`.

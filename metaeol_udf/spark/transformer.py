@@ -20,8 +20,9 @@ from pyspark.sql.types import StringType, StructField, StructType
 
 from metaeol_udf.errors import ConfigError, EnvironmentFault, ModelFilesError, did_you_mean
 from metaeol_udf.spark.cluster.connect import connect_session
+from metaeol_udf.spark.cluster.resolve import resolve
 from metaeol_udf.spark.columns import quoted
-from metaeol_udf.spark.udf import VECTOR_TYPE, check_schema, resolve_anywhere, with_embeddings
+from metaeol_udf.spark.udf import VECTOR_TYPE, check_schema, with_embeddings
 from metaeol_udf.spec import SETTINGS, EmbeddingSpec
 
 OUTPUT_TYPES = ("array", "vector")
@@ -151,7 +152,7 @@ class MetaEOLEmbedder(Transformer, HasInputCol, HasOutputCol, DefaultParamsReada
             ModelFilesError: The model's files are not whole, or not those that the stage was saved with.
         """
         saved = self.getOrDefault(self.pinned) if self.isDefined(self.pinned) else {}
-        spec = resolve_anywhere(_with_content(self.embedding_spec(), saved))
+        spec = resolve(_with_content(self.embedding_spec(), saved)).spec
         if saved and spec.model_hash != saved["model_hash"]:
             raise ModelFilesError(
                 f"MetaEOLEmbedder.model {spec.model!r} holds other files than the model that this stage was saved with: put those there, "

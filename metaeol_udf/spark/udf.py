@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-import pandas as pd
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import pandas_udf
 from pyspark.sql.types import ArrayType, BooleanType, FloatType, LongType, StringType, StructField, StructType
 
-from metaeol_udf.encoder.checkpoint.manifest import deciding_files
-from metaeol_udf.errors import ConfigError, InputError
-from metaeol_udf.spark.cluster.connect import resolve_on_worker, session_with_model
+from metaeol_udf.encoder.checkpoint.resolve import ResolvedSpec
+from metaeol_udf.errors import InputError
+from metaeol_udf.spark.cluster.resolve import resolve
 from metaeol_udf.spark.columns import quoted
-from metaeol_udf.spark.worker.encoder_cache import EncoderRequest, go_offline
-from metaeol_udf.spark.worker.model_staging import driver_folder, resolve
+from metaeol_udf.spark.worker.embed_column import column_function, vector_function
+from metaeol_udf.spark.worker.encoder_cache import EncoderRequest
 from metaeol_udf.spec import EmbeddingSpec
 
 VECTOR_TYPE = ArrayType(FloatType())
@@ -36,13 +33,13 @@ RESULT_TYPE = StructType(
 )
 
 
-def embed_udf(spec: EmbeddingSpec, device: str = "auto", max_batch_tokens: int | str = "auto") -> Callable[..., Column]:
-    """A Pandas UDF from text to embedding.
+def embed_udf(spec: EmbeddingSpec | ResolvedSpec, device: str = "auto", max_batch_tokens: int | str = "auto") -> Callable[..., Column]:
+    """Make a Pandas UDF from text to embedding.
 
     It is marked non-deterministic: not because values vary, but so that Spark never evaluates it twice for one row.
 
     Args:
-        spec: What an embedding is; checked and pinned here, on the driver.
+        spec: What an embedding is; resolved here, on the driver.
         device: `auto` (the task's GPU, else the first, else the CPU), `cpu`, `cuda` or `cuda:N`.
         max_batch_tokens: Tokens of one forward pass, or `auto`.
 
@@ -58,41 +55,24 @@ def embed_udf(spec: EmbeddingSpec, device: str = "auto", max_batch_tokens: int |
 
 
 def vector_udf(request: EncoderRequest) -> Any:
-    """The Pandas UDF itself, for registration by name; it takes valid UTF-8 only. `request.spec` is pinned already."""
-
-    def embed(batches: Iterator[pd.Series]) -> Iterator[pd.Series]:
-        for frame in result_frames(request, batches):
-            yield frame["vector"]
-
-    return _pandas_udf(embed, VECTOR_TYPE)
+    """Make the Pandas UDF itself, for registration by name; it takes valid UTF-8 only."""
+    return _pandas_udf(vector_function(request), VECTOR_TYPE)
 
 
 def result_udf(request: EncoderRequest) -> Callable[..., Column]:
-    """A Pandas UDF from text to `RESULT_TYPE`: the vector with its error and counts. `request.spec` is pinned already."""
-
-    def embed(batches: Iterator[pd.Series]) -> Iterator[pd.DataFrame]:
-        return result_frames(request, batches)
-
-    return _on_valid_text(_pandas_udf(embed, RESULT_TYPE))
-
-
-def result_frames(request: EncoderRequest, batches: Iterator[pd.Series]) -> Iterator[pd.DataFrame]:
-    """What a worker makes of texts: frames with the columns of `RESULT_TYPE`, rows in the order of the texts."""
-    go_offline()  # before the next line imports transformers
-    from metaeol_udf.spark.worker.rebatching import encode_windows
-
-    return encode_windows(request, batches)
+    """Make a Pandas UDF from text to `RESULT_TYPE`: the vector with its error and counts."""
+    return _on_valid_text(_pandas_udf(column_function(request), RESULT_TYPE))
 
 
 def with_embeddings(
     df: DataFrame,
-    spec: EmbeddingSpec,
+    spec: EmbeddingSpec | ResolvedSpec,
     text: str = "text",
     output: str = "embedding",
     device: str = "auto",
     max_batch_tokens: int | str = "auto",
 ) -> DataFrame:
-    """Add an embedding and its error to every row; starts no Spark work by itself, but to find a model that a Connect client lacks.
+    """Add an embedding and its error to every row. Lazy, except that a Connect client without the model runs one small job to inspect it.
 
     Args:
         df: Any DataFrame.
@@ -115,54 +95,14 @@ def with_embeddings(
     return fields.drop(result)
 
 
-def make_request(
-    spec: EmbeddingSpec, device: str = "auto", max_batch_tokens: int | str = "auto", origin: str = "", model_cache: str | None = None
-) -> EncoderRequest:
+def make_request(spec: EmbeddingSpec | ResolvedSpec, device: str = "auto", max_batch_tokens: int | str = "auto") -> EncoderRequest:
     """Resolve a spec on the driver and say what workers load; see `EncoderRequest`.
 
     Raises:
         ConfigError: The spec names something that does not exist.
         ModelFilesError: The model's files are not whole.
     """
-    session = session_with_model(spec)
-    if session is not None:
-        pinned, files = resolve_on_worker(session, spec)
-    else:
-        pinned = pin(spec)
-        files = deciding_files(driver_folder(pinned.model, pinned.revision))
-    return EncoderRequest(pinned, device, max_batch_tokens, origin, files, model_cache)
-
-
-def resolve_anywhere(spec: EmbeddingSpec) -> EmbeddingSpec:
-    """Resolve a spec where its model is: on the driver, or on a worker where a Connect client has no copy.
-
-    Raises:
-        ConfigError: The spec names something that does not exist.
-        ModelFilesError: The model's files are not whole.
-    """
-    session = session_with_model(spec)
-    if session is not None:
-        return resolve_on_worker(session, spec)[0]
-    return resolve(spec, _active_session)[0]
-
-
-def pin(spec: EmbeddingSpec) -> EmbeddingSpec:
-    """Resolve a spec on the driver, and give workers the absolute path of a model folder: their working folder is another.
-
-    Raises:
-        ConfigError: The spec names something that does not exist.
-        ModelFilesError: The model's files are not whole.
-    """
-    resolved = spec if spec.is_resolved else resolve(spec, _active_session)[0]
-    folder = Path(resolved.model)
-    return dataclasses.replace(resolved, model=str(folder.resolve())) if folder.is_dir() else resolved
-
-
-def _active_session() -> SparkSession:
-    session = SparkSession.getActiveSession()
-    if session is None:
-        raise ConfigError("embedding.model is a place that only a running Spark session reaches, and none is running: start one first")
-    return session
+    return EncoderRequest(resolve(spec), device, max_batch_tokens)
 
 
 def _pandas_udf(function: Callable[..., Any], return_type: ArrayType | StructType) -> Any:

@@ -15,7 +15,7 @@ from rich.progress import Progress
 
 from metaeol_udf.config import EncoderConfig, JobConfig
 from metaeol_udf.encoder import MetaEOLEncoder
-from metaeol_udf.encoder.checkpoint.files import find_folder, made_with, model_shape, resolve_spec
+from metaeol_udf.encoder.checkpoint.resolve import made_with, resolve_local
 from metaeol_udf.errors import ConfigError
 from metaeol_udf.evaluation.data import StsTask, load_tasks
 from metaeol_udf.quality.plot import check_plot
@@ -143,8 +143,8 @@ def _from_table(config: EncoderConfig) -> Objective:
 
 def _resolved(config: EncoderConfig) -> tuple[EmbeddingSpec, int]:
     """The spec before any post-processing, and the model's layers."""
-    spec = before_postprocess(config.embedding)
-    return resolve_spec(spec)[0], model_shape(find_folder(spec.model, spec.revision))[0]
+    resolved = resolve_local(before_postprocess(config.embedding))
+    return resolved.spec, resolved.n_layers
 
 
 def _bank(config: EncoderConfig, spec: EmbeddingSpec, n_layers: int, texts: Sequence[str], from_depth: float = _FROM_DEPTH) -> StateBank:
@@ -160,7 +160,7 @@ def _bank(config: EncoderConfig, spec: EmbeddingSpec, n_layers: int, texts: Sequ
 
 
 def _write(spec: EmbeddingSpec, bank: StateBank, best: Candidate, out: Path, tuned: Tuned, held_out: Sequence[Objective]) -> list[Path]:
-    """Post-processing is fitted anew on all texts: what was chosen is not chosen again by that."""
+    """Refit the chosen post-processing on all texts; the choice itself is not repeated."""
     everything = len(best.templates) == len(bank.templates.templates)
     chosen = subset(bank.templates, best.templates, f"{bank.templates.name}-{len(best.templates)}")
     resolved = dataclasses.replace(bank.encoder.spec, layer=best.layers, templates_json=chosen.to_json())

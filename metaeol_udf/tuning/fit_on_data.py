@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from metaeol_udf.config import EncoderConfig
-from metaeol_udf.encoder.checkpoint.files import find_folder, made_with, model_shape
+from metaeol_udf.encoder.checkpoint.resolve import resolve_local
 from metaeol_udf.encoder.vectors.postprocess_fit import Moments, fit_postprocess
 from metaeol_udf.errors import ConfigError
 from metaeol_udf.evaluation.data import load_tasks
@@ -41,7 +41,6 @@ def run_fit_data(config: EncoderConfig, out: Path, method: str, *, n_texts: int,
     texts = distinct_texts(load_tasks(settings.data, settings.tasks, settings.limit, settings.seed))
     vectors = LocalVectors(dataclasses.replace(config, embedding=before_postprocess(config.embedding)))
     states = vectors(texts[:: -(-len(texts) // n_texts)])
-    n_layers, _ = model_shape(find_folder(vectors.spec.model, vectors.spec.revision))
-    post = fit_postprocess(Moments.of(states), method, fitted_for=made_with(vectors.spec, n_layers), **options)
+    post = fit_postprocess(Moments.of(states), method, fitted_for=resolve_local(vectors.spec).made_with, **options)
     replace_file(out, post.to_bytes())
     return {"method": method, "file": str(out), "hidden_size": post.hidden_size, "dim": post.dim, "setting": f"embedding.postprocess={out}"}

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from metaeol_udf.encoder.vectors.postprocess import PostProcessing
+from metaeol_udf.encoder.vectors.output import PostProcessing
 from metaeol_udf.encoder.vectors.postprocess_fit import Moments, fit_postprocess
 from metaeol_udf.tuning.objectives import Objective, texts_of
 from metaeol_udf.tuning.state_bank import StateBank

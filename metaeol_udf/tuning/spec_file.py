@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from metaeol_udf.encoder.vectors.postprocess import PostProcessing
+from metaeol_udf.encoder.vectors.output import PostProcessing
 from metaeol_udf.files import replace_file
 from metaeol_udf.prompts import TemplateSet
 from metaeol_udf.spec import SETTINGS, EmbeddingSpec

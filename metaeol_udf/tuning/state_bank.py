@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaeol_udf.encoder import MetaEOLEncoder
-from metaeol_udf.encoder.preparation import prepare_window
+from metaeol_udf.encoder.preparation import prepare_texts
 from metaeol_udf.prompts import TemplateSet
 from metaeol_udf.prompts.trie import PromptTrie
 from metaeol_udf.spec import output_layers
@@ -88,8 +88,8 @@ def tokens_per_text(encoder: MetaEOLEncoder, templates: TemplateSet, texts: Sequ
     """Tokens that a template set's trie computes for a text, the mean over some."""
     sample = texts[:: max(1, len(texts) // 1000)]
     trie = PromptTrie(templates, encoder.engine.trie.tokenizer)
-    window = prepare_window(sample, trie, templates, encoder.spec.max_tokens, encoder.batch_runner.max_batch_tokens, shares_starts=False)
-    return float(window.tokens_computed.sum() / max(1, window.n_unique))
+    prepared = prepare_texts(sample, trie, templates, encoder.spec.max_tokens, encoder.batch_runner.max_batch_tokens, shares_starts=False)
+    return float(prepared.tokens_computed.sum() / max(1, prepared.n_unique))
 
 
 def _chunks(n: int) -> Iterator[slice]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from metaeol_udf.encoder.checkpoint.files import resolve_spec
+from metaeol_udf.encoder.checkpoint.resolve import resolve_local
 from metaeol_udf.spec import EmbeddingSpec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,7 +22,7 @@ def test_specs_that_ship_keep_their_fingerprint(recorded: dict[str, Any], model_
     monkeypatch.chdir(ROOT)
     spec = EmbeddingSpec.load(recorded["file"])
     if recorded.get("resolved"):
-        spec = resolve_spec(spec)[0]
+        spec = resolve_local(spec).spec
     assert spec.fingerprint() == recorded["fingerprint"]
 
 

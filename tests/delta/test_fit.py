@@ -12,8 +12,7 @@ import yaml
 from pyspark.sql import DataFrame, SparkSession
 
 from metaeol_udf import MetaEOLEncoder, cli
-from metaeol_udf.encoder.vectors.output import finish_vectors
-from metaeol_udf.encoder.vectors.postprocess import PostProcessing
+from metaeol_udf.encoder.vectors.output import PostProcessing, finish_vectors
 from metaeol_udf.encoder.vectors.postprocess_fit import Moments, fit_postprocess
 from metaeol_udf.errors import InputError
 from metaeol_udf.spark import with_embeddings

@@ -107,7 +107,7 @@ def test_common_starts_of_texts_are_computed_once_and_exactly(shape: str, tiny_m
 def test_a_stream_of_lists_equals_one_list(tiny_model: Callable[..., Path]) -> None:
     ours = encoder(tiny_model("llama"))
     lists: list[list[str | None]] = [[*TEXTS[:5]], [], [None, " "], [*TEXTS[5:], None]]
-    found = list(ours.encode_stream(iter(lists)))
+    found = list(ours.encode_batches(iter(lists)))
     assert [len(encoded.errors) for encoded in found] == [5, 0, 2, len(TEXTS) - 4]
     assert found[2].errors == ["null_text", "empty_text"]
     together = np.concatenate([found[0].vectors, found[3].vectors[:-1]])

@@ -8,7 +8,7 @@ from threading import Barrier
 import pytest
 import torch
 
-from metaeol_udf.encoder.threads import Lanes
+from metaeol_udf.encoder.threads import start_threads
 
 
 @pytest.fixture
@@ -20,14 +20,14 @@ def n_threads() -> Iterator[int]:
     torch.set_num_threads(before)
 
 
-def test_lanes_divide_the_cores_and_leave_the_caller_its_own(n_threads: int) -> None:
-    lanes, both = Lanes(2), Barrier(2)
+def test_threads_divide_the_cores_and_leave_the_caller_its_own(n_threads: int) -> None:
+    threads, both = start_threads(2), Barrier(2)
 
     def used() -> int:
         both.wait(30)  # so that no lane answers for the other
         torch.ones(1 << 20).add_(1)  # an operation that would start threads
         return torch.get_num_threads()
 
-    answers = [lanes.submit(used) for _ in range(2)]
+    answers = [threads.submit(used) for _ in range(2)]
     assert [answer.result(60) for answer in answers] == [n_threads // 2, n_threads // 2]
     assert torch.get_num_threads() == n_threads

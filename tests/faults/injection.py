@@ -28,7 +28,7 @@ def meddle(
         patch: Undone at the test's end.
         before: Called with each Arrow batch's texts before the model sees them.
         with_encoder: Called with the encoder before it is used; a `run` that it sets on `engine.runner`, and an
-            `encode_stream` on the encoder, are taken away afterwards.
+            `encode_batches` on the encoder, are taken away afterwards.
     """
     for function in (before, with_encoder):
         if function is not None:
@@ -39,9 +39,9 @@ def meddle(
 
 def _meddling_udf(request: EncoderRequest, before: Callable[[list[str]], None] | None, with_encoder: Callable[[Any], None] | None) -> Any:
     def embed(batches: Iterator[pd.Series]) -> Iterator[pd.DataFrame]:
-        from metaeol_udf.spark.worker import rebatching
+        from metaeol_udf.spark.worker import embed_column
 
-        real, used = rebatching.get_encoder, []
+        real, used = embed_column.get_encoder, []
 
         def get_encoder(asked: Any) -> Any:
             loaded = real(asked)
@@ -56,14 +56,14 @@ def _meddling_udf(request: EncoderRequest, before: Callable[[list[str]], None] |
                     before(list(batch))
                 yield batch
 
-        rebatching.get_encoder = get_encoder  # type: ignore[assignment]
+        embed_column.get_encoder = get_encoder  # type: ignore[assignment]
         try:
-            yield from rebatching.encode_windows(request, watched())
+            yield from embed_column.embed_column(request, watched())
         finally:
-            rebatching.get_encoder = real
+            embed_column.get_encoder = real
             for encoder in used:
                 vars(encoder.engine.runner).pop("run", None)
-                vars(encoder).pop("encode_stream", None)
+                vars(encoder).pop("encode_batches", None)
 
     return udf._on_valid_text(udf._pandas_udf(embed, udf.RESULT_TYPE))
 

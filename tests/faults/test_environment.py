@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 from bench import Bench
 
-from metaeol_udf.encoder.checkpoint.files import write_manifest
-from metaeol_udf.encoder.checkpoint.manifest import MANIFEST
+from metaeol_udf.encoder.checkpoint.manifest import MANIFEST, write_manifest
 from metaeol_udf.errors import EnvironmentFault, ModelFilesError
 
 TEXTS = {n: f"text number {n}" for n in range(40)}

@@ -64,13 +64,13 @@ def test_fault_08_infinity_is_an_error_of_its_row(bench: Bench, monkeypatch: pyt
 def _wrong_shape(encoder: Any) -> None:
     import dataclasses
 
-    stream = type(encoder).encode_stream
+    stream = type(encoder).encode_batches
 
     def shortened(texts: Any) -> Any:
         for encoded in stream(encoder, texts):
             yield dataclasses.replace(encoded, vectors=encoded.vectors[:-1])
 
-    encoder.encode_stream = shortened
+    encoder.encode_batches = shortened
 
 
 def test_fault_08_vectors_of_a_wrong_shape_end_the_job_without_a_commit(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

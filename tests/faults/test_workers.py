@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from typing import Any
 
@@ -14,10 +15,10 @@ from pyspark.sql import functions as F
 
 from metaeol_udf.delta.write import waves
 from metaeol_udf.spark import with_embeddings
-from metaeol_udf.spark.daemon import MODULE
-from metaeol_udf.spark.udf import pin, result_udf
+from metaeol_udf.spark.cluster.session import DAEMON_MODULE
+from metaeol_udf.spark.udf import result_udf
 from metaeol_udf.spark.worker.encoder_cache import EncoderRequest
-from metaeol_udf.spec import EmbeddingSpec
+from tests.specs import without_files
 
 TEXTS = {n: f"text number {n}" for n in range(30)}
 
@@ -96,7 +97,7 @@ def test_fault_30_empty_partitions_load_no_model_and_a_skewed_one_is_split(bench
     bench.check_all_right(texts)
     # A model that does not exist: whoever loads it fails.
     empty = bench.spark.createDataFrame([], "text string").repartition(4)
-    missing = EmbeddingSpec(model="no/such/model", templates_json=pin(bench.spec).templates_json, model_hash="0")
+    missing = without_files(dataclasses.replace(bench.spec, model="no/such/model"))
     assert empty.select(result_udf(EncoderRequest(missing, "cpu"))("text")).collect() == []
 
 
@@ -143,5 +144,5 @@ def _end_workers() -> None:
     """End this session's Python workers, the children of its daemon."""
     for process in psutil.Process().children(recursive=True):
         parent = process.parent()
-        if parent is not None and MODULE in parent.cmdline():
+        if parent is not None and DAEMON_MODULE in parent.cmdline():
             process.kill()

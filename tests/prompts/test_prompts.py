@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from metaeol_udf import TemplateSet
 from metaeol_udf.errors import ConfigError
 from metaeol_udf.prompts import PromptTemplate, clean_text
-from metaeol_udf.prompts.shared_prefixes import CommonStart, find_common_starts
 from metaeol_udf.prompts.templates import builtin_names
 from metaeol_udf.prompts.tokenizer import PromptTokenizer
-from metaeol_udf.prompts.trie import PromptTrie
+from metaeol_udf.prompts.trie import CommonStart, PromptTrie, find_common_starts
 from tests.encoder.oracle import clean_as_paper
 from tests.tiny_models import TOKENIZERS
 

@@ -21,6 +21,7 @@ from metaeol_udf import MetaEOLEncoder
 from metaeol_udf.encoder.vectors.postprocess_fit import Moments, fit_postprocess
 from metaeol_udf.errors import ConfigError, InputError, ModelFilesError
 from metaeol_udf.spark import MetaEOLEmbedder
+from metaeol_udf.spark.cluster.resolve import resolve
 from metaeol_udf.spec import SETTINGS, EmbeddingSpec
 from tests.spark.texts import EMBEDDED, ERRORS, TEXTS, assert_same
 
@@ -176,8 +177,7 @@ def test_a_saved_stage_refuses_another_model_and_takes_other_templates_by_name(o
 
 
 def test_a_resolved_spec_keeps_its_content_in_a_stage(own_files: EmbeddingSpec) -> None:
-    from metaeol_udf.spark.udf import pin
 
-    pinned = pin(own_files)
+    pinned = resolve(own_files).spec
     Path(str(own_files.postprocess)).unlink()
     assert MetaEOLEmbedder.from_spec(pinned).resolved_spec() == pinned

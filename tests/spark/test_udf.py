@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,12 @@ from pyspark.sql import functions as F
 from metaeol_udf import MetaEOLEncoder
 from metaeol_udf.errors import ConfigError, InputError
 from metaeol_udf.spark import MetaEOLEmbedder, embed_udf, register_sql, with_embeddings
-from metaeol_udf.spark.udf import make_request, pin, result_udf
+from metaeol_udf.spark.cluster.resolve import resolve
+from metaeol_udf.spark.udf import result_udf
 from metaeol_udf.spark.worker.encoder_cache import EncoderRequest
 from metaeol_udf.spec import EmbeddingSpec
 from tests.plan_metrics import evaluated_rows
+from tests.specs import without_files
 
 TEXTS = [f"The {word} number {n} is{' very' * n} plain." for n, word in enumerate(["red", "green", "blue", "grey", "white", "black"])]
 
@@ -83,7 +86,7 @@ def test_null_blank_and_broken_texts_get_a_reason_and_their_neighbours_a_vector(
 
 def test_each_worker_loads_the_model_once_and_keeps_it_across_queries(spark: SparkSession, table: DataFrame, spec: EmbeddingSpec) -> None:
     own = EmbeddingSpec(model=spec.model, dtype="float32", max_tokens=63)  # a spec of its own, that no other test has loaded
-    request = make_request(own, "cpu", origin="once")
+    request = EncoderRequest(resolve(own), "cpu", origin="once")
     result = result_udf(request)
     load_ids = []
     for n_partitions in (8, 5, 1):
@@ -95,7 +98,7 @@ def test_each_worker_loads_the_model_once_and_keeps_it_across_queries(spark: Spa
 
 
 def test_empty_partitions_need_no_model(spark: SparkSession, spec: EmbeddingSpec) -> None:
-    missing = EmbeddingSpec(model="/no/such/model", templates_json=pin(spec).templates_json, model_hash="0")
+    missing = without_files(dataclasses.replace(spec, model="/no/such/model"))
     empty = spark.createDataFrame([], "text string").repartition(3)
     assert empty.select(result_udf(EncoderRequest(missing, "cpu"))("text")).collect() == []
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from metaeol_udf import EmbeddingSpec, MetaEOLEncoder, cli
-from metaeol_udf.encoder.checkpoint.files import resolve_spec
+from metaeol_udf.encoder.checkpoint.resolve import resolve_local
 
 WORDS = ("cat", "dog", "horse", "bird", "fish", "mouse", "fox", "cow", "ant", "bee")
 
@@ -48,7 +48,7 @@ def test_the_written_spec_scores_as_the_report_says(conf: Path, tmp_path: Path, 
     assert f"{report['chosen']['held_out']:.1f} on pairs that were held out" in out.read_text()
     # The written spec is a configuration for evaluate, too.
     assert cli.run(["evaluate", str(out), f"evaluation.data={tmp_path / 'data'}", "runtime.device=cpu", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["fingerprint"] == resolve_spec(spec)[0].fingerprint()
+    assert json.loads(capsys.readouterr().out)["fingerprint"] == resolve_local(spec).fingerprint
 
 
 def test_the_table_shows_configuration_front_and_choice(conf: Path, capsys: pytest.CaptureFixture[str]) -> None:

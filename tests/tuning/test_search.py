@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from metaeol_udf import EmbeddingSpec, MetaEOLEncoder, TemplateSet
-from metaeol_udf.encoder.checkpoint.files import made_with, resolve_spec
+from metaeol_udf.encoder.checkpoint.resolve import made_with, resolve_local
 from metaeol_udf.errors import InputError
 from metaeol_udf.tuning.curves import scores_by_layer, scores_by_prompts
 from metaeol_udf.tuning.objectives import Objective, halves, labelled, mean_reciprocal_rank, split_in_two, texts_of
@@ -148,7 +148,7 @@ def test_a_written_spec_gives_the_vectors_that_were_scored(bank: StateBank, tiny
     expected = vectors_of(repeated, candidate, repeated.texts)
     spec = EmbeddingSpec(model=str(tiny_model_dir), dtype="float32")
     templates = subset(TemplateSet.load("metaeol"), candidate.templates, "chosen")
-    resolved = resolve_spec(dataclasses.replace(spec, layer=candidate.layers, templates_json=templates.to_json()))[0]
+    resolved = resolve_local(dataclasses.replace(spec, layer=candidate.layers, templates_json=templates.to_json())).spec
     post = candidate.recipe.fit(repeated.mean(candidate.templates, candidate.layers), made_with(resolved, 2))
     files = write_spec(tmp_path / "new" / "my.yaml", spec, layers=candidate.layers, templates=templates, post=post, remarks=["chosen"])
     assert sorted(file.name for file in files) == ["my.safetensors", "my.templates.yaml", "my.yaml"]

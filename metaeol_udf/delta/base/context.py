@@ -16,11 +16,10 @@ from metaeol_udf.delta.base.failure_budget import FailureBudget
 from metaeol_udf.delta.base.run_report import Report, check_writable
 from metaeol_udf.delta.tables.columns import VectorColumns
 from metaeol_udf.delta.tables.refs import TableRef, parse_table
-from metaeol_udf.encoder.checkpoint.files import ModelInfo
+from metaeol_udf.encoder.checkpoint.resolve import ResolvedSpec
+from metaeol_udf.spark.cluster.resolve import resolve
 from metaeol_udf.spark.cluster.session import get_session
-from metaeol_udf.spark.udf import make_request
 from metaeol_udf.spark.worker.encoder_cache import EncoderRequest
-from metaeol_udf.spark.worker.model_staging import resolve
 from metaeol_udf.spec import EmbeddingSpec
 
 if TYPE_CHECKING:
@@ -34,8 +33,7 @@ class Job:
     """What all runs of one command share: settings, the resolved spec and the session."""
 
     config: JobConfig
-    spec: EmbeddingSpec
-    info: ModelInfo
+    resolved: ResolvedSpec
     spark: SparkSession
     source: TableRef
     target: TableRef
@@ -60,10 +58,15 @@ class Job:
         for setting in ("report", "report_page", "prometheus") if writes else ():
             check_writable(getattr(config.runtime, setting), f"runtime.{setting}")
         pairs = _load_pairs(config)
-        spec, info = resolve(config.embedding, lambda: get_session(config.spark, spark))
+        resolved = resolve(config.embedding, lambda: get_session(config.spark, spark))
         settings = dataclasses.replace(config.spark, conf=dict.fromkeys(config.spark.conf, "…"))  # values may be secrets
         logger.info("%s", dataclasses.replace(config, spark=settings))
-        return cls(config, spec, info, get_session(config.spark, spark), source, target, VectorColumns(config.column), pairs)
+        return cls(config, resolved, get_session(config.spark, spark), source, target, VectorColumns(config.column), pairs)
+
+    @property
+    def spec(self) -> EmbeddingSpec:
+        """The settings of the embedding, with the content of all that they name."""
+        return self.resolved.spec
 
     @property
     def in_place(self) -> bool:
@@ -77,12 +80,12 @@ class Job:
 
     def new_report(self) -> Report:
         """Make an empty report with a run id of its own, which sorts by time."""
-        return Report(f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:8]}", self.spec.fingerprint())
+        return Report(f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:8]}", self.resolved.fingerprint)
 
     def request(self, origin: str = "") -> EncoderRequest:
         """Say what workers load; `origin` names the run in its load ids."""
         runtime = self.config.runtime
-        return make_request(self.spec, runtime.device, runtime.max_batch_tokens, origin, runtime.model_cache)
+        return EncoderRequest(self.resolved, runtime.device, runtime.max_batch_tokens, origin, runtime.model_cache)
 
 
 def _load_pairs(config: JobConfig) -> LabelledPairs | None:

@@ -17,10 +17,8 @@ from metaeol_udf.delta.base.run_report import Report
 from metaeol_udf.delta.base.shutdown import was_requested
 from metaeol_udf.delta.select.selection import sampled
 from metaeol_udf.delta.tables.fingerprint import of_spec
-from metaeol_udf.delta.tables.metadata import vector_length
 from metaeol_udf.delta.tables.refs import read
 from metaeol_udf.errors import EnvironmentFault
-from metaeol_udf.prompts import TemplateSet
 from metaeol_udf.report_page import VectorSample, render_page, write_page
 from metaeol_udf.spark.columns import find_field, quoted
 from metaeol_udf.spec import SETTINGS
@@ -67,7 +65,7 @@ def draw_sample(job: Job) -> VectorSample:
     """Some rows of the table that hold a vector, drawn by the hash of their keys: the same ones while the table stays as it is."""
     table = read(job.spark, job.target)
     n_rows = table.count()  # from the log, where Delta has statistics
-    dim = vector_length(job.spec, job.info, len(TemplateSet.from_spec(job.spec).templates))
+    dim = job.resolved.vector_length
     wanted = min(SAMPLE_ROWS, max(3, _MOST_VALUES // dim))
     names = list(job.config.source.key)
     vector = quoted(job.columns.vector)

@@ -12,40 +12,33 @@ from metaeol_udf.delta.tables.alter_table import alter_table
 from metaeol_udf.delta.tables.columns import VectorColumns
 from metaeol_udf.delta.tables.refs import TableRef, open_table
 from metaeol_udf.delta.tables.where_clause import columns_in
-from metaeol_udf.encoder.checkpoint.files import ModelInfo
+from metaeol_udf.encoder.checkpoint.resolve import ResolvedSpec
 from metaeol_udf.errors import InputError
 from metaeol_udf.prompts import TemplateSet
 from metaeol_udf.spark.columns import find_field
-from metaeol_udf.spec import EmbeddingSpec
 
 
-def vector_properties(column: str, spec: EmbeddingSpec, info: ModelInfo) -> dict[str, str]:
+def vector_properties(column: str, resolved: ResolvedSpec) -> dict[str, str]:
     """Table properties that say how a column's vectors were made: `metaeol.<column>.model` and so on.
 
     Args:
         column: Name of the vector column.
-        spec: Resolved, with the model as the user named it.
-        info: The model's shape.
+        resolved: What the vectors are; its model stands there as the user named it.
     """
-    templates = TemplateSet.from_spec(spec)
+    spec = resolved.spec
     values = {
         "model": spec.model,
         "revision": spec.revision,
         "model_hash": spec.model_hash,
         "templates": spec.templates,
-        "templates_hash": templates.digest(),
+        "templates_hash": TemplateSet.from_spec(spec).digest(),
         "layer": str(spec.layer),
-        "dim": str(vector_length(spec, info, len(templates.templates))),
+        "dim": str(resolved.vector_length),
         "dtype": spec.dtype,
         "package_version": metaeol_udf.__version__,
-        "fingerprint": spec.fingerprint(),
+        "fingerprint": resolved.fingerprint,
     }
     return {f"metaeol.{column}.{name}": value for name, value in values.items() if value is not None}
-
-
-def vector_length(spec: EmbeddingSpec, info: ModelInfo, n_templates: int) -> int:
-    """Numbers in one stored vector."""
-    return info.dim * n_templates if spec.per_template else info.dim
 
 
 def column_comment(properties: Mapping[str, str], column: str) -> str:

@@ -1,163 +1,23 @@
-"""What can be known of a model without loading it: where its files are, whether they are whole, how deep and wide it is.
+"""Reads what a model folder tells without loading the model: whether its files are whole, how deep and wide the model is.
 
 Imports neither torch nor transformers, so that a Spark driver without them can refuse a bad job before it starts.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import logging
-import os
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metaeol_udf.encoder.checkpoint.manifest import MANIFEST, content_hash, read_manifest, verify_folder, write_manifest
-from metaeol_udf.encoder.vectors.postprocess import check_postprocess, load_postprocess, read_content
-from metaeol_udf.errors import ConfigError, ModelFilesError
-from metaeol_udf.prompts import TemplateSet
-from metaeol_udf.spec import EmbeddingSpec, output_layers
-
-logger = logging.getLogger(__name__)
-
-__all__ = ["MANIFEST", "ModelInfo", "check_weights", "find_folder", "model_shape", "resolve_spec", "verify_folder", "write_manifest"]
+from metaeol_udf.errors import ModelFilesError
 
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "*.tiktoken")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-_LOCAL_SCHEMES = ("file", "dbfs")
 _MAX_HEADER_BYTES = 100_000_000  # the safetensors format allows no longer header
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """A model's shape and place.
-
-    Attributes:
-        n_layers: Transformer layers; there is one hidden state more.
-        hidden_size: Length of one hidden state.
-        dim: Length of a vector, of one template, after post-processing and `truncate_dim`.
-        folder: Absolute path of the checkpoint's folder on this machine.
-        has_manifest: Whether a manifest of digests stands beside the files.
-    """
-
-    n_layers: int
-    hidden_size: int
-    dim: int
-    folder: str
-    has_manifest: bool
-
-
-def resolve_spec(spec: EmbeddingSpec) -> tuple[EmbeddingSpec, ModelInfo]:
-    """Check all of a spec that can be checked without a model in memory, and pin what its names stand for today.
-
-    Runs once on the driver. It reads every model file once to take its digest.
-
-    Returns:
-        The spec with `templates_json`, `postprocess_content` and `model_hash` set, and the model's shape.
-
-    Raises:
-        ConfigError: Unknown model, template set or layer, or more dimensions asked for than there are.
-        ModelFilesError: Files are missing, truncated, altered or of a kind that is not loaded.
-    """
-    templates = TemplateSet.from_spec(spec)
-    folder = find_folder(spec.model, spec.revision)
-    n_layers, hidden_size = model_shape(folder)
-    output_layers(spec.layer, n_layers)
-    check_weights(folder)
-    verify_folder(folder)
-    resolved = dataclasses.replace(
-        spec,
-        templates_json=templates.to_json(),
-        postprocess_content=spec.postprocess_content or (read_content(spec) if spec.postprocess is not None else None),
-        model_hash=content_hash(folder),
-    )
-    dim = check_vectors(resolved, n_layers, hidden_size)
-    return resolved, ModelInfo(n_layers, hidden_size, dim, str(folder), read_manifest(folder) is not None)
-
-
-def check_vectors(spec: EmbeddingSpec, n_layers: int, hidden_size: int) -> int:
-    """See that post-processing and `truncate_dim` go with a model's shape.
-
-    Returns:
-        Length of a vector, of one template.
-
-    Raises:
-        ConfigError: They do not.
-    """
-    post = load_postprocess(spec)
-    if post is not None:
-        for message in check_postprocess(post, hidden_size, made_with(spec, n_layers)):
-            logger.warning("%s", message)
-    dim = hidden_size if post is None else post.dim
-    if spec.truncate_dim is not None and spec.truncate_dim > dim:
-        of = "the model's hidden states have" if post is None else "post-processing gives"
-        raise ConfigError(f"embedding.truncate_dim is {spec.truncate_dim}, but {of} {dim} dimensions")
-    return spec.truncate_dim or dim
-
-
-def made_with(spec: EmbeddingSpec, n_layers: int) -> dict[str, str]:
-    """What a mean hidden state depends on, as `PostProcessing.fitted_for` keeps it."""
-    known = {
-        "templates": TemplateSet.from_spec(spec).digest(),
-        "layer": ",".join(map(str, output_layers(spec.layer, n_layers))),
-    }
-    return known if spec.model_hash is None else {**known, "model_hash": spec.model_hash}
-
-
-def find_folder(model: str, revision: str | None = None) -> Path:
-    """The folder that holds a model: a folder of that name, else a hub id's snapshot in the local hub cache.
-
-    Never downloads: a job that runs on many machines needs files that were fetched and checked before.
-
-    Raises:
-        ConfigError: There is neither.
-    """
-    if not is_local(model):
-        raise ConfigError(f"embedding.model {model!r} is a place that only a running Spark job reaches: name a folder here")
-    folder = local_path(model)
-    if folder.is_dir():
-        return folder.resolve()
-    if folder.exists():
-        raise ConfigError(f"embedding.model {model!r} is a file: `metaeol model prepare {model} DEST` makes a model folder of it")
-    snapshot = _cached_snapshot(model, revision or "main")
-    if snapshot is None:
-        at = f" at revision {revision!r}" if revision else ""
-        raise ConfigError(
-            f"embedding.model {model!r}: no such folder, and the local hub cache has no such model{at}; "
-            "`metaeol model prepare SRC DEST` makes a folder from a GGUF file, a checkpoint or a hub id"
-        )
-    return snapshot
-
-
-def is_local(model: str) -> bool:
-    """Whether a model's name is a path or a hub id, rather than a URI of a remote file system."""
-    scheme, colon, _ = model.partition(":")
-    return not colon or "/" in scheme or scheme in _LOCAL_SCHEMES
-
-
-def local_path(model: str) -> Path:
-    """The path that a model's name means: `file:` and `dbfs:` are other ways to write one."""
-    scheme, _, rest = model.partition(":")
-    if scheme not in _LOCAL_SCHEMES:
-        return Path(model)
-    path = "/" + rest.lstrip("/")
-    # Databricks mounts its file system under /dbfs, and volumes under their own name.
-    return Path(path if scheme == "file" or path.startswith("/Volumes/") else f"/dbfs{path}")
-
-
-def _cached_snapshot(model: str, revision: str) -> Path | None:
-    home = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
-    cache = Path(os.environ.get("HF_HUB_CACHE") or os.path.join(home, "hub")).expanduser()
-    repository = cache / f"models--{model.replace('/', '--')}"
-    reference = repository / "refs" / revision
-    commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision
-    snapshot = repository / "snapshots" / commit
-    return snapshot if snapshot.is_dir() else None
 
 
 def model_shape(folder: Path) -> tuple[int, int]:

@@ -65,7 +65,7 @@ def make_layout(group: PrefixGroup, n_text: int, decoder: Decoder) -> Layout:
 
 @dataclass(frozen=True)
 class Part:
-    """A cell's place in the stream of a batch: its tokens from `start` to `stop`."""
+    """A cell's place in the token sequence of a batch: its tokens from `start` to `stop`."""
 
     layout: Layout
     prefix: PrefixCache | None
@@ -74,19 +74,19 @@ class Part:
     stop: int
 
     def output_rows(self) -> Tensor:
-        """Places of the outputs in the stream, row after row."""
+        """Places of the outputs in the token sequence, row after row."""
         rows = torch.arange(self.n_rows, device=self.layout.outputs.device)
         return (self.start + rows[:, None] * self.layout.n_tokens + self.layout.outputs[None]).flatten()
 
 
 @dataclass(frozen=True)
 class Gather:
-    """Where the padded rows of a block stand in a stream without padding, and the other way round.
+    """Where the padded rows of a block stand in a token sequence without padding, and the other way round.
 
     Attributes:
-        places: Token of the stream for each token of the block; what pads stands for the first token of its row. Shape ``(n_rows *
+        places: Token of the token sequence for each token of the block; what pads stands for the first token of its row. Shape ``(n_rows *
             n_tokens,)``.
-        kept: Token of the block for each token of the stream.
+        kept: Token of the block for each token of the token sequence.
     """
 
     places: Tensor
@@ -104,7 +104,7 @@ class Block:
         n_tokens: Tokens of a row.
         n_prefix: Tokens before a row.
         prefixes: Rows from, rows to, and the prefix that they follow, or None.
-        start: First token in the stream; stop: the one after the last.
+        start: First token in the token sequence; stop: the one after the last.
         first_output: Place of the first output among those of all blocks; last_output: the one after the last.
         outputs: Tokens of a row whose hidden states are wanted, shape ``(1 or n_rows, n_outputs)``.
         masks: See `Layout`, shape ``(1 or n_rows, n_tokens, n_shared, n_prefix + n_tokens)``.
@@ -131,7 +131,7 @@ def make_blocks(parts: Sequence[Part]) -> list[Block]:
     """Decide which cells of a batch attention takes together. Every block costs the same few calls, whatever its size.
 
     Args:
-        parts: The cells, in the order of the stream.
+        parts: The cells, in the order of the token sequence.
     """
     blocks, n_outputs = [], 0
     for together in _similar(parts):
@@ -246,7 +246,7 @@ def rotate(x: Tensor, norm: Norm | None, rotation: Tensor | None, scaling: float
 
 
 def attend(
-    decoder: Decoder, layer: Layer, index: int, block: Block, streams: Sequence[Tensor], *, of_outputs: bool,
+    decoder: Decoder, layer: Layer, index: int, block: Block, projected: Sequence[Tensor], *, of_outputs: bool,
     kept: list[Tensor] | None,
 ) -> Tensor:  # fmt: skip
     """Attention of a block's tokens to their prefix, to their own text and to their own branch of the suffix trie.
@@ -256,18 +256,18 @@ def attend(
         layer: Its window.
         index: The layer's.
         block: The rows.
-        streams: Queries, keys and values of all blocks side by side, shape ``(n_stream, (n_heads + 2 * n_kv_heads) * head_dim)``;
+        projected: Queries, keys and values of all blocks side by side, shape ``(n_tokens, (n_heads + 2 * n_kv_heads) * head_dim)``;
             with `of_outputs`, queries of the outputs alone and then keys and values of all tokens. Queries and keys are rotated.
         of_outputs: Whether only outputs have a query.
         kept: Where to append the keys and values of the prefix and the only row, or None.
 
     Returns:
-        A token of the stream (or an output) each, shape ``(n_queries, n_heads * head_dim)``.
+        A token of the token sequence (or an output) each, shape ``(n_queries, n_heads * head_dim)``.
     """
     n_rows, n_kv, dim, n_prefix = block.n_rows, decoder.n_kv_heads, decoder.head_dim, block.n_prefix
-    own = _pad(streams[-1][block.start : block.stop], block.tokens)
+    own = _pad(projected[-1][block.start : block.stop], block.tokens)
     gather = block.of_outputs if of_outputs else block.tokens
-    queries = _pad(streams[0][block.first_output : block.last_output], gather) if of_outputs else own[:, : -2 * n_kv * dim]
+    queries = _pad(projected[0][block.first_output : block.last_output], gather) if of_outputs else own[:, : -2 * n_kv * dim]
     seen = own.new_empty(2, n_rows, n_kv, n_prefix + block.n_tokens, dim)
     for start, stop, prefix in block.prefixes:
         n_own = 0 if prefix is None else prefix[index].shape[2]
@@ -292,8 +292,8 @@ def attend(
     return attended if gather is None else attended.index_select(0, gather.kept)
 
 
-def _pad(stream: Tensor, gather: Gather | None) -> Tensor:
-    return stream if gather is None else stream.index_select(0, gather.places)
+def _pad(x: Tensor, gather: Gather | None) -> Tensor:
+    return x if gather is None else x.index_select(0, gather.places)
 
 
 def _pick(table: Tensor, outputs: Tensor) -> Tensor:

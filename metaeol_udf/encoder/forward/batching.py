@@ -1,4 +1,4 @@
-"""Which tokens go through the model together: cells of equal shape, packed into batches without padding."""
+"""Which tokens go through the model together: cells of equal shape, batched without padding."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Cell:
 
 
 def plan_batches(
-    lengths: Sequence[Mapping[int, int]], n_suffixes: Sequence[int], max_batch_tokens: int, n_lanes: int = 1
+    lengths: Sequence[Mapping[int, int]], n_suffixes: Sequence[int], max_batch_tokens: int, n_threads: int = 1
 ) -> list[list[Cell]]:
     """Group texts into batches that fit the token budget. Nothing is padded.
 
@@ -37,8 +37,8 @@ def plan_batches(
         lengths: For each prefix group its texts and their tokens.
         n_suffixes: Tokens of each group's suffix trie, shape ``(n_groups,)``.
         max_batch_tokens: Tokens a batch may hold; a text that is longer by itself makes a batch of its own.
-        n_lanes: Threads that run batches. With several, batches hold less where that makes their number a multiple of it: three
-            equal batches on two lanes would leave one of them idle for a quarter of the time.
+        n_threads: Threads that run batches. With several, batches hold less where that makes their number a multiple of it: three
+            equal batches on two threads would leave one of them idle for a quarter of the time.
 
     Returns:
         Batches of cells; each (group, text) stands in exactly one cell.
@@ -49,7 +49,7 @@ def plan_batches(
             same[length, group].append(row)
     left = sum(len(rows) * (length + n_suffixes[group]) for (length, group), rows in same.items())
     n_unused = left / max(1, 2 * sum(map(len, same.values())))  # of a batch, on average: the next row did not fit
-    n_batches = n_lanes * math.ceil(left / (n_lanes * max(1, max_batch_tokens - n_unused)))
+    n_batches = n_threads * math.ceil(left / (n_threads * max(1, max_batch_tokens - n_unused)))
     batches: list[list[Cell]] = []
     room, wanted = 0, 0.0
     for length, group in sorted(same, key=lambda key: (-key[0], key[1])):
@@ -58,7 +58,7 @@ def plan_batches(
         while rows:
             if room < n_row or wanted < n_row / 2:
                 room = max_batch_tokens
-                wanted = room if n_lanes == 1 else left / max(1, n_batches - len(batches))  # an even share of what is left
+                wanted = room if n_threads == 1 else left / max(1, n_batches - len(batches))  # an even share of what is left
                 batches.append([])
             n_fit = max(1, min(len(rows), room // n_row, round(wanted / n_row)))
             batches[-1].append(Cell(group, tuple(rows[:n_fit]), length, n_fit * n_row))

@@ -1,4 +1,4 @@
-"""A decoder-only transformer as plain tensors, and what its layers compute on a padding-free stream of tokens.
+"""A decoder-only transformer as plain tensors, and what its layers compute on a padding-free sequence of tokens.
 
 One description covers the families that differ only in norms, positions and activations: Llama, Mistral, Qwen2, Qwen3,
 Gemma 1 to 3, GPT-2 and OPT. `families.py` fills it from transformers' models; `forward.py` runs it.
@@ -144,7 +144,7 @@ class Decoder:
         return self.token_table.shape[1]
 
     def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
-        """Hidden state 0 of a stream of tokens, shape ``(n_tokens, hidden_size)``."""
+        """Hidden state 0 of a sequence of tokens, shape ``(n_tokens, hidden_size)``."""
         x = F.embedding(ids, self.token_table)
         if self.token_scale is not None:
             x = x * self.token_scale

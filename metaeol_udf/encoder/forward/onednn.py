@@ -19,7 +19,7 @@ _N_TOKENS = 1024  # of a forward pass; the layout is best there and right for an
 
 
 @dataclass(frozen=True)
-class PackedLinear(Linear):
+class OneDnnLinear(Linear):
     """As `Linear`; `weight` is opaque to everything but oneDNN."""
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -33,12 +33,12 @@ class PackedLinear(Linear):
 
 
 @dataclass(frozen=True)
-class PackedMlp(Mlp):
+class OneDnnMlp(Mlp):
     """As `Mlp`, with the gate's projection apart from the other one, so that its activation runs inside it."""
 
-    into: PackedLinear
-    out: PackedLinear
-    gate: PackedLinear | None = None
+    into: OneDnnLinear
+    out: OneDnnLinear
+    gate: OneDnnLinear | None = None
 
     def inner(self, x: Tensor) -> Tensor:
         """What goes into the last projection."""
@@ -49,26 +49,26 @@ class PackedMlp(Mlp):
 
 
 def fits_onednn(layer: Layer) -> bool:
-    """Whether this torch and this layer's dtype and activation have packed linear layers."""
+    """Tell whether this torch and this layer's dtype and activation have oneDNN's linear layers."""
     weight = layer.qkv.weight
     fits = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)
     has_operators = torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
     return fits and has_operators and type(layer.qkv) is Linear and layer.mlp.activation in _FUSED
 
 
-def pack(layer: Layer) -> Layer:
-    """A layer with packed linear layers, for all but a decoder's last one, which takes its weights apart."""
+def to_onednn(layer: Layer) -> Layer:
+    """Lay out the weights of a layer for oneDNN, for all but a decoder's last one, which takes its weights apart."""
     mlp, gate, into = layer.mlp, None, layer.mlp.into
     if mlp.is_gated:
         half = into.weight.shape[0] // 2
-        gate, into = _pack(into.rows(0, half)), into.rows(half, 2 * half)
+        gate, into = _reorder(into.rows(0, half)), into.rows(half, 2 * half)
     return dataclasses.replace(
         layer,
-        qkv=_pack(layer.qkv),
-        attention_out=_pack(layer.attention_out),
-        mlp=PackedMlp(into=_pack(into), out=_pack(mlp.out), activation=mlp.activation, is_gated=mlp.is_gated, gate=gate),
+        qkv=_reorder(layer.qkv),
+        attention_out=_reorder(layer.attention_out),
+        mlp=OneDnnMlp(into=_reorder(into), out=_reorder(mlp.out), activation=mlp.activation, is_gated=mlp.is_gated, gate=gate),
     )
 
 
-def _pack(linear: Linear) -> PackedLinear:
-    return PackedLinear(torch.ops.mkldnn._reorder_linear_weight(linear.weight.contiguous(), _N_TOKENS), linear.bias)
+def _reorder(linear: Linear) -> OneDnnLinear:
+    return OneDnnLinear(torch.ops.mkldnn._reorder_linear_weight(linear.weight.contiguous(), _N_TOKENS), linear.bias)

@@ -50,7 +50,7 @@ def quantize(layer: Layer, kind: str) -> Layer:
     """Quantize a layer's linear layers.
 
     Args:
-        layer: Unpacked, in floating point.
+        layer: In floating point, with plain weights.
         kind: `int8`, a scale an output; or `int4`, a scale for 32 weights.
     """
     mlp = dataclasses.replace(layer.mlp, into=_quantize(layer.mlp.into, kind), out=_quantize(layer.mlp.out, kind))

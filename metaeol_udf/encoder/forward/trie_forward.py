@@ -18,11 +18,11 @@ _MAX_KEPT_TEXT_TOKENS = 96  # layouts of longer texts are large and rarely met a
 
 @dataclass(frozen=True)
 class Batch:
-    """Cells in one stream, as layers take them.
+    """Cells in one token sequence, as layers take them.
 
     Attributes:
         blocks: Rows that attention takes together.
-        outputs: Places of the outputs in the stream, shape ``(n_outputs,)``.
+        outputs: Places of the outputs in the token sequence, shape ``(n_outputs,)``.
         rotations: Of queries and keys, for each (rotary table, scaling) in use: complex64, shape ``(n_tokens, 1, head_dim / 2)``.
     """
 
@@ -129,7 +129,7 @@ class TriePass:
         return x, batch
 
     def _run_layer(self, index: int, x: Tensor, batch: Batch, kept: list[Tensor] | None) -> Tensor:
-        """One layer over the stream `x`, which it may overwrite.
+        """One layer over the token sequence `x`, which it may overwrite.
 
         The last layer makes keys and values of all tokens, and the rest only for the outputs.
         """
@@ -139,13 +139,13 @@ class TriePass:
         h = layer.attention_norm(x)
         of_queries, of_keys = batch.rotations.get((layer.rope, layer.scaling)), batch.rotations.get((layer.rope, 1.0))
         if is_last:
-            streams = [layer.qkv.rows(0, n_query)(h[batch.outputs]), layer.qkv.rows(n_query, n_query + 2 * n_key)(h)]
+            projected = [layer.qkv.rows(0, n_query)(h[batch.outputs]), layer.qkv.rows(n_query, n_query + 2 * n_key)(h)]
             of_queries, x = None if of_queries is None else of_queries[batch.outputs], x[batch.outputs]
         else:
-            streams = [layer.qkv(h)]
-        rotate(streams[0][:, :n_query], layer.q_norm, of_queries, layer.scaling, dim)
-        rotate(streams[-1][:, -2 * n_key : -n_key], layer.k_norm, of_keys, 1.0, dim)
-        attended = [attend(decoder, layer, index, block, streams, of_outputs=is_last, kept=kept) for block in batch.blocks]
+            projected = [layer.qkv(h)]
+        rotate(projected[0][:, :n_query], layer.q_norm, of_queries, layer.scaling, dim)
+        rotate(projected[-1][:, -2 * n_key : -n_key], layer.k_norm, of_keys, 1.0, dim)
+        attended = [attend(decoder, layer, index, block, projected, of_outputs=is_last, kept=kept) for block in batch.blocks]
         x = _add(x, layer.attention_out, attended[0] if len(attended) == 1 else torch.cat(attended), layer.after_attention_norm)
         return _add(x, layer.mlp.out, layer.mlp.inner(layer.mlp_norm(x)), layer.after_mlp_norm)
 

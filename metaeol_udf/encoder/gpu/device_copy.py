@@ -18,16 +18,13 @@ def to_device(host: Tensor, device: torch.device) -> Tensor:
 
 
 class ResultCopier:
-    """Brings results to the host while the device works on the next batch.
+    """Brings results to the host while a CUDA device works on the next batch.
 
-    On CUDA, copies run on a stream of their own, after what was launched before them and beside what is launched later.
+    Copies run on a stream of their own, after what was launched before them and beside what is launched later.
 
-    Attributes:
-        is_asynchronous: Whether results are worth leaving alone for a while.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.is_asynchronous = device.type == "cuda"
+    def __init__(self) -> None:
         self._streams: dict[torch.device, torch.cuda.Stream] = {}
 
     def start(self, tensors: Sequence[Tensor]) -> Results:
@@ -36,8 +33,6 @@ class ResultCopier:
         Returns:
             Waits for the copies and gives them as arrays of the same shapes; whatever went wrong on the device is raised there.
         """
-        if not self.is_asynchronous:
-            return lambda: [tensor.cpu().numpy() for tensor in tensors]
         # One copy for all, out of memory that the next batch does not write to.
         flat = torch.cat([tensor.flatten() for tensor in tensors])
         host = torch.empty(flat.shape, dtype=flat.dtype, pin_memory=True)

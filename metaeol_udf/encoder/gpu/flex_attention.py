@@ -1,8 +1,8 @@
 """Attention over a whole batch at once, and the layers around it: a constant number of launches a layer, for GPUs.
 
 `attention.py` takes a batch cell by cell, which is what CPUs like; a GPU would wait for the host. Here FlexAttention takes the
-stream of a batch in one launch: queries are its tokens, keys the prefixes in use and its tokens, and the block mask, one a batch
-and kind of window, is shared by all layers. Who sees whom is in `stream.py`.
+packed batch in one launch: queries are its tokens, keys the prefixes in use and its tokens, and the block mask, one a batch
+and kind of window, is shared by all layers. Who sees whom is in `packed_batch.py`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from torch.utils._triton import has_triton
 
 from metaeol_udf.encoder.forward.decoder import Decoder, Layer, Norm
 from metaeol_udf.encoder.gpu.device_map import Stage
-from metaeol_udf.encoder.gpu.packed_batch import BLOCK, Stream
+from metaeol_udf.encoder.gpu.packed_batch import BLOCK, PackedBatch
 
 logger = logging.getLogger(__name__)
 
-_MOST_SHAPES = 64  # compiled; torch's own limit of 8 is met by two sizes of streams, two windows and a few sizes of outputs
+_MOST_SHAPES = 64  # compiled; torch's own limit of 8 is met by two sizes of packed batches, two windows and a few sizes of outputs
 
 _ALIGNED = 32  # integers; compiled kernels copy what does not begin at a whole 128 bytes
 
@@ -33,8 +33,8 @@ MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class DeviceStream:
-    """A `Stream` on a device, integers as int32.
+class DevicePackedBatch:
+    """A `PackedBatch` on a device, integers as int32.
 
     Attributes:
         ids, positions: Of the tokens, shape ``(n_tokens,)``.
@@ -65,18 +65,18 @@ class Shape:
     softcap: float | None
 
 
-def flatten_stream(stream: Stream) -> Tensor:
-    """All of a stream's integers in one tensor, so that one copy brings them to the device."""
+def flatten_packed_batch(packed: PackedBatch) -> Tensor:
+    """All integers of a packed batch in one tensor, so that one copy brings them to the device."""
     parts = (
-        stream.ids, stream.enters, stream.leaves, stream.positions, stream.outputs,
-        stream.blocks.counts, stream.blocks.order, stream.output_blocks.counts, stream.output_blocks.order,
+        packed.ids, packed.enters, packed.leaves, packed.positions, packed.outputs,
+        packed.blocks.counts, packed.blocks.order, packed.output_blocks.counts, packed.output_blocks.order,
     )  # fmt: skip
     flat = [torch.from_numpy(part).flatten() for part in parts]
     return torch.cat([F.pad(part, (0, -len(part) % _ALIGNED)) for part in flat])
 
 
-def unflatten_stream(flat: Tensor, n_tokens: int, n_slab: int, n_outputs: int, decoder: Decoder) -> DeviceStream:
-    """Views into what `flatten_stream` made, once it is on the device, with masks and rotations over them."""
+def unflatten_packed_batch(flat: Tensor, n_tokens: int, n_slab: int, n_outputs: int, decoder: Decoder) -> DevicePackedBatch:
+    """Views into what `flatten_packed_batch` made, once it is on the device, with masks and rotations over them."""
     n_keys, n_query, n_wanted = n_slab + n_tokens, n_tokens // BLOCK, n_outputs // BLOCK
     n_key = n_keys // BLOCK
     sizes = (n_tokens, n_keys, n_keys, n_keys, n_outputs, n_query, n_query * n_key, n_wanted, n_wanted * n_key)
@@ -104,14 +104,14 @@ def unflatten_stream(flat: Tensor, n_tokens: int, n_slab: int, n_outputs: int, d
         pairs = ((at.real, at.real), (-at.imag, at.imag))
         cos, sin = (torch.stack(pair, dim=-1).flatten(-2).to(decoder.token_table.dtype) for pair in pairs)
         rotations[rope] = (cos, sin)
-    return DeviceStream(
+    return DevicePackedBatch(
         ids, positions, outputs, make_masks(tokens, counts, order), make_masks(outputs, output_counts, output_order),
         rotations, {rope: (cos.index_select(0, outputs), sin.index_select(0, outputs)) for rope, (cos, sin) in rotations.items()},
     )  # fmt: skip
 
 
 def _make_mask(enters: Tensor, leaves: Tensor, key_positions: Tensor, queries: Tensor, positions: Tensor, window: int | None) -> MaskMod:
-    """Whether query `q` sees key `k`; `queries` says which tokens of the stream the queries are."""
+    """Whether query `q` sees key `k`; `queries` says which tokens of the packed batch the queries are."""
 
     def sees(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         token = queries[q]
@@ -131,7 +131,7 @@ def run_layer(
     layer: Layer, shape: Shape, x: Tensor, slab: LayerCache, rotation: Rotation | None, mask: BlockMask,
     outputs: Tensor | None = None, output_rotation: Rotation | None = None,
 ) -> Tensor:  # fmt: skip
-    """One layer over a stream. Free of side effects, so that it can be compiled.
+    """One layer over a packed batch. Free of side effects, so that it can be compiled.
 
     Args:
         layer: Weights.
@@ -198,7 +198,7 @@ def _add(residual: Tensor, x: Tensor, norm: Norm | None) -> Tensor:
 
 
 def run_layers(
-    decoder: Decoder, stages: Sequence[Stage], streams: Mapping[torch.device, DeviceStream], slab: Sequence[LayerCache],
+    decoder: Decoder, stages: Sequence[Stage], packed_batches: Mapping[torch.device, DevicePackedBatch], slab: Sequence[LayerCache],
     layer_function: Callable[..., Tensor],
 ) -> Tensor:  # fmt: skip
     """From token ids to the hidden states of the outputs, shape ``(n_outputs, hidden_size)``, float32.
@@ -206,21 +206,21 @@ def run_layers(
     Args:
         decoder: At least one layer.
         stages: Its layers by device.
-        streams: The batch, on each of those devices.
+        packed_batches: The batch, on each of those devices.
         slab: Keys and values of the prefixes, a layer each.
         layer_function: `run_layer`, or that compiled.
     """
     shape = Shape(decoder.n_heads, decoder.n_kv_heads, decoder.head_dim, decoder.softcap)
-    stream = streams[stages[0].device]
-    x = decoder.embed(stream.ids, stream.positions)
+    packed = packed_batches[stages[0].device]
+    x = decoder.embed(packed.ids, packed.positions)
     for stage in stages:
-        stream, x = streams[stage.device], x.to(stage.device)
+        packed, x = packed_batches[stage.device], x.to(stage.device)
         for index in stage.layers:
             layer = decoder.layers[index]
-            arguments = (layer, shape, x, slab[index], stream.rotations.get(layer.rope))
+            arguments = (layer, shape, x, slab[index], packed.rotations.get(layer.rope))
             if index < len(decoder.layers) - 1:
-                x = layer_function(*arguments, stream.masks[layer.window])
+                x = layer_function(*arguments, packed.masks[layer.window])
             else:
-                rotation = stream.output_rotations.get(layer.rope)
-                x = layer_function(*arguments, stream.output_masks[layer.window], stream.outputs, rotation)
+                rotation = packed.output_rotations.get(layer.rope)
+                x = layer_function(*arguments, packed.output_masks[layer.window], packed.outputs, rotation)
     return (x if decoder.final_norm is None else decoder.final_norm(x)).float()

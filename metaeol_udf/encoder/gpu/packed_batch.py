@@ -1,7 +1,7 @@
-"""A batch as one stream of tokens for attention kernels that take a whole batch at once: positions, and who sees whom.
+"""A batch as one packed sequence of tokens for attention kernels that take a whole batch at once: positions, and who sees whom.
 
-Keys are those of the prefixes in use (the *slab*) followed by those of the stream. Both are laid out depth first along the prompt
-trie, so that whatever a key is seen by stands side by side in the stream: prefixes before the texts that start with them, a text
+Keys are those of the prefixes in use (the *slab*) followed by those of the packed batch. Both are laid out depth first along the prompt
+trie, so that whatever a key is seen by stands side by side in the packed batch: prefixes before the texts that start with them, a text
 before its suffixes, a suffix token before its branches. «Query q sees key k» is then ``enters[k] <= q <= leaves[k]``, for causality
 inside a text, for forks of suffixes, for shared prefixes and for other rows alike, and no mask is ever written out.
 """
@@ -65,16 +65,16 @@ class Blocks:
 
 
 @dataclass(frozen=True)
-class Stream:
+class PackedBatch:
     """A batch on the host. Sizes are padded; what pads sees itself, and nothing sees it.
 
     Attributes:
         ids: Tokens, shape ``(n_tokens,)``.
-        enters: First token of the stream that sees a key, shape ``(n_slab + n_tokens,)``; leaves: the last one.
-        positions: Of each key in its prompt, shape ``(n_slab + n_tokens,)``; the stream's own are its end.
+        enters: First token of the packed batch that sees a key, shape ``(n_slab + n_tokens,)``; leaves: the last one.
+        positions: Of each key in its prompt, shape ``(n_slab + n_tokens,)``; the packed batch's own are its end.
         outputs: Tokens whose hidden states are wanted, shape ``(n_outputs,)``.
         blocks: For all tokens as queries; output_blocks: for the outputs.
-        cells: Cells in the order of the stream, by their index in the batch.
+        cells: Cells in the order of the packed batch, by their index in the batch.
         n_outputs: Outputs without padding.
     """
 
@@ -120,7 +120,7 @@ def order_suffixes(group: PrefixGroup) -> SuffixOrder:
 def lay_out_packed_batch(
     batch: Sequence[Cell], groups: Sequence[PrefixGroup], suffixes: Sequence[SuffixOrder], slab: SlabLayout,
     text_ids: Sequence[Mapping[int, Sequence[int]]], n_tokens: int,
-) -> Stream:  # fmt: skip
+) -> PackedBatch:  # fmt: skip
     """Lay out a batch.
 
     Args:
@@ -129,7 +129,7 @@ def lay_out_packed_batch(
         suffixes: Their suffixes in order.
         slab: Holds the prefixes of all those groups.
         text_ids: Token ids of each text in each group, indexed ``[group][row]``.
-        n_tokens: Size to pad the stream to: whole blocks, and no less than the batch holds.
+        n_tokens: Size to pad the packed batch to: whole blocks, and no less than the batch holds.
     """
     prefix_of = [slab.prefixes.index(groups[cell.group].prefix_ids) if groups[cell.group].prefix_ids else -1 for cell in batch]
     cells = sorted(range(len(batch)), key=prefix_of.__getitem__)  # stable: prefixes and those that extend them side by side
@@ -158,7 +158,7 @@ def lay_out_packed_batch(
     n_outputs = sum(map(len, outputs))
     wanted = np.concatenate([*outputs, np.zeros(_output_size(n_outputs, n_tokens) - n_outputs, np.int64)])
     enters, prefix_leaves, prefix_positions = _slab_sight(slab, prefixes)
-    return Stream(
+    return PackedBatch(
         ids=ids,
         enters=np.concatenate([enters, np.arange(n_tokens, dtype=np.int32)]),
         leaves=np.concatenate([prefix_leaves, leaves]),
@@ -172,7 +172,7 @@ def lay_out_packed_batch(
 
 
 def _output_size(n_outputs: int, n_tokens: int) -> int:
-    """A few sizes a stream only, so that few shapes are compiled: what is wanted is a small and steady part of the tokens."""
+    """A few sizes only, so that few shapes are compiled: what is wanted is a small and steady part of the tokens."""
     sizes = (_whole_blocks(n_tokens >> shift) for shift in (6, 5, 4, 3, 2, 1, 0))
     return next((size for size in sizes if size >= n_outputs), _whole_blocks(n_outputs))
 

@@ -1,4 +1,4 @@
-"""The GPU's forward pass: full batches as one padded stream in few shapes, all others cell by cell."""
+"""The GPU's forward pass: full batches as one padded packed batch in few shapes, all others cell by cell."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from metaeol_udf.encoder.forward.trie_forward import Batch, TriePass
 from metaeol_udf.encoder.gpu.cuda_graphs import GraphCache
 from metaeol_udf.encoder.gpu.device_copy import to_device
 from metaeol_udf.encoder.gpu.device_map import DeviceOf, device_of, find_stages, move
-from metaeol_udf.encoder.gpu.flex_attention import LayerCache, flatten_stream, run_layer, run_layers, unflatten_stream
+from metaeol_udf.encoder.gpu.flex_attention import LayerCache, flatten_packed_batch, run_layer, run_layers, unflatten_packed_batch
 from metaeol_udf.encoder.gpu.packed_batch import BLOCK, SlabLayout, SuffixOrder, lay_out_packed_batch, lay_out_slab, order_suffixes
 from metaeol_udf.prompts.trie import PrefixGroup
 
 logger = logging.getLogger(__name__)
 
-_MIN_COSINE = 0.995  # stream against cells on the first batch, whatever the dtype: a wrong mask is far below it
+_MIN_COSINE = 0.995  # packed batch against cells on the first batch, whatever the dtype: a wrong mask is far below it
 
 Cells = Sequence[Cell]
 TextIds = Sequence[Mapping[int, Sequence[int]]]
 
 
 class PackedPass(TriePass):
-    """Runs full batches as one stream of tokens, padded to one of a few sizes, so that compiled code and CUDA graphs fit them.
+    """Runs full batches as one packed batch, padded to one of a few sizes, so that compiled code and CUDA graphs fit them.
 
     Prefixes, and batches that fill no size well (the last ones of a window, those after running out of memory), run cell by cell.
-    The first stream is proved against cells; where it differs, or cannot be compiled, cells are used from then on.
+    The first packed batch is proved against cells; where it differs, or cannot be compiled, cells are used from then on.
 
     Attributes:
-        sizes: Tokens that streams are padded to, ascending; without any, all batches run cell by cell.
+        sizes: Tokens that packed batches are padded to, ascending; without any, all batches run cell by cell.
         stages: The decoder's layers by device.
         graphs: Records passes, where a model is so small that launches cost; else None.
         tokens_before: Tokens that still run cell by cell, so that a short job does not wait for a compiler.
@@ -106,27 +106,29 @@ class PackedPass(TriePass):
         return expected if cosine >= _MIN_COSINE else self._give_up(batch, text_ids, f"its cosine to them is {cosine:.6f}")
 
     def _give_up(self, batch: Cells, text_ids: TextIds, why: str) -> list[Tensor]:
-        logger.warning("batches run cell by cell, which is slower on a GPU: a whole stream at once is not used, %s", why)
+        logger.warning("batches run cell by cell, which is slower on a GPU: a whole packed batch at once is not used, %s", why)
         self.sizes, self._layer_function = (), None
         return super().run(batch, text_ids)
 
     def _run_stream(self, batch: Cells, text_ids: TextIds, size: int) -> list[Tensor]:
         layout, caches, is_constant = self._slab_for(batch)
-        stream = lay_out_packed_batch(batch, self._groups, self._suffixes, layout, text_ids, size)
-        n_wanted = len(stream.outputs)
+        packed = lay_out_packed_batch(batch, self._groups, self._suffixes, layout, text_ids, size)
+        n_wanted = len(packed.outputs)
 
         def forward(flat: Tensor) -> Tensor:
             devices = {stage.device for stage in self.stages}
-            streams = {device: unflatten_stream(flat.to(device), size, layout.n_tokens, n_wanted, self.decoder) for device in devices}
+            packed_batches = {
+                device: unflatten_packed_batch(flat.to(device), size, layout.n_tokens, n_wanted, self.decoder) for device in devices
+            }
             assert self._layer_function is not None
-            return run_layers(self.decoder, self.stages, streams, caches, self._layer_function)
+            return run_layers(self.decoder, self.stages, packed_batches, caches, self._layer_function)
 
-        flat = to_device(flatten_stream(stream), self.decoder.token_table.device)
+        flat = to_device(flatten_packed_batch(packed), self.decoder.token_table.device)
         # A recording reads the slab that it was made with, so passes over other prefixes than the template set's are not recorded.
         graphs = self.graphs if is_constant else None
         states = forward(flat) if graphs is None else graphs.run((size, n_wanted, layout), flat, forward)
-        sizes = [len(batch[index].rows) * len(self._groups[batch[index].group].outputs) for index in stream.cells]
-        parts = dict(zip(stream.cells, torch.split(states[: stream.n_outputs], sizes), strict=True))
+        sizes = [len(batch[index].rows) * len(self._groups[batch[index].group].outputs) for index in packed.cells]
+        parts = dict(zip(packed.cells, torch.split(states[: packed.n_outputs], sizes), strict=True))
         return [parts[index].view(len(cell.rows), -1, states.shape[-1]) for index, cell in enumerate(batch)]
 
     def _slab_for(self, batch: Cells) -> tuple[SlabLayout, list[LayerCache], bool]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from metaeol_udf.encoder.vectors.postprocess import METHODS, PostProcessing
+from metaeol_udf.encoder.vectors.output import PostProcessing
+from metaeol_udf.encoder.vectors.postprocess import METHODS
 from metaeol_udf.errors import ConfigError, InputError
 
 _LEAST_TEXTS = 100  # fewer say nothing about hundreds of dimensions

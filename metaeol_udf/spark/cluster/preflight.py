@@ -150,7 +150,7 @@ def probe_workers(spark: SparkSession, request: EncoderRequest) -> list[WorkerPr
         EnvironmentFault: Workers cannot even start: no Python, another Python, or no metaeol-udf on them.
     """
     n_tasks = min(_MAX_PROBES, slot_count(spark))
-    asked = EncoderRequest(request.spec, request.device, versions=request.versions)
+    asked = EncoderRequest(request.resolved, request.device, versions=request.versions)
 
     def probe(batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
         yield from probe_worker(asked, batches)

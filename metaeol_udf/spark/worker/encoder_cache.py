@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, Protocol
 
 from pyspark import TaskContext
 
-from metaeol_udf.encoder.checkpoint.manifest import ModelFile
+from metaeol_udf.encoder.checkpoint.resolve import ResolvedSpec
 from metaeol_udf.spark.worker.devices import Gpu, device_name, task_gpus
-from metaeol_udf.spark.worker.model_staging import worker_folder
+from metaeol_udf.spark.worker.model_staging import worker_model_folder
 from metaeol_udf.spark.worker.shared_encoder import OwnedEncoder, key_on, obtain
 from metaeol_udf.spark.worker.version_check import check_versions, own_versions
-from metaeol_udf.spec import EmbeddingSpec
 
 if TYPE_CHECKING:
     from metaeol_udf.encoder import Encoded, MetaEOLEncoder
@@ -33,34 +32,33 @@ class EncoderRequest:
     """What a UDF carries to its workers.
 
     Attributes:
-        spec: Resolved on the driver, so that a worker reads no template file.
+        resolved: What an embedding is, with the content of all that it names: a worker reads no template file, and compares every
+            model file with the driver's before it loads.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `cuda:N,M`.
         max_batch_tokens: Tokens of one forward pass, or `auto`.
         origin: The run that asks; ends the name of a load, so that a run can count the loads it caused.
-        files: The model's files as the driver sees them; every worker compares its own before it loads.
         model_cache: Folder for a copy of the model on every machine; None copies from slow mounts only.
         versions: Of the driver; others on a worker would compute other vectors in silence.
     """
 
-    spec: EmbeddingSpec
+    resolved: ResolvedSpec
     device: str = "auto"
     max_batch_tokens: int | str = "auto"
     origin: str = ""
-    files: tuple[ModelFile, ...] = ()
     model_cache: str | None = None
     versions: Mapping[str, str] = field(default_factory=own_versions)
 
     @property
     def key(self) -> str:
         """What makes two requests ask for one encoder."""
-        return repr((self.spec, self.spec.fingerprint(), self.max_batch_tokens, sorted(self.versions.items())))
+        return repr((self.resolved, self.max_batch_tokens, sorted(self.versions.items())))
 
 
 class Encoder(Protocol):
     """What embeds the cells of a column, in this process or in another one of this machine."""
 
-    def encode_stream(self, windows: Iterable[Sequence[str | None]]) -> Iterator[Encoded]:
-        """See `MetaEOLEncoder.encode_stream`."""
+    def encode_batches(self, chunks: Iterable[Sequence[str | None]]) -> Iterator[Encoded]:
+        """See `MetaEOLEncoder.encode_batches`."""
         ...
 
 
@@ -73,6 +71,7 @@ class LoadedEncoder:
 
 
 _on_cpu: dict[str, LoadedEncoder] = {}
+_gpuless = {"cpu"}  # values of `device` that mean the CPU in this process; GPUs do not appear later
 _on_gpus: dict[frozenset[str], OwnedEncoder] = {}  # by the GPUs' UUIDs
 _load_count = itertools.count()
 
@@ -87,16 +86,20 @@ def get_encoder(request: EncoderRequest) -> LoadedEncoder:
         EnvironmentFault: No GPU where one is required, other versions than the driver's, or the GPU is busy with another model.
         ModelFilesError: The model's files are missing, damaged or not the driver's on this machine.
     """
+    if request.device in _gpuless and request.key in _on_cpu:
+        return _on_cpu[request.key]
     check_versions(request.versions)
     gpus = task_gpus(request.device)
     load_id = f"{socket.gethostname()}:{os.getpid()}:{next(_load_count)}:{request.origin}"
-    if not gpus:
-        if request.key not in _on_cpu:
-            _on_cpu.clear()  # two models in one process are one too many
-            gc.collect()
-            _on_cpu[request.key] = LoadedEncoder(_load(request, "cpu"), load_id)
+    if gpus:
+        return _get_on_gpus(request, gpus, load_id)
+    _gpuless.add(request.device)
+    if request.key in _on_cpu:
         return _on_cpu[request.key]
-    return _get_on_gpus(request, gpus, load_id)
+    _on_cpu.clear()  # two models in one process are one too many
+    gc.collect()
+    _on_cpu[request.key] = LoadedEncoder(_load(request, "cpu"), load_id)
+    return _on_cpu[request.key]
 
 
 def _get_on_gpus(request: EncoderRequest, gpus: tuple[Gpu, ...], load_id: str) -> LoadedEncoder:
@@ -121,14 +124,15 @@ def go_offline() -> None:
 
 
 def _load(request: EncoderRequest, device: str) -> MetaEOLEncoder:
-    folder = worker_folder(request.spec, request.files, request.model_cache)
+    folder = worker_model_folder(request.resolved, request.model_cache)
     import torch
 
     from metaeol_udf.encoder import MetaEOLEncoder
 
     torch.set_num_threads(_threads())
-    spec = dataclasses.replace(request.spec, model=str(folder))
-    return MetaEOLEncoder.from_spec(spec, device=device, max_batch_tokens=request.max_batch_tokens)
+    return MetaEOLEncoder.from_spec(
+        dataclasses.replace(request.resolved, place=str(folder)), device=device, max_batch_tokens=request.max_batch_tokens
+    )
 
 
 def _threads() -> int:

@@ -12,7 +12,6 @@ Whatever the way, a worker compares every file with the driver's digests before 
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 import shutil
@@ -24,11 +23,11 @@ from pathlib import Path
 from pyspark import SparkFiles
 from pyspark.sql import SparkSession
 
-from metaeol_udf.encoder.checkpoint.files import ModelInfo, find_folder, is_local, resolve_spec
+from metaeol_udf.encoder.checkpoint.location import is_local, model_folder
 from metaeol_udf.encoder.checkpoint.manifest import ModelFile, verify_files, write_manifest
+from metaeol_udf.encoder.checkpoint.resolve import ResolvedSpec
 from metaeol_udf.errors import ConfigError, EnvironmentFault, ModelFilesError
 from metaeol_udf.spark.worker.file_lock import Lease, private_folder
-from metaeol_udf.spec import EmbeddingSpec
 
 logger = logging.getLogger(__name__)
 
@@ -37,58 +36,44 @@ COPY_WAIT_S = 7200.0  # another process copies the same model: minutes for most,
 _MOUNTS = ("/Volumes/", "/dbfs/")  # object stores that look like folders: too slow and unsteady to map weights from
 
 
-def resolve(spec: EmbeddingSpec, session: Callable[[], SparkSession]) -> tuple[EmbeddingSpec, ModelInfo]:
-    """`resolve_spec` for models anywhere; runs on the driver.
+def driver_model_folder(model: str, revision: str | None, session: Callable[[], SparkSession]) -> Path:
+    """Find the folder of a model on the driver; Spark fetches what no path of this machine leads to.
 
     Args:
-        spec: What to resolve; the result keeps the model's name as it is written.
-        session: Gives the session that fetches a model which no path of this machine leads to; not called for others.
+        model: The model's name as the user wrote it.
+        revision: The commit of a hub id.
+        session: Gives the session that fetches; not called for models of this machine.
 
     Raises:
-        ConfigError: Unknown model, template set or layer.
-        ModelFilesError: Files are missing, truncated, altered or of a kind that is not loaded.
+        ConfigError: There is no such model, or Spark cannot fetch it.
     """
-    if is_local(spec.model):
-        return resolve_spec(spec)
-    folder = find_or_fetch(spec, session)
-    resolved, info = resolve_spec(dataclasses.replace(spec, model=str(folder)))
-    return dataclasses.replace(resolved, model=spec.model), info
+    return model_folder(model, revision) if is_local(model) else _fetch(session(), model)
 
 
-def find_or_fetch(spec: EmbeddingSpec, session: Callable[[], SparkSession]) -> Path:
-    """The folder of a model on the driver, fetched where no path of this machine leads to it; arguments and errors as above."""
-    return find_folder(spec.model, spec.revision) if is_local(spec.model) else _fetch(session(), spec.model)
-
-
-def driver_folder(model: str, revision: str | None = None) -> Path:
-    """The folder of a resolved spec's model on the driver."""
-    return find_folder(model, revision) if is_local(model) else _spark_file(model)
-
-
-def worker_folder(spec: EmbeddingSpec, files: Sequence[ModelFile], cache: str | None) -> Path:
-    """The folder to load a model from on this machine, every file of it compared with the driver's; runs in a Python worker.
+def worker_model_folder(resolved: ResolvedSpec, cache: str | None) -> Path:
+    """Find the folder to load a model from on this machine, every file of it compared with the driver's; runs in a Python worker.
 
     Args:
-        spec: Resolved on the driver; its model hash names the copy.
-        files: The driver's digests.
+        resolved: The spec, whose `place`, `files` and model hash count here.
         cache: Folder for copies on this machine's disk; None copies only from slow mounts, to the user's cache folder.
 
     Raises:
         ModelFilesError: A file is missing, truncated or other than the driver's.
         EnvironmentFault: The disk is full, or the cache folder is not this user's own.
     """
-    source = _worker_source(spec)
+    source = _source(resolved.place, resolved.spec.revision)
     if cache is not None or str(source).startswith(_MOUNTS):
-        return cached_copy(source, str(spec.model_hash), files, Path(cache) if cache is not None else _default_cache())
-    verify_files(source, files)
+        root = Path(cache) if cache is not None else _default_cache()
+        return cached_copy(source, str(resolved.spec.model_hash), resolved.files, root)
+    verify_files(source, resolved.files)
     return source
 
 
-def _worker_source(spec: EmbeddingSpec) -> Path:
+def _source(place: str, revision: str | None) -> Path:
     try:
-        source = find_folder(spec.model, spec.revision) if is_local(spec.model) else _spark_file(spec.model)
+        source = model_folder(place, revision) if is_local(place) else spark_file(place)
     except ConfigError:
-        source = Path(spec.model)
+        source = Path(place)
     if source.is_dir():
         return source
     raise ModelFilesError(
@@ -178,7 +163,7 @@ def _fetch(spark: SparkSession, model: str) -> Path:
             spark.sparkContext.addFile(model, recursive=True)
         except Exception as error:
             raise ConfigError(f"embedding.model {model!r}: Spark cannot fetch it: {str(error).strip().splitlines()[0]}") from error
-    folder = _spark_file(model)
+    folder = spark_file(model)
     if not folder.is_dir():
         raise ConfigError(
             f"embedding.model {model!r}: the job has no folder of that name; bring it with --archives model.tar.gz#{folder.name} "
@@ -187,7 +172,8 @@ def _fetch(spark: SparkSession, model: str) -> Path:
     return folder
 
 
-def _spark_file(model: str) -> Path:
+def spark_file(model: str) -> Path:
+    """Name the folder that Spark brought under a model's name; the folder may not be there."""
     name = model.removeprefix(SPARK_FILES).rstrip("/").rpartition("/")[2]
     fetched = Path(SparkFiles.get(name))
     # YARN unpacks archives in the container's working folder, which SparkFiles does not know.

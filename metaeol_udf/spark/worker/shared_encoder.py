@@ -67,10 +67,10 @@ class OwnedEncoder:
         self._accepting = threading.Thread(target=self._accept, daemon=True, name="metaeol-share")
         self._accepting.start()
 
-    def encode_stream(self, windows: Iterable[Sequence[str | None]]) -> Iterator[Encoded]:
-        """As the encoder's own; other workers get their turn between windows."""
+    def encode_batches(self, chunks: Iterable[Sequence[str | None]]) -> Iterator[Encoded]:
+        """As the encoder's own; other workers get their turn between chunks."""
         with self._use():
-            stream = self._encoder.encode_stream(windows)
+            stream = self._encoder.encode_batches(chunks)
             while True:
                 with self._computing:
                     encoded = next(stream, None)
@@ -159,14 +159,14 @@ class BorrowedEncoder:
     def __init__(self, connection: Connection, load_id: str) -> None:
         self._connection, self.load_id = connection, load_id
 
-    def encode_stream(self, windows: Iterable[Sequence[str | None]]) -> Iterator[Encoded]:
+    def encode_batches(self, chunks: Iterable[Sequence[str | None]]) -> Iterator[Encoded]:
         """As the encoder's own.
 
         Raises:
-            OwnerLostError: The owner ended; the windows after the one in the error were not taken.
+            OwnerLostError: The owner ended; the chunks after that of the error were not taken.
         """
         with self._connection:
-            for texts in windows:
+            for texts in chunks:
                 try:
                     self._connection.send(texts)
                     encoded = self._connection.recv()

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from metaeol_udf.encoder.checkpoint.files import resolve_spec, verify_folder, write_manifest
-from metaeol_udf.encoder.checkpoint.manifest import MANIFEST, content_hash
+from metaeol_udf.encoder.checkpoint.location import model_folder
+from metaeol_udf.encoder.checkpoint.manifest import MANIFEST, content_hash, verify_folder, write_manifest
+from metaeol_udf.encoder.checkpoint.resolve import resolve_local
 from metaeol_udf.errors import ConfigError, ModelFilesError
 from metaeol_udf.prompts import TemplateSet
 from metaeol_udf.spec import EmbeddingSpec
@@ -42,20 +43,31 @@ def shard(folder: Path) -> list[str]:
 
 
 def test_resolving_pins_templates_and_content_and_reads_the_shape(folder: Path) -> None:
-    spec, info = resolve_spec(EmbeddingSpec(model=str(folder), layer=1))
-    assert spec.is_resolved
-    assert spec.templates_json == TemplateSet.load("metaeol").to_json()
-    assert (info.n_layers, info.hidden_size, info.has_manifest) == (2, 32, False)
-    assert info.folder == str(folder.resolve())
+    resolved = resolve_local(EmbeddingSpec(model=str(folder), layer=1))
+    assert resolved.spec.is_resolved
+    assert resolved.spec.templates_json == TemplateSet.load("metaeol").to_json()
+    assert (resolved.n_layers, resolved.hidden_size, resolved.layers, resolved.has_manifest) == (2, 32, (1,), False)
+    assert (resolved.n_templates, resolved.vector_length) == (8, 32)
+    assert resolved.place == str(folder.resolve())
+    assert resolved.fingerprint == resolved.spec.fingerprint()
+    assert {file.name for file in resolved.files} >= {"config.json", "model.safetensors", "tokenizer.json"}
+
+
+def test_a_resolved_spec_is_not_resolved_to_other_model_files(folder: Path) -> None:
+    spec = resolve_local(EmbeddingSpec(model=str(folder))).spec
+    assert resolve_local(spec).spec == spec
+    (folder / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(ModelFilesError, match="holds other files than those that the spec was resolved with"):
+        resolve_local(spec)
 
 
 def test_a_manifest_and_another_place_leave_the_fingerprint_as_it_is(folder: Path, tmp_path: Path) -> None:
-    before, _ = resolve_spec(EmbeddingSpec(model=str(folder)))
+    before = resolve_local(EmbeddingSpec(model=str(folder)))
     write_manifest(folder, source="a test", dtype="float32")
     moved = folder.rename(tmp_path / "elsewhere")
-    after, info = resolve_spec(EmbeddingSpec(model=str(moved)))
-    assert info.has_manifest
-    assert after.fingerprint() == before.fingerprint()
+    after = resolve_local(EmbeddingSpec(model=str(moved)))
+    assert after.has_manifest
+    assert after.fingerprint == before.fingerprint
 
 
 def test_other_weights_have_another_fingerprint_and_a_chat_template_has_not(folder: Path) -> None:
@@ -70,7 +82,7 @@ def test_other_weights_have_another_fingerprint_and_a_chat_template_has_not(fold
 def test_a_missing_file_is_named(listed: Path, name: str) -> None:
     (listed / name).unlink()
     with pytest.raises(ModelFilesError, match=name) as caught:
-        resolve_spec(EmbeddingSpec(model=str(listed)))
+        resolve_local(EmbeddingSpec(model=str(listed)))
     assert caught.value.exit_code == 5
 
 
@@ -78,7 +90,7 @@ def test_an_altered_file_is_named_with_both_digests(listed: Path) -> None:
     expected = json.loads((listed / MANIFEST).read_text())["files"]["model.safetensors"]["sha256"]
     flip_a_byte(listed / "model.safetensors")
     with pytest.raises(ModelFilesError, match=r"model\.safetensors was altered") as caught:
-        resolve_spec(EmbeddingSpec(model=str(listed)))
+        resolve_local(EmbeddingSpec(model=str(listed)))
     assert expected in str(caught.value)
     with pytest.raises(ModelFilesError):
         verify_folder(listed)
@@ -98,7 +110,7 @@ def test_truncated_weights_are_refused_with_and_without_a_manifest(folder: Path,
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:kept])
     with pytest.raises(ModelFilesError, match=r"model\.safetensors.*truncated"):
-        resolve_spec(EmbeddingSpec(model=str(folder)))
+        resolve_local(EmbeddingSpec(model=str(folder)))
 
 
 def test_a_garbled_header_is_refused(folder: Path) -> None:
@@ -107,19 +119,19 @@ def test_a_garbled_header_is_refused(folder: Path) -> None:
     content[8:40] = b"#" * 32
     weights.write_bytes(content)
     with pytest.raises(ModelFilesError, match=r"damaged safetensors header"):
-        resolve_spec(EmbeddingSpec(model=str(folder)))
+        resolve_local(EmbeddingSpec(model=str(folder)))
 
 
 def test_a_missing_shard_is_named(folder: Path) -> None:
     _, second = shard(folder)
     with pytest.raises(ModelFilesError, match=second):
-        resolve_spec(EmbeddingSpec(model=str(folder)))
+        resolve_local(EmbeddingSpec(model=str(folder)))
 
 
 def test_pickled_weights_are_refused_with_the_flag_that_converts_them(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(ModelFilesError, match=r"pytorch_model\.bin.*--allow-pickle"):
-        resolve_spec(EmbeddingSpec(model=str(folder)))
+        resolve_local(EmbeddingSpec(model=str(folder)))
 
 
 def test_a_damaged_manifest_is_refused(listed: Path) -> None:
@@ -141,7 +153,7 @@ def test_a_damaged_manifest_is_refused(listed: Path) -> None:
 def test_what_the_model_does_not_have_is_a_configuration_error(folder: Path, change: dict[str, object], message: str) -> None:
     settings = {"model": str(folder), **change}
     with pytest.raises(ConfigError, match=message) as caught:
-        resolve_spec(EmbeddingSpec.from_mapping(settings))
+        resolve_local(EmbeddingSpec.from_mapping(settings))
     assert caught.value.exit_code == 2
 
 
@@ -152,7 +164,7 @@ def test_a_hub_id_is_found_in_the_local_cache_at_its_revision(folder: Path, tmp_
     (repository / "refs" / "main").write_text("abc123")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     for revision in (None, "abc123"):
-        _, info = resolve_spec(EmbeddingSpec(model="maker/tiny", revision=revision))
-        assert info.folder.endswith("snapshots/abc123")
+        assert resolve_local(EmbeddingSpec(model="maker/tiny", revision=revision)).place == "maker/tiny"
+        assert model_folder("maker/tiny", revision).as_posix().endswith("snapshots/abc123")
     with pytest.raises(ConfigError, match="at revision 'def456'"):
-        resolve_spec(EmbeddingSpec(model="maker/tiny", revision="def456"))
+        resolve_local(EmbeddingSpec(model="maker/tiny", revision="def456"))

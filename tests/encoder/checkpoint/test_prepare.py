@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from metaeol_udf.encoder.checkpoint.files import resolve_spec, verify_folder
-from metaeol_udf.encoder.checkpoint.manifest import MANIFEST, content_hash
+from metaeol_udf.encoder.checkpoint.manifest import MANIFEST, content_hash, verify_folder
 from metaeol_udf.encoder.checkpoint.prepare import PrepareOptions, prepare_model
+from metaeol_udf.encoder.checkpoint.resolve import resolve_local
 from metaeol_udf.errors import ConfigError, EnvironmentFault, ModelFilesError
 from metaeol_udf.spec import EmbeddingSpec
 
@@ -44,7 +44,7 @@ def test_a_checkpoint_keeps_its_weights_and_tokens(tiny_model_dir: Path, prepare
 
 def test_the_manifest_names_no_path_of_the_machine(tiny_model_dir: Path, prepared: Path) -> None:
     assert str(tiny_model_dir.parent) not in (prepared / MANIFEST).read_text()
-    assert resolve_spec(EmbeddingSpec(model=str(prepared)))[1].has_manifest
+    assert resolve_local(EmbeddingSpec(model=str(prepared))).has_manifest
 
 
 def test_nothing_but_the_folder_is_left_and_others_may_read_it(prepared: Path) -> None:

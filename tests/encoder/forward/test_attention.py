@@ -12,7 +12,7 @@ import torch
 from metaeol_udf import MetaEOLEncoder, TemplateSet
 from metaeol_udf.encoder.forward.attention import Block, Part, make_blocks
 from metaeol_udf.encoder.forward.trie_forward import TriePass
-from metaeol_udf.encoder.preparation import Window, prepare_window
+from metaeol_udf.encoder.preparation import PreparedTexts, prepare_texts
 from tests.encoder.oracle import worst_cosine
 from tests.encoder.test_exactness import TEXTS
 
@@ -23,19 +23,19 @@ def load(folder: Path, templates: str = "metaeol") -> tuple[MetaEOLEncoder, Trie
     return encoder, encoder.engine.runner
 
 
-def window_of(encoder: MetaEOLEncoder, texts: list[str], max_batch_tokens: int = 100_000) -> Window:
-    window = prepare_window(texts, encoder.engine.trie, encoder.templates, 512, max_batch_tokens, shares_starts=True)
-    encoder.engine.runner.use_groups(window.groups)
-    return window
+def prepared_of(encoder: MetaEOLEncoder, texts: list[str], max_batch_tokens: int = 100_000) -> PreparedTexts:
+    prepared = prepare_texts(texts, encoder.engine.trie, encoder.templates, 512, max_batch_tokens, shares_starts=True)
+    encoder.engine.runner.use_groups(prepared.groups)
+    return prepared
 
 
 def blocks_of(encoder: MetaEOLEncoder, runner: TriePass, texts: list[str]) -> list[Block]:
     """The blocks of one batch that holds all texts."""
-    window = window_of(encoder, texts)
-    (batch,) = window.batches
+    prepared = prepared_of(encoder, texts)
+    (batch,) = prepared.batches
     parts, start = [], 0
     for cell in batch:
-        group = window.groups[cell.group]
+        group = prepared.groups[cell.group]
         parts.append(
             Part(
                 runner._layout(group, cell.n_text_tokens), runner._prefixes[group.prefix_ids], len(cell.rows), start, start + cell.n_tokens
@@ -53,11 +53,11 @@ def blocks_of(encoder: MetaEOLEncoder, runner: TriePass, texts: list[str]) -> li
 @pytest.mark.parametrize("shape", ["llama", "mistral", "qwen3", "gemma2", "gemma3", "gpt2", "opt"])
 def test_cells_together_equal_cells_by_themselves(shape: str, templates: str, tiny_model: Callable[..., Path]) -> None:
     encoder, runner = load(tiny_model(shape), templates)
-    window = window_of(encoder, TEXTS)
-    (batch,) = window.batches
+    prepared = prepared_of(encoder, TEXTS)
+    (batch,) = prepared.batches
     assert len(batch) > 4
-    together = runner.run(batch, window.text_ids)
-    alone = [runner.run([cell], window.text_ids)[0] for cell in batch]
+    together = runner.run(batch, prepared.text_ids)
+    alone = [runner.run([cell], prepared.text_ids)[0] for cell in batch]
     for ours, expected in zip(together, alone, strict=True):
         assert ours.shape == expected.shape
         assert worst_cosine(ours.flatten(0, 1).numpy(), expected.flatten(0, 1).numpy()) >= 0.99999

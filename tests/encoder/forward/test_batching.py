@@ -1,4 +1,4 @@
-"""Laws of the planner, on random lengths: every text once, no batch too large, lanes kept equally busy."""
+"""Laws of the planner, on random lengths: every text once, no batch too large, threads kept equally busy."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def problems(draw: st.DrawFn) -> tuple[Lengths, list[int], int, int]:
 
 @given(problems())
 def test_every_text_stands_in_one_cell_of_a_batch_that_is_not_too_large(problem: tuple[Lengths, list[int], int, int]) -> None:
-    lengths, n_suffixes, max_batch_tokens, n_lanes = problem
-    batches = plan_batches(lengths, n_suffixes, max_batch_tokens, n_lanes)
+    lengths, n_suffixes, max_batch_tokens, n_threads = problem
+    batches = plan_batches(lengths, n_suffixes, max_batch_tokens, n_threads)
     placed = sorted((cell.group, row) for batch in batches for cell in batch for row in cell.rows)
     assert placed == sorted((group, row) for group, rows in enumerate(lengths) for row in rows)
     for batch in batches:
@@ -34,9 +34,9 @@ def test_every_text_stands_in_one_cell_of_a_batch_that_is_not_too_large(problem:
 
 
 @given(st.lists(st.integers(5, 40), min_size=20, max_size=600), st.integers(1, 4))
-def test_no_lane_works_much_longer_than_the_others(lengths: list[int], n_lanes: int) -> None:
-    busy = [0] * n_lanes
-    for batch in plan_batches([dict(enumerate(lengths))], [10], 1024, n_lanes):
+def test_no_thread_works_much_longer_than_the_others(lengths: list[int], n_threads: int) -> None:
+    busy = [0] * n_threads
+    for batch in plan_batches([dict(enumerate(lengths))], [10], 1024, n_threads):
         busy[busy.index(min(busy))] += sum(cell.n_tokens for cell in batch)  # the lane that is free first takes the next batch
-    least = sum(busy) / n_lanes
-    assert max(busy) - least <= (100 if n_lanes > 1 else 0)  # two rows of the longest kind
+    least = sum(busy) / n_threads
+    assert max(busy) - least <= (100 if n_threads > 1 else 0)  # two rows of the longest kind

@@ -19,7 +19,7 @@ from metaeol_udf.encoder.forward.trie_forward import TriePass
 from metaeol_udf.encoder.gpu.cuda_graphs import GraphCache
 from metaeol_udf.encoder.gpu.flex_attention import run_layer
 from metaeol_udf.encoder.gpu.packed_forward import PackedPass
-from metaeol_udf.encoder.preparation import prepare_window
+from metaeol_udf.encoder.preparation import prepare_texts
 from tests import tiny_models
 from tests.encoder.oracle import worst_cosine
 from tests.encoder.test_exactness import TEXTS
@@ -49,12 +49,12 @@ def as_stream(encoder: MetaEOLEncoder, **options: object) -> PackedPass:
 def both(encoder: MetaEOLEncoder, stream: PackedPass, texts: list[str], max_batch_tokens: int = 512) -> tuple[np.ndarray, np.ndarray]:
     """States of every batch cell by cell and as streams, shape ``(n_states, hidden_size)``."""
     cells = encoder.engine.runner
-    window = prepare_window(texts, encoder.engine.trie, encoder.templates, 512, max_batch_tokens, shares_starts=True)
-    cells.use_groups(window.groups)
-    stream.use_groups(window.groups)
+    prepared = prepare_texts(texts, encoder.engine.trie, encoder.templates, 512, max_batch_tokens, shares_starts=True)
+    cells.use_groups(prepared.groups)
+    stream.use_groups(prepared.groups)
     found = []
     for runner in (cells, stream):
-        states = [state.flatten(0, 1) for batch in window.batches for state in runner.run(batch, window.text_ids)]
+        states = [state.flatten(0, 1) for batch in prepared.batches for state in runner.run(batch, prepared.text_ids)]
         found.append(torch.cat(states).numpy())
     return found[0], found[1]
 

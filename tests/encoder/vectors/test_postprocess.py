@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from metaeol_udf import EmbeddingSpec, MetaEOLEncoder, TemplateSet
-from metaeol_udf.encoder.checkpoint.files import resolve_spec
-from metaeol_udf.encoder.vectors.output import finish_vectors
-from metaeol_udf.encoder.vectors.postprocess import PostProcessing
+from metaeol_udf.encoder.checkpoint.resolve import resolve_local
+from metaeol_udf.encoder.vectors.output import PostProcessing, finish_vectors
 from metaeol_udf.encoder.vectors.postprocess_fit import Moments, fit_postprocess
 from metaeol_udf.errors import ConfigError, InputError
 
@@ -132,10 +131,7 @@ def spec_with(folder: Path, path: Path, method: str = "mean", **settings: Any) -
     plain = EmbeddingSpec(model=str(folder), dtype="float32")
     size = MetaEOLEncoder.from_spec(plain, device="cpu").engine.hidden_size
     noise = np.random.default_rng(1).normal(size=(200, size)).astype(np.float32)
-    resolved, info = resolve_spec(plain)
-    from metaeol_udf.encoder.checkpoint.files import made_with
-
-    path.write_bytes(fit_postprocess(Moments.of(noise), method, fitted_for=made_with(resolved, info.n_layers)).to_bytes())
+    path.write_bytes(fit_postprocess(Moments.of(noise), method, fitted_for=resolve_local(plain).made_with).to_bytes())
     return dataclasses.replace(plain, postprocess=str(path), **settings)
 
 
@@ -153,20 +149,20 @@ def test_a_resolved_spec_carries_it_to_workers_that_cannot_see_the_file(tiny_mod
     folder, path = tiny_model("llama"), tmp_path / "mean.safetensors"
     spec = spec_with(folder, path)
     expected = MetaEOLEncoder.from_spec(spec, device="cpu").encode(TEXTS)
-    resolved, info = resolve_spec(spec)
-    assert info.dim == info.hidden_size
+    resolved = resolve_local(spec)
+    assert resolved.dim == resolved.hidden_size
     path.unlink()
     travelled = pickle.loads(pickle.dumps(resolved))
     np.testing.assert_array_equal(MetaEOLEncoder.from_spec(travelled, device="cpu").encode(TEXTS), expected)
-    assert base64.b64decode(travelled.postprocess_content)[8:9] == b"{"
+    assert base64.b64decode(travelled.spec.postprocess_content)[8:9] == b"{"
     assert "postprocess_content" not in repr(resolved)  # a log line shall not hold a matrix
 
 
 def test_its_content_belongs_to_the_fingerprint_and_its_place_does_not(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
     folder = tiny_model("llama")
     specs = [spec_with(folder, tmp_path / name, method) for name, method in (("a", "mean"), ("b", "mean"), ("c", "whiten"))]
-    first, moved, other = (resolve_spec(spec)[0].fingerprint() for spec in specs)
-    plain = resolve_spec(EmbeddingSpec(model=str(folder), dtype="float32"))[0].fingerprint()
+    first, moved, other = (resolve_local(spec).fingerprint for spec in specs)
+    plain = resolve_local(EmbeddingSpec(model=str(folder), dtype="float32")).fingerprint
     assert first == moved
     assert len({first, other, plain}) == 3
 
@@ -181,7 +177,7 @@ def test_what_was_fitted_on_other_vectors_is_refused(
 ) -> None:
     spec = spec_with(tiny_model("llama"), tmp_path / "p")
     with pytest.raises(ConfigError, match=message):
-        resolve_spec(dataclasses.replace(spec, **change))
+        resolve_local(dataclasses.replace(spec, **change))
     with pytest.raises(ConfigError, match=message):
         MetaEOLEncoder.from_spec(dataclasses.replace(spec, **change), device="cpu")
 
@@ -189,7 +185,7 @@ def test_what_was_fitted_on_other_vectors_is_refused(
 def test_what_was_fitted_on_another_size_of_model_is_refused(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
     (tmp_path / "p").write_bytes(PostProcessing(np.zeros(7, np.float32)).to_bytes())
     with pytest.raises(ConfigError, match="fitted on vectors of length 7"):
-        resolve_spec(EmbeddingSpec(model=str(tiny_model("llama")), postprocess=str(tmp_path / "p")))
+        resolve_local(EmbeddingSpec(model=str(tiny_model("llama")), postprocess=str(tmp_path / "p")))
 
 
 def test_other_weights_are_a_warning(tiny_model: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -197,13 +193,13 @@ def test_other_weights_are_a_warning(tiny_model: Callable[..., Path], tmp_path: 
     post = PostProcessing.from_bytes((tmp_path / "p").read_bytes())
     assert post.fitted_for is not None
     (tmp_path / "p").write_bytes(dataclasses.replace(post, fitted_for={**post.fitted_for, "model_hash": "other"}).to_bytes())
-    resolve_spec(spec)
+    resolve_local(spec)
     assert "fitted on other model files" in caplog.text
 
 
 def test_a_missing_file_says_which_command_makes_it(tiny_model: Callable[..., Path]) -> None:
     with pytest.raises(ConfigError, match="metaeol fit"):
-        resolve_spec(EmbeddingSpec(model=str(tiny_model("llama")), postprocess="nowhere.safetensors"))
+        resolve_local(EmbeddingSpec(model=str(tiny_model("llama")), postprocess="nowhere.safetensors"))
 
 
 def test_a_spec_file_finds_it_beside_itself_and_a_job_names_the_spec_file(tmp_path: Path) -> None:

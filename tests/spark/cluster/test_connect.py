@@ -12,9 +12,10 @@ import yaml
 from numpy.typing import NDArray
 
 from metaeol_udf import MetaEOLEncoder
-from metaeol_udf.encoder.checkpoint.files import resolve_spec
+from metaeol_udf.encoder.checkpoint.resolve import resolve_local
 from metaeol_udf.errors import ConfigError, EnvironmentFault, ModelFilesError
-from metaeol_udf.spark.cluster.connect import require_no_remote, seen_on_worker
+from metaeol_udf.spark.cluster.connect import require_no_remote
+from metaeol_udf.spark.cluster.resolve import resolve_on_worker
 from metaeol_udf.spec import EmbeddingSpec
 from tests.spark.cluster.connect_server import ConnectServer
 from tests.spark.texts import EMBEDDED, ERRORS, TEXTS, assert_same
@@ -59,7 +60,7 @@ def test_a_pipeline_is_fitted_saved_and_read_back_over_connect(
 
 
 def test_a_client_needs_no_copy_of_the_model(connect_server: ConnectServer, spec: EmbeddingSpec, expected: NDArray[np.float32]) -> None:
-    fingerprint = resolve_spec(spec)[0].fingerprint()
+    fingerprint = resolve_local(spec).fingerprint
     for model, archive in ((ConnectServer.hub_id, None), ("spark-files:tiny", f"{connect_server.archive}#tiny")):
         found = connect_server.ask("model_on_the_cluster", model=model, archive=archive)
         assert_same(by_number(found["vectors"]), expected)
@@ -98,9 +99,9 @@ def test_a_job_does_not_start_a_connect_session(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_worker_says_what_is_wrong_with_a_models_files(spec: EmbeddingSpec, tmp_path: Path) -> None:
-    assert f'"model_hash": "{resolve_spec(spec)[0].model_hash}"' in seen_on_worker(spec)
+    assert f'"model_hash": "{resolve_local(spec).spec.model_hash}"' in resolve_on_worker(spec)
     (tmp_path / "config.json").write_text("{}")
-    broken = seen_on_worker(dataclasses.replace(spec, model=str(tmp_path)))
+    broken = resolve_on_worker(dataclasses.replace(spec, model=str(tmp_path)))
     assert '"is_files": true' in broken
     assert "names no number of layers" in broken
     assert ConfigError.exit_code != ModelFilesError.exit_code

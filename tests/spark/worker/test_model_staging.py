@@ -13,15 +13,18 @@ from types import SimpleNamespace
 import pytest
 from pyspark.sql import SparkSession
 
-from metaeol_udf.encoder.checkpoint.files import content_hash, is_local, local_path, resolve_spec
-from metaeol_udf.encoder.checkpoint.manifest import MANIFEST, deciding_files, verify_folder
+from metaeol_udf.encoder.checkpoint.location import is_local, local_path
+from metaeol_udf.encoder.checkpoint.manifest import MANIFEST, content_hash, deciding_files, verify_folder
+from metaeol_udf.encoder.checkpoint.resolve import resolve_local
 from metaeol_udf.errors import ConfigError, EnvironmentFault, ModelFilesError
 from metaeol_udf.spark import with_embeddings
+from metaeol_udf.spark.cluster.resolve import resolve
 from metaeol_udf.spark.udf import make_request
 from metaeol_udf.spark.worker import model_staging
 from metaeol_udf.spark.worker.file_lock import Lease
-from metaeol_udf.spark.worker.model_staging import cached_copy, worker_folder
+from metaeol_udf.spark.worker.model_staging import cached_copy, worker_model_folder
 from metaeol_udf.spec import EmbeddingSpec
+from tests.specs import without_files
 
 COPY = """
 import sys, time
@@ -100,7 +103,7 @@ def test_a_source_that_is_not_the_drivers_is_named_with_its_digests_and_leaves_n
     else:
         weights.write_bytes(whole[:-100] if damage == "truncated" else whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(ModelFilesError) as refused:
-        worker_folder(dataclasses.replace(_spec(source), model_hash="h"), deciding_files(tiny_model_dir), None)
+        worker_model_folder(dataclasses.replace(without_files(_spec(source)), files=deciding_files(tiny_model_dir)), None)
     assert str(source) in str(refused.value)
     if damage == "extra":  # nothing but the driver's files is copied
         return
@@ -159,7 +162,7 @@ def test_names_of_local_folders(model: str, path: str) -> None:
 def test_uris_are_no_local_folders(model: str) -> None:
     assert not is_local(model)
     with pytest.raises(ConfigError, match="only a running Spark job reaches"):
-        resolve_spec(EmbeddingSpec(model=model))
+        resolve_local(EmbeddingSpec(model=model))
 
 
 def _spec(model: Path | str) -> EmbeddingSpec:
@@ -185,8 +188,8 @@ def test_a_model_on_a_file_system_of_hadoops_gives_the_vectors_and_fingerprint_o
     there = _spec("viewfs://store/models/source")
     assert _vectors(spark, texts, there) == _vectors(spark, texts, _spec(source))
     request = make_request(there)
-    assert request.spec.model == "viewfs://store/models/source"
-    assert request.spec.fingerprint() == make_request(_spec(source)).spec.fingerprint()
+    assert request.resolved.place == request.resolved.spec.model == "viewfs://store/models/source"
+    assert request.resolved.fingerprint == make_request(_spec(source)).resolved.fingerprint
 
 
 def test_a_model_among_the_jobs_files_is_found_by_its_name(
@@ -204,11 +207,11 @@ def test_a_place_that_spark_cannot_reach_is_a_configuration_error(spark: SparkSe
 
 
 def test_a_worker_whose_folder_is_missing_or_other_says_so(source: Path, tmp_path: Path) -> None:
-    request = make_request(_spec(source))
+    resolved = resolve(_spec(source))
     moved = source.rename(tmp_path / "moved")
     with pytest.raises(ModelFilesError, match=rf"model folder {source} is missing on {os.uname().nodename}"):
-        worker_folder(request.spec, request.files, None)
-    assert worker_folder(dataclasses.replace(request.spec, model=str(moved)), request.files, None) == moved
+        worker_model_folder(resolved, None)
+    assert worker_model_folder(dataclasses.replace(resolved, place=str(moved)), None) == moved
 
 
 OFFLINE = """
@@ -220,11 +223,12 @@ def watched(self, address):
     return connect(self, address)
 socket.socket.connect = watched
 socket.getaddrinfo = lambda *args, **kwargs: sys.exit(f"looked up {args}")
-from metaeol_udf.spark.udf import make_request, result_frames
+from metaeol_udf.spark.udf import make_request
+from metaeol_udf.spark.worker.embed_column import embed_column
 from metaeol_udf.spec import EmbeddingSpec
 import pandas as pd
 request = make_request(EmbeddingSpec(model=sys.argv[1], dtype="float32"), "cpu")
-(frame,) = result_frames(request, iter([pd.Series(["a text"])]))
+(frame,) = embed_column(request, iter([pd.Series(["a text"])]))
 print(len(frame["vector"][0]), os.environ["HF_HUB_OFFLINE"])
 """
 

@@ -24,6 +24,7 @@ from metaeol_udf.spark.worker.encoder_cache import EncoderRequest
 from metaeol_udf.spark.worker.file_lock import Lease, private_folder
 from metaeol_udf.spark.worker.shared_encoder import BorrowedEncoder, OwnedEncoder, OwnerLostError, obtain
 from metaeol_udf.spec import EmbeddingSpec
+from tests.specs import without_files
 
 HOLD = """
 import sys, time
@@ -179,7 +180,7 @@ class _Sums:
         self._busy.release()
         return Encoded(vectors, [None] * n, np.zeros(n, bool), np.zeros(n, np.int64), np.zeros(n, np.int64))
 
-    def encode_stream(self, windows: Iterable[Sequence[str | None]]) -> Iterator[Encoded]:
+    def encode_batches(self, windows: Iterable[Sequence[str | None]]) -> Iterator[Encoded]:
         return map(self.encode_rows, windows)
 
 
@@ -194,7 +195,7 @@ def gpu(tmp_path: Path) -> Iterator[Gpu]:
 
 def _lengths(encoder: OwnedEncoder | BorrowedEncoder, n_windows: int) -> list[float]:
     windows = [["x" * (10 * w + i) for i in range(3)] for w in range(n_windows)]
-    return [float(value) for encoded in encoder.encode_stream(iter(windows)) for value in encoded.vectors[:, 0]]
+    return [float(value) for encoded in encoder.encode_batches(iter(windows)) for value in encoded.vectors[:, 0]]
 
 
 def test_workers_of_one_gpu_share_the_first_ones_model(gpu: Gpu) -> None:
@@ -239,7 +240,7 @@ def test_an_owner_that_nobody_uses_gives_way_to_another_model(gpu: Gpu) -> None:
 def test_a_gpu_that_is_busy_with_another_model_is_waited_for_and_then_named_with_the_settings(gpu: Gpu) -> None:
     owner = obtain([gpu], "model a", "a", lambda: _Sums())  # type: ignore[arg-type, return-value]
     assert isinstance(owner, OwnedEncoder)
-    stream = owner.encode_stream(iter([["x"], ["y"]]))
+    stream = owner.encode_batches(iter([["x"], ["y"]]))
     next(stream)
     with pytest.raises(EnvironmentFault, match=rf"process {os.getpid()} uses .* spark\.task\.resource\.gpu\.amount=1"):
         obtain([gpu], "model b", "b", lambda: _Sums(), wait_s=0.5)  # type: ignore[arg-type, return-value]
@@ -252,7 +253,7 @@ def test_texts_of_a_lost_owner_come_back_and_the_gpu_is_free(gpu: Gpu) -> None:
     borrowed = obtain([gpu], "model", "-", lambda: pytest.fail("loaded twice"))
     assert isinstance(owner, OwnedEncoder)
     windows = iter([["a"], ["b"], ["c"]])
-    stream = borrowed.encode_stream(windows)
+    stream = borrowed.encode_batches(windows)
     next(stream)
     owner.close()
     with pytest.raises(OwnerLostError) as lost:
@@ -329,7 +330,7 @@ def test_a_worker_that_is_given_another_gpu_loads_there_and_both_loads_count(
     monkeypatch.setattr(devices, "visible_gpus", lambda: gpus)
     loaded: list[str] = []
     monkeypatch.setattr(encoder_cache, "_load", lambda request, device: loaded.append(device) or _Sums())
-    request = EncoderRequest(EmbeddingSpec(model="m"), "cuda", origin="run")
+    request = EncoderRequest(without_files(EmbeddingSpec(model="m")), "cuda", origin="run")
     try:
         load_ids = []
         for address in ("0", "0", "1", "0", "1"):
@@ -338,7 +339,7 @@ def test_a_worker_that_is_given_another_gpu_loads_there_and_both_loads_count(
         assert len(loaded) == len(set(load_ids)) == 2
         assert load_ids[0] == load_ids[1] == load_ids[3] != load_ids[2] == load_ids[4]
         assign("1")
-        other = EncoderRequest(EmbeddingSpec(model="another"), "cuda", origin="run")
+        other = EncoderRequest(without_files(EmbeddingSpec(model="another")), "cuda", origin="run")
         assert encoder_cache.get_encoder(other).load_id not in load_ids
         assert len(loaded) == 3
     finally:

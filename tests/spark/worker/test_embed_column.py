@@ -13,23 +13,24 @@ from metaeol_udf.delta.write.waves import task_count
 from metaeol_udf.encoder import Encoded
 from metaeol_udf.errors import EnvironmentFault
 from metaeol_udf.prompts import TemplateSet
-from metaeol_udf.spark.worker import encoder_cache, rebatching
+from metaeol_udf.spark.worker import embed_column, encoder_cache
 from metaeol_udf.spark.worker.devices import task_gpus
 from metaeol_udf.spark.worker.encoder_cache import EncoderRequest, LoadedEncoder
 from metaeol_udf.spec import EmbeddingSpec
+from tests.specs import without_files
 
 
 class _Lengths:
-    """Encodes a text as its length and its place in the window."""
+    """Encodes a text as its length and its place in the chunk."""
 
     def __init__(self) -> None:
-        self.windows: list[int] = []
+        self.chunks: list[int] = []
 
-    def encode_stream(self, texts: Iterable[Sequence[str | None]]) -> Iterator[Encoded]:
+    def encode_batches(self, texts: Iterable[Sequence[str | None]]) -> Iterator[Encoded]:
         return map(self._encode, texts)
 
     def _encode(self, texts: Sequence[str | None]) -> Encoded:
-        self.windows.append(len(texts))
+        self.chunks.append(len(texts))
         vectors = np.array([[len(text or ""), i] for i, text in enumerate(texts)], np.float32)
         vectors[[text == "nan" for text in texts]] = np.nan
         errors = [None if text else "null_text" for text in texts]
@@ -41,36 +42,36 @@ class _Lengths:
 def request_and_encoder(monkeypatch: pytest.MonkeyPatch) -> tuple[EncoderRequest, _Lengths]:
     encoder = _Lengths()
     spec = EmbeddingSpec(model="m", templates_json=TemplateSet.load("metaeol").to_json(), model_hash="h")
-    monkeypatch.setattr(rebatching, "get_encoder", lambda request: LoadedEncoder(encoder, "here:1:0:"))  # type: ignore[arg-type]
-    return EncoderRequest(spec, "cpu"), encoder
+    monkeypatch.setattr(embed_column, "get_encoder", lambda request: LoadedEncoder(encoder, "here:1:0:"))  # type: ignore[arg-type]
+    return EncoderRequest(without_files(spec), "cpu"), encoder
 
 
 def _lengths(frames: Sequence[pd.DataFrame]) -> list[float | None]:
     return [None if vector is None else float(vector[0]) for frame in frames for vector in frame["vector"]]
 
 
-def test_small_arrow_batches_are_joined_into_one_window(request_and_encoder: tuple[EncoderRequest, _Lengths]) -> None:
+def test_small_arrow_batches_are_joined_into_one_chunk(request_and_encoder: tuple[EncoderRequest, _Lengths]) -> None:
     request, encoder = request_and_encoder
     texts = ["x" * n for n in range(1, 31)]
     batches = [pd.Series(texts[i : i + 3]) for i in range(0, 30, 3)]
-    frames = list(rebatching.encode_windows(request, iter(batches)))
-    assert encoder.windows == [30]
+    frames = list(embed_column.embed_column(request, iter(batches)))
+    assert encoder.chunks == [30]
     assert _lengths(frames) == [float(n) for n in range(1, 31)]
 
 
-def test_long_texts_close_a_window_and_rows_keep_their_order(request_and_encoder: tuple[EncoderRequest, _Lengths]) -> None:
+def test_long_texts_close_a_chunk_and_rows_keep_their_order(request_and_encoder: tuple[EncoderRequest, _Lengths]) -> None:
     request, encoder = request_and_encoder
     texts = ["x" * (2000 + n) for n in range(40)]
-    frames = list(rebatching.encode_windows(request, iter([pd.Series(texts)])))
-    assert len(encoder.windows) > 1
-    assert sum(encoder.windows) == 40
+    frames = list(embed_column.embed_column(request, iter([pd.Series(texts)])))
+    assert len(encoder.chunks) > 1
+    assert sum(encoder.chunks) == 40
     assert _lengths(frames) == [float(len(text)) for text in texts]
 
 
-def test_a_window_never_holds_more_rows_than_its_bound(request_and_encoder: tuple[EncoderRequest, _Lengths]) -> None:
+def test_a_chunk_never_holds_more_rows_than_its_bound(request_and_encoder: tuple[EncoderRequest, _Lengths]) -> None:
     request, encoder = request_and_encoder
-    list(rebatching.encode_windows(request, iter([pd.Series([None] * 10_000, dtype=object)])))
-    assert encoder.windows == [4096, 4096, 1808]
+    list(embed_column.embed_column(request, iter([pd.Series([None] * 10_000, dtype=object)])))
+    assert encoder.chunks == [4096, 4096, 1808]
 
 
 def test_empty_batches_and_no_batches_never_ask_for_the_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,14 +80,14 @@ def test_empty_batches_and_no_batches_never_ask_for_the_encoder(monkeypatch: pyt
     def refuse(request: EncoderRequest) -> LoadedEncoder:
         raise AssertionError("asked for")
 
-    monkeypatch.setattr(rebatching, "get_encoder", refuse)
-    assert list(rebatching.encode_windows(EncoderRequest(spec), iter([]))) == []
-    assert list(rebatching.encode_windows(EncoderRequest(spec), iter([pd.Series([], dtype=object)]))) == []
+    monkeypatch.setattr(embed_column, "get_encoder", refuse)
+    assert list(embed_column.embed_column(EncoderRequest(without_files(spec)), iter([]))) == []
+    assert list(embed_column.embed_column(EncoderRequest(without_files(spec)), iter([pd.Series([], dtype=object)]))) == []
 
 
 def test_missing_and_not_finite_vectors_are_none_with_their_reason(request_and_encoder: tuple[EncoderRequest, _Lengths]) -> None:
     request, _ = request_and_encoder
-    frame = next(rebatching.encode_windows(request, iter([pd.Series(["abc", None, "nan"], dtype=object)])))
+    frame = next(embed_column.embed_column(request, iter([pd.Series(["abc", None, "nan"], dtype=object)])))
     assert frame["error"].tolist() == [None, "null_text", "non_finite"]
     assert [vector is None for vector in frame["vector"]] == [False, True, True]
     assert frame["vector"][0].dtype == np.float32

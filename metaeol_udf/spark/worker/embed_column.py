@@ -1,0 +1,118 @@
+"""What a Python worker does with a column of texts, from Arrow to Arrow.
+
+The way of a cell: the column's cells -> chunks (here) -> cleaned texts -> tokens -> batches (`encoder/preparation`) -> hidden
+states (`encoder/forward`) -> mean over templates -> post-processing (`encoder/vectors`) -> Arrow (here).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from metaeol_udf.encoder.checkpoint.resolve import ResolvedSpec
+from metaeol_udf.encoder.preparation import cut_chunks
+from metaeol_udf.spark.worker.encoder_cache import EncoderRequest, get_encoder, go_offline
+from metaeol_udf.spark.worker.shared_encoder import OwnerLostError
+
+if TYPE_CHECKING:
+    from metaeol_udf.encoder import Encoded
+
+CHUNK_TOKENS = 65_536  # estimated prompt tokens: enough to sort by length and fill many forward passes
+CHUNK_ROWS = 4_096  # bounds the vectors that are held at a time
+CHARACTERS_PER_TOKEN = 4  # of English; an estimate is enough, the encoder plans with true counts
+
+
+def column_function(request: EncoderRequest) -> Callable[[Iterator[pd.Series]], Iterator[pd.DataFrame]]:
+    """Make the function behind a Pandas UDF from texts to the columns of `RESULT_TYPE`."""
+
+    def embed(batches: Iterator[pd.Series]) -> Iterator[pd.DataFrame]:
+        return embed_column(request, batches)
+
+    return embed
+
+
+def vector_function(request: EncoderRequest) -> Callable[[Iterator[pd.Series]], Iterator[pd.Series]]:
+    """Make the function behind a Pandas UDF from texts to vectors alone."""
+
+    def embed(batches: Iterator[pd.Series]) -> Iterator[pd.Series]:
+        return (frame["vector"] for frame in embed_column(request, batches))
+
+    return embed
+
+
+def embed_column(request: EncoderRequest, batches: Iterator[pd.Series]) -> Iterator[pd.DataFrame]:
+    """Embed the cells of a column, in chunks that may span many Arrow batches, or be a part of one.
+
+    The encoder is taken, and at first loaded, only when there is a row: Spark calls this for empty partitions too.
+
+    Args:
+        request: What to encode with.
+        batches: Texts; NULL is None or NaN.
+
+    Yields:
+        One frame a chunk, with the columns of `RESULT_TYPE`, rows in the order of the texts.
+    """
+    go_offline()  # before anything imports transformers
+    chunks = column_chunks(request.resolved, batches)
+    first = next(chunks, None)
+    if first is None:
+        return
+    waiting: Iterator[Sequence[str | None]] = itertools.chain([first], chunks)
+    while True:
+        loaded = get_encoder(request)
+        try:
+            for encoded in loaded.encoder.encode_batches(waiting):
+                yield _frame(encoded, loaded.load_id)
+        except OwnerLostError as lost:
+            waiting = itertools.chain([lost.texts] if lost.texts else [], waiting)
+        else:
+            return
+
+
+def column_chunks(resolved: ResolvedSpec, batches: Iterator[pd.Series], chunk_tokens: int = CHUNK_TOKENS) -> Iterator[list[str | None]]:
+    """Cut a column's cells into chunks of about so many prompt tokens, whatever the Arrow batches they come in."""
+    cells = (cell if isinstance(cell, str) else None for batch in batches for cell in batch)
+    return cut_chunks(cells, CHUNK_ROWS, chunk_tokens, partial(_estimate_tokens, resolved.spec.max_tokens, resolved.n_templates))
+
+
+def _estimate_tokens(max_tokens: int, n_templates: int, cell: str | None) -> int:
+    """Estimate the prompt tokens of a cell: the text's own, once for each prompt template."""
+    return 0 if cell is None else min(max_tokens, len(cell) // CHARACTERS_PER_TOKEN + 1) * n_templates
+
+
+def _frame(encoded: Encoded, load_id: str) -> pd.DataFrame:
+    n_texts = len(encoded.errors)
+    errors = _checked_errors(encoded, n_texts)
+    return pd.DataFrame(
+        {
+            "vector": vector_column(encoded.vectors, errors),
+            "error": pd.Series(errors, dtype=object),
+            "trimmed": encoded.trimmed,
+            "tokens_computed": encoded.tokens_computed,
+            "tokens_saved": encoded.tokens_saved,
+            "load_id": pd.Series([load_id] * n_texts, dtype=object),
+        }
+    )
+
+
+def _checked_errors(encoded: Encoded, n_texts: int) -> list[str | None]:
+    """Add `non_finite` to the encoder's errors, for a vector that Spark would store with NaN or infinity in it."""
+    shape = encoded.vectors.shape
+    if len(shape) != 2 or shape[0] != n_texts or len(encoded.errors) != n_texts:
+        raise RuntimeError(f"the encoder returned vectors of shape {shape} for {n_texts} texts")
+    finite: Any = np.isfinite(encoded.vectors).all(axis=1).tolist()
+    return [error if error is not None or ok else "non_finite" for error, ok in zip(encoded.errors, finite, strict=True)]
+
+
+def vector_column(vectors: NDArray[np.float32], errors: Sequence[str | None]) -> pd.Series:
+    """Make a column of float32 arrays, None where there is an error. Rows are views: no number becomes a Python object."""
+    rows = np.empty(len(errors), dtype=object)
+    for i, error in enumerate(errors):
+        rows[i] = vectors[i] if error is None else None
+    return pd.Series(rows)
