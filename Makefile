@@ -7,7 +7,7 @@ INTEGRATIONS := .venv-integrations
 AIRFLOW := .venv-airflow
 SOURCES := metaeol_udf jobs benchmarks examples tests
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-faults test-integrations docs matrix check format bench lock clean java python
+.PHONY: help demo test test-fast test-slow test-faults test-integrations docs matrix check format bench lock clean java python
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -18,6 +18,9 @@ demo: java $(MODEL)/metaeol-manifest.json ## embed the standard library's docstr
 
 test: java $(MODEL)/metaeol-manifest.json ## run the tests
 	@$(BIN)/python -m pytest
+
+test-fast: $(MODEL)/metaeol-manifest.json ## run the tests that need no JVM, but for the longest
+	@$(BIN)/python -m pytest --no-jvm -m "not slow and not long"
 
 test-slow: java $(MODEL)/metaeol-manifest.json ## run the tests that take long: pages, notebooks, Connect, the quality gate, SIGTERM, streams
 	@$(BIN)/python -m pytest -m slow

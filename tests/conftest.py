@@ -21,6 +21,27 @@ ROOT = Path(__file__).resolve().parent.parent
 MODEL = ROOT / "models" / "smollm2-135m-instruct"
 
 
+#: Rooms with tests that need no JVM.
+WITHOUT_JVM = ("cli", "compatibility", "encoder", "evaluation", "explain", "prompts", "quality", "report_page", "setup", "tuning")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--no-jvm", action="store_true", help="leave out the tests that need a JVM")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what needs Spark, where that is asked for."""
+    if not config.getoption("--no-jvm"):
+        return
+    kept = [item for item in items if _room(item) in WITHOUT_JVM and "spark" not in getattr(item, "fixturenames", ())]
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = kept
+
+
+def _room(item: pytest.Item) -> str:
+    return item.path.relative_to(ROOT / "tests").parts[0]
+
+
 @pytest.fixture(scope="session")
 def model_dir() -> Path:
     """The demo model, SmolLM2-135M-Instruct: `make test` makes it where it is missing."""

@@ -175,18 +175,20 @@ def test_what_fails_on_the_device_when_results_are_read_fails_that_text_alone(
     counted: tuple[MetaEOLEncoder, PackedPass, list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder, _, _ = counted
-    copier, poison = encoder.batch_runner._copier, []
-    start = copier.start
+    poison: list[bool] = []
 
-    def poisoned(states: list[torch.Tensor]) -> Callable[[], list[np.ndarray]]:
-        results = start(states)
-        if poison.pop(0):
+    class Copier:
+        """As that of a GPU: what went wrong on the device is raised when results are read."""
 
-            def fail() -> list[np.ndarray]:
-                raise RuntimeError("device-side assert")
+        def start(self, states: list[torch.Tensor]) -> Callable[[], list[np.ndarray]]:
+            fails = poison.pop(0)
 
-            return fail
-        return results
+            def read() -> list[np.ndarray]:
+                if fails:
+                    raise RuntimeError("device-side assert")
+                return [state.numpy() for state in states]
+
+            return read
 
     run = encoder.engine.runner.run
 
@@ -194,7 +196,7 @@ def test_what_fails_on_the_device_when_results_are_read_fails_that_text_alone(
         poison.append(any(2 in cell.rows for cell in batch))
         return run(batch, ids)
 
-    monkeypatch.setattr(copier, "start", poisoned)
+    monkeypatch.setattr(encoder.batch_runner, "_copier", Copier())
     monkeypatch.setattr(encoder.engine.runner, "run", note)
     assert encoder.encode_rows(TEXTS[:6]).errors == [None, None, "error: RuntimeError", None, None, None]
 

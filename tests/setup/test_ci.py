@@ -1,0 +1,24 @@
+"""The parts that continuous integration takes in turn are the longer suites, whole."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+#: Suites with parts of their own.
+APART = {"faults", "integrations"}
+
+
+def parts_of(suite: str) -> list[str]:
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    return [path for paths in re.findall(rf'^    "\d+ {suite} ([^"]*)"$', script, re.MULTILINE) for path in paths.split()]
+
+
+def test_every_folder_of_tests_is_in_one_part() -> None:
+    folders = {path.parent.relative_to(ROOT).parts[1] for path in (ROOT / "tests").rglob("test_*.py")} - APART
+    assert sorted(parts_of("slow")) == sorted(f"tests/{folder}" for folder in folders)
+
+
+def test_every_fault_check_is_in_one_part() -> None:
+    assert sorted(parts_of("faults")) == sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "tests" / "faults").glob("test_*.py"))
