@@ -34,7 +34,7 @@ _KINDS = {
 
 
 def profile_chunk(encoder: MetaEOLEncoder, texts: list[str], show_operations: bool) -> dict[str, float]:
-    """Seconds a kind of work, for one chunk of texts."""
+    """Measure the seconds of each kind of work, for one chunk of texts."""
     seconds: dict[str, float] = defaultdict(float)
     engine = encoder.engine
     encoder.encode(texts)  # lays out, warms caches
@@ -43,11 +43,11 @@ def profile_chunk(encoder: MetaEOLEncoder, texts: list[str], show_operations: bo
     started = time.perf_counter()
     n_threads = encoder.batch_runner.n_threads
     prepared = prepare_texts(texts, engine.trie, encoder.templates, n_tokens, n_batch, engine.runner.has_prefixes, n_threads)
-    prepared = time.perf_counter() - started
+    spent = time.perf_counter() - started
     started = time.perf_counter()
     engine.trie.tokenize([clean_text(text, encoder.templates.text_cleanup) for text in texts])
     seconds["tokeniser"] = time.perf_counter() - started
-    seconds["planning"] = max(0.0, prepared - seconds["tokeniser"])
+    seconds["planning"] = max(0.0, spent - seconds["tokeniser"])
     # Batches run in threads of their own, which the profiler leaves out unless told so. Times are those of all threads together.
     everywhere = torch._C._profiler._ExperimentalConfig(profile_all_threads=True)
     with profile(activities=[ProfilerActivity.CPU], experimental_config=everywhere) as profiler:

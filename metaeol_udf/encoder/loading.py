@@ -102,7 +102,7 @@ def load_engine(spec: EmbeddingSpec, templates: TemplateSet, device_name: str) -
     release_clean_pages()
     with quiet_transformers():
         tokenizer = PromptTokenizer(AutoTokenizer.from_pretrained(folder))
-        model = _load_model(folder, dtype)
+        model, _ = load_hf_model(folder, dtype)
     is_apart = spec.quantization is not None or not _fits(model, device)  # moved to its devices only as a `Decoder`
     model = model if is_apart else model.to(device)
     n_layers: int = _text_config(model).num_hidden_layers
@@ -129,7 +129,7 @@ def load_engine(spec: EmbeddingSpec, templates: TemplateSet, device_name: str) -
     if runner is None:
         _refuse_slow(spec, is_apart, why)
         with quiet_transformers():
-            model = model or _load_model(folder, dtype).to(device)
+            model = model or load_hf_model(folder, dtype)[0].to(device)
         logger.warning("the fast path is not used for %s: %s. Vectors are exact, but come several times slower", spec.model, why)
         trie = PromptTrie(templates, tokenizer, may_cut=False)
         runner = WholePass(model, layers)
@@ -164,13 +164,28 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if has_bfloat16 else torch.float32
 
 
-def _load_model(folder: Path, dtype: torch.dtype) -> Any:
+def load_hf_model(folder: Path, dtype: torch.dtype, kind: Any = AutoModel) -> tuple[Any, list[str]]:
+    """Load a model with transformers, from safetensors of a local folder.
+
+    Args:
+        folder: The model's folder, checked before.
+        dtype: Of the weights.
+        kind: Transformers' class that makes the model.
+
+    Returns:
+        The model in eval mode, and the names of tensors that the checkpoint lacks.
+
+    Raises:
+        ModelFilesError: Transformers cannot read the folder.
+    """
     try:
-        model = AutoModel.from_pretrained(folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True)
+        model, report = kind.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True, output_loading_info=True
+        )
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelFilesError(f"transformers cannot load the model in {folder}: {' '.join(str(error).split())[:500]}") from error
     keep_softcap(model)
-    return model.eval().requires_grad_(False)
+    return model.eval().requires_grad_(False), sorted(report["missing_keys"])
 
 
 def keep_softcap(model: Any) -> None:

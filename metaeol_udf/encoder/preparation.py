@@ -91,8 +91,8 @@ def prepare_texts(
     whole = np.zeros(len(places), np.int64)
     for group, of_group in zip(groups, text_ids, strict=True):
         for row, tokens in of_group.items():
-            computed[row] += len(tokens) + len(group.suffix_ids)
-            whole[row] += len(group.prompt_lengths) * len(tokens) + sum(group.prompt_lengths)
+            computed[row] += group.tokens_computed(len(tokens))
+            whole[row] += group.tokens_whole(len(tokens))
     lengths = [{row: len(tokens) for row, tokens in of_group.items()} for of_group in text_ids]
     n_suffixes = [len(group.suffix_ids) for group in groups]
     batches = plan_batches(lengths, n_suffixes, max_batch_tokens, n_threads)
@@ -103,7 +103,7 @@ def prepare_texts(
 
 
 def clean_and_trim(text: str, cleanup: str, tokenizer: PromptTokenizer, max_tokens: int) -> tuple[str, bool]:
-    """Clean a text, trim it, and clean the cut end too, so that it closes like any other."""
+    """Clean a text and trim it. Clean again after trimming, so that a trimmed text also ends with a full stop (cleanup `paper`)."""
     kept, is_cut = tokenizer.trim(clean_text(text, cleanup), max_tokens)
     return clean_text(kept, cleanup) if is_cut else kept, is_cut
 

@@ -16,7 +16,7 @@ from metaeol_udf.encoder.checkpoint.files import check_weights, model_shape
 from metaeol_udf.encoder.checkpoint.location import model_folder
 from metaeol_udf.encoder.checkpoint.manifest import verify_folder
 from metaeol_udf.encoder.forward.hf_weights import KNOWN_MODEL_TYPES
-from metaeol_udf.encoder.loading import choose_devices, choose_dtype, keep_softcap, quiet_transformers
+from metaeol_udf.encoder.loading import choose_devices, choose_dtype, load_hf_model, quiet_transformers
 from metaeol_udf.errors import ConfigError, EnvironmentFault, ModelFilesError
 from metaeol_udf.prompts.tokenizer import PromptTokenizer
 from metaeol_udf.spec import EmbeddingSpec
@@ -60,7 +60,7 @@ def load_language_model(spec: EmbeddingSpec, device_name: str = "auto") -> Langu
         model = model.to(device)
     except torch.OutOfMemoryError:
         raise EnvironmentFault(f"the model in {folder} does not fit {device}: set runtime.device=cpu") from None
-    return LanguageModel(model.eval().requires_grad_(False), tokenizer, PromptTokenizer(tokenizer), model_shape(folder)[0])
+    return LanguageModel(model, tokenizer, PromptTokenizer(tokenizer), model_shape(folder)[0])
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -96,20 +96,12 @@ def open_tokenizer(model: str) -> tuple[PromptTokenizer, bool]:
 
 
 def _load_model(folder: Path, dtype: torch.dtype) -> Any:
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ModelFilesError(f"transformers cannot load the model in {folder}: {' '.join(str(error).split())[:500]}") from error
-    model, report = loaded
-    missing = sorted(report["missing_keys"])
+    model, missing = load_hf_model(folder, dtype, AutoModelForCausalLM)
     if missing:  # transformers would go on with random numbers in their place
         raise ModelFilesError(
-            f"the model in {folder} says no words: its checkpoint lacks {missing[0]}; `metaeol model prepare SRC DEST` keeps the "
-            "language-model head of a source that has one"
+            f"the checkpoint in {folder} has no language-model head ({missing[0]} is missing); `metaeol model prepare SRC DEST` keeps the "
+            "head of a source that has one"
         )
-    keep_softcap(model)
     return model
 
 

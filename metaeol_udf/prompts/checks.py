@@ -95,9 +95,7 @@ def count_tokens(templates: TemplateSet, trie: PromptTrie, n_text_tokens: int) -
         prefixes=sum(len(group.prefix_ids) for group in trie.groups),
         texts=sum(lengths),
         suffixes=sum(len(group.suffix_ids) for group in trie.groups),
-        whole=sum(
-            len(group.prompt_lengths) * n_tokens + sum(group.prompt_lengths) for group, n_tokens in zip(trie.groups, lengths, strict=True)
-        ),
+        whole=sum(group.tokens_whole(n_tokens) for group, n_tokens in zip(trie.groups, lengths, strict=True)),
         is_cut=trie.is_cut,
     )
 

@@ -55,6 +55,14 @@ class PrefixGroup:
     prompt_lengths: tuple[int, ...]
     n_inherited: int = 0
 
+    def tokens_computed(self, n_text_tokens: int) -> int:
+        """Count the tokens that go through the model for a text of so many tokens."""
+        return n_text_tokens + len(self.suffix_ids)
+
+    def tokens_whole(self, n_text_tokens: int) -> int:
+        """Count the tokens of the text's whole prompts."""
+        return len(self.prompt_lengths) * n_text_tokens + sum(self.prompt_lengths)
+
 
 class PromptTrie:
     """Tokenises texts into what has to be computed: prefix groups, and each text's tokens in each of them.

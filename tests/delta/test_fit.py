@@ -12,11 +12,11 @@ import yaml
 from pyspark.sql import DataFrame, SparkSession
 
 from metaeol_udf import MetaEOLEncoder, cli
+from metaeol_udf.delta.fit import fit_on
 from metaeol_udf.encoder.vectors.output import PostProcessing, finish_vectors
 from metaeol_udf.encoder.vectors.postprocess_fit import Moments, fit_postprocess
 from metaeol_udf.errors import InputError
 from metaeol_udf.spark import with_embeddings
-from metaeol_udf.spark.postprocess_fit import fit_on
 from metaeol_udf.spec import EmbeddingSpec
 
 TEXTS = [f"Text number {n} is about {topic}." for n in range(30) for topic in ("rivers", "music", "trade", "sleep")]

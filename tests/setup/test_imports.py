@@ -46,7 +46,7 @@ def test_the_driver_imports_neither_torch_nor_transformers(module: str) -> None:
 
 
 def test_a_worker_imports_nothing_of_spark_ml() -> None:
-    assert "pyspark.ml" not in modules_after("import metaeol_udf.spark.udf, metaeol_udf.spark.worker.rebatching")
+    assert "pyspark.ml" not in modules_after("import metaeol_udf.spark.udf, metaeol_udf.spark.worker.embed_column")
 
 
 def test_the_command_line_starts_without_anything_heavy() -> None:

@@ -214,7 +214,7 @@ def _gather(lengths: Sequence[int], parts: Sequence[Part]) -> Gather | None:
 
 
 def _query_blocks(n_tokens: int, n_prefix: int) -> tuple[tuple[int, int, int], ...]:
-    """Where a row is long, parts of its queries; a key stands behind all tokens that do not see it, suffixes behind the text too."""
+    """Split a long row's queries into blocks. Keys are ordered so that a block needs only the keys up to its own end."""
     if n_tokens <= 2 * _QUERY_BLOCK:
         return ((0, n_tokens, n_prefix + n_tokens),)
     starts = range(0, n_tokens, _QUERY_BLOCK)

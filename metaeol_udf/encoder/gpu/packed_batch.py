@@ -1,7 +1,7 @@
 """A batch as one packed sequence of tokens for attention kernels that take a whole batch at once: positions, and who sees whom.
 
 Keys are those of the prefixes in use (the *slab*) followed by those of the packed batch. Both are laid out depth first along the prompt
-trie, so that whatever a key is seen by stands side by side in the packed batch: prefixes before the texts that start with them, a text
+trie, so that all queries that attend to a key are contiguous: prefixes before the texts that start with them, a text
 before its suffixes, a suffix token before its branches. «Query q sees key k» is then ``enters[k] <= q <= leaves[k]``, for causality
 inside a text, for forks of suffixes, for shared prefixes and for other rows alike, and no mask is ever written out.
 """
