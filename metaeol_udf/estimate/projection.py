@@ -11,7 +11,7 @@ _JOURNAL_BYTES = 150  # of a journal row beside its vector: fingerprint, counts,
 _FLOAT_BYTES = 4  # Parquet makes random floats no smaller
 #: Commits and small joins of a run whatever its size, in a fresh session on 2 cores (`python -m benchmarks.estimate` prints the phases).
 _COMMIT_SECONDS = 12.0
-#: Seconds of one task slot to publish and verify one number of a vector: 0.11 ms a row of 576 in 2 slots (`python -m benchmarks.scale`).
+#: Seconds of one task slot to publish and verify one number of a vector: 0.11 ms a row of 576 in 2 slots (docs/scale.md, MERGE in place).
 _SLOT_SECONDS = 3.8e-7
 
 
