@@ -118,7 +118,6 @@ def draw_figures(results: Mapping[str, dict[str, Any]], folder: Path) -> list[Pa
         RuntimeError: matplotlib is not installed.
     """
     drawn: list[Path] = []
-    kinds = {row["kind"] for row in results.get("scaling", {}).get("rows", [])}
     by_kind = {
         "length": plots.plot_lengths,
         "templates": plots.plot_templates,
@@ -126,9 +125,10 @@ def draw_figures(results: Mapping[str, dict[str, Any]], folder: Path) -> list[Pa
         "partitions": plots.plot_partitions,
     }
     for kind, plot in by_kind.items():
-        if kind in kinds:
+        rows = [row for row in results.get("scaling", {}).get("rows", []) if row["kind"] == kind]
+        if rows:
             drawn.append(folder / f"{kind}.svg")
-            plot(results["scaling"]["rows"], drawn[-1])
+            plot(rows, drawn[-1])
     compared: dict[str, Sequence[Row]] = {name: results[name]["rows"] for name in NAMES if name in results}
     if any("share_of_gemm_rate" in row for rows in compared.values() for row in rows):
         drawn.append(folder / "gemm-share.svg")

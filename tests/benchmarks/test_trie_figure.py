@@ -1,20 +1,23 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+from html import escape
 from pathlib import Path
 
+import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from benchmarks.trie_figure import SuffixNode, draw_svg, make_figure
-from metaeol_udf import MetaEOLEncoder, TemplateSet
+from benchmarks.trie_figure import SuffixNode, draw_svg, make_figure, run_model
+from metaeol_udf import EmbeddingSpec, MetaEOLEncoder, TemplateSet
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = "The new camera takes sharp pictures even at night."
 
 
-def outputs(nodes: list[SuffixNode]) -> int:
-    return sum(node.is_output + outputs(node.children) for node in nodes)
+def outputs(nodes: list[SuffixNode]) -> list[int]:
+    return [found for node in nodes for found in ([node.template] if node.template is not None else []) + outputs(node.children)]
 
 
 @pytest.mark.parametrize("name", ["metaeol", "metaeol-fast", "metaeol-separate"])
@@ -25,7 +28,8 @@ def test_the_figure_counts_what_the_encoder_computes(name: str, tiny_model_dir: 
     encoded = encoder.encode_rows([TEXT])
     assert figure.n_computed + figure.n_once == encoded.tokens_computed[0]
     assert figure.n_whole == encoded.tokens_computed[0] + encoded.tokens_saved[0]
-    assert sum(outputs(branch.suffixes) for branch in figure.branches) == len(templates.templates) == figure.n_templates
+    found = [template for branch in figure.branches for template in outputs(branch.suffixes)]
+    assert sorted(found) == list(range(len(templates.templates))) == list(range(figure.n_templates))
 
 
 @pytest.mark.parametrize(("name", "file"), [("metaeol", "trie.svg"), ("metaeol-fast", "trie-fast.svg")])
@@ -33,3 +37,23 @@ def test_the_figures_of_the_docs_are_current_and_whole(name: str, file: str, mod
     drawn = draw_svg(make_figure(TemplateSet.load(name), AutoTokenizer.from_pretrained(model_dir), TEXT))
     assert drawn == (ROOT / "docs" / "figures" / file).read_text(encoding="utf-8")
     assert ElementTree.fromstring(drawn).tag == "{http://www.w3.org/2000/svg}svg"
+
+
+def test_the_figure_of_a_run_holds_the_encoders_states_and_words(model_dir: Path) -> None:
+    spec = EmbeddingSpec(model=str(model_dir), templates="metaeol-fast")
+    figure = run_model(spec, TEXT)
+    assert figure.states is not None
+    np.testing.assert_allclose(figure.states.states.mean(axis=0), figure.states.mean, atol=1e-5)
+    drawn = draw_svg(figure)
+    assert all(f"would say: {escape(word)}</text>" in drawn for word in figure.states.words)
+    n_states = len(figure.states.states) + 1
+    n_values = min(48, len(figure.states.mean))
+    assert drawn.count("<rect") - draw_svg(replace(figure, states=None)).count("<rect") == n_states * n_values
+    ElementTree.fromstring(drawn)
+
+
+def test_the_figure_of_a_run_in_the_docs_is_of_the_same_trie() -> None:
+    root = ElementTree.parse(ROOT / "docs" / "figures" / "workflow.svg").getroot()
+    words = {element.text for element in root.iter("{http://www.w3.org/2000/svg}text")}
+    trie = ElementTree.parse(ROOT / "docs" / "figures" / "trie.svg").getroot()
+    assert {element.text for element in trie.iter("{http://www.w3.org/2000/svg}text")} - words == {"hidden state"}
