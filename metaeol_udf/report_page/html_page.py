@@ -105,17 +105,9 @@ def _map_view(sample: VectorSample) -> dict[str, Any]:
     height = min(1000.0, max(520.0, 80 + scale * float(np.ptp(upright))))
     scale = min(scale, (height - 80) / float(np.ptp(upright) or 1.0))
     x, y = 500 + scale * (across - _middle(across)), height / 2 - scale * (upright - _middle(upright))
-    sizes = [int((found.groups == group).sum()) for group in range(len(found.centres))]
     return {
         "height": round(height),
-        "points": [
-            {"x": round(float(x[row]), 1), "y": round(float(y[row]), 1), "group": int(found.groups[row]) + 1, "name": name}
-            for row, name in enumerate(names)
-        ],
-        "groups": [
-            {"number": group + 1, "rows": page_view.number(size), "centre": names[found.centres[group]], "row": found.centres[group]}
-            for group, size in enumerate(sizes)
-        ],
+        "points": [{"x": round(float(x[row]), 1), "y": round(float(y[row]), 1), "name": name} for row, name in enumerate(names)],
         "pairs": [{"first": names[a], "second": names[b], "row": a, "cosine": f"{cosine:.4f}"} for a, b, cosine in found.pairs],
         "explained": [f"{100 * share:.1f} %" for share in found.explained],
         "mean_cosine": f"{found.mean_cosine:.3f}",

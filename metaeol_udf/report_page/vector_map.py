@@ -1,4 +1,4 @@
-"""A sample of vectors on a plane: principal components, groups and neighbours, with numpy alone."""
+"""A sample of vectors on a plane: principal components and neighbours, with numpy alone."""
 
 from __future__ import annotations
 
@@ -11,10 +11,6 @@ from numpy.typing import NDArray
 NEIGHBOURS = 5  # of each row, told by the page
 PAIRS = 12  # nearest pairs that the page lists
 MIN_ROWS = 3  # fewer make no plane
-_MOST_GROUPS = 6
-_ROWS_OF_A_GROUP = 12  # on average, at least
-_ROUNDS = 50
-_TRIES = 4
 
 
 @dataclass(frozen=True)
@@ -41,8 +37,6 @@ class VectorMap:
     Attributes:
         points: Coordinates on the two first principal components, shape ``(n_rows, 2)``.
         explained: Shares of the variance that the two components explain.
-        groups: Group of each row, from 0, the largest group first; shape ``(n_rows,)``.
-        centres: The row nearest to the middle of each group.
         neighbours: The nearest other rows of each row, best first, shape ``(n_rows, at most NEIGHBOURS)``.
         cosines: Their cosines, same shape.
         pairs: Nearest pairs of rows with their cosine, best first.
@@ -51,8 +45,6 @@ class VectorMap:
 
     points: NDArray[np.float64]
     explained: tuple[float, float]
-    groups: NDArray[np.int64]
-    centres: list[int]
     neighbours: NDArray[np.int64]
     cosines: NDArray[np.float64]
     pairs: list[tuple[int, int, float]]
@@ -60,23 +52,19 @@ class VectorMap:
 
 
 def map_vectors(vectors: NDArray[np.float32]) -> VectorMap:
-    """Lay a sample out on a plane, group it, and find what is near to what. All is the same in every run.
+    """Map a sample: lay its vectors out on a plane, and find what is near to what. All is the same in every run.
 
     Args:
         vectors: Shape ``(n_rows, dim)``, at least `MIN_ROWS` rows.
     """
     unit = _unit(vectors.astype(np.float64))
     points, explained = _principal_plane(unit)
-    groups = _group(unit)
     cosines = np.clip(unit @ unit.T, -1.0, 1.0)
     n_rows = len(unit)
     mean_cosine = float((cosines.sum() - np.trace(cosines)) / (n_rows * (n_rows - 1)))
-    centres = [_central_row(unit, groups == group) for group in range(int(groups.max()) + 1)]
     np.fill_diagonal(cosines, -np.inf)
     nearest = np.argsort(-cosines, axis=1, kind="stable")[:, : min(NEIGHBOURS, n_rows - 1)]
-    return VectorMap(
-        points, explained, groups, centres, nearest, np.take_along_axis(cosines, nearest, axis=1), _nearest_pairs(cosines), mean_cosine
-    )
+    return VectorMap(points, explained, nearest, np.take_along_axis(cosines, nearest, axis=1), _nearest_pairs(cosines), mean_cosine)
 
 
 def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -96,48 +84,6 @@ def _principal_plane(unit: NDArray[np.float64]) -> tuple[NDArray[np.float64], tu
     total = float((strengths**2).sum())
     shares = strengths[:2] ** 2 / total if total > 0 else np.zeros(2)
     return points, (float(shares[0]), float(shares[1]))
-
-
-def _group(unit: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Groups by k-means on centred vectors: the tightest of a few tries; numbered by size."""
-    n_groups = max(1, min(_MOST_GROUPS, len(unit) // _ROWS_OF_A_GROUP))
-    centred = unit - unit.mean(axis=0)
-    draw = np.random.default_rng(0)
-    groups, _ = min((_k_means(centred, n_groups, draw) for _ in range(_TRIES)), key=lambda tried: tried[1])
-    present, sizes = np.unique(groups, return_counts=True)
-    rank = np.zeros(n_groups, np.int64)
-    rank[present[np.argsort(-sizes, kind="stable")]] = np.arange(len(present))
-    return rank[groups]
-
-
-def _k_means(rows: NDArray[np.float64], n_groups: int, draw: np.random.Generator) -> tuple[NDArray[np.int64], float]:
-    """Group of each row, and the sum of squared distances to the groups' middles. Starts as k-means++ does."""
-    middles = rows[draw.integers(len(rows), size=1)]
-    while len(middles) < n_groups:
-        nearest = _squared_distances(rows, middles).min(axis=1)
-        weights = nearest / nearest.sum() if nearest.sum() > 0 else None
-        middles = np.vstack([middles, rows[draw.choice(len(rows), p=weights)]])
-    distances = _squared_distances(rows, middles)
-    groups = distances.argmin(axis=1)
-    for _ in range(_ROUNDS):
-        middles = np.stack([rows[groups == g].mean(axis=0) if (groups == g).any() else middles[g] for g in range(n_groups)])
-        distances = _squared_distances(rows, middles)
-        before, groups = groups, distances.argmin(axis=1)
-        if np.array_equal(before, groups):
-            break
-    return groups, float(distances.min(axis=1).sum())
-
-
-def _squared_distances(rows: NDArray[np.float64], middles: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Shape ``(n_rows, n_middles)``."""
-    lengths = (rows**2).sum(axis=1, keepdims=True) + (middles**2).sum(axis=1)
-    return np.asarray(np.maximum(lengths - 2 * rows @ middles.T, 0.0), np.float64)
-
-
-def _central_row(unit: NDArray[np.float64], members: NDArray[np.bool_]) -> int:
-    rows = np.flatnonzero(members)
-    middle = unit[rows].mean(axis=0)
-    return int(rows[(unit[rows] @ middle).argmax()])
 
 
 def _nearest_pairs(cosines: NDArray[np.float64]) -> list[tuple[int, int, float]]:

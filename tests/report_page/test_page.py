@@ -204,18 +204,6 @@ def test_neighbours_and_pairs_are_those_of_a_loop() -> None:
         assert found.neighbours[row].tolist() == others[:5]
 
 
-def test_three_clouds_are_three_groups_numbered_by_size() -> None:
-    draw = np.random.default_rng(5)
-    clouds = [np.eye(10)[i] + draw.normal(scale=0.02, size=(n, 10)) for i, n in enumerate((14, 30, 20))]
-    found = map_vectors(np.vstack(clouds).astype(np.float32))
-    labels = np.repeat([0, 1, 2], [14, 30, 20])
-    for group in np.unique(found.groups):
-        assert len(np.unique(labels[found.groups == group])) == 1, "a group holds rows of two clouds"
-    sizes = np.bincount(found.groups)
-    assert (np.diff(sizes) <= 0).all()
-    assert all(found.groups[row] == group for group, row in enumerate(found.centres))
-
-
 @pytest.mark.parametrize("vectors", [np.ones((5, 4)), np.zeros((4, 3)), np.arange(6.0).reshape(6, 1), np.eye(3)])
 def test_odd_vectors_make_a_map_too(vectors: np.ndarray) -> None:
     sample = VectorSample([str(n) for n in range(len(vectors))], vectors.astype(np.float32), len(vectors), True)
