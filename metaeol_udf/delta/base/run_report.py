@@ -117,8 +117,8 @@ class Report:
     delta_versions: dict[str, int] = field(default_factory=dict)
 
     def count_selected(self, counts: Counts) -> None:
-        """Take over what a selection counted."""
-        done = self.rows_embedded + self.rows_failed  # in an earlier look of the same run
+        """Take over the counts of the selected rows."""
+        done = self.rows_embedded + self.rows_failed  # of an earlier snapshot in the same run
         self.rows_selected, self.rows_skipped = counts.rows_selected, counts.rows_skipped - done
         if counts.rows_of_other_specs:
             self.migration = {
@@ -130,12 +130,12 @@ class Report:
             }
 
     def count_done(self, embedded: int, trimmed: int, failures: Mapping[str, int]) -> None:
-        """Add what became of the rows of one look.
+        """Add the counts of the rows that are done, of one snapshot.
 
         Args:
             embedded: Rows with a vector.
-            trimmed: Of these, rows whose text was trimmed.
-            failures: Rows without one, by reason.
+            trimmed: Rows with a vector whose text was trimmed.
+            failures: Rows without a vector, by reason.
         """
         self.rows_embedded += embedded
         self.rows_trimmed += trimmed

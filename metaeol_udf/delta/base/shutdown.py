@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 GRACE_S = 12.0  # for what is under way; Kubernetes and spot machines give 30 s in all
 LIMIT_S = 25.0  # then the process ends, whatever still runs
 
-_requested = threading.Event()  # a process has one fate
+_requested = threading.Event()  # module state: SIGTERM concerns the whole process
 _left = threading.Event()
 
 
@@ -44,12 +44,12 @@ def end_on_sigterm() -> Iterator[None]:
 
 
 def was_requested() -> bool:
-    """Whether SIGTERM came."""
+    """Tell whether SIGTERM was received, which requests the end of the process."""
     return _requested.is_set()
 
 
 def check_termination() -> None:
-    """Called where work may stop: between waves, and before a commit that another run could make as well.
+    """Check whether to terminate, where work may stop: between waves, and before a commit that another run could make as well.
 
     Raises:
         TerminatedError: SIGTERM came.

@@ -23,7 +23,7 @@ _TEXTS_PER_NEIGHBOUR = 10  # so that chance agreement is a tenth at most, well b
 
 
 class Outcome(str, Enum):
-    """What comes of a migration at the gate."""
+    """The gate's decision."""
 
     PASSED = "passed"
     BLOCKED = "blocked"
@@ -68,7 +68,7 @@ class PairScores:
 
 @dataclass(frozen=True)
 class Decision:
-    """What the gate says, and why.
+    """What the gate decides, and why.
 
     Attributes:
         outcome: Whether the migration goes on.
@@ -94,10 +94,12 @@ class Decision:
         found |= {"texts_comparable": self.n_comparable, "texts_lost": self.n_lost}
         old, new = {}, {}
         if self.comparison is not None:
-            seen = self.comparison
-            found |= {"texts_compared": seen.n_texts, "neighbours": seen.neighbours, "agreement": _plain(seen.agreement)}
-            old, new = ({name: _plain(value) for name, value in vars(geometry).items()} for geometry in (seen.old, seen.new))
-            new["unusable"] = seen.n_unusable
+            comparison = self.comparison
+            found |= {"texts_compared": comparison.n_texts, "neighbours": comparison.neighbours}
+            found["agreement"] = _plain(comparison.agreement)
+            sides = (comparison.old, comparison.new)
+            old, new = ({name: _plain(value) for name, value in vars(geometry).items()} for geometry in sides)
+            new["unusable"] = comparison.n_unusable
         if self.scores is not None:
             found["pairs_compared"] = self.scores.n_pairs
             old, new = old | {"score": _plain(self.scores.old)}, new | {"score": _plain(self.scores.new)}
@@ -134,23 +136,23 @@ def score_pairs(old: Sides, new: Sides, gold: NDArray[np.float64]) -> PairScores
     return PairScores(len(gold), *found)
 
 
-def find_faults(seen: Comparison, limits: QualityConfig) -> list[str]:
+def find_faults(comparison: Comparison, limits: QualityConfig) -> list[str]:
     """What is worse in the new vectors than the settings allow; a figure that is not defined is."""
     faults = []
-    if seen.n_unusable:
-        faults.append(f"{seen.n_unusable:,} of {seen.n_texts:,} new vectors are all zeros or not finite")
-    if not seen.agreement >= limits.min_agreement:
+    if comparison.n_unusable:
+        faults.append(f"{comparison.n_unusable:,} of {comparison.n_texts:,} new vectors are all zeros or not finite")
+    if not comparison.agreement >= limits.min_agreement:
         faults.append(
-            f"old and new vectors have {seen.agreement:.3f} of {seen.neighbours} nearest neighbours in common, "
+            f"old and new vectors have {comparison.agreement:.3f} of {comparison.neighbours} nearest neighbours in common, "
             f"less than quality.min_agreement={limits.min_agreement}"
         )
-    rise = seen.new.anisotropy - seen.old.anisotropy
+    rise = comparison.new.anisotropy - comparison.old.anisotropy
     if not rise <= limits.max_anisotropy_rise:
         faults.append(
-            f"the mean cosine of two texts rose by {rise:.3f} ({seen.old.anisotropy:.3f} to {seen.new.anisotropy:.3f}), "
+            f"the mean cosine of two texts rose by {rise:.3f} ({comparison.old.anisotropy:.3f} to {comparison.new.anisotropy:.3f}), "
             f"more than quality.max_anisotropy_rise={limits.max_anisotropy_rise}"
         )
-    old, new = seen.old.effective_rank, seen.new.effective_rank
+    old, new = comparison.old.effective_rank, comparison.new.effective_rank
     if old and not new:
         faults.append("all new vectors point the same way")
     elif old and not new >= limits.min_rank_share * old:

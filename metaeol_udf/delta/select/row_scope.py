@@ -1,4 +1,4 @@
-"""Which rows of the source a run looks at: all of them, those that failed, or those that a micro-batch names."""
+"""The row scope of a run: all rows of the source, the rows that failed, or the rows whose keys a micro-batch names."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class RowScope:
     Attributes:
         keys: Only rows with these keys: columns with the key's names, no row twice. None: all.
         bounds: A condition over the key columns that holds for all of `keys`; lets Delta skip files by their statistics.
-        failed: Only rows with an error that another try may cure.
+        failed: Whether only rows with an error that another try may cure are in scope.
     """
 
     keys: DataFrame | None = None
@@ -36,29 +36,29 @@ class RowScope:
 
     @property
     def kind(self) -> str:
-        """Which command's rows these are."""
+        """The kind of scope, for the digest of the job: `failed`, `all` or `keys`."""
         return "failed" if self.failed else "all" if self.keys is None else "keys"
 
     def of_source(self, source: DataFrame) -> DataFrame:
-        """The source's rows that are in scope, with texts as they are there: a micro-batch's own may be outdated."""
+        """Find the source's rows in scope. Texts come from the source table, because the micro-batch's may be outdated."""
         bounded = source if self.bounds is None else source.where(self.bounds)
         return bounded if self.keys is None else bounded.join(self.keys, self.keys.columns, "left_semi")
 
     def of_selection(self, chosen: Selection) -> Selection:
-        """The selection's rows that are in scope; rows to be tried again count as having nothing stored."""
+        """Find the selection's rows in scope; rows to be tried again count as rows with nothing stored."""
         if not self.failed:
             return chosen
         curable = F.col(ERROR).isNotNull() & ~F.col(ERROR).isin(*TEXTLESS)
         return Selection(chosen.rows.where(curable).withColumn(STORED, F.lit(None).cast("string")), chosen.key)
 
     def condition(self, where: str | None) -> Column | None:
-        """What a MERGE adds to its condition: the user's condition and the bounds."""
+        """Make the condition that a MERGE adds to its own: the user's condition and the bounds."""
         parts = [part for part in (None if where is None else where_column(where), self.bounds) if part is not None]
         return functools.reduce(operator.and_, parts) if parts else None
 
 
 def row_scope_of_keys(keys: DataFrame) -> tuple[RowScope, int]:
-    """The scope of a micro-batch's keys, and how many there are: one aggregation.
+    """Make the row scope of a micro-batch's keys, and count them: one aggregation.
 
     Raises:
         InputError: A key is NULL.

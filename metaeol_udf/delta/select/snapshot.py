@@ -1,4 +1,4 @@
-"""What a run finds: tables that fit the settings, at versions that are pinned, and the rows in them that need work."""
+"""The snapshot of a run: tables that fit the settings, at versions that are pinned, and the rows in them that need work."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ from metaeol_udf.delta.tables.target import check_target
 
 @dataclass(frozen=True)
 class Tables:
-    """What a run reads and writes.
+    """Tables that a run reads and writes.
 
     Attributes:
-        source: The source as it was when it was looked at.
-        source_version: Its version.
-        target_version: The version of a target of its own then; None where there was none yet, and in place.
-        target: Where vectors go; the source itself where the settings name no other.
-        in_place: Whether it is the source itself.
+        source_ref: The source's name.
+        source: The source's rows in scope, at the pinned version.
+        source_version: The pinned version of the source.
+        target_version: The pinned version of a target of its own; None where there was no target yet, and in place.
+        target: The name of the table that is written to; the source's own where the settings name no target.
+        in_place: Whether vectors go into the source itself.
         key: Fields of the key columns.
     """
 
@@ -42,12 +43,12 @@ class Tables:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What there is to do.
+    """What there is to do, at pinned versions of the tables.
 
     Attributes:
-        tables: At the versions that were looked at.
+        tables: The tables, at these versions.
         chosen: The rows in scope.
-        counts: Of these rows.
+        counts: The numbers of these rows.
     """
 
     tables: Tables
@@ -61,7 +62,7 @@ class Snapshot:
 
 
 def take_snapshot(job: Job, scope: RowScope, *, check_keys: bool = True) -> Snapshot:
-    """Pin the tables' versions and see what there is to do.
+    """Take a snapshot: pin the tables' versions, and count the rows that need work.
 
     Raises:
         InputError: A table, column or key is not what the settings say.
@@ -74,7 +75,7 @@ def take_snapshot(job: Job, scope: RowScope, *, check_keys: bool = True) -> Snap
 
 
 def open_checked(job: Job, scope: RowScope) -> Tables:
-    """Open the tables and check all that can be checked before anything is written.
+    """Open the tables, checked as far as anything can be before a commit.
 
     Raises:
         InputError: A table or column is not what the settings say.
@@ -93,14 +94,14 @@ def open_checked(job: Job, scope: RowScope) -> Tables:
 
 
 def select(job: Job, scope: RowScope, tables: Tables, *, pinned: bool, whole: bool = False) -> Selection:
-    """The rows in scope.
+    """Select the rows in scope.
 
     Args:
         job: Settings and session.
-        scope: Of the run.
-        tables: As they were opened.
-        pinned: As the tables stood then, rather than as they stand now.
-        whole: With the rows that have no failure, where the scope is those that have one.
+        scope: The rows of the run.
+        tables: The tables as they were opened.
+        pinned: Whether to read the pinned versions rather than the tables as they stand now.
+        whole: Whether to ignore the scope's filter on failed rows.
     """
     source = tables.source if pinned else scope.of_source(read(job.spark, tables.source_ref))
     stored = None
@@ -111,7 +112,7 @@ def select(job: Job, scope: RowScope, tables: Tables, *, pinned: bool, whole: bo
 
 
 def is_outdated(job: Job, tables: Tables) -> bool:
-    """Whether the table that is written to has had another commit since."""
+    """Tell whether a snapshot is outdated: the table that is written to has had another commit since."""
     if tables.in_place:
         return current_version(open_table(job.spark, tables.target, "target.table")) != tables.source_version
     return check_target(job.spark, tables.target, tables.key, job.columns) != tables.target_version

@@ -22,14 +22,14 @@ def alter_table(
     comments: Mapping[str, str],
     properties: Mapping[str, str],
 ) -> None:
-    """Add columns, set column comments and table properties. Each kind of change is one commit; nothing to change is none.
+    """Alter a table: add columns, set column comments and properties. One commit for each kind of change; no commit if nothing changes.
 
     Args:
         spark: A classic session, which has a JVM at hand.
         ref: The table.
-        new_columns: Appended in this order; all of them may be NULL.
-        comments: By column, which may be one of the new ones.
-        properties: Set beside those that are there.
+        new_columns: Columns to append, in this order; all of them may be NULL.
+        comments: Comments by column; the column may be new.
+        properties: Properties to set beside those that are there.
     """
     jvm: Any = spark._jvm
     change = jvm.org.apache.spark.sql.connector.catalog.TableChange

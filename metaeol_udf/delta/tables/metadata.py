@@ -19,7 +19,7 @@ from metaeol_udf.spark.columns import find_field
 
 
 def vector_properties(column: str, resolved: ResolvedSpec) -> dict[str, str]:
-    """Table properties that say how a column's vectors were made: `metaeol.<column>.model` and so on.
+    """Make the table properties that say how a column's vectors were made: `metaeol.<column>.model` and so on.
 
     Args:
         column: Name of the vector column.
@@ -42,7 +42,7 @@ def vector_properties(column: str, resolved: ResolvedSpec) -> dict[str, str]:
 
 
 def column_comment(properties: Mapping[str, str], column: str) -> str:
-    """One sentence for people who look at the schema."""
+    """Make the column's comment: a sentence for people who read the schema."""
     of = {name: properties[f"metaeol.{column}.{name}"] for name in ("model", "templates", "layer", "dim", "dtype", "fingerprint")}
     return (
         f"MetaEOL embedding (arXiv:2402.18458): model {of['model']}, templates {of['templates']}, layer {of['layer']}, "
@@ -51,10 +51,10 @@ def column_comment(properties: Mapping[str, str], column: str) -> str:
 
 
 def check_constraints(spark: SparkSession, table: DeltaTable, columns: VectorColumns, ref: TableRef) -> None:
-    """Refuse a CHECK constraint that ties the vectors to other columns: a violation would write these columns' values into logs.
+    """Check that no CHECK constraint ties the vectors to other columns: a violation would write these columns' values into logs.
 
     Raises:
-        InputError: There is one.
+        InputError: The table has such a constraint.
     """
     properties = table.detail().collect()[0]["properties"]
     ours = {field.name.lower() for field in columns.fields}
@@ -69,13 +69,13 @@ def check_constraints(spark: SparkSession, table: DeltaTable, columns: VectorCol
 
 
 def add_columns(spark: SparkSession, ref: TableRef, columns: VectorColumns) -> None:
-    """Give a table the vectors' columns and leave its lineage as it is; a table that has them gets no commit."""
+    """Add the vectors' columns to a table and leave its properties as they are; a table that has the columns gets no commit."""
     schema = open_table(spark, ref, "target.table").toDF().schema
     alter_table(spark, ref, new_columns=columns.missing_from(schema), comments={}, properties={})
 
 
 def prepare_table(spark: SparkSession, ref: TableRef, columns: VectorColumns, properties: Mapping[str, str]) -> None:
-    """Give a table the vectors' columns and their lineage; a table that has them gets no commit.
+    """Prepare a table for vectors: their columns, properties and comment; a table that has them gets no commit.
 
     Done before anything is embedded: a change of metadata makes writers that run at the same time fail, a MERGE of ours among them.
     """

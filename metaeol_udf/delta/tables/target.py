@@ -13,13 +13,13 @@ from metaeol_udf.spark.columns import quoted
 
 
 def check_target(spark: SparkSession, ref: TableRef, key: StructType, columns: VectorColumns) -> int | None:
-    """See that the target may be created, or has the source's key and room for the vectors.
+    """Check that the target may be created, or has the source's key and room for the vectors.
 
     Returns:
         The target's version; None where there is no such table yet.
 
     Raises:
-        InputError: It has not.
+        InputError: The target's key differs from the source's, or a column name is taken.
     """
     if not exists(spark, ref):
         check_vector_columns(key, columns, key.names, ref)
@@ -40,6 +40,6 @@ def check_target(spark: SparkSession, ref: TableRef, key: StructType, columns: V
 
 
 def create_target(spark: SparkSession, ref: TableRef, key: StructType) -> None:
-    """Create the target with the key's columns where there is none; the vectors' columns are added with their lineage."""
+    """Create the target with the key's columns where it is missing; `metadata` adds the vectors' columns."""
     # Statistics of the keys only: for vectors they would be waste.
     create(spark, ref, key, "Embeddings by key", stats=",".join(quoted(name) for name in key.names))

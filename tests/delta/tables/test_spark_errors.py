@@ -31,7 +31,7 @@ def test_a_conflict_is_found_below_the_errors_that_wrap_it() -> None:
 
 
 def test_a_conflict_is_retried_from_the_start_until_it_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spark_errors.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(spark_errors, "MAX_PAUSE_S", 0.0)
     failures = [ConcurrentAppendException(), ConcurrentAppendException(), MetadataChangedException()]
 
     def commit() -> str:
@@ -46,7 +46,7 @@ def test_a_conflict_is_retried_from_the_start_until_it_passes(monkeypatch: pytes
 def test_retries_end_after_as_many_tries_as_the_kind_of_conflict_deserves(
     kind: type[Exception], calls: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spark_errors.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(spark_errors, "MAX_PAUSE_S", 0.0)
     seen = []
 
     def commit() -> None:
