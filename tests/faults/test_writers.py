@@ -100,13 +100,11 @@ def test_fault_18_rows_that_another_run_dropped_from_the_journal_are_found_and_c
     bench.check_all_right(TEXTS)
 
 
-def test_fault_18_a_claim_elsewhere_counts_while_it_beats_and_not_after(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fault_18_a_run_lock_elsewhere_counts_while_it_beats_and_not_after(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_lock, "BEAT_EVERY_S", 0.5)
     monkeypatch.setattr(run_lock, "DEAD_AFTER_S", 4.0)
     here = RunLock(bench.spark, str(bench.folder), "20200101T000002-here")
-    with monkeypatch.context() as patch:
-        patch.setattr(run_lock, "_this_process", lambda: ("elsewhere", 1, 1))
-        other = RunLock(bench.spark, str(bench.folder), "20200101T000000-other")
+    other = RunLock(bench.spark, str(bench.folder), "20200101T000000-other", ("elsewhere", 1, 1))
     with other.hold("a_job"):
         with pytest.raises(ConflictError, match="20200101T000000-other") as caught, here.hold("a_job"):
             pass
@@ -114,15 +112,15 @@ def test_fault_18_a_claim_elsewhere_counts_while_it_beats_and_not_after(bench: B
         assert not here.is_alone()
     with here.hold("a_job"):
         assert here.is_alone()
-    left = bench.folder / "_claims" / "a_job" / other._me.name  # killed, it leaves its claim
+    left = bench.folder / "_claims" / "a_job" / other.holder.name  # killed, it leaves its file
     left.touch()
     with here.hold("a_job"):
         assert not left.exists()
     assert list(left.parent.glob("*~*")) == []
 
 
-def test_fault_18_the_claim_of_a_killed_process_of_this_machine_is_free_at_once(bench: Bench) -> None:
-    machine, pid, _ = run_lock._this_process()
+def test_fault_18_the_run_lock_of_a_killed_process_of_this_machine_is_free_at_once(bench: Bench) -> None:
+    machine, pid, _ = run_lock.this_process()
     folder = bench.folder / "_claims" / "a_job"
     folder.mkdir(parents=True)
     (folder / f"20200101T000000-killed~{machine}~{pid}~1").touch()  # this process's id, which another process had

@@ -1,10 +1,10 @@
-"""RunLock: which runs are at work on a target, so that two runs of the same job do not pay for the same texts.
+"""The run lock: which runs are at work on a target, so that two runs of the same job do not pay for the same texts.
 
-A claim is an empty file beside the journal's data, whose name says which process holds it. Whether that process lives is asked
-of the kernel where it runs on this machine, so a run that was killed is succeeded at once. A run elsewhere writes its file
-anew from time to time; it is seen whether that changes, by this machine's own clock, so clocks need not agree.
+A lock is an empty file beside the journal's data, whose name says which process holds it. If the holder ran on this machine, the
+kernel tells whether it is alive, so a new run takes over from a killed one at once. Another machine's holder rewrites its file;
+we only check that the file changes, so clocks may differ.
 
-RunLock save work; no vector depends on them. Two runs that do not see each other still leave every row right.
+A lock saves work; no vector depends on it. Two runs that do not see each other still leave every row right.
 """
 
 from __future__ import annotations
@@ -28,20 +28,23 @@ from metaeol_udf.errors import ConflictError
 
 logger = logging.getLogger(__name__)
 
+Process = tuple[str, int, int]  # machine, process id and start, as in `Holder`
+
 BEAT_EVERY_S = 10.0
 DEAD_AFTER_S = 35.0  # without a beat: three were missed
-SETTLE_S = 3.0  # longer than a run needs from making its claim to looking for others
-_FOLDER = "_claims"  # Delta leaves alone what begins with an underscore, VACUUM too
+SETTLE_S = 3.0  # longer than a run needs from writing its file to looking for other holders
+# Delta leaves alone what begins with an underscore, VACUUM too. Earlier versions, which may run beside, use this name and the files' names.
+_FOLDER = "_claims"
 
 
 @dataclass(frozen=True)
 class Holder:
-    """A process that holds a claim.
+    """A process that holds a lock.
 
     Attributes:
-        run_id: Sorts by time.
+        run_id: The id of its run; sorts by time.
         machine: A digest of the machine since its last start, with its space of process ids.
-        pid: Of the driver.
+        pid: The driver's process id.
         process_start: When it began, in ticks since the machine's start: process ids are used again.
     """
 
@@ -52,60 +55,65 @@ class Holder:
 
     @property
     def name(self) -> str:
-        """Of the claim's file."""
+        """The name of the lock's file."""
         return f"{self.run_id}~{self.machine}~{self.pid}~{self.process_start}"
 
     @classmethod
     def parse(cls, name: str) -> Holder:
-        """The holder that a file's name tells."""
+        """Parse the name of a lock's file."""
         run_id, machine, pid, process_start = name.split("~")
         return cls(run_id, machine, int(pid), int(process_start))
 
 
 class RunLock:
-    """The claims on one target, seen by one run."""
+    """The locks on one target, as one run finds them.
 
-    def __init__(self, spark: SparkSession, location: str, run_id: str) -> None:
-        """See the claims of a target.
+    Attributes:
+        holder: This run's own process.
+    """
+
+    def __init__(self, spark: SparkSession, location: str, run_id: str, process: Process | None = None) -> None:
+        """Find the locks of a target.
 
         Args:
             spark: A classic session, whose rights on the storage are used.
-            location: Folder of the journal's table.
-            run_id: Of this run.
+            location: The folder of the journal's table.
+            run_id: The id of this run.
+            process: The process that holds the lock; by default this process.
         """
         context: Any = spark.sparkContext
         self._path: Any = context._jvm.org.apache.hadoop.fs.Path
         self._root = self._path(location, _FOLDER)
         self._hadoop = context._jsc.hadoopConfiguration()
-        self._me = Holder(run_id, *_this_process())
+        self.holder = Holder(run_id, *(process or this_process()))
 
     @cached_property
-    def _files(self) -> Any:
-        """The storage; asked for where a refusal is understood, which is a Py4JError."""
+    def storage(self) -> Any:
+        """The file system of the target; found where a refusal, a Py4JError, is understood."""
         return self._root.getFileSystem(self._hadoop)
 
     @contextmanager
     def hold(self, job: str) -> Iterator[None]:
-        """Hold the claim on a job while the block runs.
+        """Hold the lock on a job while the block runs.
 
         Args:
-            job: A digest of what the job is: tables, columns, condition and spec.
+            job: The digest of the job: tables, columns, condition and spec.
 
         Raises:
-            ConflictError: Another run holds it and lives.
+            ConflictError: Another run holds the lock and lives.
         """
         folder = self._path(self._root, job)
-        mine = self._path(folder, self._me.name)
+        mine = self._path(folder, self.holder.name)
         try:
-            self._files.create(mine, True).close()
+            self.storage.create(mine, True).close()
         except Py4JError as error:
             with suppress(Py4JError):
-                self._files.delete(mine, False)  # on a full disk it may be there, yet never be given back
-            logger.info("this storage takes no claims (%s): make sure that no other run of the job is at work", type(error).__name__)
+                self.storage.delete(mine, False)  # on a full disk it may be there, yet never be given back
+            logger.info("this storage takes no lock files (%s): make sure that no other run of the job is at work", type(error).__name__)
             yield
             return
         ended = threading.Event()
-        beat = threading.Thread(target=self._beat, args=(mine, ended), daemon=True, name="metaeol-claim")
+        beat = threading.Thread(target=self._beat, args=(mine, ended), daemon=True, name="metaeol-run-lock")
         try:
             self._settle(folder)
             beat.start()
@@ -114,28 +122,28 @@ class RunLock:
             ended.set()
             if beat.is_alive():
                 beat.join()
-            self._files.delete(mine, False)
+            self.storage.delete(mine, False)
 
     def is_alone(self) -> bool:
-        """Whether no other run is seen at work on the target. RunLock that dead runs left are removed.
+        """Tell whether this run is alone at work on the target; removes locks that dead runs left.
 
-        Where the storage shows no claims (a catalog may keep the folders of its tables to itself) nobody is seen: another run that
-        counted on the journal looks again.
+        Where the storage shows no lock files (a catalog may keep the folders of its tables to itself) a run finds nobody: another
+        run that counted on the journal then takes another snapshot.
         """
         try:
-            if not self._files.exists(self._root):
+            if not self.storage.exists(self._root):
                 return True
-            folders = self._files.listStatus(self._root)
+            folders = self.storage.listStatus(self._root)
         except Py4JError as error:
-            logger.info("this storage shows no claims (%s)", type(error).__name__)
+            logger.info("this storage shows no lock files (%s)", type(error).__name__)
             return True
         return not any(self._others(status.getPath()) for status in folders)
 
     def _settle(self, folder: Any) -> None:
-        """Give way to a run that was there before. Of two that begin at once the one with the smaller run id stays."""
+        """Settle which run goes on: a run that was there before, or of two that begin at once the run with the smaller id."""
         others = self._others(folder)
-        if others and all(other.run_id > self._me.run_id for other in others):
-            time.sleep(SETTLE_S)  # a later one gives way, unless it looked before this claim was there
+        if others and all(other.run_id > self.holder.run_id for other in others):
+            time.sleep(SETTLE_S)  # a later run gives way, unless it looked before this file was there
             others = self._others(folder)
         if others:
             holder = others[0]
@@ -144,54 +152,56 @@ class RunLock:
             )
 
     def _others(self, folder: Any) -> list[Holder]:
-        """Live holders of a claim beside this run."""
+        """Find other live holders of a lock beside this run."""
         found = []
-        for status in self._files.listStatus(folder):
+        for status in self.storage.listStatus(folder):
             path = status.getPath()
             holder = Holder.parse(path.getName())
-            if holder.run_id == self._me.run_id:
+            if holder.run_id == self.holder.run_id:
                 continue
             if self._lives(holder, path):
                 found.append(holder)
             else:
-                self._files.delete(path, False)
+                self.storage.delete(path, False)
         return found
 
     def _lives(self, holder: Holder, path: Any) -> bool:
-        if holder.machine == self._me.machine:
+        """Tell whether a holder lives; for another machine's holder this takes until its next beat, or `DEAD_AFTER_S`."""
+        if holder.machine == self.holder.machine:
             return _process_start(holder.pid) == holder.process_start
-        seen, deadline = self._last_beat(path), time.monotonic() + DEAD_AFTER_S
+        last_beat, deadline = self._last_beat(path), time.monotonic() + DEAD_AFTER_S
         logger.info("looking for %.0f s whether run %s on another machine lives", DEAD_AFTER_S, holder.run_id)
         while time.monotonic() < deadline:
             time.sleep(1.0)
             now = self._last_beat(path)
             if now is None:
                 return False
-            if now != seen:
+            if now != last_beat:
                 return True
         return False
 
     def _last_beat(self, path: Any) -> int | None:
-        """When the file was written, by the storage's clock: only ever compared with itself. None: it is gone."""
-        return self._files.getFileStatus(path).getModificationTime() if self._files.exists(path) else None
+        """Read the time of the last beat, by the storage's clock: only ever compared with itself. None: the file is gone."""
+        return self.storage.getFileStatus(path).getModificationTime() if self.storage.exists(path) else None
 
     def _beat(self, path: Any, ended: threading.Event) -> None:
-        """Write the file anew until the run ends. No Spark job: with all slots taken by the model it would wait for one."""
+        """Beat until the run ends: write the file anew. No Spark job, which would wait for a slot while the model holds all of them."""
         while not ended.wait(BEAT_EVERY_S):
             try:
-                self._files.create(path, True).close()
+                self.storage.create(path, True).close()
             except Py4JError as error:
                 logger.warning("no sign of life could be written (%s): a run elsewhere may take this one for dead", type(error).__name__)
 
 
-def _this_process() -> tuple[str, int, int]:
+def this_process() -> Process:
+    """Identify this process."""
     machine = f"{_text('/proc/sys/kernel/random/boot_id')}/{os.readlink('/proc/self/ns/pid')}"
     started = _process_start(os.getpid())
     return hashlib.sha256(machine.encode()).hexdigest()[:16], os.getpid(), started or 0
 
 
 def _process_start(pid: int) -> int | None:
-    """When a process of this machine began; None where there is none."""
+    """Read when a process of this machine started; None where there is no such process."""
     try:
         fields = _text(f"/proc/{pid}/stat").rpartition(")")[2].split()  # the second field is a name, which may hold anything
     except OSError:

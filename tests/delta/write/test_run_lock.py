@@ -1,4 +1,4 @@
-"""RunLock where the storage gives none; what they do between runs is in `tests/faults/test_writers.py`."""
+"""The run lock where the storage takes no files; what it does between runs is in `tests/faults/test_writers.py`."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from pyspark.sql import SparkSession
 from metaeol_udf.delta.write.run_lock import RunLock
 
 
-def test_a_storage_that_is_closed_to_us_takes_no_claims_and_stops_no_run(spark: SparkSession, caplog: pytest.LogCaptureFixture) -> None:
-    claims = RunLock(spark, "nosuch://bucket/journal", "20200101T000000-here")
-    with caplog.at_level(logging.INFO, logger="metaeol_udf"), claims.hold("a_job"):
-        assert claims.is_alone()
-    assert "this storage takes no claims" in caplog.text
+def test_a_storage_that_is_closed_to_us_takes_no_lock_files_and_stops_no_run(spark: SparkSession, caplog: pytest.LogCaptureFixture) -> None:
+    lock = RunLock(spark, "nosuch://bucket/journal", "20200101T000000-here")
+    with caplog.at_level(logging.INFO, logger="metaeol_udf"), lock.hold("a_job"):
+        assert lock.is_alone()
+    assert "this storage takes no lock files" in caplog.text
 
 
-def test_a_storage_that_shows_no_claims_shows_no_other_run(
-    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_storage_that_shows_no_lock_files_shows_no_other_run(
+    spark: SparkSession, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Closed:
         def exists(self, path: object) -> bool:
             raise Py4JError("access denied")
 
-    claims = RunLock(spark, str(tmp_path), "20200101T000000-here")
-    with caplog.at_level(logging.INFO, logger="metaeol_udf"), claims.hold("a_job"):
-        assert claims.is_alone()
-        monkeypatch.setattr(claims, "_files", Closed())
-        assert claims.is_alone()
-        monkeypatch.undo()
-    assert "this storage shows no claims" in caplog.text
+    lock = RunLock(spark, str(tmp_path), "20200101T000000-here")
+    with caplog.at_level(logging.INFO, logger="metaeol_udf"), lock.hold("a_job"):
+        assert lock.is_alone()
+        real, lock.storage = lock.storage, Closed()
+        assert lock.is_alone()
+        lock.storage = real
+    assert "this storage shows no lock files" in caplog.text
     assert not list(tmp_path.rglob("20200101*"))
