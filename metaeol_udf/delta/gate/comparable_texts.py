@@ -19,7 +19,7 @@ from metaeol_udf.delta.select.selection import ERROR, FINGERPRINT, STORED, Selec
 from metaeol_udf.delta.write.journal import Journal
 from metaeol_udf.errors import InputError
 from metaeol_udf.evaluation.labelled_pairs import LabelledPairs
-from metaeol_udf.spark.columns import quoted
+from metaeol_udf.spark.columns import quoted, same_key
 
 _SPEC, _TEXT, _SAME = "metaeol_old_spec", "metaeol_text_digest", "metaeol_same_text"
 _PAIR, _SIDE, _KEY = "metaeol_pair", "metaeol_side", "metaeol_pair_key_"
@@ -56,7 +56,7 @@ class TextPair:
 
 
 def count_old_specs(chosen: Selection, journal: Journal) -> list[OldSpec]:
-    """The other specs that rows hold vectors of, most comparable texts first: one aggregation, without a vector."""
+    """Count the texts of each old spec that rows hold vectors of, most comparable texts first: one aggregation, without a vector."""
     known = journal.digests().select("fingerprint", "error")
     joined = _old_rows(chosen).join(known, F.col(FINGERPRINT) == F.col("fingerprint"), "left")
     is_known = F.col(_SAME) & F.col("fingerprint").isNotNull()
@@ -69,19 +69,19 @@ def count_old_specs(chosen: Selection, journal: Journal) -> list[OldSpec]:
 
 
 def sample_texts(chosen: Selection, journal: Journal, old_spec_fingerprint: str, n_texts: int) -> list[str]:
-    """Digests of comparable texts, drawn by digest: the same ones whatever the order of rows."""
+    """Sample comparable texts by their digests: the same texts whatever the order of rows."""
     texts = _comparable(chosen, journal, old_spec_fingerprint).select(_TEXT).distinct().orderBy(_TEXT).limit(n_texts)
     return [row[_TEXT] for row in texts.collect()]
 
 
 def find_pairs(chosen: Selection, journal: Journal, old_spec_fingerprint: str, pairs: LabelledPairs, key: StructType) -> list[TextPair]:
-    """Labelled pairs of which both texts are comparable.
+    """Find the labelled pairs of which both texts are comparable.
 
     Args:
         chosen: All rows of the job.
-        journal: Where new vectors are.
-        old_spec_fingerprint: The spec to compare with.
-        pairs: By key; values that are none of the key's type name no row.
+        journal: The journal, with the new vectors.
+        old_spec_fingerprint: The digest of the spec to compare with.
+        pairs: The labelled pairs, by key; a value that is not of the key's type names no row.
         key: Fields of the key columns.
 
     Returns:
@@ -92,29 +92,30 @@ def find_pairs(chosen: Selection, journal: Journal, old_spec_fingerprint: str, p
     schema = ", ".join([f"{_PAIR} int", f"{_SIDE} int", *[f"{name} string" for name in named]])
     rows = _comparable(chosen, journal, old_spec_fingerprint)
     wanted = rows.sparkSession.createDataFrame(sides, schema)
-    same_key = F.lit(True)
-    for name, field in zip(named, key.fields, strict=True):
-        same_key = same_key & (F.col(quoted(field.name)) == F.col(name).try_cast(field.dataType))
-    found = rows.join(F.broadcast(wanted), same_key).select(_PAIR, _SIDE, _TEXT).collect()
+    theirs = [F.col(name).try_cast(field.dataType) for name, field in zip(named, key.fields, strict=True)]
+    matches = same_key([F.col(quoted(field.name)) for field in key.fields], theirs)
+    found = rows.join(F.broadcast(wanted), matches).select(_PAIR, _SIDE, _TEXT).collect()
     first, second = ({row[_PAIR]: row[_TEXT] for row in found if row[_SIDE] == side} for side in (0, 1))
     return [TextPair(n, first[n], second[n]) for n in sorted(first.keys() & second.keys())]
 
 
-def collect_vectors(rows: DataFrame, spec: str, texts: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+def collect_vectors(rows: DataFrame, spec_fingerprint: str, texts: Sequence[str]) -> dict[str, NDArray[np.float32]]:
     """Bring the vectors of some texts to the driver.
 
     Args:
         rows: Columns `fingerprint` and `vector`; a text may stand in several rows.
-        spec: Whose vectors.
-        texts: Digests, each once.
+        spec_fingerprint: The digest of the spec that made the vectors.
+        texts: Digests of the texts, each once.
 
     Returns:
-        A vector a text, shape ``(dim,)``; texts without one are left out.
+        A vector a text, shape ``(dim,)``; a text without a vector is left out.
 
     Raises:
         InputError: The vectors are not all of one length.
     """
-    wanted = rows.sparkSession.createDataFrame([(text, f"{spec}-{text}") for text in texts], f"{_TEXT} string, fingerprint string")
+    wanted = rows.sparkSession.createDataFrame(
+        [(text, f"{spec_fingerprint}-{text}") for text in texts], f"{_TEXT} string, fingerprint string"
+    )
     held = rows.where(F.col("vector").isNotNull()).join(F.broadcast(wanted), "fingerprint")
     found = held.groupBy(_TEXT).agg(F.min("vector").alias("vector")).toArrow()
     vectors = found["vector"].combine_chunks()
@@ -122,13 +123,15 @@ def collect_vectors(rows: DataFrame, spec: str, texts: Sequence[str]) -> dict[st
         return {}
     lengths = set(vectors.value_lengths().to_pylist())
     if len(lengths) > 1:
-        raise InputError(f"embedding.column: vectors of spec {spec} have several lengths ({', '.join(map(str, sorted(lengths)))})")
+        raise InputError(
+            f"embedding.column: vectors of spec {spec_fingerprint} have several lengths ({', '.join(map(str, sorted(lengths)))})"
+        )
     matrix = vectors.flatten().to_numpy(zero_copy_only=False).reshape(len(vectors), -1)
     return dict(zip(found[_TEXT].to_pylist(), matrix, strict=True))
 
 
 def _old_rows(chosen: Selection) -> DataFrame:
-    """Rows that hold a vector of another spec, with whether it is that of their present text."""
+    """Find the rows that hold a vector of another spec, and whether it is the vector of their present text."""
     stored, wanted, error = F.col(STORED), F.col(FINGERPRINT), F.col(ERROR)
     is_old = stored.isNotNull() & error.isNull() & (_spec_of(stored) != _spec_of(wanted))
     text = _text_of(wanted)
@@ -138,7 +141,7 @@ def _old_rows(chosen: Selection) -> DataFrame:
 
 
 def _comparable(chosen: Selection, journal: Journal, old_spec_fingerprint: str) -> DataFrame:
-    """Rows that hold that spec's vector of their present text, for which the journal has a new one."""
+    """Find the comparable rows: they hold that spec's vector of their present text, and the journal has a new vector of it."""
     rows = _old_rows(chosen).where(F.col(_SAME) & (F.col(_SPEC) == old_spec_fingerprint))
     return rows.join(journal.finished(), F.col(FINGERPRINT) == F.col("fingerprint"), "left_semi")
 
