@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,28 @@ from pyspark.sql import DataFrame, Row, SparkSession
 
 from metaeol_udf.config import JobConfig, parse_config
 from metaeol_udf.delta import run_embed
+from metaeol_udf.delta.base.progress import Between
 from metaeol_udf.spec import EmbeddingSpec
+
+#: A text with this word has no embedding by the fixture `poisoned_model`.
+POISON = "zebra"
+
+
+class Before:
+    """A hook of a run that does something before a phase: once, at its n-th time, or every time.
+
+    Attributes:
+        phases: The phases that the run announced, in order.
+    """
+
+    def __init__(self, phase: str, action: Callable[[], object], at: int | None = 1) -> None:
+        self._phase, self._action, self._at = phase, action, at
+        self.phases: list[str] = []
+
+    def __call__(self, phase: str) -> None:
+        self.phases.append(phase)
+        if phase == self._phase and self._at in (None, self.phases.count(phase)):
+            self._action()
 
 
 class Silence:
@@ -62,8 +84,8 @@ class TableBench:
     def config(self, **sections: dict[str, Any]) -> JobConfig:
         return parse_config(self.blocks(**sections))
 
-    def run(self, **sections: dict[str, Any]) -> dict[str, Any]:
-        return run_embed(self.config(**sections), self.spark, self.progress)
+    def run(self, *, between: Between | None = None, **sections: dict[str, Any]) -> dict[str, Any]:
+        return run_embed(self.config(**sections), self.spark, self.progress, between=between)
 
     def table(self, name: str = "table") -> DataFrame:
         return self.spark.read.format("delta").load(str(self.folder / name))
@@ -79,7 +101,7 @@ class TableBench:
 class Bench(TableBench):
     """One whose reports are those on disk."""
 
-    def run(self, **sections: dict[str, Any]) -> dict[str, Any]:
-        report = super().run(**sections)
+    def run(self, *, between: Between | None = None, **sections: dict[str, Any]) -> dict[str, Any]:
+        report = super().run(between=between, **sections)
         assert json.loads((self.folder / "report.json").read_text()) == report
         return report

@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 
 from metaeol_udf.config import JobConfig, RuntimeConfig
 from metaeol_udf.delta.base.context import Job
-from metaeol_udf.delta.base.progress import Progress
+from metaeol_udf.delta.base.progress import Between, Progress
 from metaeol_udf.delta.base.run_report import Report, write_report
 from metaeol_udf.delta.base.shutdown import check_termination
 from metaeol_udf.delta.pipeline import EmbedRun
@@ -24,7 +24,9 @@ logger = logging.getLogger(__name__)
 _STOPPED = {BudgetError: "stopped_over_budget", QualityError: "blocked_by_quality", TerminatedError: "terminated"}
 
 
-def run_embed(config: JobConfig, spark: SparkSession | None = None, progress: Progress | None = None) -> dict[str, Any]:
+def run_embed(
+    config: JobConfig, spark: SparkSession | None = None, progress: Progress | None = None, *, between: Between | None = None
+) -> dict[str, Any]:
     """Embed what is new or changed in a Delta table, and write the vectors back or to a table of their own.
 
     Runs on the driver; only the model runs on executors. It may be killed at any point and run again: it goes on from what
@@ -33,7 +35,9 @@ def run_embed(config: JobConfig, spark: SparkSession | None = None, progress: Pr
     Args:
         config: All settings.
         spark: The session to use; by default the active one, or a new one.
-        progress: Told how far the run is; by default a bar on a terminal and lines in a log.
+        progress: The watcher of how far the run is; by default a bar on a terminal and lines in a log.
+        between: A function that is called with the name of each phase (`pipeline.PHASES`) before the phase begins. For tests and for
+            tools that watch a run.
 
     Returns:
         The report, which is also written to `runtime.report`.
@@ -50,7 +54,7 @@ def run_embed(config: JobConfig, spark: SparkSession | None = None, progress: Pr
     with known_errors():
         job = prepare_job(config, spark)
         with reported(job) as report:
-            EmbedRun(job, progress, report).run()
+            EmbedRun(job, progress, report, between=between).run()
         return conclude(job, report)
 
 

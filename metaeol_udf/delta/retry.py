@@ -7,13 +7,15 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from metaeol_udf.config import JobConfig
-from metaeol_udf.delta.base.progress import Progress
+from metaeol_udf.delta.base.progress import Between, Progress
 from metaeol_udf.delta.job import conclude, known_errors, prepare_job, reported
 from metaeol_udf.delta.pipeline import EmbedRun
 from metaeol_udf.delta.select.row_scope import RowScope
 
 
-def run_retry(config: JobConfig, spark: SparkSession | None = None, progress: Progress | None = None) -> dict[str, Any]:
+def run_retry(
+    config: JobConfig, spark: SparkSession | None = None, progress: Progress | None = None, *, between: Between | None = None
+) -> dict[str, Any]:
     """Embed again the rows whose error another try may cure: all but NULL and blank texts.
 
     The rows are found by the error column of the table itself, so that none is missed where a run was killed before it came
@@ -24,6 +26,7 @@ def run_retry(config: JobConfig, spark: SparkSession | None = None, progress: Pr
         config: As for `run_embed`.
         spark: As for `run_embed`.
         progress: As for `run_embed`.
+        between: As for `run_embed`.
 
     Returns:
         The report; its `rows_selected` are the rows tried again.
@@ -34,5 +37,5 @@ def run_retry(config: JobConfig, spark: SparkSession | None = None, progress: Pr
     with known_errors():
         job = prepare_job(config, spark)
         with reported(job) as report:
-            EmbedRun(job, progress, report, RowScope(failed=True)).run()
+            EmbedRun(job, progress, report, RowScope(failed=True), between).run()
         return conclude(job, report)

@@ -1,8 +1,8 @@
 """`metaeol stream`: follow the source's commits with Structured Streaming, through the same run as the main job.
 
-A micro-batch only says which keys to look at. Texts are read from the source as it stands then, so that a batch which is
-repeated, late or outdated writes no stale vector; a row that is current costs nothing. That makes repeats free, and with
-Spark's checkpoint each commit is looked at at least once: together, each text is embedded and published exactly once.
+A micro-batch only says which keys to look at. The run reads texts from the source as it stands then, so that a batch which is
+repeated, late or outdated writes no stale vector; a row that is current costs nothing. That makes repeats free, and Spark's
+checkpoint brings each commit at least once: together, each text is embedded and published exactly once.
 
 Commits of ours in a source that holds its own vectors come back in the stream; their rows are current, so that their batch
 names no key, starts no run and commits nothing.
@@ -24,15 +24,17 @@ from pyspark.sql.streaming.readwriter import DataStreamWriter
 
 from metaeol_udf.config import JobConfig
 from metaeol_udf.delta.base.context import Job
-from metaeol_udf.delta.base.progress import Progress
+from metaeol_udf.delta.base.progress import Between, Progress
 from metaeol_udf.delta.base.run_report import Report
 from metaeol_udf.delta.base.shutdown import check_termination, was_requested
 from metaeol_udf.delta.job import conclude, known_errors, prepare_job, reported, write_reports
 from metaeol_udf.delta.pipeline import EmbedRun
-from metaeol_udf.delta.select.row_scope import row_scope_of_keys
+from metaeol_udf.delta.select.row_scope import RowScope, row_scope_of_keys
+from metaeol_udf.delta.select.snapshot import open_checked, take_snapshot
 from metaeol_udf.delta.tables.fingerprint import row_fingerprint
 from metaeol_udf.delta.tables.refs import TableRef, current_version, exists, open_table
 from metaeol_udf.delta.tables.where_clause import filtered
+from metaeol_udf.delta.write.prepare import prepare_tables
 from metaeol_udf.errors import InputError
 from metaeol_udf.spark.columns import quoted
 
@@ -41,7 +43,9 @@ logger = logging.getLogger(__name__)
 POLL_EVERY_S = 1
 
 
-def run_stream(config: JobConfig, spark: SparkSession | None = None, progress: Progress | None = None) -> dict[str, Any]:
+def run_stream(
+    config: JobConfig, spark: SparkSession | None = None, progress: Progress | None = None, *, between: Between | None = None
+) -> dict[str, Any]:
     """Embed what the source's new commits bring, and write the vectors where `run_embed` would.
 
     A first run, and the first after a change of the settings that say what is embedded, begins with a run of the main job
@@ -52,6 +56,7 @@ def run_stream(config: JobConfig, spark: SparkSession | None = None, progress: P
         config: All settings.
         spark: As for `run_embed`.
         progress: As for `run_embed`.
+        between: As for `run_embed`, for the first run over the whole table and for the run of each micro-batch.
 
     Returns:
         The report of all micro-batches together. With an interval as trigger this returns only by an error.
@@ -62,12 +67,12 @@ def run_stream(config: JobConfig, spark: SparkSession | None = None, progress: P
     with known_errors():
         job = prepare_job(config, spark)
         with reported(job) as report:
-            _Stream(job, report, progress).run()
+            _Stream(job, report, progress, between).run()
         return conclude(job, report)
 
 
 def describe_stream(job: Job) -> dict[str, Any]:
-    """Where a stream would begin; writes nothing.
+    """Describe where a stream would begin; writes nothing.
 
     Returns:
         `checkpoint`, its folder, or None while there is no target; `follows_from`, the version of the source that the stream
@@ -76,15 +81,15 @@ def describe_stream(job: Job) -> dict[str, Any]:
     settings = {"start": job.config.stream.start, "trigger": job.config.stream.trigger}
     if not exists(job.spark, job.target):
         return {"checkpoint": None, "follows_from": None} | settings
-    folder = _Stream(job, job.new_report(), None).checkpoint()[0]
+    folder = _Stream(job, job.new_report()).checkpoint()[0]
     return {"checkpoint": folder, "follows_from": StartingPoint(job.spark, folder).version} | settings
 
 
 class _Stream:
     """One command: the settings, the report of all its batches, and what stopped it."""
 
-    def __init__(self, job: Job, report: Report, progress: Progress | None) -> None:
-        self._job, self._report, self._progress = job, report, progress
+    def __init__(self, job: Job, report: Report, progress: Progress | None = None, between: Between | None = None) -> None:
+        self._job, self._report, self._progress, self._between = job, report, progress, between
         self._config = job.config.stream
         self._failure: Exception | None = None
 
@@ -92,15 +97,14 @@ class _Stream:
         """Bring the table up to date, then follow it."""
         # What must pass the quality gate first does not change the label of the vectors that the table holds.
         is_gated = self._forget_other_specs() and self._job.config.quality.gate
-        preparation = EmbedRun(self._job, self._progress, self._report)
         # Before the query starts: it fails when a column is added under it.
-        preparation.prepare_tables(with_metadata=not is_gated)
+        prepare_tables(self._job, open_checked(self._job, RowScope()), with_metadata=not is_gated)
         checkpoint, feed = self.checkpoint()
         start = StartingPoint(self._job.spark, checkpoint)
         if start.version is None:
             start.set(self._begin())
         if is_gated:
-            preparation.prepare_tables()
+            prepare_tables(self._job, open_checked(self._job, RowScope()))
         self._follow(self._writer(self._read(feed, start), checkpoint))
         if not self._report.delta_versions:  # no batch
             tables = {"source": self._job.source, "target": self._job.target}
@@ -108,9 +112,9 @@ class _Stream:
             self._report.delta_versions = versions
 
     def _forget_other_specs(self) -> bool:
-        """Begin anew where another spec wrote into the target since: going on would leave its vectors beside ours.
+        """Forget where the stream is if another spec wrote into the target since: going on would leave its vectors beside ours.
 
-        Before the lineage is brought up to date, so that a run that is killed in between begins anew, too.
+        The stream does so before it brings the properties up to date, so that a run that is killed in between begins anew, too.
 
         Returns:
             Whether another spec is known to have written last.
@@ -123,7 +127,7 @@ class _Stream:
         return written_by not in (None, self._report.fingerprint)
 
     def checkpoint(self) -> tuple[str, bool]:
-        """The folder of this stream's checkpoint, and whether the source has a change feed.
+        """Find the folder of this stream's checkpoint, and whether the source has a change feed.
 
         Other rows, another spec, or a table made anew is another stream.
         """
@@ -146,21 +150,21 @@ class _Stream:
         return open_table(self._job.spark, ref, "source.table" if ref == self._job.source else "target.table").detail().collect()[0]
 
     def _begin(self) -> int:
-        """Do what stands before a first run; gives the version to follow from.
+        """Begin a stream with the main job, where `stream.start` says so; gives the version to follow from.
 
-        The version is taken first: what is committed while the main job runs is looked at once more by the stream.
+        The version is taken first: the stream looks once more at what is committed while the main job runs.
         """
         version = current_version(open_table(self._job.spark, self._job.source, "source.table"))
         part = self._job.new_report()
-        run = EmbedRun(self._job, self._progress, part)
-        if self._config.start != "earliest" and not run.count_rows_of_other_specs():
+        run = EmbedRun(self._job, self._progress, part, between=self._between)
+        if self._config.start != "earliest" and not take_snapshot(self._job, RowScope(), check_keys=False).counts.rows_of_other_specs:
             return self._late_start(version)
         logger.info("first run of this stream: the whole table, then its commits from version %d on", version)
         self._run_part(run, part, is_batch=False)
         return version
 
     def _late_start(self, newest: int) -> int:
-        """The version that `stream.start` means where it is not `earliest`.
+        """Find the version of a late start, which `stream.start` means where it is not `earliest`.
 
         Raises:
             InputError: The source has no such version.
@@ -187,7 +191,7 @@ class _Stream:
         return writer.foreachBatch(self._process)
 
     def _follow(self, writer: DataStreamWriter) -> None:
-        """Wait for the end of the stream; its own, or that which SIGTERM or a failed batch brings."""
+        """Follow the source until the stream ends by itself, by SIGTERM or by a failed batch."""
         logging.getLogger("py4j.clientserver").setLevel(logging.CRITICAL)  # it would log the stack trace of a batch that ends the query
         query = writer.start()
         try:
@@ -201,10 +205,10 @@ class _Stream:
         check_termination()
 
     def _process(self, batch: DataFrame, batch_id: int) -> None:
-        """Runs on the driver for each micro-batch.
+        """Process a micro-batch, on the driver, in a thread of Spark's.
 
-        What goes wrong is kept for the caller. Spark gets its name alone, which ends the query: Spark writes what it gets to the
-        log and the event log, and the message of an error that is not ours may quote a text.
+        The stream keeps an error for its caller. Spark gets the error's name alone, which ends the query: Spark writes what it gets to
+        the log and the event log, and the message of an error that is not ours may quote a text.
         """
         try:
             with known_errors():
@@ -227,7 +231,7 @@ class _Stream:
                 return
             logger.info("micro-batch %d: %d keys", batch_id, n_keys)
             part = job.new_report()
-            self._run_part(EmbedRun(job, self._progress, part, scope), part, is_batch=True)
+            self._run_part(EmbedRun(job, self._progress, part, scope, self._between), part, is_batch=True)
         finally:
             keys.unpersist()
         if self._config.trigger != "availableNow":
@@ -235,12 +239,12 @@ class _Stream:
             job.budget.check_endless(self._report.rows_failed, self._report.rows_selected)
 
     def _not_current(self) -> Column:
-        """Rows of a source that holds its own vectors which do not have the vector of their text: not those that we wrote."""
+        """Make the condition for rows of a source that are not current: they do not hold the vector of their text."""
         fingerprint = row_fingerprint(self._job.spec.fingerprint(), F.col(quoted(self._job.config.source.text)))
         return ~F.col(quoted(self._job.columns.fingerprint_column)).eqNullSafe(fingerprint)
 
     def _run_part(self, run: EmbedRun, part: Report, *, is_batch: bool) -> None:
-        """Run, and add to the report; a batch whose rows were all current, such as one that is looked at again, counts as none."""
+        """Run a part of the stream, and add it to the report. A batch with nothing to embed (for example a replayed one) is not counted."""
         try:
             run.run()
         finally:
@@ -256,7 +260,7 @@ class StartingPoint:
     committed between two runs, `earliest` would look at the whole table every time.
 
     Attributes:
-        version: None before the first run.
+        version: The version; None before the first run.
     """
 
     def __init__(self, spark: SparkSession, checkpoint: str) -> None:
@@ -266,7 +270,7 @@ class StartingPoint:
         self.version = self._load()
 
     def set(self, version: int) -> None:
-        """Remember where the stream begins."""
+        """Set where the stream begins."""
         file = self._files.create(self._path)
         try:
             file.writeBytes(str(version))
@@ -275,7 +279,7 @@ class StartingPoint:
         self.version = version
 
     def forget(self) -> None:
-        """Let the next run begin anew."""
+        """Forget where the stream began: the next run begins anew."""
         self._files.delete(self._path, False)
         self.version = None
 
@@ -295,7 +299,7 @@ def _is_busy(query: StreamingQuery) -> bool:
 
 
 def _explained(error: StreamingQueryException) -> Exception:
-    """What stops a stream and is not a failed batch: mostly that the commits to go on from are gone."""
+    """Make an explained error of what stopped a stream and is no failed batch: mostly, the commits to go on from are gone."""
     text = str(error)
     gone = (
         "DELTA_FILE_NOT_FOUND",

@@ -10,9 +10,9 @@ from delta import DeltaTable
 from pyspark.sql import functions as F
 
 from metaeol_udf import MetaEOLEncoder
-from metaeol_udf.delta.write import merge
+from metaeol_udf.delta.pipeline import PHASES
 from metaeol_udf.errors import BudgetError, ConfigError, InputError, MetaEOLError
-from tests.table_bench import Bench
+from tests.table_bench import Before, Bench
 
 ROWS = [(1, "a first text"), (2, "a second text"), (3, "a first text"), (4, None), (5, " \t"), (6, "word " * 2000)]
 
@@ -61,12 +61,12 @@ def test_the_table_says_where_its_vectors_come_from(bench: Bench) -> None:
     bench.write([(1, None)])
     report = bench.run()
     detail = DeltaTable.forPath(bench.spark, bench.path).detail().collect()[0]
-    lineage = {key.removeprefix("metaeol.embedding."): value for key, value in detail["properties"].items()}
-    assert lineage["model"] == bench.spec.model
-    assert lineage["fingerprint"] == report["fingerprint"]
-    assert (lineage["templates"], lineage["layer"], lineage["dim"], lineage["dtype"]) == ("metaeol", "-1", "32", "float32")
-    assert len(lineage["model_hash"]) >= 32
-    assert len(lineage["templates_hash"]) == 64
+    properties = {key.removeprefix("metaeol.embedding."): value for key, value in detail["properties"].items()}
+    assert properties["model"] == bench.spec.model
+    assert properties["fingerprint"] == report["fingerprint"]
+    assert (properties["templates"], properties["layer"], properties["dim"], properties["dtype"]) == ("metaeol", "-1", "32", "float32")
+    assert len(properties["model_hash"]) >= 32
+    assert len(properties["templates_hash"]) == 64
     comment = bench.table().schema["embedding"].metadata["comment"]
     assert report["fingerprint"] in comment
     assert bench.spec.model in comment
@@ -202,19 +202,39 @@ def test_more_failures_than_the_budget_are_published_reported_and_raised(bench: 
     assert bench.run(runtime={"max_failed_fraction": 0.4})["status"] == "nothing_to_do"
 
 
-def test_a_text_that_changes_while_the_job_runs_never_gets_the_old_vector(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench.write([(1, "one"), (2, "two"), (3, "three")])
-    real = merge.publish_in_place
+def test_a_run_announces_its_phases_in_order_and_only_those_that_it_has(bench: Bench) -> None:
+    bench.write([(1, "one"), (2, "two"), (3, "three"), (4, "four"), (5, None)])
+    told: list[str] = []
+    report = bench.run(between=told.append, runtime={"wave_rows": 2})
+    waves = ["embed", "journal"] * report["waves"]
+    expected = ["snapshot", "preflight", "prepare", "select", *waves, "publish", "verify", "quarantine", "cleanup", "report"]
+    assert told == expected
+    assert set(report["seconds"]) == {seconds for phase, seconds in PHASES.items() if phase in told and seconds} | {"total"}
+    told.clear()
+    bench.run(between=told.append)
+    assert told == ["snapshot", "prepare", "report"]
 
-    def meddle(*args: Any) -> None:
-        monkeypatch.setattr(merge, "publish_in_place", real)
+
+def test_what_the_hook_raises_ends_the_run_before_the_phase(bench: Bench) -> None:
+    bench.write([(1, "one")])
+
+    def refuse() -> None:
+        raise KeyError("not today")
+
+    with pytest.raises(KeyError, match="not today"):
+        bench.run(between=Before("prepare", refuse))
+    assert bench.table().columns == ["id", "text"]
+
+
+def test_a_text_that_changes_while_the_job_runs_never_gets_the_old_vector(bench: Bench) -> None:
+    bench.write([(1, "one"), (2, "two"), (3, "three")])
+
+    def meddle() -> None:
         table = DeltaTable.forPath(bench.spark, bench.path)
         table.update(F.col("id") == 1, {"text": F.lit("changed meanwhile")})
         table.delete(F.col("id") == 2)
-        real(*args)
 
-    monkeypatch.setattr(merge, "publish_in_place", meddle)
-    bench.run()
+    bench.run(between=Before("publish", meddle))
     rows = bench.rows()
     assert rows.keys() == {1, 3}
     assert rows[1]["embedding_fingerprint"] is None
@@ -222,16 +242,14 @@ def test_a_text_that_changes_while_the_job_runs_never_gets_the_old_vector(bench:
     assert bench.run()["rows_embedded"] == 1
 
 
-def test_a_failed_publish_keeps_the_journal_and_the_next_run_computes_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_publish_keeps_the_journal_and_the_next_run_computes_nothing(bench: Bench) -> None:
     bench.write([(1, "one"), (2, "two"), (3, None)])
 
-    def fail(*args: Any) -> None:
+    def fail() -> None:
         raise OSError("No space left on device")
 
-    with monkeypatch.context() as patched:
-        patched.setattr(merge, "publish_in_place", fail)
-        with pytest.raises(MetaEOLError, match="the disk is full") as caught:
-            bench.run()
+    with pytest.raises(MetaEOLError, match="the disk is full") as caught:
+        bench.run(between=Before("publish", fail))
     assert caught.value.exit_code == 5
     journal = bench.table("table__metaeol_journal")
     assert journal.count() == 3
@@ -241,11 +259,17 @@ def test_a_failed_publish_keeps_the_journal_and_the_next_run_computes_nothing(be
     assert bench.table("table__metaeol_journal").count() == 0
 
 
-def test_a_publish_that_does_not_land_is_noticed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_publish_that_does_not_land_is_noticed(bench: Bench) -> None:
     bench.write([(1, "one")])
-    monkeypatch.setattr(merge, "publish_in_place", lambda *args: None)
+
+    def take_away() -> None:
+        nothing = {f"embedding{name}": F.lit(None) for name in ("", "_error", "_fingerprint")}
+        DeltaTable.forPath(bench.spark, bench.path).update(set=nothing)
+
+    undone = Before("verify", take_away, at=None)
     with pytest.raises(MetaEOLError, match="1 rows do not hold the vector"):
-        bench.run()
+        bench.run(between=undone)
+    assert undone.phases.count("publish") == 5
     assert bench.table("table__metaeol_journal").count() == 1
 
 

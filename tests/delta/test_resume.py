@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -82,6 +83,26 @@ def test_a_refused_job_ends_with_its_status_and_one_clear_message(bench: Bench, 
     assert process.returncode == status
     assert message in err
     assert "Traceback" not in out + err
+
+
+def test_a_run_imports_the_gate_the_page_and_the_exporters_only_where_they_are_on(bench: Bench) -> None:
+    bench.write([(1, None)])  # no model needs to be loaded
+    script = """
+import json, sys
+from metaeol_udf.config import parse_config
+from metaeol_udf.delta import run_embed
+phases = []
+print(run_embed(parse_config(json.loads(sys.argv[1])), between=phases.append)["status"], *phases)
+print(*(name for name in sys.modules if name.startswith("metaeol_udf")))
+"""
+    blocks = bench.blocks(spark={"master": "local[1]"})
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", script, json.dumps(blocks)]
+    done = subprocess.run(command, cwd=bench.folder, env=env, text=True, capture_output=True, check=True, timeout=500)
+    phases, modules = done.stdout.splitlines()[-2:]
+    assert phases == "done snapshot preflight prepare select publish verify quarantine cleanup report"
+    optional = ("metaeol_udf.delta.gate", "metaeol_udf.delta.report", "metaeol_udf.evaluation", "metaeol_udf.report_page")
+    assert not [name for name in modules.split() if name.startswith(optional)]
 
 
 @pytest.mark.slow

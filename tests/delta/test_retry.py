@@ -3,36 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
-from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from delta import DeltaTable
 from pyspark.sql import functions as F
-from transformers import AutoTokenizer, LlamaModel
 
 from metaeol_udf.delta.base.failure_budget import FailureBudget
 from metaeol_udf.delta.retry import run_retry
 from metaeol_udf.errors import BudgetError
-from tests.table_bench import Bench
-
-POISON = "zebra"
-
-
-@pytest.fixture(scope="module")
-def poisoned_model(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The tiny model with NaN for one token: whatever text holds that has no embedding."""
-    folder = tmp_path_factory.mktemp("poisoned") / "model"
-    shutil.copytree(tiny_model_dir, folder)
-    tokens = [AutoTokenizer.from_pretrained(folder)(text)["input_ids"] for text in (f"a {POISON} here", "a horse here")]
-    only_here = set(tokens[0]) - set(tokens[1])
-    model = LlamaModel.from_pretrained(folder)
-    with torch.no_grad():
-        model.embed_tokens.weight[sorted(only_here)] = torch.nan
-    model.save_pretrained(folder)
-    return str(folder)
+from tests.table_bench import POISON, Bench
 
 
 def retry(bench: Bench, **sections: dict[str, Any]) -> dict[str, Any]:

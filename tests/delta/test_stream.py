@@ -9,16 +9,16 @@ import pytest
 from delta import DeltaTable
 from pyspark.sql import functions as F
 
+from metaeol_udf.delta.base.progress import Between
 from metaeol_udf.delta.stream import run_stream
-from metaeol_udf.delta.write import merge
 from metaeol_udf.errors import BudgetError, InputError, MetaEOLError
-from tests.table_bench import Bench
+from tests.table_bench import Before, Bench
 
 COUNTED = ("rows_selected", "rows_embedded", "rows_failed", "rows_skipped", "unique_texts", "batches")
 
 
-def follow(bench: Bench, **sections: dict[str, Any]) -> dict[str, Any]:
-    report = run_stream(bench.config(**sections), bench.spark, bench.progress)
+def follow(bench: Bench, *, between: Between | None = None, **sections: dict[str, Any]) -> dict[str, Any]:
+    report = run_stream(bench.config(**sections), bench.spark, bench.progress, between=between)
     assert json.loads((bench.folder / "report.json").read_text()) == report
     return report
 
@@ -83,24 +83,18 @@ def test_a_change_feed_brings_the_changed_rows_alone(bench: Bench, in_place: boo
 
 
 @pytest.mark.slow
-def test_files_bound_a_micro_batch_and_a_batch_that_failed_is_done_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_bound_a_micro_batch_and_a_batch_that_failed_is_done_again(bench: Bench) -> None:
     bench.write([(0, "the first")])
     sections = {"target": {"table": str(bench.folder / "vectors")}, "stream": {"max_files": 1}}
     follow(bench, **sections)
     for n in range(1, 4):
         bench.write([(n, f"appended {n}")], mode="append")
-    real, calls = merge.publish_to_target, []
 
-    def fail_at_the_second(*args: Any) -> None:
-        calls.append(1)
-        if len(calls) == 2:
-            raise OSError("No space left on device")
-        real(*args)
+    def fail() -> None:
+        raise OSError("No space left on device")
 
-    with monkeypatch.context() as patched:
-        patched.setattr(merge, "publish_to_target", fail_at_the_second)
-        with pytest.raises(MetaEOLError, match="the disk is full") as caught:
-            follow(bench, **sections)
+    with pytest.raises(MetaEOLError, match="the disk is full") as caught:
+        follow(bench, between=Before("publish", fail, at=2), **sections)
     assert caught.value.exit_code == 5
     assert bench.table("vectors").count() == 2
     report = follow(bench, **sections)
@@ -123,22 +117,20 @@ def test_a_late_start_leaves_earlier_rows_alone_and_misses_none_between_two_runs
 
 
 def test_another_spec_is_a_migration_of_the_whole_table_that_is_counted_before_it_runs(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     bench.write([(n, f"text {n}") for n in range(4)])
     first = follow(bench)
     bench.write([(4, "a new row")], mode="append")
     old = {n: row["embedding"] for n, row in bench.rows().items()}
-    real, seen = merge.publish_in_place, {}
+    seen = {}
 
-    def look(*args: Any) -> None:
+    def look() -> None:
         seen.update({n: row["embedding"] for n, row in bench.rows().items()})
         assert "migration" in caplog.text
-        real(*args)
 
-    monkeypatch.setattr(merge, "publish_in_place", look)
     # `latest` cannot leave old vectors beside new ones.
-    report = follow(bench, embedding={"layer": 1}, stream={"start": "latest"})
+    report = follow(bench, between=Before("publish", look, at=None), embedding={"layer": 1}, stream={"start": "latest"})
     assert seen == old
     assert report["migration"] == {
         "rows_of_other_specs": 4,

@@ -45,6 +45,12 @@ def test_the_driver_imports_neither_torch_nor_transformers(module: str) -> None:
     assert not loaded_by(f"import {module}") & {"torch", "transformers"}
 
 
+def test_the_commands_over_tables_import_no_optional_part() -> None:
+    optional = ("metaeol_udf.delta.gate", "metaeol_udf.delta.report", "metaeol_udf.evaluation", "metaeol_udf.report_page")
+    loaded = modules_after("import metaeol_udf.delta, metaeol_udf.delta.retry, metaeol_udf.delta.stream")
+    assert not {name for name in loaded if name.startswith(optional)}
+
+
 def test_a_worker_imports_nothing_of_spark_ml() -> None:
     assert "pyspark.ml" not in modules_after("import metaeol_udf.spark.udf, metaeol_udf.spark.worker.embed_column")
 

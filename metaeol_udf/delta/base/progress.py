@@ -6,7 +6,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -15,6 +15,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as RichProgress
 
 logger = logging.getLogger(__name__)
+
+#: A function that a run calls with the name of each phase before the phase begins.
+Between = Callable[[str], None]
+
 LINE_EVERY_S = 10.0
 POLL_EVERY_S = 0.5
 

@@ -3,8 +3,8 @@
 It stands between the embedding phase, whose outcome is in the journal by then, and the MERGE. It writes nothing, so a run that
 is killed here or stopped by it is judged again by the next one, on the same texts and without computing anything.
 
-What is judged is always the table as a whole, also for the few rows of `metaeol retry` or of a micro-batch: a spec that the
-table does not have yet must not come in by a side door.
+The gate always judges the table as a whole, also for the few rows of `metaeol retry` or of a micro-batch: retry and micro-batches
+must not bring a new spec into the table without passing the gate.
 """
 
 from __future__ import annotations
@@ -39,16 +39,8 @@ from metaeol_udf.spark.columns import find_field, quoted
 logger = logging.getLogger(__name__)
 
 
-def is_due(job: Job, scope: RowScope, snapshot: Snapshot) -> bool:
-    """Whether a run must pass the gate before it labels or publishes anything. Starts no Spark work.
-
-    For rows that failed it always must: they hold no vector, and say nothing of what the others hold.
-    """
-    return job.config.quality.gate and (scope.failed or snapshot.counts.rows_of_other_specs > 0)
-
-
 def pass_gate(job: Job, scope: RowScope, snapshot: Snapshot, journal: Journal, report: Report) -> None:
-    """Compare the table's vectors with those in the journal, and put the figures into the report.
+    """Pass the gate: compare the table's vectors with those in the journal, and put the figures into the report.
 
     Raises:
         QualityError: The new ones are worse than allowed, or there was too little to tell. Nothing was published.
@@ -69,6 +61,7 @@ def pass_gate(job: Job, scope: RowScope, snapshot: Snapshot, journal: Journal, r
 
 
 def _judge(job: Job, whole: Snapshot, journal: Journal) -> Decision:
+    """Judge the new vectors by the settings."""
     has_vectors = find_field(_written_to(job, whole.tables).schema, job.columns.vector) is not None
     specs = count_old_specs(whole.chosen, journal) if has_vectors else []
     if not specs:
@@ -89,13 +82,13 @@ def _judge(job: Job, whole: Snapshot, journal: Journal) -> Decision:
 
 
 def _is_remainder(whole: Snapshot) -> bool:
-    """Whether the job's spec is the table's already, and these are rows that were left over, say because their text changed meanwhile."""
+    """Tell whether only a remainder is left: the job's spec is the table's already, and few rows were left over, say by a changed text."""
     counts = whole.counts
     return counts.rows_skipped + counts.rows_changed > counts.rows_of_other_specs
 
 
 def _find_losses(job: Job, old: OldSpec) -> list[str]:
-    """A text that the new spec fails on would lose the vector that it has."""
+    """Find texts that would lose the vector that they have, because the new spec fails on them."""
     n_texts, budget = old.n_texts + old.n_lost, job.budget
     if not budget.is_exceeded(old.n_lost, n_texts):
         return []
@@ -106,7 +99,7 @@ def _find_losses(job: Job, old: OldSpec) -> list[str]:
 
 
 def _measure(job: Job, whole: Snapshot, journal: Journal, old_spec_fingerprint: str) -> tuple[Comparison, PairScores | None]:
-    """The figures of both versions, on a sample of texts and on the labelled pairs."""
+    """Measure the old and the new vectors, on a sample of texts and on the labelled pairs."""
     chosen, quality, labelled = whole.chosen, job.config.quality, job.pairs
     sample = sample_texts(chosen, journal, old_spec_fingerprint, quality.sample)
     pairs = [] if labelled is None else find_pairs(chosen, journal, old_spec_fingerprint, labelled, whole.tables.key)
@@ -125,11 +118,11 @@ def _measure(job: Job, whole: Snapshot, journal: Journal, old_spec_fingerprint: 
 
 
 def _stored(job: Job, tables: Tables) -> DataFrame:
-    """`fingerprint` and `vector` of all rows of the table that the job writes to."""
+    """Read the stored `fingerprint` and `vector` of all rows of the table that the job writes to."""
     fingerprint, vector = (F.col(quoted(name)) for name in (job.columns.fingerprint_column, job.columns.vector))
     return _written_to(job, tables).select(fingerprint.alias("fingerprint"), vector.alias("vector"))
 
 
 def _written_to(job: Job, tables: Tables) -> DataFrame:
-    """The table that the job writes to, at the version that was looked at."""
+    """Read the table that is written to, at the version of the snapshot."""
     return tables.source if tables.in_place else read(job.spark, tables.target, tables.target_version)

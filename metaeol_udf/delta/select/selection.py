@@ -14,7 +14,7 @@ from metaeol_udf.delta.tables.columns import VectorColumns
 from metaeol_udf.delta.tables.fingerprint import row_fingerprint, textless_error
 from metaeol_udf.delta.tables.where_clause import filtered
 from metaeol_udf.errors import InputError
-from metaeol_udf.spark.columns import find_field, quoted
+from metaeol_udf.spark.columns import find_field, quoted, same_key
 
 #: Columns of a selection beside the key; no user's table may have them.
 FINGERPRINT, STORED, TEXT = "metaeol_row_fingerprint", "metaeol_stored_fingerprint", "metaeol_text"
@@ -49,13 +49,13 @@ def select(
     Args:
         source: The source table at its pinned version.
         config: Key, text and condition.
-        spec_fingerprint: Of the job's spec.
-        columns: Where stored fingerprints are found.
-        target: The separate target table; None where there is none, or none yet.
+        spec_fingerprint: The digest of the job's spec.
+        columns: The columns with the stored fingerprints and errors.
+        target: The separate target table; None where vectors stand in the source, or where there is no target yet.
         in_place: Whether vectors stand in the source itself.
 
     Raises:
-        InputError: The condition cannot be parsed or names what is not there.
+        InputError: The condition cannot be parsed, or names a column that is not there.
     """
     text = F.col(quoted(config.text))
     key = [F.col(quoted(name)) for name in config.key]
@@ -68,20 +68,18 @@ def select(
     rows = chosen.select(*key, fingerprint, text.alias(TEXT))
     known = [F.col(quoted(name)).alias(f"{STORED}_{i}") for i, name in enumerate(config.key)]
     stored_by_key = target.select(*known, stored, error)
-    same_key = F.lit(True)
-    for i, column in enumerate(key):
-        same_key = same_key & (column == F.col(f"{STORED}_{i}"))
-    return Selection(rows.join(stored_by_key, same_key, "left").select(*key, FINGERPRINT, STORED, ERROR, TEXT), config.key)
+    matches = same_key(key, [F.col(f"{STORED}_{i}") for i in range(len(key))])
+    return Selection(rows.join(stored_by_key, matches, "left").select(*key, FINGERPRINT, STORED, ERROR, TEXT), config.key)
 
 
 def _stored(table: DataFrame | None, name: str) -> Column:
-    """A column of the table that vectors are written to; NULL while there is no such table or column."""
+    """Name a stored column of the table that vectors are written to; NULL while there is no such table or column."""
     is_there = table is not None and find_field(table.schema, name) is not None
     return F.col(quoted(name)) if is_there else F.lit(None).cast("string")
 
 
 def check_keys(source: DataFrame, config: SourceConfig) -> None:
-    """See that the key names every selected row: no NULL, nothing twice. One aggregation over the key columns.
+    """Check that the keys name every selected row: no NULL, no key twice. One aggregation over the key columns.
 
     Raises:
         InputError: With counts, and hashes rather than values of the first offenders.
@@ -127,17 +125,53 @@ class Pending:
     n_textless: int
 
 
-def with_outcomes(selection: Selection, outcomes: DataFrame) -> DataFrame:
-    """What became of every row that needed work: key columns, FINGERPRINT and OUTCOME, a struct that is NULL where nothing did.
+@dataclass(frozen=True)
+class Outcomes:
+    """What became of the rows that needed work.
+
+    Attributes:
+        rows: Key columns, FINGERPRINT and OUTCOME, a struct that is NULL where the journal does not hold the fingerprint.
+        n_lost: Rows whose fingerprint the journal does not hold.
+        n_embedded: Rows with a vector.
+        n_trimmed: Rows whose text was trimmed.
+        failures: Rows with an error, by reason.
+    """
+
+    rows: DataFrame
+    n_lost: int
+    n_embedded: int
+    n_trimmed: int
+    failures: dict[str, int]
+
+    @property
+    def n_failed(self) -> int:
+        """Rows with an error."""
+        return sum(self.failures.values())
+
+
+def count_outcomes(selection: Selection, journalled: DataFrame) -> Outcomes:
+    """Count the outcomes of the rows that needed work.
 
     Args:
         selection: The rows of the run.
-        outcomes: The journal, one row a fingerprint.
+        journalled: The journal, one row a fingerprint.
     """
-    fate = F.struct(*[F.col(name) for name in ("error", "trimmed", "run_id")]).alias(OUTCOME)
-    by_fingerprint = outcomes.select(F.col("fingerprint").alias(f"{FINGERPRINT}_journalled"), fate)
-    rows = selection.changed.select(*[F.col(quoted(name)) for name in selection.key], FINGERPRINT)
-    return rows.join(by_fingerprint, F.col(FINGERPRINT) == F.col(f"{FINGERPRINT}_journalled"), "left")
+    outcome = F.col(OUTCOME)
+    values = F.struct(*[F.col(name) for name in ("error", "trimmed", "run_id")]).alias(OUTCOME)
+    by_fingerprint = journalled.select(F.col("fingerprint").alias(f"{FINGERPRINT}_journalled"), values)
+    changed = selection.changed.select(*[F.col(quoted(name)) for name in selection.key], FINGERPRINT)
+    rows = changed.join(by_fingerprint, F.col(FINGERPRINT) == F.col(f"{FINGERPRINT}_journalled"), "left")
+    found = rows.agg(
+        F.count(F.when(outcome.isNull(), True)).alias("lost"),
+        F.count(F.when(outcome.isNotNull() & outcome["error"].isNull(), True)).alias("embedded"),
+        F.count(outcome["error"]).alias("failed"),
+        F.count(F.when(outcome["trimmed"], True)).alias("trimmed"),
+    ).collect()[0]
+    failures: dict[str, int] = {}
+    if found["failed"]:
+        reasons = rows.groupBy(outcome["error"].alias("reason")).count().where(F.col("reason").isNotNull())
+        failures = dict(map(tuple, reasons.collect()))
+    return Outcomes(rows, found["lost"], found["embedded"], found["trimmed"], failures)
 
 
 def count(selection: Selection) -> Counts:
@@ -156,11 +190,11 @@ def count(selection: Selection) -> Counts:
 
 
 def find_pending(selection: Selection, journalled: DataFrame) -> Pending:
-    """Find what must be embedded: once for each fingerprint, and not what a journal holds from a run that was cut off.
+    """Find the pending texts: each fingerprint once, without those that the journal holds from a run that was cut off.
 
     Args:
         selection: The rows of the run.
-        journalled: One column, `fingerprint`, of what is in the journal without an error.
+        journalled: One column, `fingerprint`: the journal's rows without an error.
     """
     distinct = selection.changed.groupBy(FINGERPRINT).agg(F.first(TEXT).alias(TEXT))
     fresh = distinct.join(journalled, F.col(FINGERPRINT) == F.col("fingerprint"), "left_anti")
@@ -175,7 +209,7 @@ def find_pending(selection: Selection, journalled: DataFrame) -> Pending:
 
 
 def sampled(rows: DataFrame, key: Sequence[Column], n_rows: int, n_wanted: int) -> DataFrame:
-    """At most so many of the rows, by the hash of their key: the same ones in every run, and no kind of row more likely than another."""
+    """Draw a sample of at most `n_wanted` rows by the hash of their key: the same rows in every run, and all rows equally likely."""
     one_in = max(1, int(n_rows / (n_wanted * _SPARE)))
     chosen = rows.where(F.pmod(F.xxhash64(*key), F.lit(one_in)) == 0) if one_in > 1 else rows
     return chosen.limit(n_wanted)

@@ -39,11 +39,11 @@ SCHEMA = StructType(
 
 @dataclass(frozen=True)
 class WaveCounts:
-    """What one wave brought.
+    """Counts of one wave.
 
     Attributes:
         n_texts: Texts that went through the model.
-        failures: Of these, texts without a vector, by reason.
+        failures: Texts that went through the model and have no vector, by reason.
         tokens_computed: Tokens that went through the model.
     """
 
@@ -53,16 +53,31 @@ class WaveCounts:
 
 
 @dataclass(frozen=True)
+class RunCounts:
+    """Counts of one run's waves.
+
+    Attributes:
+        tokens_computed: Tokens that went through the model.
+        tokens_saved: Tokens that one pass a prompt would have computed beyond those.
+        model_loads: Loads of the model that the run caused, over all workers.
+    """
+
+    tokens_computed: int
+    tokens_saved: int
+    model_loads: int
+
+
+@dataclass(frozen=True)
 class Journal:
     """The journal of one target, seen by one run of one spec.
 
     Attributes:
         spark: The session.
-        ref: Where it stands.
-        spec_fingerprint: Rows of other specs are not looked at.
-        run_id: Marks what this run appends; sorts by time.
-        waves_before: Waves get numbers from here on: where a run looks again, its wave 1 is another than the first look's, and
-            Delta would leave out a commit whose number it has seen.
+        ref: The journal's table.
+        spec_fingerprint: The digest of the job's spec; the journal shows no rows of other specs.
+        run_id: The mark of what this run appends; sorts by time.
+        waves_before: The number before that of the first wave: after a second snapshot wave 1 must have a number of its own,
+            because Delta leaves out a commit whose number it has seen.
     """
 
     spark: SparkSession
@@ -72,11 +87,11 @@ class Journal:
     waves_before: int = 0
 
     def for_another_snapshot(self) -> Journal:
-        """The journal for the same run, beginning to embed anew."""
+        """Make the journal of the same run for another snapshot, whose waves get numbers of their own."""
         return dataclasses.replace(self, waves_before=self.waves_before + _WAVES_OF_A_SNAPSHOT)
 
     def open(self) -> str:
-        """Make the journal where there is none; gives the folder that it stands in."""
+        """Open the journal, and make it where it is missing; gives the folder that it stands in."""
         create(self.spark, self.ref, SCHEMA, "Computed embeddings on their way to a table; holds no text", stats="fingerprint,run_id,wave")
         if self.ref.is_path:
             return self.ref.name
@@ -84,17 +99,17 @@ class Journal:
         return location
 
     def rows(self) -> DataFrame:
-        """All rows of this spec as they stand now; none where there is no journal yet."""
+        """Read all rows of this spec as they stand now; there are none before the journal is made."""
         if not exists(self.spark, self.ref):
             return self.spark.createDataFrame([], SCHEMA)
         return read(self.spark, self.ref).where(of_spec(self.spec_fingerprint, F.col("fingerprint")))
 
     def outcomes(self) -> DataFrame:
-        """One row a fingerprint: a vector wins over an error, and the latest error over earlier ones."""
+        """Read the outcomes, one row a fingerprint: a vector wins over an error, and the latest error over earlier errors."""
         return self._best(self.rows(), "vector")
 
     def digests(self) -> DataFrame:
-        """The same with `digest` in place of `vector`: a thousandth of what there is to move."""
+        """Read the digests: like `outcomes`, with a 64-bit hash instead of the vector: 8 bytes in place of 4 a dimension."""
         return self._best(self.rows().withColumn("digest", digest_of(F.col("vector"))), "digest")
 
     def _best(self, rows: DataFrame, vector: str) -> DataFrame:
@@ -103,29 +118,40 @@ class Journal:
         return rows.groupBy("fingerprint").agg(F.max_by(F.struct(*names), rank).alias("best")).select("fingerprint", "best.*")
 
     def finished(self) -> DataFrame:
-        """Fingerprints that need no more work: one column, `fingerprint`."""
+        """Read the finished fingerprints, which need no more work: one column, `fingerprint`."""
         return self.rows().where(F.col("error").isNull()).select("fingerprint").distinct()
 
     def count_wave(self, wave: int) -> WaveCounts:
-        """Count what this run journalled in one wave. Files of other waves are skipped by their statistics."""
+        """Count what this run journalled in one wave. Delta skips files of other waves by their statistics."""
         mine = self._wave(self.waves_before + wave)
         found = mine.groupBy("error").agg(F.count(F.lit(1)).alias("n"), F.sum("tokens_computed").alias("tokens")).collect()
         failures = {row["error"]: row["n"] for row in found if row["error"] is not None}
         return WaveCounts(sum(row["n"] for row in found), failures, sum(row["tokens"] or 0 for row in found))
 
+    def count_run(self) -> RunCounts:
+        """Count what this run journalled in all its waves."""
+        mine = self.rows().where(F.col("run_id") == self.run_id)
+        loaded_now = F.when(F.col("load_id").endswith(f":{self.run_id}"), F.col("load_id"))
+        found = mine.agg(
+            F.coalesce(F.sum("tokens_computed"), F.lit(0)).alias("computed"),
+            F.coalesce(F.sum("tokens_saved"), F.lit(0)).alias("saved"),
+            F.count_distinct(loaded_now).alias("loads"),
+        ).collect()[0]
+        return RunCounts(found["computed"], found["saved"], found["loads"])
+
     def append_textless(self, textless: DataFrame) -> None:
-        """Journal NULL and blank texts, which no model sees."""
+        """Append NULL and blank texts, which no model sees."""
         nothing = {field.name: F.lit(None).cast(field.dataType) for field in SCHEMA.fields}
         values = nothing | {"fingerprint": F.col(FINGERPRINT), "error": F.col("error"), "trimmed": F.lit(False)}
         values |= {"tokens_computed": F.lit(0).cast("long"), "tokens_saved": F.lit(0).cast("long")}
         self._append(textless, values, wave=0)
 
     def append_wave(self, embedded: DataFrame, wave: int) -> None:
-        """Journal one wave as one commit.
+        """Append one wave as one commit.
 
         Args:
             embedded: FINGERPRINT and `result`, a struct of `RESULT_TYPE`.
-            wave: From 1.
+            wave: The number of the wave, from 1.
         """
         names = ("vector", "error", "trimmed", "tokens_computed", "tokens_saved", "load_id")
         values: dict[str, Column] = {name: F.col(f"result.{name}") for name in names}
@@ -147,12 +173,12 @@ class Journal:
         return self.rows().where((F.col("run_id") == self.run_id) & (F.col("wave") == number))
 
     def drop_published(self, published: DataFrame) -> None:
-        """Delete what runs journalled of which all is published: whole runs, whose files then go without being rewritten.
+        """Drop the runs of which all is published: whole runs, whose files Delta then removes without rewriting them.
 
-        What a killed run computed for rows that are not of this run's stays for `KEEP_DAYS`, for the run that looks at them.
+        What a killed run computed for rows that are not in this run stays for `KEEP_DAYS`, for a run that has these rows.
 
         Args:
-            published: One column, `fingerprint`, of what is in the target now.
+            published: One column, `fingerprint`, of the vectors that are in the target now.
         """
         if not exists(self.spark, self.ref):
             return
@@ -167,12 +193,12 @@ class Journal:
 
 
 def digest_of(vector: Column) -> Column:
-    """A 64-bit hash of a vector; NULL for NULL."""
+    """Make the digest of a vector: a 64-bit hash; NULL for NULL."""
     return F.when(vector.isNotNull(), F.xxhash64(vector))
 
 
 def wave_of(fingerprint: Column, n_waves: int) -> Column:
-    """The wave that a fingerprint belongs to, from 1: by content, so that a repeated task finds the same rows."""
+    """Tell the wave of a fingerprint, from 1: by content, so that a repeated task finds the same rows."""
     return (F.pmod(F.xxhash64(fingerprint), F.lit(n_waves)) + 1).cast("int")
 
 

@@ -9,25 +9,49 @@ from delta import DeltaTable
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from metaeol_udf.delta.base.context import Job
+from metaeol_udf.delta.select.row_scope import RowScope
 from metaeol_udf.delta.select.selection import FINGERPRINT, Selection
+from metaeol_udf.delta.select.snapshot import Tables, select
 from metaeol_udf.delta.tables.columns import VectorColumns
 from metaeol_udf.delta.tables.fingerprint import row_fingerprint
-from metaeol_udf.delta.tables.refs import TableRef
+from metaeol_udf.delta.tables.refs import TableRef, open_table
 from metaeol_udf.delta.write.journal import Journal, digest_of
 from metaeol_udf.errors import ConflictError, MetaEOLError
-from metaeol_udf.spark.columns import find_field, quoted
+from metaeol_udf.spark.columns import find_field, quoted, same_key
 
 _NEAR = 0.03  # relative distance, which is a cosine above 0.9995
 _COUNT = "metaeol_count"
 _PREFIX = "metaeol_new_"  # of the journal's columns inside a MERGE, so that a user's names stay unambiguous
 
 
+def publish(job: Job, scope: RowScope, tables: Tables, outcomes: DataFrame) -> None:
+    """Publish what the journal holds for the rows in scope, as the tables stand now: one MERGE.
+
+    Args:
+        job: Settings and session.
+        scope: The rows of the run.
+        tables: The tables as they were opened.
+        outcomes: The journal, one row a fingerprint.
+
+    Raises:
+        ConflictError: Somebody dropped, renamed or retyped a column since the run began.
+    """
+    source, columns = job.config.source, job.columns
+    target = open_table(job.spark, tables.target, "target.table")
+    check_still_fits(target, columns, [source.text] if tables.in_place else source.key, tables.target)
+    if tables.in_place:
+        publish_in_place(target, outcomes, columns, job.spec.fingerprint(), source.text, scope.condition(source.where))
+    else:
+        publish_to_target(target, select(job, scope, tables, pinned=False), outcomes, columns, scope.bounds)
+
+
 def publish_in_place(
     table: DeltaTable, outcomes: DataFrame, columns: VectorColumns, spec_fingerprint: str, text: str, within: Column | None
 ) -> None:
-    """Write vectors beside the texts they belong to.
+    """Publish vectors beside the texts that they belong to.
 
-    Matched on the fingerprint of the text as it stands now: a row that was changed or deleted since it was read gets nothing.
+    The MERGE matches the fingerprint of the text as it stands now: a row that was changed or deleted since it was read gets nothing.
 
     Args:
         table: The source.
@@ -50,33 +74,33 @@ def publish_in_place(
 def publish_to_target(
     table: DeltaTable, selection: Selection, outcomes: DataFrame, columns: VectorColumns, bounds: Column | None = None
 ) -> None:
-    """Insert or update vectors by key in a table of their own.
+    """Publish vectors by key to a table of their own: insert or update.
 
     Args:
         table: The target.
         selection: The source as it stands now, so that a changed text gets no stale vector. Keys that left it are left alone.
         outcomes: The journal, one row a fingerprint.
         columns: Where to write.
-        bounds: Holds for every key of the selection; files of the target outside it are not read.
+        bounds: A condition that holds for every key of the selection; Delta does not read the target's files outside it.
     """
     keys = [F.col(quoted(name)).alias(f"{_PREFIX}key_{i}") for i, name in enumerate(selection.key)]
     rows = selection.changed.select(*keys, FINGERPRINT).join(_renamed(outcomes), F.col(FINGERPRINT) == F.col(f"{_PREFIX}fingerprint"))
-    same_key = _all(F.col(quoted(name)) == F.col(f"{_PREFIX}key_{i}") for i, name in enumerate(selection.key))
+    matches = _same_key(selection)
     if bounds is not None:
-        same_key = same_key & bounds
+        matches = matches & bounds
     inserted = _assignments(columns) | {quoted(name): F.col(f"{_PREFIX}key_{i}") for i, name in enumerate(selection.key)}
-    merge = table.merge(rows.drop(FINGERPRINT), same_key)
+    merge = table.merge(rows.drop(FINGERPRINT), matches)
     merge.whenMatchedUpdate(set=_assignments(columns)).whenNotMatchedInsert(values=inserted).execute()
 
 
 def check_still_fits(table: DeltaTable, columns: VectorColumns, others: Iterable[str], ref: TableRef) -> None:
-    """See, before every try of a MERGE, that nobody dropped, renamed or retyped a column since the run began.
+    """Check, before every try of a MERGE, that the table still fits: nobody dropped, renamed or retyped a column since the run began.
 
     Args:
-        table: What is written to, as it is now.
-        columns: Where to write.
-        others: Columns that rows are matched by.
-        ref: For the message.
+        table: The table that is written to, as it is now.
+        columns: The vectors' columns.
+        others: Columns that the MERGE matches rows by.
+        ref: The table's name, for the message.
 
     Raises:
         ConflictError: Somebody did.
@@ -100,34 +124,38 @@ class Verified:
 
     Attributes:
         fingerprints: One column, `fingerprint`, of what the journal need not hold any longer: published, or of a text that is gone.
-        rows_stale: Rows that were changed or deleted after they were read: they hold no vector of the old text.
+        rows_stale: Rows that were changed or deleted after they were read: no row holds a vector of its old text.
     """
 
     fingerprints: DataFrame
     rows_stale: int
 
 
-def count_missing(present: Selection, due: DataFrame) -> int:
-    """Rows whose present text is in the journal, and which do not hold its fingerprint.
+def count_missing(job: Job, scope: RowScope, tables: Tables, digests: DataFrame) -> int:
+    """Count the rows, as they are now, whose text is in the journal and which do not hold its fingerprint.
 
     Args:
-        present: The rows of the run, as they are now.
-        due: One row a `fingerprint` that must be there.
+        job: Settings and session.
+        scope: The rows of the run.
+        tables: The tables as they were opened.
+        digests: The journal, one row a fingerprint.
     """
+    # A second try that failed again is stored as it was before.
+    due = digests.where(F.col("error").isNull()) if scope.failed else digests
     known = due.select(F.col("fingerprint").alias(FINGERPRINT))
-    return present.changed.join(known, FINGERPRINT, "left_semi").count()
+    return select(job, scope, tables, pinned=False).changed.join(known, FINGERPRINT, "left_semi").count()
 
 
 def verify(chosen: Selection, present: Selection, stored: DataFrame, columns: VectorColumns, journal: Journal, n_missing: int) -> Verified:
-    """Prove, from the tables as they stand now, that every row holds the vector that was computed for its present text.
+    """Verify, from the tables as they stand now, that every row holds the vector that was computed for its present text.
 
     Args:
         chosen: The rows of the run, as they were read.
         present: The rows in scope as they are now.
         stored: The rows in scope of the table that was written to, as it is now.
-        columns: Where was written.
-        journal: What was computed.
-        n_missing: What `count_missing` found.
+        columns: The vectors' columns.
+        journal: The journal, with the vectors that were computed.
+        n_missing: The number that `count_missing` gave.
 
     Raises:
         MetaEOLError: A row's text is in the journal, yet the row does not hold that fingerprint, or it does and with another
@@ -151,9 +179,9 @@ def verify(chosen: Selection, present: Selection, stored: DataFrame, columns: Ve
 
 
 def _count_wrong(stored: DataFrame, columns: VectorColumns, journal: Journal) -> int:
-    """Rows whose fingerprint is in the journal, with another vector there, or with neither vector nor error.
+    """Count rows that hold a different vector than the journal has for their fingerprint, or neither vector nor error.
 
-    An equal text may have failed in one run and not in another: an error beside the other's vector is no contradiction.
+    An equal text may have failed in one run and not in another run: a row's error is no contradiction to the journal's vector.
     """
     fingerprint, vector, error = (F.col(quoted(name)) for name in (columns.fingerprint_column, columns.vector, columns.error))
     held = stored.select(fingerprint.alias("fingerprint"), vector.alias("held"), error.alias("held_error"))
@@ -173,16 +201,15 @@ def _count_wrong(stored: DataFrame, columns: VectorColumns, journal: Journal) ->
 
 
 def _count_stale(chosen: Selection, present: Selection) -> int:
-    """Rows of the run whose key now has another text, or is gone."""
+    """Count stale rows: rows of the run whose key now has another text, or is gone."""
     keys = [F.col(quoted(name)).alias(f"{_PREFIX}key_{i}") for i, name in enumerate(chosen.key)]
     now = present.rows.select(*keys, F.col(FINGERPRINT).alias(f"{_PREFIX}fingerprint"))
-    same = _all(F.col(quoted(name)) == F.col(f"{_PREFIX}key_{i}") for i, name in enumerate(chosen.key))
     read = chosen.changed.select(*[F.col(quoted(name)) for name in chosen.key], FINGERPRINT)
-    return read.join(now, same & (F.col(FINGERPRINT) == F.col(f"{_PREFIX}fingerprint")), "left_anti").count()
+    return read.join(now, _same_key(chosen) & (F.col(FINGERPRINT) == F.col(f"{_PREFIX}fingerprint")), "left_anti").count()
 
 
 def _near(one: Column, other: Column) -> Column:
-    """Whether two vectors are as near as two runs of one model over one text come in low precision."""
+    """Tell whether two vectors are as near as two runs of one model over one text come in low precision."""
     zero = F.lit(0.0).cast("float")
     distance = F.aggregate(F.zip_with(one, other, lambda x, y: (x - y) * (x - y)), zero, lambda total, x: total + x)
     length = F.aggregate(one, zero, lambda total, x: total + x * x)
@@ -201,8 +228,6 @@ def _assignments(columns: VectorColumns) -> dict[str, Column | str]:
     }
 
 
-def _all(conditions: Iterable[Column]) -> Column:
-    result = F.lit(True)
-    for condition in conditions:
-        result = result & condition
-    return result
+def _same_key(selection: Selection) -> Column:
+    """Make the condition that a row has the same key as a row whose key columns were renamed."""
+    return same_key([F.col(quoted(name)) for name in selection.key], [F.col(f"{_PREFIX}key_{i}") for i in range(len(selection.key))])

@@ -7,8 +7,10 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import IntegerType, StringType, StructField, StructType
 
 from metaeol_udf.delta.select.selection import FINGERPRINT, OUTCOME
-from metaeol_udf.delta.tables.refs import TableRef, create, exists, open_table
-from metaeol_udf.spark.columns import quoted
+from metaeol_udf.delta.select.snapshot import Tables
+from metaeol_udf.delta.tables.columns import VectorColumns
+from metaeol_udf.delta.tables.refs import TableRef, create, exists, open_table, read
+from metaeol_udf.spark.columns import quoted, same_key
 
 FIELDS = [
     StructField("text_hash", StringType()),
@@ -20,7 +22,7 @@ FIELDS = [
 
 
 def update_quarantine(spark: SparkSession, ref: TableRef, results: DataFrame, key: StructType, run_id: str, n_failed: int) -> None:
-    """Bring the quarantine up to date with the rows of one run.
+    """Update the quarantine with the rows of one run.
 
     Rows that failed enter it or count one attempt more, rows that succeeded leave it. While nothing ever failed there is no
     such table.
@@ -46,13 +48,24 @@ def update_quarantine(spark: SparkSession, ref: TableRef, results: DataFrame, ke
     merge.whenNotMatchedInsert(condition=failed, values=values | _keys(key.names) | {"attempts": F.lit(1)}).execute()
 
 
+def failing_rows(spark: SparkSession, tables: Tables, columns: VectorColumns) -> DataFrame:
+    """Find the rows that have an error now: key columns, `fingerprint` and `error` of every row of the source that failed."""
+    key, source = tables.key, read(spark, tables.source_ref)
+    stored = source if tables.in_place else read(spark, tables.target).join(source, key.names, "left_semi")
+    return stored.where(F.col(quoted(columns.error)).isNotNull()).select(
+        *[quoted(name) for name in key.names],
+        F.col(quoted(columns.fingerprint_column)).alias("fingerprint"),
+        F.col(quoted(columns.error)).alias("error"),
+    )
+
+
 def reconcile_quarantine(spark: SparkSession, ref: TableRef, failing: DataFrame, key: StructType, run_id: str) -> None:
-    """Make the quarantine hold exactly the rows that have an error now; attempts of rows that are in it stay as they are.
+    """Reconcile the quarantine with the table: it holds exactly the rows that have an error now; their attempts stay as they are.
 
     Args:
         spark: The session.
         ref: Where it stands.
-        failing: Key columns, `fingerprint` and `error` of every row of the table with an error.
+        failing: The rows that `failing_rows` gave.
         key: Fields of the key columns.
         run_id: Of this run.
     """
@@ -75,10 +88,7 @@ def _renamed(rows: DataFrame, key: list[str], fingerprint: Column, reason: Colum
 
 
 def _same_key(key: list[str]) -> Column:
-    same = F.lit(True)
-    for i, name in enumerate(key):
-        same = same & (F.col(quoted(name)) == F.col(f"new_key_{i}"))
-    return same
+    return same_key([F.col(quoted(name)) for name in key], [F.col(f"new_key_{i}") for i in range(len(key))])
 
 
 def _values(run_id: str) -> dict[str, Column | str]:

@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 class WaveMonitor:
-    """Called by the waves of one run; keeps the report's count of texts and waves."""
+    """Watch the waves of one run, and keep the report's count of texts and waves."""
 
     def __init__(self, journal: Journal, budget: FailureBudget, report: Report) -> None:
         self._journal, self._budget, self._report = journal, budget, report
@@ -23,7 +23,7 @@ class WaveMonitor:
         self._since, self._started = time.monotonic(), time.time()
 
     def __call__(self, wave: int, n_waves: int) -> None:
-        """Snapshot at what a wave journalled.
+        """Count and log what a wave journalled, and end the run early where it must.
 
         Raises:
             BudgetError: Waves are left, and the run is certain or likely to end over its budget.

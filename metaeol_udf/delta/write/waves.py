@@ -10,7 +10,7 @@ from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from metaeol_udf.delta.base.progress import Progress, watch_tasks
+from metaeol_udf.delta.base.progress import Between, Progress, watch_tasks
 from metaeol_udf.delta.select.selection import FINGERPRINT, TEXT, Pending
 from metaeol_udf.delta.write.journal import Journal, wave_of
 from metaeol_udf.spark.cluster.session import slot_count
@@ -31,18 +31,22 @@ def embed_waves(
     progress: Progress,
     after_wave: Callable[[int, int], None],
     task_gpus: int | None = None,
+    between: Between = lambda phase: None,
 ) -> None:
-    """Embed all pending texts. What a wave has journalled is never computed again, whatever happens later.
+    """Embed all pending texts in waves. What a wave has journalled is never computed again, whatever happens later.
 
     Args:
         spark: The session.
-        pending: What to embed; with no texts in it no model is loaded and no Python worker started.
-        journal: Where results go.
-        request: What workers load.
+        pending: The texts; without texts no worker is started and no model loaded.
+        journal: The journal that takes the results.
+        request: The spec, device and model files for the workers.
         wave_rows: About how many texts a wave holds.
-        progress: Told after every wave, and while it runs.
-        after_wave: Called with the wave's number and the number of waves once it is journalled; ends the run by raising.
+        progress: The watcher of the texts done, after every wave and while it runs.
+        after_wave: A function that is called with the wave's number and the number of waves once the wave is journalled; ends the
+            run by raising.
         task_gpus: GPUs of a task in the embedding stages; None leaves that to the session.
+        between: A function that is called with `embed` before each wave, and with `journal` once the wave is journalled and not
+            yet counted.
     """
     if pending.n_textless:
         journal.append_textless(pending.textless)
@@ -59,12 +63,14 @@ def embed_waves(
             # Counted where it is exact: with several waves from the staged rows, which are kept.
             n_texts = texts.count() if n_waves > 1 else pending.n_texts
             if n_texts:
+                between("embed")
                 n_tasks = task_count(n_texts, slot_count(spark, task_gpus))
                 with watch_tasks(spark, progress, f"{journal.run_id}-{wave}", done, n_texts, n_tasks):
                     journal.append_wave(_embed(texts, request, n_tasks, task_gpus), wave)
             done += n_texts
             progress.update(done, f"{done / (time.monotonic() - started):.1f} texts/s")
             if n_texts:
+                between("journal")
                 after_wave(wave, n_waves)
     finally:
         progress.finish()
@@ -72,7 +78,7 @@ def embed_waves(
 
 
 def task_count(n_texts: int, n_slots: int) -> int:
-    """Tasks of a wave: enough to fill each slot a few times, as many in each, but no task without a batch's worth of texts."""
+    """Count the tasks of a wave: enough to fill each slot a few times, equally many in each, but none with less than a batch of texts."""
     n_tasks = min(math.ceil(n_texts / ROWS_PER_TASK), TASKS_PER_SLOT * n_slots)
     return max(1, n_tasks if n_tasks < n_slots else n_tasks - n_tasks % n_slots)
 

@@ -14,13 +14,11 @@ from delta import DeltaTable
 from pyspark.sql import functions as F
 
 from metaeol_udf import MetaEOLEncoder, cli
-from metaeol_udf.delta.gate import gate
-from metaeol_udf.delta.pipeline import EmbedRun
 from metaeol_udf.delta.retry import run_retry
 from metaeol_udf.delta.stream import run_stream
 from metaeol_udf.errors import ConfigError, QualityError
 from metaeol_udf.spec import EmbeddingSpec
-from tests.table_bench import Bench
+from tests.table_bench import POISON, Bench
 
 pytestmark = pytest.mark.slow  # `make test-slow`
 WORDS = ["walrus", "bassoon", "guitar", "thunder", "lemon", "tractor", "meadow", "bazaar", "lantern", "copper"]
@@ -154,15 +152,10 @@ def test_what_cannot_be_judged_is_stopped_unless_the_spec_is_the_tables_already(
     assert (report["quality"]["verdict"], report["rows_embedded"]) == ("not_judged", 3)
 
 
-def test_texts_that_would_lose_their_vector_stop_a_migration(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench.write(TEXTS)
+def test_texts_that_would_lose_their_vector_stop_a_migration(bench: Bench, poisoned_model: str) -> None:
+    bench.write([(n, f"{text} {POISON}" if n < 8 else text) for n, text in TEXTS])
     bench.run()
-    blocked(bench, "nearest neighbours", embedding=OTHER, quality=SHUT)
-    journal = DeltaTable.forPath(bench.spark, f"{bench.path}__metaeol_journal")
-    failed = sorted(row["fingerprint"] for row in journal.toDF().collect())[:8]
-    journal.update(F.col("fingerprint").isin(failed), {"vector": F.lit(None), "error": F.lit("non_finite")})
-    monkeypatch.setattr(EmbedRun, "_embed", lambda *_: None)  # which would try them again
-    settings = {"embedding": OTHER, "quality": OPEN, "runtime": {"max_failed_fraction": 0.1}}
+    settings = {"embedding": {"model": poisoned_model}, "quality": OPEN, "runtime": {"max_failed_fraction": 0.1}}
     report = blocked(bench, r"8 of 60 texts that have a vector have no new one.*runtime\.max_failed_fraction=0\.1", **settings)
     assert (report["quality"]["texts_lost"], report["quality"]["texts_compared"]) == (8, 52)
 
@@ -188,16 +181,15 @@ def test_neither_retry_nor_a_stream_brings_in_what_the_gate_stopped(bench: Bench
     assert (report["rows_embedded"], report["quality"]) == (1, None)
 
 
-def test_the_gate_costs_nothing_where_it_is_off_or_no_other_spec_is_found(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise AssertionError("the gate was asked")
-
-    monkeypatch.setattr(gate, "pass_gate", refuse)
+def test_the_gate_costs_nothing_where_it_is_off_or_no_other_spec_is_found(bench: Bench) -> None:
+    told: list[str] = []
     bench.write(TEXTS[:3])
-    bench.run(quality=SHUT)
+    bench.run(between=told.append, quality=SHUT)
     bench.write([(100, "appended")], mode="append", schema="id long, text string")
-    assert bench.run(quality=SHUT)["rows_embedded"] == 1
-    report = bench.run(embedding=OTHER)
+    assert bench.run(between=told.append, quality=SHUT)["rows_embedded"] == 1
+    report = bench.run(between=told.append, embedding=OTHER)
+    assert told.count("publish") == 3
+    assert "gate" not in told
     assert (report["rows_embedded"], report["quality"]) == (4, None)
     assert "quality" not in report["seconds"]
 
