@@ -1,7 +1,4 @@
-"""The `metaeol` command, but it kills itself, its JVM and its workers with SIGKILL at a point: `crashing_job.py POINT CONF`.
-
-The points are put around the product's functions from outside; the product knows nothing of them.
-"""
+"""The job, but it kills itself, its JVM and its workers with SIGKILL at a point: `crashing_job.py POINT CONF`."""
 
 from __future__ import annotations
 
@@ -10,61 +7,42 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from metaeol_udf.cli import run
 from metaeol_udf.config import load_config
-from metaeol_udf.delta.write import merge
-from metaeol_udf.delta.write.journal import Journal
+from metaeol_udf.delta import run_embed
 
-POINTS = ("before_embed", "mid_wave", "after_journal", "before_publish", "mid_publish", "before_cleanup")
+#: By name: the phase that the job comes to, at its n-th time, and the table at whose next file it dies; None: at once.
+POINTS: dict[str, tuple[str, int, str | None]] = {
+    "before_embed": ("embed", 1, None),
+    "mid_wave": ("embed", 2, "table__metaeol_journal"),
+    "after_journal": ("journal", 2, None),
+    "before_publish": ("publish", 1, None),
+    "mid_publish": ("publish", 1, "table"),
+    "before_cleanup": ("cleanup", 1, None),
+}
 
 
-def main(point: str, conf: str) -> int:
+def main(point: str, conf: str) -> None:
     """Run the job that dies at a point."""
-    table = Path(load_config(conf).target_table)
-    journal = table.with_name(table.name + "__metaeol_journal")
-    second_wave = _at_call(2)
-    if point == "before_embed":
-        Journal.finished = _die  # type: ignore[method-assign]
-    elif point == "mid_wave":
-        Journal.append_wave = _around(Journal.append_wave, before=lambda: second_wave() and _die_at_new_file(journal))  # type: ignore[method-assign]
-    elif point == "after_journal":
-        Journal.append_wave = _around(Journal.append_wave, after=lambda: second_wave() and _die())  # type: ignore[method-assign]
-    elif point == "before_publish":
-        merge.publish_in_place = _die
-    elif point == "mid_publish":
-        merge.publish_in_place = _around(merge.publish_in_place, before=lambda: _die_at_new_file(table))
-    elif point == "before_cleanup":
-        Journal.drop_published = _die  # type: ignore[method-assign]
-    return run(["embed", conf])
+    config = load_config(conf)
+    phase, number, folder = POINTS[point]
+    told: list[str] = []
+
+    def between(name: str) -> None:
+        told.append(name)
+        if name == phase and told.count(phase) == number:
+            if folder is None:
+                _die()
+            _die_at_new_file(Path(config.target_table).with_name(folder))
+
+    run_embed(config, between=between)
 
 
-def _die(*_: Any, **__: Any) -> NoReturn:
+def _die() -> NoReturn:
     os.killpg(0, signal.SIGKILL)
     raise SystemExit("unreachable")
-
-
-def _at_call(number: int) -> Callable[[], bool]:
-    calls: list[int] = []
-
-    def reached() -> bool:
-        calls.append(1)
-        return len(calls) == number
-
-    return reached
-
-
-def _around(function: Any, before: Callable[[], object] = lambda: None, after: Callable[[], object] = lambda: None) -> Any:
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        before()
-        result = function(*args, **kwargs)
-        after()
-        return result
-
-    return wrapped
 
 
 def _die_at_new_file(folder: Path) -> None:
@@ -81,4 +59,4 @@ def _die_at_new_file(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    main(*sys.argv[1:])

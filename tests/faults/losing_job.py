@@ -1,28 +1,26 @@
-"""The `metaeol` command, but one of its executors is killed while the second wave is embedded: `losing_job.py CONF`."""
+"""The job, but one of its executors is killed while the second wave is embedded: `losing_job.py CONF`."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
-from typing import Any
 
 import psutil
 
-from metaeol_udf.cli import run
-from metaeol_udf.delta.write.journal import Journal
+from metaeol_udf.config import load_config
+from metaeol_udf.delta import run_embed
 
 
-def main(conf: str) -> int:
+def main(conf: str) -> None:
     """Run the job that loses an executor."""
-    real = Journal.append_wave
+    told: list[str] = []
 
-    def append_wave(journal: Journal, embedded: Any, wave: int) -> None:
-        if wave == 2:
+    def between(phase: str) -> None:
+        told.append(phase)
+        if phase == "embed" and told.count(phase) == 2:
             _kill_one_executor()
-        real(journal, embedded, wave)
 
-    Journal.append_wave = append_wave  # type: ignore[method-assign]
-    return run(["embed", conf])
+    run_embed(load_config(conf), between=between)
 
 
 def _kill_one_executor() -> None:
@@ -38,4 +36,4 @@ def _kill_one_executor() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    main(*sys.argv[1:])

@@ -8,8 +8,8 @@ import pytest
 from bench import Bench
 from pyspark.sql import functions as F
 
-from metaeol_udf.delta.write.journal import Journal
 from metaeol_udf.errors import ConfigError, InputError, MetaEOLError
+from tests.table_bench import Before
 
 TEXTS = {n: f"text number {n}" for n in range(8)}
 
@@ -125,20 +125,13 @@ def test_fault_33_a_model_that_is_not_there_is_refused(bench: Bench) -> None:
     _refused(bench, "no/such-model", ConfigError, embedding={"model": "no/such-model"})
 
 
-def test_fault_37_other_prompts_embed_anew_and_old_vectors_stay_until_the_new_are_there(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fault_37_other_prompts_embed_anew_and_old_vectors_stay_until_the_new_are_there(bench: Bench) -> None:
     bench.write(list(TEXTS.items()))
     first = bench.run()
     old = {key: row["embedding"] for key, row in bench.rows().items()}
-    real, seen = Journal.append_wave, []
-
-    def append(journal: Journal, *args: Any) -> None:
-        real(journal, *args)
-        seen.append({key: row["embedding"] for key, row in bench.rows().items()})
-
-    monkeypatch.setattr(Journal, "append_wave", append)
-    second = bench.run(embedding={"templates": "prompteol"}, runtime={"wave_rows": 4})
+    seen: list[dict[Any, Any]] = []
+    look = Before("journal", lambda: seen.append({key: row["embedding"] for key, row in bench.rows().items()}), at=None)
+    second = bench.run(between=look, embedding={"templates": "prompteol"}, runtime={"wave_rows": 4})
     assert second["fingerprint"] != first["fingerprint"]
     assert len(seen) >= 2
     assert all(during == old for during in seen)

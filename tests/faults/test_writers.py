@@ -16,10 +16,9 @@ from pyspark.sql import functions as F
 from metaeol_udf.delta import run_embed
 from metaeol_udf.delta.tables import spark_errors
 from metaeol_udf.delta.write import journal, merge, run_lock
-from metaeol_udf.delta.write.journal import Journal
 from metaeol_udf.delta.write.run_lock import RunLock
 from metaeol_udf.errors import ConflictError, EnvironmentFault, MetaEOLError
-from tests.table_bench import Silence
+from tests.table_bench import Before, Silence
 
 TEXTS = {n: f"text number {n}" for n in range(12)}
 TARGET = "vectors"
@@ -82,20 +81,11 @@ def test_fault_18_runs_over_different_rows_work_at_once_and_leave_each_other_the
     bench.run(source={"where": "id < 12"})
 
 
-def test_fault_18_rows_that_another_run_dropped_from_the_journal_are_found_and_computed(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fault_18_rows_that_another_run_dropped_from_the_journal_are_found_and_computed(bench: Bench) -> None:
     bench.write(list(TEXTS.items()))
-    real, dropped = Journal.outcomes, []
-
-    def drop_first(journal: Journal) -> Any:
-        if not dropped:
-            dropped.append(1)
-            DeltaTable.forPath(bench.spark, journal.ref.name).delete()
-        return real(journal)
-
-    monkeypatch.setattr(Journal, "outcomes", drop_first)
-    report = bench.run()
+    drop = Before("publish", lambda: DeltaTable.forPath(bench.spark, f"{bench.path}__metaeol_journal").delete())
+    report = bench.run(between=drop)
+    assert drop.phases.count("snapshot") == 2
     assert report["rows_embedded"] == len(TEXTS)
     bench.check_all_right(TEXTS)
 
@@ -232,41 +222,27 @@ def test_fault_21_a_harmless_alter_during_the_merge_costs_one_more_try(
 
 
 @pytest.mark.parametrize("column", ["text", "embedding"])
-def test_fault_21_a_column_that_is_dropped_meanwhile_is_a_conflict_and_nothing_is_published(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, column: str
-) -> None:
+def test_fault_21_a_column_that_is_dropped_meanwhile_is_a_conflict_and_nothing_is_published(bench: Bench, column: str) -> None:
     bench.spark.createDataFrame(list(TEXTS.items()), "id long, text string").write.format("delta").option(
         "delta.columnMapping.mode", "name"
     ).save(bench.path)
-    real = Journal.append_wave
-
-    def append(journal: Journal, *args: Any) -> None:
-        real(journal, *args)
-        _alter(bench, f"DROP COLUMN {column}")
-
-    monkeypatch.setattr(Journal, "append_wave", append)
+    drop = Before("journal", lambda: _alter(bench, f"DROP COLUMN {column}"))
     with pytest.raises(ConflictError, match=f"'{column}'.*dropped") as caught:
-        bench.run()
+        bench.run(between=drop)
     assert caught.value.exit_code == 4
     assert bench.table().where("embedding_fingerprint IS NOT NULL").isEmpty()
 
 
-def test_fault_22_a_text_changed_or_deleted_after_it_was_read_gets_no_vector_and_is_counted(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fault_22_a_text_changed_or_deleted_after_it_was_read_gets_no_vector_and_is_counted(bench: Bench) -> None:
     target = {"table": str(bench.folder / TARGET)}
     bench.write(list(TEXTS.items()))
-    real = Journal.append_wave
 
-    def append(journal: Journal, *args: Any) -> None:
-        real(journal, *args)
+    def meddle() -> None:
         table = _table(bench)
         table.update(F.col("id") == 1, {"text": F.lit("changed")})
         table.delete(F.col("id") == 2)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Journal, "append_wave", append)
-        report = bench.run(target=target)
+    report = bench.run(between=Before("journal", meddle), target=target)
     assert report["rows_stale"] == 2
     assert 1 not in bench.rows(TARGET)
     assert 2 not in bench.rows(TARGET)
@@ -274,25 +250,19 @@ def test_fault_22_a_text_changed_or_deleted_after_it_was_read_gets_no_vector_and
     bench.check_all_right({n: "changed" if n == 1 else text for n, text in TEXTS.items() if n != 2}, TARGET)
 
 
-def test_fault_23_vacuum_of_the_pinned_version_is_got_over_and_nothing_is_computed_twice(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fault_23_vacuum_of_the_pinned_version_is_got_over_and_nothing_is_computed_twice(bench: Bench) -> None:
     target = {"table": str(bench.folder / TARGET)}
     bench.write([(n, f"text {n}") for n in range(40)])
-    real, waves = Journal.append_wave, []
 
-    def append(journal: Journal, embedded: Any, wave: int) -> None:
-        real(journal, embedded, wave)
-        waves.append(wave)
-        if len(waves) == 1:
-            bench.spark.catalog.clearCache()  # as when the executors that hold the rows are lost
-            table = _table(bench)
-            table.update(F.col("id") == 0, {"text": F.lit("rewritten")})
-            bench.spark.read.format("delta").load(bench.path).repartition(1).write.format("delta").mode("overwrite").save(bench.path)
-            _table(bench).vacuum(0)
+    def vacuum() -> None:
+        bench.spark.catalog.clearCache()  # as when the executors that hold the rows are lost
+        _table(bench).update(F.col("id") == 0, {"text": F.lit("rewritten")})
+        bench.spark.read.format("delta").load(bench.path).repartition(1).write.format("delta").mode("overwrite").save(bench.path)
+        _table(bench).vacuum(0)
 
-    monkeypatch.setattr(Journal, "append_wave", append)
-    report = bench.run(target=target, runtime={"wave_rows": 10})
+    hook = Before("journal", vacuum)
+    report = bench.run(between=hook, target=target, runtime={"wave_rows": 10})
+    assert hook.phases.count("snapshot") == 2
     assert report["rows_embedded"] == 40
     assert _computed(bench) in (40, 41)  # each text once; the changed one in its old form too, where that was in the first wave
     bench.check_all_right(target=TARGET)
@@ -349,29 +319,22 @@ def test_fault_45_an_empty_or_foreign_commit_file_ends_the_job_loudly(bench: Ben
     assert caught.value.exit_code == 5
 
 
-def test_a_wrong_vector_a_lost_row_and_a_doubled_key_are_found_by_the_proof(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_vector_a_lost_row_and_a_doubled_key_are_found_by_the_proof(bench: Bench) -> None:
     target = {"table": str(bench.folder / TARGET)}
     bench.write(list(TEXTS.items()))
-    real = merge.publish_to_target
-
-    def spoilt(how: Callable[[DeltaTable], None]) -> Callable[..., None]:
-        def publish_and_spoil(table: DeltaTable, *args: Any) -> None:
-            real(table, *args)
-            how(table)
-
-        return publish_and_spoil
-
     zeros = F.array(*[F.lit(0.0).cast("float")] * 32)
     spoilers: list[tuple[Callable[[DeltaTable], None], str]] = [
         (lambda table: table.update(F.col("id") == 3, {"embedding": zeros}), "1 rows hold another vector"),
         (lambda table: table.delete(F.col("id") == 3), "1 rows do not hold the vector"),
         (lambda table: table.toDF().where("id = 4").write.format("delta").mode("append").save(target["table"]), "1 keys stand in several"),
     ]
-    for how, complaint in spoilers:
-        with monkeypatch.context() as patch:
-            patch.setattr(merge, "publish_to_target", spoilt(how))
-            with pytest.raises(MetaEOLError, match=complaint):
-                bench.run(target=target)
+    for spoil, complaint in spoilers:
+
+        def spoil_table(spoil: Callable[[DeltaTable], None] = spoil) -> None:
+            spoil(DeltaTable.forPath(bench.spark, target["table"]))
+
+        with pytest.raises(MetaEOLError, match=complaint):
+            bench.run(between=Before("verify", spoil_table, at=None), target=target)
         DeltaTable.forPath(bench.spark, target["table"]).delete()
 
 
