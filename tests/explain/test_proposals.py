@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from metaeol_udf import EmbeddingSpec, MetaEOLEncoder, TemplateSet, cli
 from metaeol_udf.errors import ConfigError
@@ -62,9 +65,13 @@ def test_a_draft_asks_for_the_models_words(model_dir: Path, tmp_path: Path, caps
 
 
 def test_without_usable_words_the_form_stands_and_the_command_says_so(
-    model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("metaeol_udf.explain.proposals.propose_aspects", lambda *_: ())
+    silent = tmp_path / "silent"
+    shutil.copytree(tiny_model_dir, silent)
+    model = LlamaForCausalLM(LlamaConfig.from_pretrained(silent, tie_word_embeddings=False))
+    torch.nn.init.zeros_(model.lm_head.weight)  # all words are equally likely: it writes the first, a special token
+    model.save_pretrained(silent)
     path = tmp_path / "mine.yaml"
     command = [
         "templates",
@@ -75,7 +82,7 @@ def test_without_usable_words_the_form_stands_and_the_command_says_so(
         "--out",
         str(path),
         "--model",
-        str(model_dir),
+        str(silent),
         "--draft",
         "--device",
         "cpu",
