@@ -23,5 +23,5 @@ def prepare_tables(job: Job, tables: Tables, *, with_metadata: bool = True) -> N
     if not with_metadata:
         with_retries(lambda: metadata.add_columns(job.spark, target, job.columns))
         return
-    properties = metadata.vector_properties(job.columns.vector, job.spec, job.info)
+    properties = metadata.vector_properties(job.columns.vector, job.resolved)
     with_retries(lambda: metadata.prepare_table(job.spark, target, job.columns, properties))
