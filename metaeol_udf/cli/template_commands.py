@@ -8,12 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from metaeol_udf.cli.arguments import AsJson
+from metaeol_udf.cli.views import emit, show_template_check, show_template_sets
 from metaeol_udf.errors import ConfigError, EnvironmentFault
-from metaeol_udf.terminal import (
-    print_json,
-    show_template_check,
-    show_template_sets,
-)
 
 if TYPE_CHECKING:
     from metaeol_udf.prompts import TemplateSet
@@ -24,7 +21,6 @@ templates_app = typer.Typer(help="List, check and draft template sets.", no_args
 
 Model = Annotated[str | None, typer.Option(metavar="DIR", help="Model folder, whose tokenizer counts tokens.", show_default=False)]
 TextTokens = Annotated[int, typer.Option(min=1, max=100_000, help="Tokens of the text whose cost is counted.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 @templates_app.command("list")
@@ -34,10 +30,7 @@ def list_sets(model: Model = None, text_tokens: TextTokens = 32, as_json: AsJson
     from metaeol_udf.prompts.templates import builtin_names
 
     checks = _check_all([TemplateSet.load(name) for name in builtin_names()], model, text_tokens)
-    if as_json:
-        print_json([check.to_dict() for check in checks])
-    else:
-        show_template_sets(Console(), checks)
+    emit(as_json, [found.to_dict() for found in checks], lambda console: show_template_sets(console, checks))
 
 
 @templates_app.command()
@@ -51,10 +44,7 @@ def check(
     from metaeol_udf.prompts import TemplateSet
 
     (found,) = _check_all([TemplateSet.load(file)], model, text_tokens)
-    if as_json:
-        print_json(found.to_dict())
-    else:
-        show_template_check(Console(), found)
+    emit(as_json, found.to_dict(), lambda console: show_template_check(console, found))
     if found.problems:
         raise typer.Exit(ConfigError.exit_code)
 
@@ -96,13 +86,14 @@ def new(
     _write(out, draft_yaml(templates))
     (found,) = _check_all([templates], model, 32)
     score = _score(templates, model, pairs, device) if pairs is not None and model is not None else None
-    if as_json:
-        print_json({"file": str(out), **found.to_dict(), "score": score})
-        return
-    typer.echo(f"{out}: {len(templates.templates)} templates")
-    show_template_check(Console(), found)
-    if score is not None:
-        typer.echo(f"  Spearman x100 on {pairs}: {score:.2f}")
+
+    def show(console: Console) -> None:
+        typer.echo(f"{out}: {len(templates.templates)} templates")
+        show_template_check(console, found)
+        if score is not None:
+            typer.echo(f"  Spearman x100 on {pairs}: {score:.2f}")
+
+    emit(as_json, {"file": str(out), **found.to_dict(), "score": score}, show)
 
 
 def _check_all(sets: list[TemplateSet], model: str | None, text_tokens: int) -> list[SetCheck]:

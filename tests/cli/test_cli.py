@@ -15,7 +15,8 @@ import yaml
 from rich.console import Console
 
 from metaeol_udf import __version__, cli, config, terminal, versions
-from metaeol_udf.cli.completion import complete_override
+from metaeol_udf.cli.arguments import complete_override
+from metaeol_udf.cli.views import show_report
 from metaeol_udf.errors import BudgetError, ConflictError, QualityError, TerminatedError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -146,7 +147,7 @@ def test_results_are_plain_in_a_pipe_and_without_colour_where_none_is_wanted() -
         assert colours not in done.stdout
     file = io.StringIO()
     console = Console(file=file, force_terminal=True, color_system="truecolor", width=100, no_color=True)
-    terminal.show_report(console, "t", {"rows_selected": 3})
+    show_report(console, "t", {"rows_selected": 3})
     assert "rows selected" in file.getvalue()
     assert not re.search(r"\x1b\[[0-9;]*3[0-9]", file.getvalue())
 

@@ -17,10 +17,10 @@ from rich.console import Console
 from tokenizers import decoders
 
 from metaeol_udf import EmbeddingSpec, TemplateSet, cli
+from metaeol_udf.cli.views import show_words
 from metaeol_udf.errors import ConfigError, ModelFilesError
 from metaeol_udf.explain.next_words import Explanation, TemplateWords, Word, explain_text, spell
 from metaeol_udf.explain.plot import draw_explanation
-from metaeol_udf.terminal import show_words
 from tests.encoder.oracle import clean_as_paper
 from tests.tiny_models import TOKENIZERS, configs
 

@@ -199,7 +199,7 @@ def test_a_terminal_shows_the_figures_and_a_report_without_them_has_no_such_line
 ) -> None:
     from rich.console import Console
 
-    from metaeol_udf.terminal import show_report
+    from metaeol_udf.cli.views import show_report
 
     show_report(Console(), "a table", {"rows_selected": 1, "quality": {"verdict": "passed", "old": {"dim": 8}, "agreement": 0.5}})
     assert "quality        verdict passed, old (dim 8), agreement 0.50" in capsys.readouterr().out

@@ -1,9 +1,12 @@
-"""What the shell offers when Tab is pressed: configuration files, settings and their values. Starts in a moment: no Spark, no torch."""
+"""Arguments that several commands take, and what the shell offers for them when Tab is pressed. No Spark, no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from metaeol_udf.config import CHOICES, setting_names, switches
 
@@ -43,3 +46,20 @@ def _paths(incomplete: str, suffixes: tuple[str, ...]) -> Iterator[str]:
                 yield f"{shown}{entry.name}/"
             elif entry.suffix in suffixes:
                 yield f"{shown}{entry.name}"
+
+
+Conf = Annotated[Path, typer.Argument(metavar="CONF", help="The job's YAML file.", show_default=False, autocompletion=complete_conf)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...",
+        help="Settings that win over the file, such as runtime.device=cpu.",
+        show_default=False,
+        autocompletion=complete_override,
+    ),
+]
+Where = Annotated[
+    str | None, typer.Option(metavar="CONDITION", help="Only rows of the source that meet it, such as \"lang = 'de'\".", show_default=False)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and do and write nothing.")]

@@ -1,0 +1,142 @@
+"""Commands that measure or improve vectors: evaluate, tune, curves, fit, explain."""
+
+from __future__ import annotations
+
+import dataclasses
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from metaeol_udf.cli.arguments import AsJson, Conf, Overrides
+from metaeol_udf.cli.views import emit, show_words
+from metaeol_udf.config import load_config, load_encoder_config
+from metaeol_udf.errors import ConfigError, nearest_word
+from metaeol_udf.terminal import waiting
+
+
+def evaluate(
+    conf: Conf,
+    overrides: Overrides = None,
+    spark: Annotated[bool, typer.Option("--spark", help="Embed in Spark, as the job does, not in this process.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Rows of each task; wins over evaluation.limit.", show_default=False)] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the scores into this .svg, .png or .pdf file.", show_default=False)] = None,
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Another configuration or spec, for its column beside; may be repeated.", show_default=False),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score the vectors on labelled data (evaluation.data): sentence similarity and transfer tasks. Needs no table."""
+    config = load_encoder_config(conf, overrides or ())
+    if limit is not None:
+        config = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, limit=limit))
+    from metaeol_udf.quality.command import run_comparison, run_evaluate
+    from metaeol_udf.quality.report import show_comparison, show_evaluation
+
+    if against:
+        if plot is not None:
+            raise ConfigError("--plot draws one configuration: leave out --against")
+        others = {str(path): load_encoder_config(path).embedding for path in against}
+        reports = run_comparison(config, {str(conf): config.embedding, **others}, with_spark=spark)
+        emit(as_json, reports, lambda console: show_comparison(console, reports))
+        return
+    with waiting("embedding in Spark and scoring") if spark else nullcontext():
+        report = run_evaluate(config, with_spark=spark, plot=plot)
+    title = f"{report['model']}: templates {report['templates']}, layer {report['layer']}"
+    emit(as_json, report, lambda console: show_evaluation(console, title, report))
+
+
+def tune(
+    conf: Conf,
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="Spec file to write, such as conf/specs/mine.yaml.", show_default=False)] = None,
+    max_cost: Annotated[float, typer.Option(min=0, help="Most that the choice may cost, against the configuration.")] = 1.0,
+    unlabelled: Annotated[bool, typer.Option("--unlabelled", help="Tune on the source table's texts, without labels.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw quality against cost into this file.", show_default=False)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Choose output layers, templates and post-processing on labelled pairs (evaluation.data), and write them as a spec."""
+    config = load_config(conf, overrides or ()) if unlabelled else load_encoder_config(conf, overrides or ())
+    from metaeol_udf.tuning.command import run_tune
+    from metaeol_udf.tuning.terminal_report import show_tuning
+
+    report = run_tune(config, out, max_cost=max_cost, unlabelled=unlabelled, plot=plot)
+    emit(as_json, report, lambda console: show_tuning(console, report))
+
+
+def curves(
+    conf: Conf,
+    overrides: Overrides = None,
+    layers: Annotated[Path | None, typer.Option(help="Draw the scores by output layer into this file.", show_default=False)] = None,
+    prompts: Annotated[Path | None, typer.Option(help="Draw the scores by number of prompts into this file.", show_default=False)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score the vectors by output layer and by number of prompts on labelled pairs (evaluation.data), from one pass."""
+    config = load_encoder_config(conf, overrides or ())
+    from metaeol_udf.tuning.command import run_curves
+    from metaeol_udf.tuning.terminal_report import show_curves
+
+    report = run_curves(config, layers=layers, prompts=prompts)
+    emit(as_json, report, lambda console: show_curves(console, report))
+
+
+def fit(
+    conf: Conf,
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option(help="The safetensors file to write.", show_default=False)] = ...,  # type: ignore[assignment]  # typer's word for required
+    method: Annotated[str, typer.Option(help="mean, standardize, remove_top or whiten.")] = "mean",
+    components: Annotated[int | None, typer.Option(min=1, help="To remove, or to keep when whitening.", show_default=False)] = None,
+    shrinkage: Annotated[float, typer.Option(min=0, max=1, help="Of whitening: how far variances are drawn together.")] = 0.1,
+    texts: Annotated[int, typer.Option(min=100, help="Different texts to fit on, at most.")] = 20_000,
+    data: Annotated[bool, typer.Option("--data", help="Fit on the texts of evaluation.data, in this process.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Fit post-processing on the texts of the source table, which need no labels, in one pass of Spark."""
+    from metaeol_udf.encoder.vectors.postprocess import METHODS
+
+    if method not in METHODS:  # before the texts are embedded in vain
+        raise ConfigError(f"--method must be one of {', '.join(METHODS)}, found {method!r}{nearest_word(method, METHODS)}")
+    if data:
+        from metaeol_udf.tuning.fit_on_data import run_fit_data
+
+        found = load_encoder_config(conf, overrides or ())
+        report = run_fit_data(found, out, method, n_components=components, shrinkage=shrinkage, n_texts=texts)
+    else:
+        config = load_config(conf, overrides or ())
+        from metaeol_udf.delta.fit import run_fit
+
+        with waiting("embedding texts and fitting"):
+            report = run_fit(config, out, method, n_components=components, shrinkage=shrinkage, n_texts=texts)
+    line = f"{report['file']}: {method}, {report['hidden_size']} dimensions to {report['dim']}; set {report['setting']}"
+    emit(as_json, report, lambda _: typer.echo(line))
+
+
+def explain(
+    conf: Conf,
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="The text to explain.", show_default=False)],
+    overrides: Overrides = None,
+    top: Annotated[int, typer.Option("--top", min=1, max=1000, help="Words of each template.")] = 10,
+    layer: Annotated[str, typer.Option(help="Hidden state to read words from, an index or a fraction; -1: the model's own output.")] = "-1",
+    plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the words into a file.", show_default=False)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a text's embedding holds: for each template the words that the model would most probably say next."""
+    config = load_encoder_config(conf, overrides or ())
+    from metaeol_udf.explain.next_words import explain_text
+    from metaeol_udf.explain.plot import draw_explanation, import_pyplot
+
+    if plot is not None:
+        import_pyplot()  # before a model is loaded in vain
+    explanation = explain_text(config.embedding, text, device=config.runtime.device, top=top, layer=_parse_layer(layer))
+    if plot is not None:
+        draw_explanation(explanation, plot)
+    emit(as_json, explanation.to_dict(), lambda console: show_words(console, explanation))
+
+
+def _parse_layer(layer: str) -> int | float:
+    try:
+        return int(layer) if layer.lstrip("-").isdecimal() else float(layer)
+    except ValueError:
+        raise ConfigError(f"--layer must be an integer index or a fraction of depth from 0.0 to 1.0, found {layer!r}") from None

@@ -1,0 +1,117 @@
+"""Commands before and after a job: init, doctor, estimate, report, model prepare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from metaeol_udf.cli.arguments import AsJson, Conf, Overrides
+from metaeol_udf.cli.views import emit, show_draft, show_estimate, show_finding, table_title
+from metaeol_udf.config import load_config
+from metaeol_udf.errors import ConfigError
+from metaeol_udf.terminal import print_json
+
+
+def init(
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="The Delta table: a path with a / in it, or a name.", show_default=False)],
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option(metavar="CONF", help="The YAML file to write.")] = Path("metaeol.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there already.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a commented configuration for a table: key and text column are guessed from its schema and some of its rows."""
+    if out.exists() and not force:
+        raise ConfigError(f"{out} is there already; --force replaces it")
+    from metaeol_udf.starter import draft_config, write_config
+
+    draft = draft_config(table, overrides or ())
+    write_config(draft, out)
+    emit(as_json, {"file": str(out), **draft.facts()}, lambda console: show_draft(console, str(out), draft))
+
+
+def doctor(
+    conf: Conf,
+    overrides: Overrides = None,
+    all_keys: Annotated[bool, typer.Option("--all-keys", help="Snapshot for repeated keys in all rows, not in the first 100,000.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Snapshot at everything that a job needs, write nothing, and say the exact setting to change."""
+    from metaeol_udf.doctor import diagnose, exit_code
+
+    findings = []
+    console = Console()
+    for finding in diagnose(conf, overrides or (), all_keys=all_keys):
+        findings.append(finding)
+        if not as_json:
+            show_finding(console, finding)
+    if as_json:
+        print_json([vars(finding) for finding in findings])
+    raise typer.Exit(exit_code(findings))
+
+
+def estimate(
+    conf: Conf,
+    overrides: Overrides = None,
+    executors: Annotated[str, typer.Option(help="Numbers of executors to project to, such as 1,8,64.")] = "",
+    price_per_hour: Annotated[float | None, typer.Option(min=0, help="Of one executor; wins over estimate.price_per_hour.")] = None,
+    sample: Annotated[int, typer.Option(min=1, max=1_000_000, help="Texts whose tokens are counted.")] = 2000,
+    probe_seconds: Annotated[float, typer.Option(min=0, help="How long each worker is timed.")] = 10.0,
+    tokens_per_second: Annotated[float | None, typer.Option(help="Rate of one executor, if known: no model is loaded.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a run would take, before anything runs: rows, real tokens, hours, cost, bytes. Writes nothing."""
+    config = load_config(conf, overrides or ())
+    from metaeol_udf.estimate import EstimateOptions, run_estimate
+
+    numbers = [part.strip() for part in executors.split(",") if part.strip()]
+    if not all(number.isdecimal() for number in numbers):
+        raise ConfigError(f"--executors must be positive integers with commas between, found {executors!r}")
+    asked = EstimateOptions(
+        executors=[int(number) for number in numbers],
+        price_per_hour=price_per_hour,
+        sample_texts=sample,
+        probe_seconds=probe_seconds,
+        tokens_per_second=tokens_per_second,
+    )
+    report = run_estimate(config, asked)
+    emit(as_json, report, lambda console: show_estimate(console, table_title(config), report))
+
+
+def report(
+    file: Annotated[Path, typer.Argument(metavar="REPORT.json", help="A run report (runtime.report).", show_default=False)],
+    out: Annotated[Path, typer.Option(metavar="PAGE.html", help="The page to write.", show_default=False)],
+    title: Annotated[str, typer.Option(help="What stands at the head of the page.")] = "",
+) -> None:
+    """Lay a JSON run report out as an HTML page: without the map, which runtime.report_page draws when the job ends."""
+    from metaeol_udf.report_page import read_report, render_page, write_page
+
+    found = read_report(file)
+    write_page(render_page(found, title or str(file), why_no_map="The map is drawn when a job ends, with runtime.report_page."), out)
+    typer.echo(str(out))
+
+
+def prepare(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SRC", help="GGUF file, checkpoint folder, installed package with a GGUF file, or hub id.", show_default=False
+        ),
+    ],
+    destination: Annotated[Path, typer.Argument(metavar="DEST", help="The folder to make.", show_default=False)],
+    dtype: Annotated[str, typer.Option(help="Of the weights: bfloat16, float16, float32, or auto as in the source.")] = "bfloat16",
+    revision: Annotated[str | None, typer.Option(help="Commit of a hub id.")] = None,
+    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the source.")] = False,
+    allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Read weights that are not safetensors.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a model folder that is there already.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Turn a model into a folder of safetensors with a manifest of SHA-256 hashes, which are checked whenever it is loaded."""
+    from metaeol_udf.encoder.checkpoint.prepare import PrepareOptions, prepare_model
+
+    asked = PrepareOptions(dtype=dtype, revision=revision, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, force=force)
+    made = prepare_model(source, destination, asked)
+    line = f"{destination}: made from {source}, {dtype}" if made else f"{destination}: already there and verified"
+    emit(as_json, {"folder": str(destination), "source": source, "dtype": dtype, "made": made}, lambda _: typer.echo(line))

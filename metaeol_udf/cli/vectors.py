@@ -1,0 +1,81 @@
+"""Commands that read an embedded table: search, duplicates."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from metaeol_udf.cli.arguments import AsJson, Conf, Overrides, Where
+from metaeol_udf.cli.views import emit, show_hit_lists, show_pairs
+from metaeol_udf.config import load_config
+from metaeol_udf.errors import ConfigError, InputError
+
+
+def search(
+    conf: Conf,
+    query: Annotated[str | None, typer.Argument(metavar="[QUERY]", help="What to look for.", show_default=False)] = None,
+    overrides: Overrides = None,
+    k: Annotated[int, typer.Option("--k", "-k", min=1, max=10_000, help="How many rows.")] = 5,
+    where: Where = None,
+    queries: Annotated[
+        Path | None,
+        typer.Option("--queries", metavar="FILE", help="One query a line, instead of QUERY; - reads standard input.", show_default=False),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the rows of an embedded table that are nearest to a query, or to each query of a file."""
+    asked, settings = _queries(query, queries, overrides or [])
+    config = load_config(conf, settings)
+    from metaeol_udf.search import search_table
+
+    found = search_table(config, asked, k=k, where=where)
+    lists = [[{"key": hit.key, "text": hit.text, "score": hit.score} for hit in hits] for hits in found]
+    by_query = [{"query": words, "hits": hits} for words, hits in zip(asked, lists, strict=True)]
+    emit(as_json, lists[0] if queries is None else by_query, lambda console: show_hit_lists(console, asked, found))
+
+
+def duplicates(
+    conf: Conf,
+    overrides: Overrides = None,
+    threshold: Annotated[float, typer.Option(help="Least cosine of a pair, over 0 to 1.")] = 0.98,
+    k: Annotated[int, typer.Option("--k", "-k", min=1, max=100_000, help="How many pairs to print, most similar first.")] = 20,
+    where: Where = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Compare all pairs: for tables of up to some 100,000 rows.")] = False,
+    recall: Annotated[float, typer.Option(help="Chance that a pair at the threshold is found, without --exact.")] = 0.95,
+    out: Annotated[
+        str | None,
+        typer.Option(metavar="TABLE", help="Write all pairs to a Delta table, or a path that ends in .parquet, and print their number."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find pairs of rows of an embedded table whose vectors are nearly the same."""
+    config = load_config(conf, overrides or ())
+    from metaeol_udf.search import find_duplicates, write_duplicates
+
+    method = "exact" if exact else "lsh"
+    if out is not None:
+        n_pairs = write_duplicates(config, out, threshold=threshold, where=where, method=method, recall=recall)
+        emit(as_json, {"pairs": n_pairs, "out": out}, lambda _: typer.echo(f"{out}: {n_pairs} pairs"))
+        return
+    pairs = find_duplicates(config, threshold=threshold, k=k, where=where, method=method, recall=recall)
+    emit(as_json, [vars(pair) for pair in pairs], lambda console: show_pairs(console, pairs))
+
+
+def _queries(query: str | None, file: Path | None, overrides: list[str]) -> tuple[list[str], list[str]]:
+    """Read the queries and tell them from settings: beside a file, the first word of the command line is a setting too."""
+    if file is None:
+        if query is None:
+            raise ConfigError("search needs a QUERY, or --queries FILE with one query a line")
+        return [query], overrides
+    settings = overrides if query is None else [query, *overrides]
+    try:
+        lines = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--queries: {file} cannot be read as UTF-8 text ({type(error).__name__})") from None
+    asked = [line.strip() for line in lines.splitlines() if line.strip()]
+    if not asked:
+        raise InputError(f"--queries: {file} holds no query: write one a line")
+    return asked, settings

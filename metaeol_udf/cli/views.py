@@ -1,0 +1,251 @@
+"""How the results of single commands look on a terminal, and in a pipe or a log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from metaeol_udf.config import JobConfig
+from metaeol_udf.terminal import format_value, print_json, shorten
+
+if TYPE_CHECKING:
+    from metaeol_udf.doctor import Finding
+    from metaeol_udf.explain.next_words import Explanation
+    from metaeol_udf.prompts.checks import SetCheck
+    from metaeol_udf.search import DuplicatePair, Hit
+    from metaeol_udf.starter import Draft
+
+#: Keys of a run report in the order of its summary, with the words for people.
+SUMMARY = (
+    ("rows_selected", "rows selected"),
+    ("rows_embedded", "rows embedded"),
+    ("rows_failed", "rows failed"),
+    ("rows_skipped", "rows up to date"),
+    ("rows_trimmed", "rows trimmed"),
+    ("unique_texts", "unique texts"),
+    ("tokens_computed", "tokens computed"),
+    ("tokens_saved", "tokens saved"),
+    ("texts_per_second", "texts per second"),
+    ("seconds", "seconds"),
+    ("quality", "quality"),
+    ("model_loads", "model loads"),
+    ("executors", "executors"),
+    ("fingerprint", "fingerprint"),
+    ("delta_versions", "Delta versions"),
+)
+
+#: Keys of an estimate in the order of its summary, with the words for people.
+ESTIMATE = (
+    ("rows_selected", "rows selected"),
+    ("rows_skipped", "rows up to date"),
+    ("rows_pending", "rows to embed"),
+    ("unique_texts", "unique texts"),
+    ("dedupe_rate", "share that needs no pass"),
+    ("sample_texts", "texts in the sample"),
+    ("tokens_per_text", "tokens per text"),
+    ("trimmed_share", "share trimmed"),
+    ("tokens_to_compute", "tokens to compute"),
+    ("tokens_saved", "tokens saved"),
+    ("waves", "waves"),
+    ("bytes_written", "bytes written"),
+    ("tokens_per_second", "tokens per second and executor"),
+    ("seconds", "seconds beside the model"),
+)
+
+#: Keys of a dry run's plan in the order of its summary, with the words for people.
+PLAN = (
+    ("source_version", "version of the source"),
+    ("rows_selected", "rows selected"),
+    ("rows_skipped", "rows up to date"),
+    ("rows_pending", "rows to embed"),
+    ("unique_texts", "unique texts"),
+    ("texts_without_content", "NULL and blank texts"),
+    ("trimmed_share", "share trimmed"),
+    ("tokens_to_compute", "tokens to compute"),
+    ("tokens_saved", "tokens saved"),
+    ("waves", "waves"),
+    ("creates_target", "creates the target"),
+    ("adds_columns", "adds columns"),
+    ("migration", "migration"),
+    ("stream", "stream"),
+    ("fingerprint", "fingerprint"),
+)
+
+_MAYBE = ("quality", "migration")  # left out where they are None
+_WORDS_WIDTH = 24  # characters of a template's column of words, lines and padding included
+
+
+def emit(as_json: bool, value: object, show: Callable[[Console], None]) -> None:
+    """Emit a command's result: `value` as JSON, or what `show` prints of it for people."""
+    if as_json:
+        print_json(value)
+    else:
+        show(Console())
+
+
+def table_title(config: JobConfig) -> str:
+    """Name the table and the column that a job's figures are about."""
+    return f"{config.target_table}: column {config.column}"
+
+
+def show_report(console: Console, title: str, report: Mapping[str, Any], summary: Sequence[tuple[str, str]] = SUMMARY) -> None:
+    """Print a report's figures, one a line; keys that the report lacks are left out, and the gate's where it did not judge."""
+    show_figures(
+        console, title, {words: report[key] for key, words in summary if key in report and not (key in _MAYBE and report[key] is None)}
+    )
+
+
+def show_figures(console: Console, title: str, figures: Mapping[str, Any]) -> None:
+    """Print figures under a title, one a line: the words that name a figure, then its value."""
+    lines = [(words, format_value(value)) for words, value in figures.items()]
+    if not console.is_terminal:
+        width = max(len(words) for words, _ in lines)
+        console.print(
+            "\n".join([title, *(f"  {words:<{width}}  {value}" for words, value in lines)]), markup=False, highlight=False, soft_wrap=True
+        )
+        return
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column(style="cyan")
+    table.add_column(justify="left", overflow="fold")
+    for words, value in lines:
+        table.add_row(Text(words), Text(value))
+    console.print(table)
+
+
+def show_plan(console: Console, title: str, plan: Mapping[str, Any]) -> None:
+    """Print what a job would do, and how its tokens are known."""
+    show_report(console, title, {**plan, "adds_columns": plan["adds_columns"] or "none"}, PLAN)
+    how = "of all texts" if plan["tokens_counted"] else f"projected from {plan['sample_texts']:,} texts"
+    console.print(f"tokens are {how}; nothing was written", markup=False, highlight=False, soft_wrap=True)
+
+
+def show_estimate(console: Console, title: str, report: Mapping[str, Any]) -> None:
+    """Print what a run would take: what there is to do, then a line for each number of executors."""
+    show_report(console, title, report, ESTIMATE)
+    for line in report["projections"]:
+        cost = "" if line["cost"] is None else f", cost {format_value(line['cost'])}"
+        words = f"  {line['executors']:>6,} executors  {line['hours']:>10,.3f} hours{cost}"
+        console.print(words, markup=False, highlight=False, soft_wrap=True)
+
+
+def show_draft(console: Console, file: str, draft: Draft) -> None:
+    """Print what a drafted configuration takes the table's columns for, and what to do next."""
+    guess = draft.guess
+    figures = {
+        "rows": draft.n_rows,
+        "rows looked at": guess.n_sampled,
+        "key": guess.key,
+        "other unique columns": guess.other_keys,
+        "text": guess.text,
+        "characters of a text, mean": guess.mean_length,
+        "characters, longest": guess.longest,
+        "other strings, mean length": dict(guess.other_texts),
+    }
+    show_figures(console, f"{file}: a configuration for {draft.table}", figures)
+    console.print(f"look at it, then: metaeol doctor {file}", markup=False, highlight=False, soft_wrap=True)
+
+
+def show_finding(console: Console, finding: Finding) -> None:
+    """Print one finding of the doctor: level, check, what was found, and on a line of its own what to set."""
+    style = {"ok": "green", "warning": "yellow", "problem": "bold red"}[finding.level.value]
+    console.print(
+        Text(f"{finding.level.value:<8} ", style),
+        f"{finding.check:<16} {finding.found}",
+        markup=False,
+        highlight=False,
+        sep="",
+        soft_wrap=True,
+    )
+    if finding.setting:
+        console.print(f"{'':<26}set {finding.setting}", markup=False, highlight=False, soft_wrap=True)
+
+
+def show_hit_lists(console: Console, queries: Sequence[str], lists: Sequence[Sequence[Hit]]) -> None:
+    """Print a list of hits for each query, an empty line between two lists."""
+    for number, (query, hits) in enumerate(zip(queries, lists, strict=True)):
+        if number:
+            console.print()
+        show_hits(console, query, hits)
+
+
+def show_hits(console: Console, query: str, hits: Sequence[Hit]) -> None:
+    """Print the nearest rows of a query, best first: score, key and the beginning of the text on one line."""
+    console.print(f'"{query}"', markup=False, highlight=False, style="bold", soft_wrap=True)
+    keys = [" ".join(str(value) for value in hit.key.values()) for hit in hits]
+    width = min(48, max(map(len, keys), default=0))
+    for hit, key in zip(hits, keys, strict=True):
+        start = f"  {hit.score:6.4f}  {key:<{width}}  "
+        line = start + shorten(hit.text, max(20, (console.width if console.is_terminal else 140) - len(start)))
+        console.print(line, markup=False, highlight=False, no_wrap=True, soft_wrap=True)
+
+
+def show_pairs(console: Console, pairs: Sequence[DuplicatePair]) -> None:
+    """Print pairs of rows, most similar first: the score and both rows with key and the beginning of the text, a line each."""
+    keys = [[" ".join(str(value) for value in key.values()) for key in pair.keys] for pair in pairs]
+    width = min(48, max((len(key) for both in keys for key in both), default=0))
+    if not pairs:
+        console.print("no pair", markup=False, highlight=False)
+    for pair, both in zip(pairs, keys, strict=True):
+        for start, key, text in zip((f"{pair.score:6.4f}", " " * 6), both, pair.texts, strict=True):
+            words = f"  {start}  {key:<{width}}  "
+            line = words + shorten(text, max(20, (console.width if console.is_terminal else 140) - len(words)))
+            console.print(line, markup=False, highlight=False, no_wrap=True, soft_wrap=True)
+
+
+def show_words(console: Console, explanation: Explanation) -> None:
+    """Print the most probable next words of each template: side by side on a terminal, else block after block."""
+    layer = "" if explanation.layer == explanation.n_layers else f", read from hidden state {explanation.layer} of {explanation.n_layers}"
+    trimmed = " (trimmed to max_tokens)" if explanation.is_trimmed else ""
+    title = f'Next words after "{shorten(explanation.text, 100)}"{trimmed}{layer}'
+    console.print(title, markup=False, highlight=False, style="bold", soft_wrap=True)
+    templates = explanation.templates
+    if not console.is_terminal:
+        for template in templates:
+            lines = [f"  {word.probability:6.4f}  {word.visible}" for word in template.words]
+            console.print("\n".join(["", f"{template.meta_task}: {template.cue}", *lines]), markup=False, highlight=False, soft_wrap=True)
+        return
+    n_side_by_side = max(1, console.width // _WORDS_WIDTH)
+    for start in range(0, len(templates), n_side_by_side):
+        some = templates[start : start + n_side_by_side]
+        table = Table(padding=(0, 1))
+        for template in some:
+            table.add_column(Text(f"{template.meta_task}\n{template.cue[-40:]}"), overflow="fold", max_width=_WORDS_WIDTH - 3)
+        for words in zip(*(template.words for template in some), strict=True):
+            table.add_row(*(Text.assemble((f"{word.probability:.3f} ", "dim"), word.visible) for word in words))
+        console.print(table)
+
+
+def show_template_sets(console: Console, checks: Sequence[SetCheck]) -> None:
+    """Print a line a template set; with tokens where they were counted."""
+    width = max(len(check.name) for check in checks)
+    for check in checks:
+        line = f"{check.name:<{width}}  {check.n_templates:>3} templates  {check.n_prefixes:>3} prefixes"
+        if check.tokens is not None:
+            tokens = check.tokens
+            line += f"  {tokens.prefixes:>5,} tokens once  {tokens.computed:>5,} tokens for a text of {tokens.n_text_tokens:,}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def show_template_check(console: Console, check: SetCheck) -> None:
+    """Print the figures of a template set's check, then its problems and warnings."""
+    figures: dict[str, object] = {"templates": check.n_templates, "prefixes": check.n_prefixes, "suffixes": check.n_suffixes}
+    tokens = check.tokens
+    if tokens is not None:
+        figures |= {
+            "tokens of the text": tokens.n_text_tokens,
+            "passes of the text": tokens.n_text_passes,
+            "tokens of prefixes, once": tokens.prefixes,
+            "tokens of text passes": tokens.texts,
+            "tokens of suffixes": tokens.suffixes,
+            "tokens computed a text": tokens.computed,
+            "tokens of whole prompts": tokens.whole,
+            "prompts are cut": tokens.is_cut,
+        }
+    show_figures(console, check.name, figures)
+    for kind, style, sentences in (("problem", "bold red", check.problems), ("warning", "yellow", check.warnings)):
+        for found in sentences:
+            console.print(Text(f"{kind:<8} ", style), found, markup=False, highlight=False, sep="", soft_wrap=True)
