@@ -10,11 +10,12 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import yaml
 
-from metaeol_udf.errors import ConfigError, did_you_mean, nearest_word
+from metaeol_udf.errors import ConfigError, did_you_mean
+from metaeol_udf.setting_types import check, is_count, read_setting
 from metaeol_udf.spec import DTYPES, QUANTIZATIONS, SETTINGS, VALUES, EmbeddingSpec
 
 #: Settings of few values, for completion and for messages.
@@ -27,6 +28,11 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "stream.trigger": ("availableNow",),
     "stream.start": ("earliest", "latest"),
 }
+
+# Rules that stand beside a type hint, for a value of another type, and in `__post_init__`, for a value out of range.
+_AUTO_OR_COUNT = "auto or a positive integer"
+_NULL_OR_COUNT = "null or a positive integer"
+_START = "earliest, latest or a version"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,32 +57,31 @@ class RuntimeConfig:
     """How the work is done. Nothing in here changes a vector beyond rounding."""
 
     device: str = "auto"  # auto, cpu, cuda or cuda:N
-    max_batch_tokens: int | str = "auto"  # tokens of one forward pass
+    max_batch_tokens: Annotated[int | str, _AUTO_OR_COUNT] = "auto"  # tokens of one forward pass
     wave_rows: int = 50_000  # unique texts between two journal commits
     max_failed_fraction: float = 0.01  # of the selected rows; more end the job with status 3
-    task_gpus: int | None = None  # GPUs of a task in the embedding stages alone; null leaves that to the session
+    task_gpus: Annotated[int | None, _NULL_OR_COUNT] = None  # GPUs of a task in the embedding stages alone; null leaves that to the session
     model_cache: str | None = None  # folder on every machine for a copy of the model; null copies from slow mounts only
     report: str | None = None  # path of the JSON run report
     report_page: str | None = None  # path of the same as an HTML page, with a map of the vectors
-    mlflow: bool | str | None = None  # true: a run in MLflow's current experiment; a string: in that experiment
+    # true: a run in MLflow's current experiment; a string: in that experiment
+    mlflow: Annotated[bool | str | None, "true, false or the name of an experiment"] = None
     prometheus: str | None = None  # path of a textfile for node_exporter
 
     def __post_init__(self) -> None:
-        auto = self.max_batch_tokens == "auto"
-        _check("runtime.max_batch_tokens", auto or _is_count(self.max_batch_tokens), self.max_batch_tokens, "auto or a positive integer")
-        _check("runtime.wave_rows", _is_count(self.wave_rows), self.wave_rows, "a positive integer")
+        budget = self.max_batch_tokens
+        check("runtime.max_batch_tokens", budget == "auto" or is_count(budget), budget, _AUTO_OR_COUNT, CHOICES["runtime.max_batch_tokens"])
+        check("runtime.wave_rows", is_count(self.wave_rows), self.wave_rows, "a positive integer")
         in_range = 0.0 <= self.max_failed_fraction <= 1.0
-        _check("runtime.max_failed_fraction", in_range, self.max_failed_fraction, "a number from 0 to 1")
+        check("runtime.max_failed_fraction", in_range, self.max_failed_fraction, "a number from 0 to 1")
         kind, _, number = self.device.partition(":")
         known = self.device in CHOICES["runtime.device"] or (kind == "cuda" and number.isdecimal())
-        _check("runtime.device", known, self.device, "auto, cpu, cuda or cuda:N")
-        _check("runtime.task_gpus", self.task_gpus is None or _is_count(self.task_gpus), self.task_gpus, "null or a positive integer")
-        experiment = self.mlflow is None or isinstance(self.mlflow, bool) or (isinstance(self.mlflow, str) and bool(self.mlflow))
-        _check("runtime.mlflow", experiment, self.mlflow, "true, false or the name of an experiment")
+        check("runtime.device", known, self.device, "auto, cpu, cuda or cuda:N", CHOICES["runtime.device"])
+        check("runtime.task_gpus", self.task_gpus is None or is_count(self.task_gpus), self.task_gpus, _NULL_OR_COUNT)
         page = self.report_page is None or self.report_page.endswith((".html", ".htm"))
-        _check("runtime.report_page", page, self.report_page, "a path that ends in .html")
+        check("runtime.report_page", page, self.report_page, "a path that ends in .html")
         textfile = self.prometheus is None or self.prometheus.endswith(".prom")  # node_exporter reads no other
-        _check("runtime.prometheus", textfile, self.prometheus, "a path that ends in .prom")
+        check("runtime.prometheus", textfile, self.prometheus, "a path that ends in .prom")
 
 
 _INTERVAL = re.compile(r"[1-9][0-9]* (second|minute|hour)s?")
@@ -88,15 +93,16 @@ class StreamConfig:
 
     checkpoint: str | None = None  # folder of Spark's checkpoints; null: beside the target
     trigger: str = "availableNow"  # all there is, then end; or an interval such as 30 seconds, without an end
-    start: int | str = "earliest"  # where a first run begins: all rows, only later commits, or at that version of the source
+    # where a first run begins: all rows, only later commits, or at that version of the source
+    start: Annotated[int | str, _START] = "earliest"
     max_files: int = 1_000  # of the source, in one micro-batch
 
     def __post_init__(self) -> None:
         known = self.trigger == "availableNow" or _INTERVAL.fullmatch(self.trigger) is not None
-        _check("stream.trigger", known, self.trigger, "availableNow or an interval such as 30 seconds")
-        is_version = isinstance(self.start, int) and not isinstance(self.start, bool) and self.start >= 0
-        _check("stream.start", is_version or self.start in CHOICES["stream.start"], self.start, "earliest, latest or a version")
-        _check("stream.max_files", _is_count(self.max_files), self.max_files, "a positive integer")
+        check("stream.trigger", known, self.trigger, "availableNow or an interval such as 30 seconds", CHOICES["stream.trigger"])
+        known = self.start in CHOICES["stream.start"] if isinstance(self.start, str) else self.start >= 0
+        check("stream.start", known, self.start, _START, CHOICES["stream.start"])
+        check("stream.max_files", is_count(self.max_files), self.max_files, "a positive integer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +113,7 @@ class EstimateConfig:
 
     def __post_init__(self) -> None:
         price = self.price_per_hour
-        _check("estimate.price_per_hour", price is None or price >= 0, price, "a number from 0")
+        check("estimate.price_per_hour", price is None or price >= 0, price, "a number from 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,16 +122,16 @@ class EvaluationConfig:
 
     data: str | None = None  # a folder with sts/ and transfer/ in it; must be given to evaluate
     tasks: tuple[str, ...] | None = None  # names of the files to use; null: all of them
-    limit: int | None = None  # rows of each task, drawn at random; null: all of them
+    limit: Annotated[int | None, _NULL_OR_COUNT] = None  # rows of each task, drawn at random; null: all of them
     seed: int = 0  # of that draw, of folds and of the bootstrap
     resamples: int = 1_000  # of the bootstrap; 0 gives no intervals
     inner_folds: int = 3  # that choose a classifier's regularisation; SentEval's protocol has 10, at three times the time
 
     def __post_init__(self) -> None:
-        _check("evaluation.limit", self.limit is None or _is_count(self.limit), self.limit, "null or a positive integer")
-        _check("evaluation.seed", self.seed >= 0, self.seed, "an integer from 0")
-        _check("evaluation.resamples", self.resamples >= 0, self.resamples, "an integer from 0")
-        _check("evaluation.inner_folds", self.inner_folds >= 2, self.inner_folds, "an integer from 2")
+        check("evaluation.limit", self.limit is None or is_count(self.limit), self.limit, _NULL_OR_COUNT)
+        check("evaluation.seed", self.seed >= 0, self.seed, "an integer from 0")
+        check("evaluation.resamples", self.resamples >= 0, self.resamples, "an integer from 0")
+        check("evaluation.inner_folds", self.inner_folds >= 2, self.inner_folds, "an integer from 2")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,10 +148,10 @@ class QualityConfig:
     max_score_drop: float = 1.0  # of Spearman's correlation x100 on these pairs, old minus new
 
     def __post_init__(self) -> None:
-        _check("quality.sample", 50 <= self.sample <= 20_000, self.sample, "an integer from 50 to 20000")
-        _check("quality.neighbours", _is_count(self.neighbours), self.neighbours, "a positive integer")
+        check("quality.sample", 50 <= self.sample <= 20_000, self.sample, "an integer from 50 to 20000")
+        check("quality.neighbours", is_count(self.neighbours), self.neighbours, "a positive integer")
         for name, most in (("min_agreement", 1), ("max_anisotropy_rise", 2), ("min_rank_share", 1), ("max_score_drop", 200)):
-            _check(f"quality.{name}", 0 <= getattr(self, name) <= most, getattr(self, name), f"a number from 0 to {most}")
+            check(f"quality.{name}", 0 <= getattr(self, name) <= most, getattr(self, name), f"a number from 0 to {most}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +159,7 @@ class SparkConfig:
     """The Spark session, where none is running already."""
 
     master: str | None = None  # null: what spark-submit or the notebook set, else local[*]
-    conf: Mapping[str, str] = field(default_factory=dict)
+    conf: Annotated[Mapping[str, str], "a mapping of Spark settings"] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,7 +271,7 @@ def _encoder_part(blocks: Mapping[str, Any]) -> EncoderConfig:
     embedding = blocks.get("embedding")
     spec = EmbeddingSpec.from_mapping(embedding if embedding is not None else {})
     column = (embedding or {}).get("column", "embedding")
-    _check("embedding.column", isinstance(column, str) and bool(column), column, "a column name")
+    check("embedding.column", isinstance(column, str) and bool(column), column, "a column name")
     return EncoderConfig(
         column=column,
         embedding=spec,
@@ -296,9 +302,8 @@ def setting_names() -> list[str]:
 
 def switches() -> list[str]:
     """Settings that are true or false."""
-    found = [(section, field) for section, kind in _SECTIONS.items() for field in dataclasses.fields(kind)]
-    found += [("embedding", field) for field in dataclasses.fields(EmbeddingSpec)]
-    return [f"{section}.{field.name}" for section, field in found if field.type == "bool"]
+    kinds = {**_SECTIONS, "embedding": EmbeddingSpec}
+    return [f"{section}.{key}" for section, kind in kinds.items() for key, hint in get_type_hints(kind).items() if hint is bool]
 
 
 Section = TypeVar(
@@ -319,34 +324,10 @@ def _section(kind: type[Section], name: str, block: Any) -> Section:
         required = spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING
         if required and block.get(key) is None:
             raise ConfigError(f"{name}.{key} is missing")
-    values = {key: _typed(f"{name}.{key}", fields[key].type, value) for key, value in block.items() if value is not None}
+    hints = get_type_hints(kind, include_extras=True)
+    given = {key: (f"{name}.{key}", value) for key, value in block.items() if value is not None}
+    values = {key: read_setting(setting, value, hints[key], CHOICES.get(setting, ())) for key, (setting, value) in given.items()}
     return kind(**values)
-
-
-def _typed(name: str, annotation: Any, value: Any) -> Any:
-    """Check a YAML value against the annotation of its field and bring it into the field's form."""
-    if annotation in ("tuple[str, ...]", "tuple[str, ...] | None"):
-        names = [value] if isinstance(value, str) else value
-        is_names = isinstance(names, list) and bool(names) and all(isinstance(n, str) and n for n in names)
-        _check(name, is_names, value, "a list of names")
-        return tuple(names)
-    if annotation == "Mapping[str, str]":
-        _check(name, isinstance(value, Mapping), value, "a mapping of Spark settings")
-        return {str(key): _spark_value(item) for key, item in value.items()}
-    if annotation in ("float", "float | None"):
-        _check(name, isinstance(value, (int, float)) and not isinstance(value, bool), value, "a number")
-    elif annotation == "int":
-        _check(name, isinstance(value, int) and not isinstance(value, bool), value, "an integer")
-    elif annotation == "bool":
-        _check(name, isinstance(value, bool), value, "true or false")
-    elif annotation in ("str", "str | None"):
-        _check(name, isinstance(value, str) and bool(value), value, "a string")
-    return value
-
-
-def _spark_value(value: Any) -> str:
-    """Spark writes booleans in lower case."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _apply(blocks: dict[str, Any], override: str) -> None:
@@ -370,13 +351,3 @@ def _apply(blocks: dict[str, Any], override: str) -> None:
         block[key] = yaml.safe_load(text)
     except yaml.YAMLError:
         raise ConfigError(f"the value of override {name!r} is not YAML") from None
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def _check(key: str, holds: bool, found: object, rule: str) -> None:
-    """Refuse a value; of several words, the message ends with the nearest one where there is one."""
-    if not holds:
-        raise ConfigError(f"{key} must be {rule}, found {found!r}{nearest_word(found, CHOICES.get(key, ()))}")

@@ -15,7 +15,8 @@ from typing import Any
 
 import yaml
 
-from metaeol_udf.errors import ConfigError, did_you_mean, nearest_word
+from metaeol_udf.errors import ConfigError, did_you_mean
+from metaeol_udf.setting_types import check, is_count
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = ("int8", "int4")
@@ -66,24 +67,23 @@ class EmbeddingSpec:
     model_hash: str | None = None
 
     def __post_init__(self) -> None:
-        _check("model", isinstance(self.model, str) and bool(self.model.strip()), self.model, "a folder or a hub id")
-        _check("revision", self.revision is None or isinstance(self.revision, str), self.revision, "a commit, or null")
-        _check("templates", isinstance(self.templates, str) and bool(self.templates), self.templates, "a name or a path")
-        _check("dtype", self.dtype in DTYPES, self.dtype, f"one of {', '.join(DTYPES)}", DTYPES)
+        check("embedding.model", isinstance(self.model, str) and bool(self.model.strip()), self.model, "a folder or a hub id")
+        check("embedding.revision", self.revision is None or isinstance(self.revision, str), self.revision, "a commit, or null")
+        check("embedding.templates", isinstance(self.templates, str) and bool(self.templates), self.templates, "a name or a path")
+        check("embedding.dtype", self.dtype in DTYPES, self.dtype, f"one of {', '.join(DTYPES)}", DTYPES)
         known = self.quantization is None or self.quantization in QUANTIZATIONS
-        _check("quantization", known, self.quantization, f"one of {', '.join(QUANTIZATIONS)}, or null", QUANTIZATIONS)
+        check("embedding.quantization", known, self.quantization, f"one of {', '.join(QUANTIZATIONS)}, or null", QUANTIZATIONS)
         layers = self.layer if isinstance(self.layer, tuple) else (self.layer,)
         known = bool(layers) and all(map(_is_layer, layers))
-        _check("layer", known, self.layer, "an integer index or a fraction of depth from 0.0 to 1.0, or a list of these")
+        check("embedding.layer", known, self.layer, "an integer index or a fraction of depth from 0.0 to 1.0, or a list of these")
         written = self.postprocess is None or (isinstance(self.postprocess, str) and bool(self.postprocess))
-        _check("postprocess", written, self.postprocess, "the path of a safetensors file, or null")
-        _check("values", self.values in VALUES, self.values, f"one of {', '.join(VALUES)}", VALUES)
+        check("embedding.postprocess", written, self.postprocess, "the path of a safetensors file, or null")
+        check("embedding.values", self.values in VALUES, self.values, f"one of {', '.join(VALUES)}", VALUES)
         for name in ("normalize", "per_template"):
-            _check(name, isinstance(getattr(self, name), bool), getattr(self, name), "true or false")
-        _check(
-            "truncate_dim", self.truncate_dim is None or _is_positive(self.truncate_dim), self.truncate_dim, "a positive integer, or null"
-        )
-        _check("max_tokens", _is_positive(self.max_tokens), self.max_tokens, "a positive integer")
+            check(f"embedding.{name}", isinstance(getattr(self, name), bool), getattr(self, name), "true or false")
+        dim = self.truncate_dim
+        check("embedding.truncate_dim", dim is None or is_count(dim), dim, "a positive integer, or null")
+        check("embedding.max_tokens", is_count(self.max_tokens), self.max_tokens, "a positive integer")
         if self.normalize and self.values != "float32":
             raise ConfigError(f"embedding.normalize scales vectors to length 1, which embedding.values {self.values} cannot hold: drop one")
         if self.per_template and self.postprocess is not None:
@@ -132,7 +132,7 @@ class EmbeddingSpec:
                 raise ConfigError(f"unknown key {where}.{key}; {did_you_mean(str(key), known | {'spec'})}")
         settings: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in block.items() if key in known}
         if block.get("spec") is not None:
-            _check("spec", isinstance(block["spec"], str), block["spec"], "the path of a spec file")
+            check("embedding.spec", isinstance(block["spec"], str), block["spec"], "the path of a spec file")
             return dataclasses.replace(cls._from_own_file(block["spec"], _read_block(block["spec"])), **settings)
         if "model" not in block:
             raise ConfigError(f"{where}.model is missing: name a folder or a hub id, or a file with `spec`")
@@ -199,15 +199,6 @@ def _output_layer(layer: int | float, n_layers: int) -> int:
 def _is_layer(layer: object) -> bool:
     is_fraction = isinstance(layer, float) and 0.0 <= layer <= 1.0
     return is_fraction or (isinstance(layer, int) and not isinstance(layer, bool))
-
-
-def _is_positive(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def _check(key: str, holds: bool, found: object, rule: str, words: tuple[str, ...] = ()) -> None:
-    if not holds:
-        raise ConfigError(f"embedding.{key} must be {rule}, found {found!r}{nearest_word(found, words)}")
 
 
 def _one_line(error: Exception) -> str:

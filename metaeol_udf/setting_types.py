@@ -1,0 +1,101 @@
+"""Checks a setting's value: against a rule, and against the type hint of the dataclass field that will hold it."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from metaeol_udf.errors import ConfigError, nearest_word
+
+_WORDS: dict[Any, str] = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
+
+
+def check(name: str, holds: bool, found: object, rule: str, words: Iterable[str] = ()) -> None:
+    """Check that a rule holds for a setting.
+
+    Args:
+        name: Section and key of the setting.
+        holds: Whether the value keeps the rule.
+        found: The value.
+        rule: The rest of the sentence «NAME must be».
+        words: Values that the setting may take; the message ends with the nearest word, if a word is near.
+
+    Raises:
+        ConfigError: The rule does not hold.
+    """
+    if not holds:
+        raise ConfigError(f"{name} must be {rule}, found {found!r}{nearest_word(found, words)}")
+
+
+def is_count(value: object) -> bool:
+    """Tell whether a value is a count: an integer from 1."""
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def read_setting(name: str, value: Any, hint: Any, words: Iterable[str] = ()) -> Any:
+    """Read a setting's value as YAML gives it, and bring it into the form of its field.
+
+    Args:
+        name: Section and key of the setting.
+        value: The value; a single string may stand for a list of names.
+        hint: Type hint of the field, out of `bool`, `int`, `float` (which takes integers), `str` (never empty), `None`,
+            `tuple[T, ...]` (never empty), `Mapping[str, str]` (whose values become text) and unions of these.
+            `Annotated[hint, "a number from 0"]` names the rule that a message quotes.
+        words: As for `check`.
+
+    Raises:
+        ConfigError: The value has another type.
+    """
+    kinds = _members(hint)
+    is_single = isinstance(value, str) and str not in kinds and any(get_origin(kind) is tuple for kind in kinds)
+    read = [value] if is_single else value
+    check(name, fits(read, hint), value, describe(hint), words)
+    if isinstance(read, list):
+        return tuple(read)
+    if isinstance(read, Mapping):
+        return {str(key): _as_text(item) for key, item in read.items()}
+    return read
+
+
+def fits(value: object, hint: Any) -> bool:
+    """Tell whether a value fits a hint, as `read_setting` lists them.
+
+    Raises:
+        TypeError: The hint is none of these.
+    """
+    kinds = _members(hint)
+    if len(kinds) > 1:
+        return any(fits(value, kind) for kind in kinds)
+    (kind,) = kinds
+    if kind is types.NoneType:
+        return value is None
+    if kind in (bool, str):
+        return isinstance(value, kind) and value != ""
+    if kind in (int, float):
+        return isinstance(value, (int, kind)) and not isinstance(value, bool)
+    if get_origin(kind) is tuple:
+        return isinstance(value, list) and bool(value) and all(fits(item, get_args(kind)[0]) for item in value)
+    if get_origin(kind) is Mapping:
+        return isinstance(value, Mapping)
+    raise TypeError(f"no rule for settings of type {kind}")
+
+
+def describe(hint: Any) -> str:
+    """Describe what fits a hint, for the sentence «NAME must be»."""
+    if get_origin(hint) is Annotated:
+        return str(get_args(hint)[1])
+    kinds = [kind for kind in _members(hint) if kind is not types.NoneType]
+    return " or ".join("a list of names" if get_origin(kind) is tuple else _WORDS.get(kind, "a mapping of settings") for kind in kinds)
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    """List the types of a union, or the single type that a hint is."""
+    if get_origin(hint) is Annotated:
+        hint = get_args(hint)[0]
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def _as_text(value: object) -> str:
+    # YAML and Spark write booleans in lower case.
+    return str(value).lower() if isinstance(value, bool) else str(value)
