@@ -62,25 +62,3 @@ def show_columns(console: Console, title: str, head: Sequence[str], rows: Sequen
         ]
         lines.append("  " + "  ".join(cells).rstrip())
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
-
-
-def shorten(text: str | None, n_characters: int) -> str:
-    """The beginning of a text on one line."""
-    line = " ".join((text or "").split())
-    return line if len(line) <= n_characters else line[: n_characters - 1] + "…"
-
-
-def format_value(value: Any) -> str:
-    """A figure for people: thousands apart, two decimals, mappings as `name value` pairs."""
-    if isinstance(value, bool) or value is None:
-        return "-" if value is None else str(value).lower()
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:,.2f}"
-    if isinstance(value, Mapping):
-        parts = ((name, f"({format_value(item)})" if isinstance(item, Mapping) else format_value(item)) for name, item in value.items())
-        return ", ".join(f"{name} {words}" for name, words in parts)
-    if isinstance(value, (list, tuple)):
-        return ", ".join(format_value(item) for item in value)
-    return str(value)

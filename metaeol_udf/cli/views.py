@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from metaeol_udf.config import JobConfig
-from metaeol_udf.terminal import format_value, print_json, shorten
+from metaeol_udf.formatting import first_words, format_value
+from metaeol_udf.terminal import print_json
 
 if TYPE_CHECKING:
     from metaeol_udf.doctor import Finding
@@ -179,7 +180,7 @@ def show_hits(console: Console, query: str, hits: Sequence[Hit]) -> None:
     width = min(48, max(map(len, keys), default=0))
     for hit, key in zip(hits, keys, strict=True):
         start = f"  {hit.score:6.4f}  {key:<{width}}  "
-        line = start + shorten(hit.text, max(20, (console.width if console.is_terminal else 140) - len(start)))
+        line = start + first_words(hit.text, max(20, (console.width if console.is_terminal else 140) - len(start)))
         console.print(line, markup=False, highlight=False, no_wrap=True, soft_wrap=True)
 
 
@@ -192,7 +193,7 @@ def show_pairs(console: Console, pairs: Sequence[DuplicatePair]) -> None:
     for pair, both in zip(pairs, keys, strict=True):
         for start, key, text in zip((f"{pair.score:6.4f}", " " * 6), both, pair.texts, strict=True):
             words = f"  {start}  {key:<{width}}  "
-            line = words + shorten(text, max(20, (console.width if console.is_terminal else 140) - len(words)))
+            line = words + first_words(text, max(20, (console.width if console.is_terminal else 140) - len(words)))
             console.print(line, markup=False, highlight=False, no_wrap=True, soft_wrap=True)
 
 
@@ -200,7 +201,7 @@ def show_words(console: Console, explanation: Explanation) -> None:
     """Print the most probable next words of each template: side by side on a terminal, else block after block."""
     layer = "" if explanation.layer == explanation.n_layers else f", read from hidden state {explanation.layer} of {explanation.n_layers}"
     trimmed = " (trimmed to max_tokens)" if explanation.is_trimmed else ""
-    title = f'Next words after "{shorten(explanation.text, 100)}"{trimmed}{layer}'
+    title = f'Next words after "{first_words(explanation.text, 100)}"{trimmed}{layer}'
     console.print(title, markup=False, highlight=False, style="bold", soft_wrap=True)
     templates = explanation.templates
     if not console.is_terminal:

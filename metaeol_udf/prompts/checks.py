@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+from metaeol_udf.formatting import shorten
 from metaeol_udf.prompts.cleanup import clean_text
 from metaeol_udf.prompts.templates import PromptTemplate, TemplateSet
 from metaeol_udf.prompts.tokenizer import PromptTokenizer
@@ -118,7 +119,7 @@ def check_templates(
         if not ends_in_cue(template)
     ]
     repeats = [prompt for prompt, n in Counter(template.prompt for template in templates.templates).items() if n > 1]
-    warnings = [f"a prompt stands in the set more than once and counts as often: {_shorten(prompt)}" for prompt in repeats]
+    warnings = [f"a prompt stands in the set more than once and counts as often: {shorten(prompt, 80)}" for prompt in repeats]
     tokens = None
     if tokenizer is not None:
         tokens = count_tokens(templates, PromptTrie(templates, tokenizer, may_cut=may_cut), n_text_tokens)
@@ -136,7 +137,3 @@ def check_templates(
 
 def _end(template: PromptTemplate) -> str:
     return template.prompt.rstrip()[-30:]
-
-
-def _shorten(prompt: str) -> str:
-    return prompt if len(prompt) <= 80 else f"{prompt[:79]}…"

@@ -11,6 +11,7 @@ from rich.console import Console
 from metaeol_udf.evaluation.run import Scores
 from metaeol_udf.evaluation.scores import Interval, StsScore
 from metaeol_udf.evaluation.transfer import TransferScore
+from metaeol_udf.formatting import format_value
 from metaeol_udf.terminal import show_columns
 
 _HEAD = ("task", "figure", "score", "95 % interval", "on")
@@ -54,20 +55,16 @@ def _lines(report: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
         if len(task["subsets"]) > 1:
             yield "", "Spearman, mean of subsets", *_figures(task, "spearman_mean"), f"{n_scored} of {len(task['subsets'])} subsets"
     if len(report["sts"]) > 1:
-        yield "average", "Spearman, all pairs", _words(report["sts_average"]), "", f"{len(report['sts'])} tasks"
+        yield "average", "Spearman, all pairs", format_value(report["sts_average"]), "", f"{len(report['sts'])} tasks"
     for name, task in report["transfer"].items():
         yield name, "accuracy", *_figures(task, "accuracy"), f"{task['texts']:,} texts, {task['classes']} classes, {task['protocol']}"
     if len(report["transfer"]) > 1:
-        yield "average", "accuracy", _words(report["transfer_average"]), "", f"{len(report['transfer'])} tasks"
+        yield "average", "accuracy", format_value(report["transfer_average"]), "", f"{len(report['transfer'])} tasks"
 
 
 def _figures(task: Mapping[str, Any], key: str) -> tuple[str, str]:
     interval = task[f"{key}_interval"]
-    return _words(task[key]), "" if interval is None else " to ".join(map(_words, interval))
-
-
-def _words(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+    return format_value(task[key]), "" if interval is None else " to ".join(map(format_value, interval))
 
 
 def _sts(score: StsScore) -> dict[str, Any]:

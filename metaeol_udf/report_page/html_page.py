@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 import metaeol_udf
 from metaeol_udf.errors import InputError
 from metaeol_udf.files import replace_file
+from metaeol_udf.formatting import format_number
 from metaeol_udf.report_page import page_view
 from metaeol_udf.report_page.vector_map import MIN_ROWS, VectorMap, VectorSample, map_vectors
 
@@ -111,10 +112,10 @@ def _map_view(sample: VectorSample) -> dict[str, Any]:
         "pairs": [{"first": names[a], "second": names[b], "row": a, "cosine": f"{cosine:.4f}"} for a, b, cosine in found.pairs],
         "explained": [f"{100 * share:.1f} %" for share in found.explained],
         "mean_cosine": f"{found.mean_cosine:.3f}",
-        "n": page_view.number(len(names)),
-        "n_table": page_view.number(sample.n_rows_in_table),
+        "n": format_number(len(names)),
+        "n_table": format_number(sample.n_rows_in_table),
         "is_whole_table": sample.is_whole_table,
-        "dim": page_view.number(sample.vectors.shape[1]),
+        "dim": format_number(sample.vectors.shape[1]),
         "data": {"names": names, "near": _near(found)},
     }
 

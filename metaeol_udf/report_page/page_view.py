@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from metaeol_udf.formatting import flatten, format_duration, format_number, format_share
+
 #: Tone and sentence of each status.
 STATUS = {
     "done": ("good", "Done", "All that was asked for is published."),
@@ -48,25 +50,25 @@ def tiles(report: Mapping[str, Any]) -> list[dict[str, str]]:
     computed, saved = report.get("tokens_computed", 0), report.get("tokens_saved", 0)
     selected, embedded = report.get("rows_selected", 0), report.get("rows_embedded", 0)
     found = [
-        ("rows embedded", number(embedded), f"of {number(selected)} selected"),
-        ("rows failed", number(report.get("rows_failed", 0)), percent(report.get("rows_failed", 0), selected)),
-        ("unique texts", number(report.get("unique_texts", 0)), "through the model"),
-        ("texts per second", number(report.get("texts_per_second", 0.0)), "while embedding"),
-        ("tokens saved", percent(saved, computed + saved), f"{number(saved)} of {number(computed + saved)}"),
-        ("time", duration(report.get("seconds", {}).get("total", 0.0)), _counted(report.get("executors", 1), "executor")),
+        ("rows embedded", format_number(embedded), f"of {format_number(selected)} selected"),
+        ("rows failed", format_number(report.get("rows_failed", 0)), format_share(report.get("rows_failed", 0), selected)),
+        ("unique texts", format_number(report.get("unique_texts", 0)), "through the model"),
+        ("texts per second", format_number(report.get("texts_per_second", 0.0)), "while embedding"),
+        ("tokens saved", format_share(saved, computed + saved), f"{format_number(saved)} of {format_number(computed + saved)}"),
+        ("time", format_duration(report.get("seconds", {}).get("total", 0.0)), _counted(report.get("executors", 1), "executor")),
     ]
     return [{"words": words, "value": value, "remark": remark} for words, value, remark in found]
 
 
 def _counted(n: int, word: str) -> str:
-    return f"{number(n)} {word}{'' if n == 1 else 's'}"
+    return f"{format_number(n)} {word}{'' if n == 1 else 's'}"
 
 
 def parts(values: Sequence[tuple[str, str, float]]) -> list[dict[str, Any]]:
     """Parts of a whole for a bar: class, words, value, share in percent."""
     total = sum(value for _, _, value in values)
     return [
-        {"kind": kind, "words": words, "value": number(value), "share": round(100 * value / total, 3) if total else 0.0}
+        {"kind": kind, "words": words, "value": format_number(value), "share": round(100 * value / total, 3) if total else 0.0}
         for kind, words, value in values
     ]
 
@@ -87,13 +89,13 @@ def token_parts(report: Mapping[str, Any]) -> list[dict[str, Any]]:
 def phases(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Seconds of each phase, with the width of its bar in percent of the longest."""
     seconds = {name: value for name, value in report.get("seconds", {}).items() if name != "total"}
-    return _bars(seconds, _PHASES, duration)
+    return _bars(seconds, _PHASES, format_duration)
 
 
 def failures(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Rows that failed, by reason, the most frequent first."""
     counted = dict(sorted(report.get("failures", {}).items(), key=lambda item: (-item[1], item[0])))
-    return _bars(counted, REASONS, number)
+    return _bars(counted, REASONS, format_number)
 
 
 def _bars(values: Mapping[str, float], meanings: Mapping[str, str], shown: Any) -> list[dict[str, Any]]:
@@ -113,19 +115,19 @@ def rates(report: Mapping[str, Any]) -> dict[str, Any] | None:
     ended = max(max(wave["started"] - begun + wave["seconds"] for wave in waves), 1e-3)
     rows = [
         {
-            "waves": number(wave["waves"]),
-            "from": duration(wave["started"] - begun),
-            "seconds": duration(wave["seconds"]),
-            "texts": number(wave["texts"]),
-            "tokens": number(wave["tokens"]),
-            "failed": number(wave["failed"]),
-            "texts_per_second": number(_rate(wave, "texts")),
-            "tokens_per_second": number(_rate(wave, "tokens")),
+            "waves": format_number(wave["waves"]),
+            "from": format_duration(wave["started"] - begun),
+            "seconds": format_duration(wave["seconds"]),
+            "texts": format_number(wave["texts"]),
+            "tokens": format_number(wave["tokens"]),
+            "failed": format_number(wave["failed"]),
+            "texts_per_second": format_number(_rate(wave, "texts")),
+            "tokens_per_second": format_number(_rate(wave, "tokens")),
         }
         for wave in waves
     ]
     charts = [_chart(waves, name, begun, ended) for name in ("texts", "tokens")]
-    return {"charts": charts, "rows": rows, "times": [duration(ended * part / 4) for part in range(5)]}
+    return {"charts": charts, "rows": rows, "times": [format_duration(ended * part / 4) for part in range(5)]}
 
 
 def _chart(waves: Sequence[Mapping[str, float]], name: str, begun: float, ended: float) -> dict[str, Any]:
@@ -137,7 +139,7 @@ def _chart(waves: Sequence[Mapping[str, float]], name: str, begun: float, ended:
             "x": round(100 * (wave["started"] - begun) / ended, 3),
             "width": round(max(100 * wave["seconds"] / ended, 0.1), 3),
             "height": round(100 * rate / top, 3),
-            "words": f"{duration(wave['started'] - begun)}: {number(rate)} {name} per second",
+            "words": f"{format_duration(wave['started'] - begun)}: {format_number(rate)} {name} per second",
         }
         for wave, rate in zip(waves, found, strict=True)
     ]
@@ -145,10 +147,10 @@ def _chart(waves: Sequence[Mapping[str, float]], name: str, begun: float, ended:
     return {
         "name": name,
         "bars": bars,
-        "marks": [{"place": 25 * part, "words": number(top * part / 4)} for part in range(5)],
-        "mean": number(total / seconds if seconds else 0.0),
-        "least": number(min(found)),
-        "most": number(max(found)),
+        "marks": [{"place": 25 * part, "words": format_number(top * part / 4)} for part in range(5)],
+        "mean": format_number(total / seconds if seconds else 0.0),
+        "least": format_number(min(found)),
+        "most": format_number(max(found)),
     }
 
 
@@ -162,48 +164,14 @@ def _round_up(value: float) -> float:
     return next(step * power for step in (1, 2, 4, 8, 10) if step * power >= value * (1 - 1e-9))
 
 
-def number(value: float) -> str:
-    """Thousands apart; decimals where they say something."""
-    if isinstance(value, int) or float(value).is_integer():
-        return f"{int(value):,}"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def percent(part: float, whole: float) -> str:
-    """A share for people; empty where there is no whole."""
-    if not whole:
-        return "0 %"
-    share = 100 * part / whole
-    return "under 0.1 %" if 0 < share < 0.1 else f"{share:.1f} %" if share < 99.95 or part == whole else "over 99.9 %"
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people: `0.4 s`, `77 s`, `12 min 5 s`, `3 h 20 min`."""
-    if seconds < 10:
-        return f"{seconds:.1f} s" if seconds else "0 s"
-    whole = round(seconds)
-    if whole < 120:
-        return f"{whole} s"
-    if whole < 7200:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600:,} h {whole % 3600 // 60} min"
-
-
-def flattened(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested mappings as names joined by dots, with their values as text."""
-    rows: list[tuple[str, str]] = []
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            rows += flattened(value, f"{name}.")
-        elif isinstance(value, (list, tuple)):
-            rows.append((name, ", ".join(map(_word, value)) or "-"))
-        else:
-            rows.append((name, _word(value)))
-    return rows
+def flattened(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """List nested mappings as names joined by dots, with their values as text."""
+    return [
+        (name, ", ".join(map(_word, value)) or "-" if isinstance(value, (list, tuple)) else _word(value)) for name, value in flatten(values)
+    ]
 
 
 def _word(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return "-" if value is None else str(value).lower()
-    return number(value) if isinstance(value, (int, float)) and abs(value) >= 10_000 else str(value)
+    return format_number(value) if isinstance(value, (int, float)) and abs(value) >= 10_000 else str(value)

@@ -13,6 +13,7 @@ import pytest
 from metaeol_udf import cli
 from metaeol_udf.delta.base.run_report import MOST_WAVES, Report, shortened
 from metaeol_udf.errors import EnvironmentFault, InputError
+from metaeol_udf.formatting import format_duration, format_number, format_share
 from metaeol_udf.report_page import VectorSample, page_view, read_report, render_page, write_page
 from metaeol_udf.report_page.vector_map import map_vectors
 
@@ -171,9 +172,9 @@ def test_parts_of_a_stream_add_their_waves() -> None:
 
 
 def test_figures_are_short_and_true() -> None:
-    assert [page_view.duration(s) for s in (0, 0.44, 77.3, 725, 12_000)] == ["0 s", "0.4 s", "77 s", "12 min 5 s", "3 h 20 min"]
-    assert [page_view.number(n) for n in (12_345, 7.53, 1234.5, 3.0)] == ["12,345", "7.53", "1,234", "3"]
-    assert [page_view.percent(*p) for p in ((0, 0), (1, 10_000), (9_999, 10_000), (1, 3), (5, 5))] == [
+    assert [format_duration(s) for s in (0, 0.44, 77.3, 725, 12_000)] == ["0 s", "0.4 s", "77 s", "12 min 5 s", "3 h 20 min"]
+    assert [format_number(n) for n in (12_345, 7.53, 1234.5, 3.0)] == ["12,345", "7.53", "1,234", "3"]
+    assert [format_share(*p) for p in ((0, 0), (1, 10_000), (9_999, 10_000), (1, 3), (5, 5))] == [
         "0 %", "under 0.1 %", "over 99.9 %", "33.3 %", "100.0 %",
     ]  # fmt: skip
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import importlib.util
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
 from metaeol_udf.config import JobConfig, RuntimeConfig
 from metaeol_udf.delta.base.run_report import Report
 from metaeol_udf.errors import ConfigError
+from metaeol_udf.formatting import flatten
 from metaeol_udf.spec import SETTINGS, EmbeddingSpec
 
 logger = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ def _write_textfile(report: Report, config: JobConfig, spec: EmbeddingSpec) -> N
     gauge("rows", _HELP["rows"], {name: getattr(report, f"rows_{name}") for name in outcomes}, "outcome")
     gauge("failures", _HELP["failures"], dict(report.failures), "reason")
     gauge("phase_seconds", _HELP["seconds"], {k: v for k, v in report.seconds.items() if k != "total"}, "phase")
-    gauge("quality", _HELP["quality"], dict(_flattened(report.quality or {})), "figure")
+    gauge("quality", _HELP["quality"], _figures(report.quality or {}), "figure")
     gauge("last_run_timestamp_seconds", _HELP["run_time"], {"": time.time()})
     gauge("last_run_success", _HELP["success"], {"": float(report.status in ("done", "nothing_to_do"))})
     for name in ("unique_texts", "tokens_computed", "tokens_saved", "model_loads", "waves", "texts_per_second"):
@@ -84,7 +85,7 @@ def _log_to_mlflow(report: Report, config: JobConfig, spec: EmbeddingSpec) -> No
     with mlflow.start_run(experiment_id=_experiment_id(config.runtime.mlflow), run_name=report.run_id, nested=is_nested):
         mlflow.set_tags({f"metaeol.{name}": value for name, value in tags.items()})
         mlflow.log_params({name: getattr(spec, name) for name in SETTINGS})
-        mlflow.log_metrics(dict(_flattened(report.as_dict())))
+        mlflow.log_metrics(_figures(report.as_dict()))
         mlflow.log_dict(report.as_dict(), "report.json")
 
 
@@ -98,11 +99,6 @@ def _experiment_id(setting: bool | str | None) -> str | None:
     return str(mlflow.create_experiment(setting) if found is None else found.experiment_id)
 
 
-def _flattened(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """All numbers of nested mappings, their names joined by dots."""
-    for key, value in values.items():
-        name = f"{prefix}{key}".replace(":", "")
-        if isinstance(value, dict):
-            yield from _flattened(value, f"{name}.")
-        elif isinstance(value, (int, float)):
-            yield name, value
+def _figures(values: Mapping[str, Any]) -> dict[str, float]:
+    """Pick the numbers out of nested mappings, under names that MLflow and Prometheus accept."""
+    return {name.replace(":", ""): value for name, value in flatten(values) if isinstance(value, (int, float))}

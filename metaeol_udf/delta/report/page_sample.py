@@ -19,6 +19,7 @@ from metaeol_udf.delta.select.selection import sampled
 from metaeol_udf.delta.tables.fingerprint import of_spec
 from metaeol_udf.delta.tables.refs import read
 from metaeol_udf.errors import EnvironmentFault
+from metaeol_udf.formatting import shorten
 from metaeol_udf.report_page import VectorSample, render_page, write_page
 from metaeol_udf.spark.columns import find_field, quoted
 from metaeol_udf.spec import SETTINGS
@@ -84,8 +85,7 @@ def draw_sample(job: Job) -> VectorSample:
 def _name(row: Row, key: Sequence[str], text: str) -> str:
     """A row's key for people; of a key that is the text itself, a digest."""
     parts = [_digest(row[name]) if name.casefold() == text.casefold() else str(row[name]) for name in key]
-    name = " · ".join(parts)
-    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
+    return shorten(" · ".join(parts), _LONGEST_NAME)
 
 
 def _digest(value: Any) -> str:

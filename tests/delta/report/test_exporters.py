@@ -78,7 +78,7 @@ def test_figures_within_figures_have_names_with_dots() -> None:
     report = Report(
         "run", "spec", failures={"error: X": 2}, quality={"verdict": "passed", "agreement": 0.5, "old": {"dim": 8, "score": None}}
     )
-    found = dict(exporters._flattened(report.as_dict()))
+    found = exporters._figures(report.as_dict())
     assert (found["failures.error X"], found["quality.agreement"], found["quality.old.dim"]) == (2, 0.5, 8)
     assert not {"quality.verdict", "quality.old.score", "run_id"} & found.keys()
 
