@@ -125,10 +125,11 @@ def explain(
     """Show what a text's embedding holds: for each template the words that the model would most probably say next."""
     config = load_encoder_config(conf, overrides or ())
     from metaeol_udf.explain.next_words import explain_text
-    from metaeol_udf.explain.plot import draw_explanation, import_pyplot
+    from metaeol_udf.explain.plot import draw_explanation
+    from metaeol_udf.plots import check_matplotlib
 
     if plot is not None:
-        import_pyplot()  # before a model is loaded in vain
+        check_matplotlib()  # before a model is loaded in vain
     explanation = explain_text(config.embedding, text, device=config.runtime.device, top=top, layer=_parse_layer(layer))
     if plot is not None:
         draw_explanation(explanation, plot)

@@ -6,29 +6,15 @@ import math
 from pathlib import Path
 from typing import Any
 
-from metaeol_udf.errors import ConfigError, EnvironmentFault
+from metaeol_udf.errors import EnvironmentFault
 from metaeol_udf.explain.next_words import Explanation, TemplateWords
+from metaeol_udf.formatting import first_words
+from metaeol_udf.plots import BLUE, GREEN, hide_frame, new_figure, save_figure
 
-_COLOURS = ("#2b6cb0", "#b0413e", "#2f855a", "#b7791f", "#6b46c1", "#4a5568")  # one a meta-task, then again from the first
+_COLOURS = (BLUE, "#b0413e", GREEN, "#b7791f", "#6b46c1", "#4a5568")  # one a meta-task, then again from the first
 _COLUMNS = 4
 _BOX = "\N{WHITE SQUARE}"
 _TEXT_CHARACTERS = 100  # of the title
-
-
-def import_pyplot() -> Any:
-    """matplotlib, drawing to files.
-
-    Raises:
-        ConfigError: It is not installed.
-    """
-    try:
-        import matplotlib
-    except ImportError:
-        raise ConfigError("a figure needs matplotlib, which is not installed: pip install 'metaeol-udf[plots]'") from None
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt
 
 
 def draw_explanation(explanation: Explanation, path: Path) -> None:
@@ -38,32 +24,25 @@ def draw_explanation(explanation: Explanation, path: Path) -> None:
         ConfigError: matplotlib is not installed, or does not know the format.
         EnvironmentFault: The file cannot be written.
     """
-    plt = import_pyplot()
     templates = explanation.templates
     n_columns = min(_COLUMNS, len(templates))
     n_rows = math.ceil(len(templates) / n_columns)
     n_words = max(len(template.words) for template in templates)
-    figure, panels = plt.subplots(
-        n_rows, n_columns, figsize=(3.1 * n_columns, 0.8 + n_rows * (0.7 + 0.22 * n_words)), layout="constrained", squeeze=False
-    )
+    figure = new_figure(3.1 * n_columns, 0.8 + n_rows * (0.7 + 0.22 * n_words))
+    panels = figure.subplots(n_rows, n_columns, squeeze=False)
     colours = dict(zip(dict.fromkeys(t.meta_task for t in templates), _COLOURS * len(templates), strict=False))
     most = max(word.probability for template in templates for word in template.words)
     for panel in panels.flat[len(templates) :]:
         panel.set_axis_off()
     for panel, template in zip(panels.flat, templates, strict=False):
         _draw_template(panel, template, colours[template.meta_task], most)
-    text = " ".join(explanation.text.split())
-    text = text if len(text) <= _TEXT_CHARACTERS else text[: _TEXT_CHARACTERS - 1] + "…"
-    figure.suptitle(_literal(f"Next words after: {text}"), x=0.01, ha="left", fontsize=11)
+    title = _literal(f"Next words after: {first_words(explanation.text, _TEXT_CHARACTERS)}")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150)
-    except ValueError as error:
-        raise ConfigError(f"cannot draw {path}: {' '.join(str(error).split())}") from None
     except OSError as error:
-        raise EnvironmentFault(f"cannot write the figure {path}: {error.strerror or error}") from error
-    finally:
-        plt.close(figure)
+        raise EnvironmentFault(f"cannot write the figure {path}: {error.strerror or error}") from None
+    save_figure(figure, path, dpi=150)
 
 
 def _draw_template(panel: Any, template: TemplateWords, colour: str, most: float) -> None:
@@ -74,7 +53,7 @@ def _draw_template(panel: Any, template: TemplateWords, colour: str, most: float
     panel.set_title(_literal(f"{template.meta_task}\n{template.cue[-40:]}"), loc="left", fontsize=9, color=colour)
     panel.set(xlim=(0, most * 1.22), xticks=[])  # the same scale in all panels, with room for the figures
     panel.invert_yaxis()
-    panel.spines[["top", "right", "bottom"]].set_visible(False)
+    hide_frame(panel, "bottom")
     panel.tick_params(left=False)
 
 

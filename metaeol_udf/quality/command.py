@@ -16,7 +16,8 @@ from metaeol_udf.encoder.checkpoint.resolve import resolve_local
 from metaeol_udf.errors import ConfigError
 from metaeol_udf.evaluation.data import Task, load_tasks
 from metaeol_udf.evaluation.run import check_tasks, evaluate
-from metaeol_udf.quality.plot import check_plot, plot_scores
+from metaeol_udf.plots import check_plot
+from metaeol_udf.quality.plot import plot_scores
 from metaeol_udf.quality.report import make_report
 from metaeol_udf.spec import EmbeddingSpec
 

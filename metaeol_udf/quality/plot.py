@@ -6,25 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from metaeol_udf.errors import ConfigError, EnvironmentFault
+from metaeol_udf.plots import BLUE, GREEN, hide_frame, new_figure, save_figure
 
-_SUFFIXES = (".svg", ".png", ".pdf")
-_COLOURS = {"sts": "#2b6cb0", "transfer": "#2f855a"}
+_COLOURS = {"sts": BLUE, "transfer": GREEN}
 _KEYS = {"sts": "spearman_all", "transfer": "accuracy"}
 _AXES = {"sts": "Spearman x 100, all pairs", "transfer": "accuracy, %"}
-
-
-def check_plot(path: Path) -> None:
-    """See, before anything is embedded, that a figure can be made there.
-
-    Raises:
-        ConfigError: matplotlib is missing, the file's ending is none that we draw, or its folder does not exist.
-    """
-    _import_matplotlib()
-    if path.suffix not in _SUFFIXES:
-        raise ConfigError(f"--plot {path} must end in {', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]}")
-    if not path.parent.is_dir():
-        raise ConfigError(f"--plot {path}: there is no folder {path.parent}")
 
 
 def plot_scores(report: Mapping[str, Any], path: Path) -> None:
@@ -33,18 +19,12 @@ def plot_scores(report: Mapping[str, Any], path: Path) -> None:
     Raises:
         EnvironmentFault: The file cannot be written.
     """
-    _import_matplotlib()
-    from matplotlib.figure import Figure
-
     kinds = [kind for kind in _KEYS if report[kind]]
     rows = max(len(report[kind]) for kind in kinds)
-    figure = Figure(figsize=(0.8 + 4.4 * len(kinds), 1.4 + 0.32 * rows), layout="constrained")
+    figure = new_figure(0.8 + 4.4 * len(kinds), 1.4 + 0.32 * rows)
     for axes, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
         _draw(axes, report, kind)
-    try:
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
-    except OSError as error:
-        raise EnvironmentFault(f"cannot write the figure {path}: {error.strerror}") from None
+    save_figure(figure, path)
 
 
 def _draw(axes: Any, report: Mapping[str, Any], kind: str) -> None:
@@ -60,7 +40,7 @@ def _draw(axes: Any, report: Mapping[str, Any], kind: str) -> None:
     axes.set_ylim(len(tasks) - 0.5, -0.7)
     axes.set_xlabel(_AXES[kind])
     axes.grid(axis="x", alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
+    hide_frame(axes)
     axes.set_title(_title(report, kind), loc="left", fontsize=10)
 
 
@@ -70,11 +50,3 @@ def _title(report: Mapping[str, Any], kind: str) -> str:
     if average is None:
         return f"{name}: no average"
     return f"{name}: {average:.1f}" + (f" on average over {n_tasks} tasks" if n_tasks > 1 else "")
-
-
-def _import_matplotlib() -> None:
-    try:
-        import matplotlib
-    except ImportError:
-        raise ConfigError("--plot needs a package that is not installed: pip install 'metaeol-udf[plots]'") from None
-    matplotlib.rcParams["svg.hashsalt"] = "metaeol"  # the same figure is the same file

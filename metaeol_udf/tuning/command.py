@@ -18,7 +18,7 @@ from metaeol_udf.encoder import MetaEOLEncoder
 from metaeol_udf.encoder.checkpoint.resolve import made_with, resolve_local
 from metaeol_udf.errors import ConfigError
 from metaeol_udf.evaluation.data import StsTask, load_tasks
-from metaeol_udf.quality.plot import check_plot
+from metaeol_udf.plots import check_plot
 from metaeol_udf.spec import EmbeddingSpec, before_postprocess, output_layers
 from metaeol_udf.tuning.curves import scores_by_layer, scores_by_prompts
 from metaeol_udf.tuning.objectives import Objective, halves, labelled, split_in_two, texts_of

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from metaeol_udf.errors import EnvironmentFault
+from metaeol_udf.plots import BLUE, GREEN, GREY, hide_frame, new_figure, save_figure
 
 _SIZE = (6.4, 4.0)
-_BLUE, _GREEN, _GREY = "#2b6cb0", "#2f855a", "#718096"
 
 
 def plot_front(report: Mapping[str, Any], path: Path) -> None:
@@ -20,12 +19,12 @@ def plot_front(report: Mapping[str, Any], path: Path) -> None:
     """
     axes = _axes()
     front, chosen, baseline = report["front"], report["chosen"], report["baseline"]
-    axes.plot([c["cost"] for c in front], [c["held_out"] for c in front], color=_BLUE, marker="o", label="front, scored on held-out pairs")
+    axes.plot([c["cost"] for c in front], [c["held_out"] for c in front], color=BLUE, marker="o", label="front, scored on held-out pairs")
     axes.plot(
-        [c["cost"] for c in front], [c["chosen_on"] for c in front], color=_BLUE, linestyle=":", label="the same, on the pairs chosen on"
+        [c["cost"] for c in front], [c["chosen_on"] for c in front], color=BLUE, linestyle=":", label="the same, on the pairs chosen on"
     )
-    axes.plot([baseline["cost"]], [baseline["held_out"]], color=_GREY, marker="s", linestyle="", label="as configured")
-    axes.plot([chosen["cost"]], [chosen["held_out"]], color=_GREEN, marker="*", markersize=14, linestyle="", label="chosen")
+    axes.plot([baseline["cost"]], [baseline["held_out"]], color=GREY, marker="s", linestyle="", label="as configured")
+    axes.plot([chosen["cost"]], [chosen["held_out"]], color=GREEN, marker="*", markersize=14, linestyle="", label="chosen")
     axes.set_xlabel("cost of a text: tokens times layers, against the configuration")
     axes.set_ylabel(report["score"].split(",")[0])
     _save(axes, path)
@@ -40,15 +39,15 @@ def plot_curve(report: Mapping[str, Any], which: str, path: Path) -> None:
     axes, points = _axes(), report[which]
     if which == "by_layer":
         layers = [point["layer"] for point in points]
-        axes.plot(layers, [point["score"] for point in points], color=_BLUE, marker="o", label="as it is")
-        axes.plot(layers, [point["score_without_mean"] for point in points], color=_GREEN, marker="o", label="mean removed")
+        axes.plot(layers, [point["score"] for point in points], color=BLUE, marker="o", label="as it is")
+        axes.plot(layers, [point["score_without_mean"] for point in points], color=GREEN, marker="o", label="mean removed")
         axes.set_xlabel("output layer: index of the hidden state")
     else:
         sizes = [point["n_prompts"] for point in points]
         axes.fill_between(
-            sizes, [p["low"] for p in points], [p["high"] for p in points], color=_BLUE, alpha=0.15, label="worst to best subset"
+            sizes, [p["low"] for p in points], [p["high"] for p in points], color=BLUE, alpha=0.15, label="worst to best subset"
         )
-        axes.plot(sizes, [point["score"] for point in points], color=_BLUE, marker="o", label="mean over subsets")
+        axes.plot(sizes, [point["score"] for point in points], color=BLUE, marker="o", label="mean over subsets")
         axes.set_xlabel("number of prompts")
     axes.set_ylabel(f"Spearman x 100, mean over {len(report['tasks'])} sets")
     axes.set_title(f"templates {report['templates']}", loc="left", fontsize=10)
@@ -56,17 +55,12 @@ def plot_curve(report: Mapping[str, Any], which: str, path: Path) -> None:
 
 
 def _axes() -> Any:
-    from matplotlib.figure import Figure
-
-    axes = Figure(figsize=_SIZE, layout="constrained").subplots()
+    axes = new_figure(*_SIZE).subplots()
     axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
+    hide_frame(axes)
     return axes
 
 
 def _save(axes: Any, path: Path) -> None:
     axes.legend(fontsize=8, frameon=False)
-    try:
-        axes.figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
-    except OSError as error:
-        raise EnvironmentFault(f"cannot write the figure {path}: {error.strerror}") from None
+    save_figure(axes.figure, path)
