@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from metaeol_udf.cosine import mean_cosine, unit_rows
+
 _ROWS_AT_ONCE = 1024  # of the matrix of cosines, so that 20,000 texts take 160 MB of it and not 3 GB
 _SAME = 1e-9  # mean squared distance between unit vectors that is rounding of float32, and no spread
 
@@ -36,8 +38,8 @@ def measure_geometry(vectors: NDArray[np.floating]) -> Geometry:
     Args:
         vectors: Shape ``(n_texts, dim)``, all of them usable.
     """
-    unit = _unit(vectors)
-    return Geometry(vectors.shape[1], _mean_cosine(unit), _participation_ratio(unit))
+    unit = unit_rows(vectors)
+    return Geometry(vectors.shape[1], mean_cosine(unit), _participation_ratio(unit))
 
 
 def is_usable(vectors: NDArray[np.floating]) -> NDArray[np.bool_]:
@@ -66,7 +68,7 @@ def neighbour_agreement(one: NDArray[np.floating], other: NDArray[np.floating], 
         raise ValueError(f"found {len(one)} vectors of one model and {len(other)} of the other: they must be of the same texts")
     if len(one) <= k:
         return float("nan")
-    first, second = _unit(one), _unit(other)
+    first, second = unit_rows(one), unit_rows(other)
     shared = 0
     for start in range(0, len(first), _ROWS_AT_ONCE):
         rows = np.arange(start, min(start + _ROWS_AT_ONCE, len(first)))
@@ -82,21 +84,6 @@ def _neighbours(unit: NDArray[np.float64], rows: NDArray[np.intp], k: int) -> ND
     chosen = np.zeros(cosines.shape, np.bool_)
     np.put_along_axis(chosen, nearest, True, axis=1)
     return chosen
-
-
-def _unit(vectors: NDArray[np.floating]) -> NDArray[np.float64]:
-    # By the largest number first: the squares of a vector in float64 may still be too large or too small.
-    scaled = vectors.astype(np.float64) / np.abs(vectors).max(axis=1, keepdims=True).astype(np.float64)
-    unit: NDArray[np.float64] = scaled / np.linalg.norm(scaled, axis=1, keepdims=True)
-    return unit
-
-
-def _mean_cosine(unit: NDArray[np.float64]) -> float:
-    n = len(unit)
-    if n < 2:
-        return float("nan")
-    total = unit.sum(axis=0)
-    return float((total @ total - n) / (n * (n - 1)))  # the squared length of the sum holds every pair twice, and each with itself
 
 
 def _participation_ratio(unit: NDArray[np.float64]) -> float:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from metaeol_udf.cosine import unit_rows
 from metaeol_udf.errors import ConfigError, InputError, did_you_mean
 
 #: Vectors of each side in one product: its closeness takes 1024 x 2048 x 8 B = 16 MB, times two or three while it is looked at.
@@ -68,7 +69,7 @@ class Side:
         """
         matrix = to_matrix(column, name, dim)
         if metric is Metric.COSINE:
-            matrix = unit(matrix)
+            matrix = unit_rows(matrix)
         order = np.empty(len(matrix), np.int64)
         order[sorted_by(keys)] = np.arange(len(matrix))
         return cls(keys, matrix, order)
@@ -95,12 +96,6 @@ def to_matrix(column: pa.Array | pa.ChunkedArray, name: str, dim: int | None = N
             f"column {name!r}: {n_bad} of {len(matrix)} vectors of a block hold NaN, NULL or infinity: set those vectors to NULL"
         )
     return matrix
-
-
-def unit(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Scale each row to length 1; a row of zeros stays as it is, so its cosine with everything is 0."""
-    lengths = np.linalg.norm(matrix, axis=1, keepdims=True)
-    return np.asarray(matrix / np.where(lengths > 0, lengths, 1))
 
 
 def sorted_by(keys: pa.Table) -> NDArray[np.int64]:

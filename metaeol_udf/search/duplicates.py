@@ -18,8 +18,9 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, DoubleType, FloatType, StructField, StructType
 
+from metaeol_udf.cosine import unit_rows
 from metaeol_udf.errors import ConfigError
-from metaeol_udf.search.blocks import QUERY_BLOCK, ROW_BLOCK, Metric, Side, blocks, closeness, to_matrix, unit
+from metaeol_udf.search.blocks import QUERY_BLOCK, ROW_BLOCK, Metric, Side, blocks, closeness, to_matrix
 from metaeol_udf.search.vectors import VECTOR, collect_side, names_of, with_vectors
 from metaeol_udf.spark.columns import quoted
 
@@ -123,7 +124,7 @@ def _prepare(metric: Metric, vector: str, dim: int) -> Callable[[Iterator[pa.Rec
             column = batch.schema.get_field_index(VECTOR)
             matrix = to_matrix(batch.column(column), vector, dim)
             if metric is Metric.COSINE:
-                matrix = unit(matrix)
+                matrix = unit_rows(matrix)
                 kept = (matrix != 0).any(axis=1)
                 batch, matrix = batch.filter(pa.array(kept)), matrix[kept]
             offsets = pa.array(np.arange(len(matrix) + 1) * dim, pa.int32())

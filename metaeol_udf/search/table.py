@@ -21,13 +21,14 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import LongType, StringType, StructField, StructType
 
 from metaeol_udf.config import JobConfig
+from metaeol_udf.cosine import unit_rows
 from metaeol_udf.delta.tables.columns import VectorColumns, check_source_columns, require_field
 from metaeol_udf.delta.tables.fingerprint import of_spec
 from metaeol_udf.delta.tables.refs import TableRef, open_table, parse_table, read
 from metaeol_udf.delta.tables.where_clause import filtered
 from metaeol_udf.encoder.checkpoint.resolve import ResolvedSpec
 from metaeol_udf.errors import InputError, MetaEOLError
-from metaeol_udf.search.blocks import Metric, Side, unit
+from metaeol_udf.search.blocks import Metric, Side
 from metaeol_udf.search.vectors import against_queries, with_vectors
 from metaeol_udf.spark.cluster.resolve import resolve
 from metaeol_udf.spark.cluster.session import get_session
@@ -81,7 +82,7 @@ def search_table(
     job = open_job(config, where, spark)
     vectors = _embed_queries(job.spark, job.resolved, config, queries)
     numbers = pa.table({_QUERY: pa.array(range(len(queries)), pa.int64())})
-    side = Side(numbers, unit(vectors.astype(np.float64)), np.arange(len(queries)))
+    side = Side(numbers, unit_rows(vectors), np.arange(len(queries)))
     rows = with_vectors(job.target, config.source.key, config.column, f"the table {config.target_table}")
     with worker_errors():
         best = against_queries(rows, side, k, Metric.COSINE, config.column).collect()

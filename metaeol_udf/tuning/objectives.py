@@ -9,6 +9,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
+from metaeol_udf.cosine import unit_rows
 from metaeol_udf.errors import InputError
 from metaeol_udf.evaluation.data import StsTask
 from metaeol_udf.evaluation.scores import pair_cosines, score_sts
@@ -68,8 +69,7 @@ def halves(texts: Sequence[str]) -> Objective:
 def mean_reciprocal_rank(vectors1: NDArray[np.float32], vectors2: NDArray[np.float32]) -> float:
     """Of each second vector among all second ones, by cosine to its first one; times 100."""
     own = pair_cosines(vectors1, vectors2)
-    units = [v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-30) for v in (vectors1, vectors2)]
-    cosines = units[0].astype(np.float64) @ units[1].astype(np.float64).T
+    cosines = unit_rows(vectors1) @ unit_rows(vectors2).T
     ranks = 1 + (cosines > own[:, None] + 1e-12).sum(1)
     return float(100 * (1 / ranks).mean())
 

@@ -111,6 +111,8 @@ def test_mean_reciprocal_rank() -> None:
     eye = np.eye(4, dtype=np.float32)
     assert mean_reciprocal_rank(eye, eye) == 100.0
     shifted = np.roll(eye, 1, axis=0)
+    vectors = np.random.default_rng(0).normal(size=(200, 64)).astype(np.float32)
+    assert mean_reciprocal_rank(vectors, 3 * vectors) == 100.0  # rounding puts no vector before itself
     # Each first vector's own second one ties with two others behind the one that matches.
     assert mean_reciprocal_rank(eye, shifted) == pytest.approx(100 * 1 / 2)
 
