@@ -80,10 +80,10 @@ def new(
 
         import_spearmanr()  # before a model is loaded in vain
         read_pairs(pairs)
-    from metaeol_udf.prompts.drafts import draft_templates, draft_yaml
+    from metaeol_udf.prompts.drafts import HEADER, draft_templates
 
     templates = draft_templates(name, _propose(forms, model, device) if draft and model is not None else forms)
-    _write(out, draft_yaml(templates))
+    _write(out, HEADER + templates.to_yaml())
     (found,) = _check_all([templates], model, 32)
     score = _score(templates, model, pairs, device) if pairs is not None and model is not None else None
 

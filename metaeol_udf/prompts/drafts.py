@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import yaml
-
 from metaeol_udf.errors import ConfigError
 from metaeol_udf.prompts.templates import TEXT_SLOT, PromptTemplate, TemplateSet
 
 _SECOND_CUE = "Answer"
-_HEADER = "# A template set of your own: `embedding.templates` names this file. Reword it freely; `metaeol templates check` checks it.\n"
+#: First line of a drafted file.
+HEADER = "# A template set of your own: `embedding.templates` names this file. Reword it freely; `metaeol templates check` checks it.\n"
 
 
 @dataclass(frozen=True)
@@ -41,16 +40,6 @@ def draft_templates(name: str, forms: Sequence[MetaTaskForm]) -> TemplateSet:
         ConfigError: There is no meta-task.
     """
     return TemplateSet(name, "paper", tuple(template for form in forms for template in _draft(form)))
-
-
-def draft_yaml(templates: TemplateSet) -> str:
-    """The file that `TemplateSet.load` reads again."""
-    block = {
-        "name": templates.name,
-        "text_cleanup": templates.text_cleanup,
-        "templates": [{"meta_task": template.meta_task, "prompt": template.prompt} for template in templates.templates],
-    }
-    return _HEADER + yaml.safe_dump(block, sort_keys=False, allow_unicode=True, width=100_000)
 
 
 def _draft(form: MetaTaskForm) -> list[PromptTemplate]:

@@ -113,6 +113,12 @@ class TemplateSet:
         templates = [{"meta_task": t.meta_task, "prompt": t.prompt} for t in self.templates]
         return json.dumps({"text_cleanup": self.text_cleanup, "templates": templates}, sort_keys=True)
 
+    def to_yaml(self) -> str:
+        """The file that `load` reads again: name, clean-up and templates, each prompt on one line."""
+        templates = [{"meta_task": t.meta_task, "prompt": t.prompt} for t in self.templates]
+        block = {"name": self.name, "text_cleanup": self.text_cleanup, "templates": templates}
+        return yaml.safe_dump(block, sort_keys=False, allow_unicode=True, width=100_000)
+
     def digest(self) -> str:
         """SHA-256 of the content, 64 hexadecimal digits."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()

@@ -40,7 +40,7 @@ def write_spec(
     files: list[tuple[Path, bytes]] = []
     if templates is not None:
         settings["templates"] = f"{path.stem}.templates.yaml"
-        files.append((path.with_name(settings["templates"]), _template_file(templates)))
+        files.append((path.with_name(settings["templates"]), templates.to_yaml().encode()))
     if post is not None:
         settings["postprocess"] = f"{path.stem}.safetensors"
         files.append((path.with_name(settings["postprocess"]), post.to_bytes()))
@@ -50,12 +50,3 @@ def write_spec(
     for each, content in files:
         replace_file(each, content)
     return [each for each, _ in files]
-
-
-def _template_file(templates: TemplateSet) -> bytes:
-    block = {
-        "name": templates.name,
-        "text_cleanup": templates.text_cleanup,
-        "templates": [{"meta_task": template.meta_task, "prompt": template.prompt} for template in templates.templates],
-    }
-    return yaml.safe_dump(block, sort_keys=False, allow_unicode=True, width=200).encode()

@@ -14,7 +14,7 @@ from metaeol_udf import TemplateSet, cli
 from metaeol_udf.errors import ConfigError
 from metaeol_udf.prompts import PromptTemplate
 from metaeol_udf.prompts.checks import check_templates, ends_in_cue
-from metaeol_udf.prompts.drafts import MetaTaskForm, draft_templates, draft_yaml
+from metaeol_udf.prompts.drafts import MetaTaskForm, draft_templates
 from metaeol_udf.prompts.templates import builtin_names
 from metaeol_udf.prompts.tokenizer import PromptTokenizer
 
@@ -133,7 +133,7 @@ def test_a_form_takes_plain_words(word: str) -> None:
 def test_a_draft_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     templates = draft_templates("größe: #1", [MetaTaskForm("Größe", ("klein", "groß")), MetaTaskForm("it's: a test")])
     path = tmp_path / "mine.yaml"
-    path.write_text(draft_yaml(templates), encoding="utf-8")
+    path.write_text(templates.to_yaml(), encoding="utf-8")
     assert TemplateSet.load(path) == templates
 
 
