@@ -62,6 +62,11 @@ def gpu_count(devices: Path = Path("/dev")) -> int:
     return sum(1 for path in devices.glob("nvidia*") if re.fullmatch(r"nvidia\d+", path.name))
 
 
+def has_cuda() -> bool:
+    """Tell whether this machine has CUDA: it shows an NVIDIA GPU, and its torch was built for one. Imports nothing, unlike asking torch."""
+    return gpu_count() > 0 and _cuda_build() is not None
+
+
 def _installed(name: str) -> str:
     try:
         return metadata.version(name)

@@ -162,7 +162,7 @@ def show_finding(console: Console, finding: Finding) -> None:
         soft_wrap=True,
     )
     if finding.setting:
-        console.print(f"{'':<26}set {finding.setting}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{'':<26}{finding.advice}", markup=False, highlight=False, soft_wrap=True)
 
 
 def show_hit_lists(console: Console, queries: Sequence[str], lists: Sequence[Sequence[Hit]]) -> None:

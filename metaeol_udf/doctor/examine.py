@@ -13,9 +13,9 @@ from pyspark.sql import SparkSession
 from metaeol_udf.config import JobConfig, load_config
 from metaeol_udf.delta.tables.refs import TableRef
 from metaeol_udf.doctor import executors, machine, model, resources, settings, tables
-from metaeol_udf.doctor.finding import Finding, Level, ok, refused, warning, wrong_setting
 from metaeol_udf.doctor.plan import Plan
 from metaeol_udf.errors import MetaEOLError
+from metaeol_udf.spark.cluster.finding import Finding, Level, ok, refused, warning, wrong_setting
 from metaeol_udf.spark.cluster.resolve import resolve
 from metaeol_udf.spark.cluster.session import get_session
 
@@ -32,12 +32,12 @@ def diagnose(path: str | Path, overrides: Iterable[str] = (), *, all_keys: bool 
 
 
 def examine(config: JobConfig, spark: SparkSession | None = None, *, all_keys: bool = False) -> Iterator[Finding]:
-    """Look at everything that a run needs, and change nothing: no table, file or setting is written.
+    """Examine everything that a run needs, and change nothing: no table, file or setting is written.
 
     Args:
         config: The job.
         spark: The session; None takes the active one or starts one, and where none starts, that is a finding.
-        all_keys: Look for NULL and repeated keys in all rows, as the job does, rather than in the first 100,000.
+        all_keys: Whether to look for NULL and repeated keys in all rows, as the job does, rather than in the first 100,000.
 
     Yields:
         Findings, as they are made. A check that goes wrong by itself is a finding too.
@@ -53,7 +53,7 @@ def examine(config: JobConfig, spark: SparkSession | None = None, *, all_keys: b
             yield refused("session", error, "spark.master and spark.conf")
     started, fixed = executors.session_settings(running, config) if running is not None else ({}, frozenset())
     yield settings.check_ignored(config.spark.conf, started, fixed)
-    plan = make_plan(config, started)
+    plan = make_plan(config, started, running)
     yield machine.check_worker_python(plan.is_local)
     for check in (*resources.CHECKS, *settings.CHECKS, model.check_dtype):
         yield from _guarded(check, plan)
@@ -64,7 +64,7 @@ def examine(config: JobConfig, spark: SparkSession | None = None, *, all_keys: b
         if file is not None:
             yield tables.check_writable(TableRef(str(Path(file).resolve().parent), is_path=True), f"runtime.{setting}")
     if running is None:
-        yield warning("tables", "no Spark, so the tables were not looked at", "what the finding on java or session says")
+        yield warning("tables", "no Spark, so the tables were not looked at", "fix the java or session finding first")
         return
     yield executors.check_workers(running, plan)
     yield from _tables(running, plan, all_keys)
@@ -75,12 +75,25 @@ def exit_code(findings: Sequence[Finding]) -> int:
     return max((finding.exit_code for finding in findings), default=0)
 
 
-def make_plan(config: JobConfig, started: Mapping[str, str]) -> Plan:
-    """What a run would start with, given the settings of the session that runs already."""
+def make_plan(config: JobConfig, started: Mapping[str, str], spark: SparkSession | None = None) -> Plan:
+    """Plan a run.
+
+    Args:
+        config: The job.
+        started: Settings of the session that runs already.
+        spark: That session, which reaches models that no path of this machine leads to; None where no session runs.
+    """
     asked = dict(config.spark.conf)
     if config.spark.master is not None:
         asked["spark.master"] = config.spark.master
-    return Plan(config, {**started, **asked}, model.weight_bytes(config.embedding), executors.sees_gpu())
+    return Plan(
+        config=config,
+        settings={**started, **asked},
+        device=config.runtime.device,
+        task_gpus=config.runtime.task_gpus,
+        weight_bytes=model.weight_bytes(config.embedding, spark),
+        has_gpu=executors.sees_gpu(),
+    )
 
 
 def _guarded(check: Callable[[Plan], Finding], plan: Plan) -> Iterator[Finding]:

@@ -3,95 +3,58 @@
 from __future__ import annotations
 
 import platform
-import socket
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
 from pyspark.sql import SparkSession
 
-import metaeol_udf
 from metaeol_udf.config import JobConfig
-from metaeol_udf.doctor.finding import Finding, ok, wrong_environment
 from metaeol_udf.doctor.plan import Plan
-from metaeol_udf.spark.cluster.session import slot_count
+from metaeol_udf.errors import EnvironmentFault
+from metaeol_udf.spark.cluster.finding import Finding, ok, refused, wrong_environment
+from metaeol_udf.spark.cluster.preflight import WorkerProbe, first_failure, probe_workers
 
-_SCHEMA = "host string, python string, package string, has_model boolean, has_gpu boolean"
-_PYTHON_SETTING = "spark.pyspark.python=<the same Python minor version on every node>"
+#: What to change, by what a worker fails on.
+_SETTINGS = {
+    "Python": "spark.pyspark.python=<the same Python minor version on every node>",
+    "metaeol-udf": "spark.submit.pyFiles=<the driver's wheel>",
+    "model": "embedding.model=<a path that every node has>",
+    "device": "runtime.device=auto, or executors with GPUs",
+}
+_OTHER_PACKAGES = "spark.pyspark.python=<a Python on every node with the driver's packages>"
 
 
 def check_workers(spark: SparkSession, plan: Plan) -> Finding:
-    """Run one short task in every slot: same Python, same package, the model's folder, a GPU where one is required.
+    """See that Python workers can do the work, with the job's own probe: same versions, the model's folder, a GPU where one is required.
 
     The one check that runs Python on executors. It reads no table and loads no model.
     """
-    n_tasks = slot_count(spark)
-    folder = plan.config.embedding.model
-    needs_gpu = plan.config.runtime.device.startswith("cuda")
-    asked = _Probe(str(Path(folder).resolve()) if Path(folder).is_dir() else None, needs_gpu)
+    model, revision = plan.config.embedding.model, plan.config.embedding.revision
+    place = str(Path(model).resolve()) if Path(model).is_dir() else model  # a worker has another working folder
+    is_here = plan.weight_bytes is not None  # a model that the driver lacks is a finding of its own
     try:
-        seen = spark.range(0, n_tasks, 1, n_tasks).mapInPandas(asked, _SCHEMA).distinct().collect()
+        return judge_workers(probe_workers(spark, plan.device, place if is_here else None, revision))
+    except EnvironmentFault as error:
+        return refused("workers", error, _SETTINGS["Python"])
     except Exception as error:  # noqa: BLE001 - a worker that cannot start raises whatever Spark has for it
-        reason = _reason(str(error))
-        return wrong_environment("workers", f"no Python worker answers: {reason}", _PYTHON_SETTING)
-    return judge_workers([row.asDict() for row in seen], needs_gpu)
+        return wrong_environment("workers", f"no Python worker answers: {_reason(str(error))}", _SETTINGS["Python"])
 
 
-def judge_workers(seen: list[dict[str, object]], needs_gpu: bool) -> Finding:
-    """What the workers' answers mean.
-
-    Args:
-        seen: One mapping a kind of answer, with the columns of the probe.
-        needs_gpu: Whether `runtime.device` requires one.
-    """
-    here = platform.python_version()
-    for row in seen:
-        host = row["host"]
-        if str(row["python"]).rpartition(".")[0] != here.rpartition(".")[0]:
-            return wrong_environment("workers", f"Python is {here} on the driver and {row['python']} on {host}", _PYTHON_SETTING)
-        if row["package"] != metaeol_udf.__version__:
-            found = f"metaeol-udf is {metaeol_udf.__version__} on the driver and {row['package']} on {host}"
-            return wrong_environment("workers", found, "spark.submit.pyFiles=<the driver's wheel>")
-        if not row["has_model"]:
-            found = f"the model's folder is not at the same path on {host}"
-            return wrong_environment("workers", found, "embedding.model=<a path that every node has>")
-        if needs_gpu and not row["has_gpu"]:
-            return wrong_environment("workers", f"torch sees no GPU on {host}", "runtime.device=auto, or executors with GPUs")
-    hosts = sorted({str(row["host"]) for row in seen})
-    return ok("workers", f"Python {here}, the package and the model on {len(hosts)} hosts")
-
-
-class _Probe:
-    """What a task looks at. A class of an installed module, so that it reaches workers by name."""
-
-    def __init__(self, folder: str | None, needs_gpu: bool) -> None:
-        self._folder = folder
-        self._needs_gpu = needs_gpu
-
-    def __call__(self, batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-        for _ in batches:
-            has_model = self._folder is None or (Path(self._folder) / "config.json").is_file()
-            found = {
-                "host": socket.gethostname(),
-                "python": platform.python_version(),
-                "package": metaeol_udf.__version__,
-                "has_model": has_model,
-                "has_gpu": self._needs_gpu and _sees_gpu(),
-            }
-            yield pd.DataFrame([found])
+def judge_workers(probes: Sequence[WorkerProbe]) -> Finding:
+    """Judge the workers by their answers: the first failure is the finding, in the job's own words."""
+    failure = first_failure(probes)
+    if failure is not None and failure.error is not None:
+        return refused("workers", failure.error, _SETTINGS.get(str(failure.failed), _OTHER_PACKAGES))
+    hosts = {probe.host for probe in probes}
+    return ok("workers", f"Python {platform.python_version()}, the package and the model on {len(hosts)} hosts")
 
 
 def sees_gpu() -> bool | None:
-    """Whether torch sees a GPU in this process; None without torch."""
+    """Tell whether torch sees a GPU in this process; None without torch."""
     try:
-        return _sees_gpu()
+        import torch
     except ModuleNotFoundError:
         return None
-
-
-def _sees_gpu() -> bool:
-    import torch
-
     return bool(torch.cuda.is_available())
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from metaeol_udf.doctor.finding import Finding, ok, refused, warning, wrong_environment
-from metaeol_udf.doctor.plan import GIB, Plan
+from metaeol_udf.doctor.plan import Plan
 from metaeol_udf.errors import EnvironmentFault
+from metaeol_udf.spark.cluster.cluster_settings import GIB
+from metaeol_udf.spark.cluster.finding import Finding, ok, refused, warning, wrong_environment
 from metaeol_udf.spark.cluster.startup import check_java
 
 #: The platform brings a Spark, a Delta and a catalog of its own.

@@ -11,14 +11,14 @@ from typing import cast
 
 from pyspark.sql import SparkSession
 
-from metaeol_udf.doctor.finding import Finding, ok, refused, warning, wrong_environment, wrong_setting
 from metaeol_udf.doctor.plan import Plan
 from metaeol_udf.encoder.checkpoint.files import check_weights, model_shape
-from metaeol_udf.encoder.checkpoint.location import is_local, local_path, model_folder
+from metaeol_udf.encoder.checkpoint.location import is_local, local_path
 from metaeol_udf.encoder.checkpoint.manifest import read_manifest, verify_folder
 from metaeol_udf.encoder.checkpoint.resolve import check_vectors
 from metaeol_udf.errors import ConfigError, MetaEOLError
 from metaeol_udf.prompts import TemplateSet
+from metaeol_udf.spark.cluster.finding import Finding, ok, refused, warning, wrong_environment, wrong_setting
 from metaeol_udf.spark.worker.model_staging import driver_model_folder
 from metaeol_udf.spec import EmbeddingSpec, output_layers
 
@@ -28,9 +28,8 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 def check_model(spec: EmbeddingSpec, spark: SparkSession | None = None) -> Iterator[Finding]:
     """Everything about one model folder; ends at the first thing without which the rest cannot be known."""
     if spark is None and not is_local(spec.model):
-        yield warning(
-            "model", "no Spark, which alone reaches this model, so it was not looked at", "what the finding on java or session says"
-        )
+        found = "no Spark, which alone reaches this model, so it was not looked at"
+        yield warning("model", found, "fix the java or session finding first")
         return
     try:
         folder = driver_model_folder(spec.model, spec.revision, lambda: cast("SparkSession", spark))
@@ -148,10 +147,12 @@ def check_dtype(plan: Plan) -> Finding:
     return ok(name, "this CPU multiplies bfloat16")
 
 
-def weight_bytes(spec: EmbeddingSpec) -> int | None:
-    """Bytes of the model's weight files; None where there is no such folder."""
+def weight_bytes(spec: EmbeddingSpec, spark: SparkSession | None = None) -> int | None:
+    """Count the bytes of the model's weight files; None where there is no such folder, or no session that fetches it."""
+    if spark is None and not is_local(spec.model):
+        return None
     try:
-        folder = model_folder(spec.model, spec.revision)
+        folder = driver_model_folder(spec.model, spec.revision, lambda: cast("SparkSession", spark))
     except MetaEOLError:
         return None
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 
-from metaeol_udf.doctor.finding import Finding, ok, warning, wrong_environment, wrong_setting
-from metaeol_udf.doctor.plan import GIB, MIB, Plan
+from metaeol_udf.doctor.plan import Plan
+from metaeol_udf.spark.cluster.cluster_settings import EXECUTOR_GPU, GIB, MIB
+from metaeol_udf.spark.cluster.finding import Finding, ok, warning, wrong_environment, wrong_setting
+from metaeol_udf.spark.cluster.rules import WORKING_BYTES, check_gpu_amounts, check_python_memory
 
-_WORKING_BYTES = GIB  # of a Python worker beside the weights: torch, the tokenizer, activations
-_EXECUTOR_GPU, _TASK_GPU = "spark.executor.resource.gpu.amount", "spark.task.resource.gpu.amount"
 _THREADS = "spark.executorEnv.OMP_NUM_THREADS"
 
 
 def check_device(plan: Plan) -> Finding:
     """A GPU that is asked for must be there, on this machine where it is the executor too."""
-    device = plan.config.runtime.device
+    device = plan.device
     if not device.startswith("cuda") or plan.has_gpu:
         return ok("device", f"runtime.device is {device}; " + ("torch sees a GPU here" if plan.has_gpu else "no GPU is needed here"))
     if plan.is_local:
@@ -22,42 +22,9 @@ def check_device(plan: Plan) -> Finding:
     return ok("device", f"runtime.device is {device}; the driver has no GPU and needs none")
 
 
-def check_gpu_amounts(plan: Plan) -> Finding:
-    """One task owns one GPU; without amounts Spark starts as many workers on a GPU as there are cores."""
-    executor, task = plan.number(_EXECUTOR_GPU, 0), plan.task_gpus
-    if plan.config.runtime.task_gpus is not None:
-        if plan.is_local:
-            return wrong_setting(
-                "gpu amounts", f"runtime.task_gpus is {task}, but a local master schedules no GPUs", "runtime.task_gpus=null"
-            )
-        if 0 < executor < task:
-            return wrong_setting(
-                "gpu amounts", f"{_EXECUTOR_GPU} is {executor:g}, but runtime.task_gpus is {task}", f"{_EXECUTOR_GPU}={task}"
-            )
-    if 0 < task < 1:
-        return warning(
-            "gpu amounts", f"{_TASK_GPU} is {task:g}: {round(1 / task)} tasks share a GPU and its model, and take turns", f"{_TASK_GPU}=1"
-        )
-    if task > 1:
-        return warning(
-            "gpu amounts",
-            f"{_TASK_GPU} is {task:g}: more than one GPU a task is of use only where a model is larger than one",
-            f"{_TASK_GPU}=1",
-        )
-    if not plan.wants_gpu:
-        return ok("gpu amounts", "no GPU is asked for")
-    if plan.is_local:
-        return ok("gpu amounts", "a local master has no GPU scheduling: all workers use the first GPU")
-    if not executor and not task:  # Databricks sets the second one only
-        return wrong_setting("gpu amounts", f"runtime.device asks for GPUs, but {_EXECUTOR_GPU} is not set", f"{_EXECUTOR_GPU}=1")
-    if not task:
-        return wrong_setting("gpu amounts", f"{_TASK_GPU} is not set: tasks would be told no GPU of their own", f"{_TASK_GPU}=1")
-    return ok("gpu amounts", "a task owns a GPU")
-
-
 def check_idle_gpus(plan: Plan) -> Finding:
     """Every GPU of an executor needs a slot, and slots come from cores."""
-    gpus, cores, cpus = plan.number(_EXECUTOR_GPU, 0), plan.n_cores, max(1, int(plan.number("spark.task.cpus", 1)))
+    gpus, cores, cpus = plan.number(EXECUTOR_GPU, 0), plan.n_cores, max(1, int(plan.number("spark.task.cpus", 1)))
     if plan.is_local or not plan.wants_gpu or not plan.knows_cores or cores // cpus >= gpus:
         return ok("idle gpus", "there are cores for every GPU")
     return warning(
@@ -98,30 +65,13 @@ def check_model_copies(plan: Plan) -> Finding:
         return ok(
             "model copies", f"{plan.n_slots} slots an executor; on a GPU they share one copy of the model, on CPUs each loads its own"
         )
-    needed = plan.n_slots * (plan.weight_bytes + _WORKING_BYTES)
+    needed = plan.n_slots * (plan.weight_bytes + WORKING_BYTES)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > memory:
         found = f"{plan.n_slots} slots load the model once each and need {needed / GIB:.1f} GiB; the machine has {memory / GIB:.1f} GiB"
-        n_fit = max(1, int(memory // (plan.weight_bytes + _WORKING_BYTES)))
+        n_fit = max(1, int(memory // (plan.weight_bytes + WORKING_BYTES)))
         return wrong_environment("model copies", found, f"spark.master=local[{n_fit}]")
     return ok("model copies", f"{plan.n_slots} slots need {needed / GIB:.1f} of {memory / GIB:.1f} GiB")
-
-
-def check_python_memory(plan: Plan) -> Finding:
-    """`spark.executor.pyspark.memory` limits a worker's address space, of which CUDA and mapped weights take far more than memory."""
-    key = "spark.executor.pyspark.memory"
-    limit = plan.bytes_of(key, "0", MIB)
-    if not limit:
-        return ok("python memory", f"{key} is not set")
-    if plan.wants_gpu:
-        return wrong_setting("python memory", f"{key} is {plan.setting(key, '')}: CUDA maps more address space than that", f"unset {key}")
-    needed = (plan.weight_bytes or 0) + _WORKING_BYTES
-    if limit // plan.n_slots < needed:
-        found = (
-            f"{key} leaves each of {plan.n_slots} slots {limit / plan.n_slots / GIB:.2f} GiB; weights and torch need {needed / GIB:.2f} GiB"
-        )
-        return wrong_setting("python memory", found, f"{key}={-(-needed * plan.n_slots // GIB)}g")
-    return ok("python memory", f"{key} leaves room for the model")
 
 
 def check_memory_overhead(plan: Plan) -> Finding:
@@ -133,7 +83,7 @@ def check_memory_overhead(plan: Plan) -> Finding:
     factor = plan.number("spark.executor.memoryOverheadFactor", 0.4 if plan.master.startswith("k8s") else 0.1)
     given = plan.bytes_of(key, f"{max(384 * MIB, int(factor * memory))}b", MIB)
     # On a GPU the weights pass through the worker's memory on their way.
-    needed = plan.n_slots * (plan.weight_bytes + _WORKING_BYTES)
+    needed = plan.n_slots * (plan.weight_bytes + WORKING_BYTES)
     if given < needed:
         found = f"{key} is {given / GIB:.1f} GiB; {plan.n_slots} slots with the model need {needed / GIB:.1f} GiB"
         return wrong_setting("memory overhead", found, f"{key}={-(-needed // GIB)}g")

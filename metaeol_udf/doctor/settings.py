@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from metaeol_udf.doctor.finding import Finding, ok, warning, wrong_setting
 from metaeol_udf.doctor.machine import ON_DATABRICKS
-from metaeol_udf.doctor.plan import MIB, Plan
+from metaeol_udf.doctor.plan import Plan
+from metaeol_udf.spark.cluster.cluster_settings import MIB
+from metaeol_udf.spark.cluster.finding import Finding, ok, warning, wrong_setting
+from metaeol_udf.spark.cluster.rules import check_speculation, check_worker_reuse
 from metaeol_udf.spark.cluster.session import DELTA_SETTINGS
 
 _TIMEOUT = "spark.sql.execution.pyspark.udf.idleTimeoutSeconds"
@@ -30,23 +32,6 @@ def check_delta(plan: Plan) -> Finding:
         if written is not None and value not in written and not (key.endswith("extensions") and key in plan.config.spark.conf):
             return wrong_setting("delta", f"{key} is {written!r}", f"{key}={value}")
     return ok("delta", "the session's extension and catalog are Delta's")
-
-
-def check_speculation(plan: Plan) -> Finding:
-    """A speculative copy of a task embeds its texts twice."""
-    if plan.is_on("spark.speculation", False):
-        return warning(
-            "speculation", "spark.speculation is on: slow tasks, that is long texts, are computed twice", "spark.speculation=false"
-        )
-    return ok("speculation", "spark.speculation is off")
-
-
-def check_worker_reuse(plan: Plan) -> Finding:
-    """The model lives in the Python worker."""
-    key = "spark.python.worker.reuse"
-    if not plan.is_on(key, True):
-        return warning("worker reuse", f"{key} is off: every task loads the model anew", f"{key}=true")
-    return ok("worker reuse", f"{key} is on")
 
 
 def check_arrow_batches(plan: Plan) -> Finding:

@@ -18,10 +18,10 @@ from metaeol_udf.delta.tables.columns import VectorColumns, check_source_columns
 from metaeol_udf.delta.tables.refs import TableRef, exists, open_table, parse_table, read
 from metaeol_udf.delta.tables.target import check_target
 from metaeol_udf.delta.tables.where_clause import filtered
-from metaeol_udf.doctor.finding import Finding, ok, refused, warning, wrong_environment, wrong_setting
 from metaeol_udf.doctor.machine import check_disk
 from metaeol_udf.doctor.plan import Plan
 from metaeol_udf.errors import InputError, MetaEOLError
+from metaeol_udf.spark.cluster.finding import Finding, ok, refused, warning, wrong_environment, wrong_setting
 
 SAMPLE_ROWS = 100_000
 _DAY_S = 86_400

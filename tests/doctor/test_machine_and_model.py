@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from metaeol_udf.config import parse_config
 from metaeol_udf.doctor import Finding, Level
@@ -15,7 +17,10 @@ from metaeol_udf.doctor.examine import make_plan
 from metaeol_udf.doctor.executors import judge_workers
 from metaeol_udf.doctor.machine import check_disk, check_java_version, check_versions, check_worker_python
 from metaeol_udf.doctor.model import check_dtype, check_model, check_templates
+from metaeol_udf.errors import EnvironmentFault
+from metaeol_udf.spark.cluster.preflight import WorkerProbe
 from metaeol_udf.spec import EmbeddingSpec
+from metaeol_udf.terminal import show_finding
 
 
 def fake_program(path: Path, output: str) -> Path:
@@ -83,23 +88,29 @@ def test_a_table_larger_than_the_disk_is_found(tiny_model_dir: Path, tmp_path: P
     assert check_disk(plan, tmp_path, n_rows=10, dim=32, rewritten_bytes=0).level is Level.OK
 
 
-def test_workers_that_differ_from_the_driver_are_found() -> None:
-    import metaeol_udf
+@pytest.mark.parametrize(
+    ("failed", "setting"),
+    [
+        ("Python", "spark.pyspark.python"),
+        ("metaeol-udf", "spark.submit.pyFiles"),
+        ("torch", "spark.pyspark.python"),
+        ("model", "embedding.model"),
+        ("device", "runtime.device"),
+    ],
+)
+def test_workers_that_cannot_do_the_work_are_found(failed: str, setting: str) -> None:
+    good = WorkerProbe("a", "cuda:0", has_model=True, error=None, failed=None)
+    assert judge_workers([good]).level is Level.OK
+    finding = judge_workers([good, WorkerProbe("b", "cpu", has_model=False, error=EnvironmentFault("wrong on b"), failed=failed)])
+    assert (finding.exit_code, finding.found, finding.setting.partition("=")[0]) == (5, "wrong on b", setting)
 
-    here = f"{sys.version_info[0]}.{sys.version_info[1]}.0"
-    good = {"host": "a", "python": here, "package": metaeol_udf.__version__, "has_model": True, "has_gpu": True}
-    assert judge_workers([good], needs_gpu=True).level is Level.OK
-    wrong = {"python": "3.8.1", "package": "0.0.1", "has_model": False, "has_gpu": False}
-    settings = {
-        "python": "spark.pyspark.python",
-        "package": "spark.submit.pyFiles",
-        "has_model": "embedding.model",
-        "has_gpu": "runtime.device",
-    }
-    for name, value in wrong.items():
-        finding = judge_workers([good, good | {"host": "b", name: value}], needs_gpu=True)
-        assert (finding.exit_code, finding.setting.partition("=")[0]) == (5, settings[name])
-        assert finding.found.endswith(" on b")
+
+def test_without_spark_the_finding_to_fix_first_is_named() -> None:
+    (finding,) = check_model(EmbeddingSpec(model="hdfs://host/models/small"))
+    assert finding.advice == finding.setting == "fix the java or session finding first"
+    console = Console(file=io.StringIO(), width=200)
+    show_finding(console, finding)
+    assert console.file.getvalue().splitlines()[1].strip() == finding.advice  # type: ignore[attr-defined]
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from metaeol_udf.config import load_config
-from metaeol_udf.spark.cluster.preflight import setting_problems
+from metaeol_udf.spark.cluster.cluster_settings import ClusterSettings
+from metaeol_udf.spark.cluster.rules import broken_rules
 from tests.platforms.bundle import ROOT, resolved
 
 DAGS = ROOT / "examples/airflow"
@@ -90,7 +91,7 @@ def test_what_no_retry_cures_fails_and_everything_else_is_tried_again(probed: di
 def test_the_submitted_job_has_valid_settings(probed: dict[str, Any]) -> None:
     task = probed["tasks"]["metaeol_spark_submit"]["embed"]
     conf = task["conf"]
-    assert setting_problems(lambda name, default: conf.get(name, default), "cuda", "yarn") == []
+    assert broken_rules(ClusterSettings(settings={**conf, "spark.master": "yarn"}, device="cuda")) == []
     path, *overrides = task["arguments"]
     config = load_config(ROOT / Path(path).relative_to("/opt/metaeol"), overrides)
     assert config.runtime.report is not None

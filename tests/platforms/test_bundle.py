@@ -13,7 +13,8 @@ import yaml
 
 from metaeol_udf import cli
 from metaeol_udf.config import JobConfig, load_config
-from metaeol_udf.spark.cluster.preflight import setting_problems
+from metaeol_udf.spark.cluster.cluster_settings import ClusterSettings
+from metaeol_udf.spark.cluster.rules import broken_rules
 from tests.notebooks.runner import read_cells
 from tests.platforms.bundle import ROOT, references, resolved, variables
 
@@ -97,10 +98,10 @@ def test_the_entry_point_returns_where_all_is_well_and_leaves_with_the_status_ot
 
 def test_the_spark_settings_are_what_the_doctor_asks_for() -> None:
     conf = spark_conf()
-    assert setting_problems(lambda name, default: conf.get(name, default), "cuda", "spark://driver:7077") == []
+    assert broken_rules(ClusterSettings(settings={**conf, "spark.master": "spark://driver:7077"}, device="cuda")) == []
     assert all(isinstance(value, str) for value in conf.values())
     without_gpus = {name: value for name, value in conf.items() if "gpu" not in name}
-    assert setting_problems(lambda name, default: without_gpus.get(name, default), "cuda", "spark://driver:7077") != []
+    assert broken_rules(ClusterSettings(settings={**without_gpus, "spark.master": "spark://driver:7077"}, device="cuda")) != []
 
 
 def test_the_notebook_names_the_same_runtime_and_spark_settings() -> None:
@@ -137,4 +138,4 @@ def test_every_platform_configuration_can_be_read(path: Path) -> None:
     config = load_config(path)
     assert config.runtime.device == "cuda"
     conf = dict(config.spark.conf) or spark_conf()
-    assert setting_problems(lambda name, default: conf.get(name, default), "cuda", "yarn") == []
+    assert broken_rules(ClusterSettings(settings={**conf, "spark.master": "yarn"}, device="cuda")) == []

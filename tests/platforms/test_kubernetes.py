@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from metaeol_udf.config import JobConfig, parse_config
-from metaeol_udf.spark.cluster.preflight import setting_problems
+from metaeol_udf.spark.cluster.cluster_settings import ClusterSettings
+from metaeol_udf.spark.cluster.rules import broken_rules
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "examples/kubernetes"
@@ -56,7 +57,7 @@ def test_the_pod_asks_for_as_many_gpus_as_spark_thinks_it_has() -> None:
     assert gpu == {"name": f"{conf['spark.executor.resource.gpu.vendor']}/gpu", "quantity": int(conf["spark.executor.resource.gpu.amount"])}
     assert gpu["name"] in {toleration["key"] for toleration in spec()["executor"]["tolerations"]}
     assert "gpu" not in spec()["driver"]
-    assert setting_problems(lambda name, default: conf.get(name, default), "cuda", "k8s://https://kubernetes") == []
+    assert broken_rules(ClusterSettings(settings={**conf, "spark.master": "k8s://https://kubernetes"}, device="cuda")) == []
 
 
 def test_pods_have_the_time_that_a_job_takes_to_end_in_order() -> None:

@@ -14,7 +14,8 @@ import yaml
 
 from metaeol_udf import cli
 from metaeol_udf.config import load_config
-from metaeol_udf.spark.cluster.preflight import setting_problems
+from metaeol_udf.spark.cluster.cluster_settings import ClusterSettings
+from metaeol_udf.spark.cluster.rules import broken_rules
 from tests.notebooks.runner import read_cells
 from tests.platforms.bundle import joined
 
@@ -60,8 +61,8 @@ def test_every_spark_submit_starts_the_job_with_valid_settings(arguments: list[s
     if settings.startswith("/"):  # a path inside a pod
         settings = "conf/platforms/cluster.yaml"
     config = load_config(ROOT / settings, overrides)
-    merged = {**config.spark.conf, **conf}
-    assert setting_problems(lambda name, default: merged.get(name, default), config.runtime.device, "yarn", config.runtime.task_gpus) == []
+    merged = {**config.spark.conf, **conf, "spark.master": "yarn"}
+    assert broken_rules(ClusterSettings(settings=merged, device=config.runtime.device, task_gpus=config.runtime.task_gpus)) == []
 
 
 def test_there_is_a_spark_submit_for_every_kind_of_cluster() -> None:

@@ -14,7 +14,7 @@ from metaeol_udf import cli
 from metaeol_udf.config import load_config
 from metaeol_udf.delta import run_embed
 from metaeol_udf.delta.tables.refs import parse_table, read
-from metaeol_udf.doctor.finding import Level
+from metaeol_udf.doctor import Level
 from metaeol_udf.doctor.tables import check_columns, check_keys
 from metaeol_udf.errors import ConfigError, InputError
 from metaeol_udf.starter import draft_config, write_config

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,10 +13,15 @@ from pyspark.sql import SparkSession
 
 from metaeol_udf import errors
 from metaeol_udf.errors import EnvironmentFault, MetaEOLError
+from metaeol_udf.spark.cluster.cluster_settings import ClusterSettings
+from metaeol_udf.spark.cluster.finding import Level
+from metaeol_udf.spark.cluster.rules import broken_rules
 from metaeol_udf.spark.cluster.session import slot_count
 from metaeol_udf.spark.worker.devices import device_name, task_gpus
 from metaeol_udf.spark.worker.encoder_cache import EncoderRequest
-from metaeol_udf.spark.worker.version_check import check_versions
+from metaeol_udf.spark.worker.model_staging import worker_source
+from metaeol_udf.spark.worker.version_check import check_versions, differing, own_versions
+from metaeol_udf.versions import has_cuda
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,84 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _MAX_PROBES = 1024
-_PROBE_SCHEMA = "host string, device string, error string, message string"
-
-
-@dataclass(frozen=True)
-class SettingProblem:
-    """A Spark setting that does not suit a model.
-
-    Attributes:
-        setting: Its name.
-        message: What is wrong with it, and what to set.
-        is_fatal: Whether no GPU would be used at all, or the job would fail.
-    """
-
-    setting: str
-    message: str
-    is_fatal: bool
-
-
-def setting_problems(get: Callable[[str, str], str | None], device: str, master: str, task_gpus: int | None = None) -> list[SettingProblem]:
-    """What is wrong with a session's settings for a model on GPUs; nothing where it runs on CPUs.
-
-    Args:
-        get: Gives a setting's value, or the second argument where it is not set.
-        device: `runtime.device`.
-        master: The session's master; a local one schedules no GPUs.
-        task_gpus: `runtime.task_gpus`.
-    """
-    schedules_gpus = not master.startswith("local") or master.startswith("local-cluster")
-    if task_gpus is not None and not schedules_gpus:
-        found = f"runtime.task_gpus is {task_gpus}, but master {master} schedules no GPUs: set it to null"
-        return [SettingProblem("runtime.task_gpus", found, is_fatal=True)]
-    amounts = {owner: get(f"spark.{owner}.resource.gpu.amount", "") or "" for owner in ("executor", "task")}
-    if device == "cpu" or (device == "auto" and not any(amounts.values())):
-        return []
-    problems = []
-
-    def report(setting: str, message: str, *, is_fatal: bool = False) -> None:
-        problems.append(SettingProblem(setting, f"{setting} {message}", is_fatal))
-
-    if task_gpus is not None:
-        _check_executor_gpus(amounts, task_gpus, report)
-    elif schedules_gpus and not device.startswith("cuda:"):
-        _check_amounts(amounts, device, report)
-    if get("spark.executor.pyspark.memory", ""):
-        report("spark.executor.pyspark.memory", "limits address space, of which CUDA maps far more than it uses: unset it", is_fatal=True)
-    if get("spark.python.worker.reuse", "true") == "false":
-        report("spark.python.worker.reuse", "is false, so every task loads the model: set it to true")
-    if get("spark.speculation", "false") == "true":
-        report("spark.speculation", "is true, so texts of slow tasks are embedded twice: set it to false")
-    return problems
-
-
-def _check_amounts(amounts: dict[str, str], device: str, report: Callable[..., None]) -> None:
-    executor, task = (_number(amounts[owner]) for owner in ("executor", "task"))
-    names = {owner: f"spark.{owner}.resource.gpu.amount" for owner in amounts}
-    if not executor and not task:
-        report(names["executor"], f"is not set, but runtime.device is {device!r}: set it and {names['task']} to 1", is_fatal=True)
-    elif not task:
-        report(names["task"], "is not set, so tasks get no GPU of their own: set it to 1", is_fatal=device == "cuda")
-    elif task != 1:
-        shared, split = "several tasks share one GPU and one model, and take turns", "of use only where a model is larger than one GPU"
-        effect = shared if task < 1 else split
-        report(names["task"], f"is {amounts['task']}: {effect}; set it to 1")
-
-
-def _check_executor_gpus(amounts: dict[str, str], task_gpus: int, report: Callable[..., None]) -> None:
-    """A profile for tasks finds no GPUs that executors were not started with; Databricks does not say with how many."""
-    amount = amounts["executor"]
-    if _number(amount) < task_gpus and (amount or not amounts["task"]):
-        found = f"is {amount or 'not set'}, but runtime.task_gpus is {task_gpus}: start executors with at least so many"
-        report("spark.executor.resource.gpu.amount", found, is_fatal=True)
-
-
-def _number(amount: str) -> float:
-    try:
-        return float(amount)
-    except ValueError:
-        return 0.0
+_PROBE_SCHEMA = "host string, device string, has_model boolean, failed string, error string, message string"
 
 
 @dataclass(frozen=True)
@@ -111,12 +39,21 @@ class WorkerProbe:
     Attributes:
         host: Its machine.
         device: What its task would compute on: a GPU's name, or `cpu`. `cpu` too where GPUs were not asked for.
+        has_model: Whether the model's folder is on its machine.
         error: What is wrong, None where all is well.
+        failed: What the error is about: a package whose version differs (or `Python`), `model` or `device`; None without an error.
     """
 
     host: str
     device: str
+    has_model: bool
     error: MetaEOLError | None
+    failed: str | None
+
+    @property
+    def has_gpu(self) -> bool:
+        """Whether its task has a GPU; no worker looks for a GPU unless `runtime.device` requires one."""
+        return self.device != "cpu"
 
 
 def check_executors(spark: SparkSession, request: EncoderRequest, task_gpus: int | None = None) -> list[WorkerProbe]:
@@ -128,32 +65,71 @@ def check_executors(spark: SparkSession, request: EncoderRequest, task_gpus: int
         What the workers said.
 
     Raises:
-        EnvironmentFault: A setting rules the work out, a worker lacks a GPU that is required, or its versions differ.
+        ConfigError: A setting rules the work out.
+        EnvironmentFault: A worker lacks a GPU that is required, or its versions differ.
+        ModelFilesError: A worker lacks the model's folder.
     """
-    context = spark.sparkContext
-    for problem in setting_problems(context.getConf().get, request.device, str(context.master), task_gpus):
-        if problem.is_fatal:
-            raise EnvironmentFault(problem.message)
-        logger.warning("%s", problem.message)
-    probes = probe_workers(spark, request)
-    failures = {probe.host: probe.error for probe in probes if probe.error is not None}
-    if failures:
-        logger.error("workers cannot embed on %s", ", ".join(sorted(failures)))
-        raise next(iter(failures.values()))
+    check_settings(cluster_settings(spark, request, task_gpus))
+    resolved = request.resolved
+    probes = probe_workers(spark, request.device, resolved.place, resolved.spec.revision, request.versions)
+    failure = first_failure(probes)
+    if failure is not None and failure.error is not None:
+        logger.error("workers cannot embed on %s", ", ".join(sorted({probe.host for probe in probes if probe.error is not None})))
+        raise failure.error
     return probes
 
 
-def probe_workers(spark: SparkSession, request: EncoderRequest) -> list[WorkerProbe]:
-    """Ask as many Python workers as there are task slots what they are.
+def check_settings(cluster: ClusterSettings) -> None:
+    """See that settings break no rule whose finding is a problem; a warning is logged.
+
+    Raises:
+        ConfigError: They break such a rule, or one of them cannot be read.
+        EnvironmentFault: They break a rule about the machines.
+    """
+    findings = broken_rules(cluster)
+    for finding in findings:
+        if finding.level is Level.WARNING:
+            logger.warning("%s", finding)
+    for finding in findings:
+        if finding.level is Level.PROBLEM:
+            raise finding.error()
+
+
+def cluster_settings(spark: SparkSession, request: EncoderRequest, task_gpus: int | None) -> ClusterSettings:
+    """Gather the settings of a session that runs, for the model that a request names.
+
+    Args:
+        spark: The session.
+        request: What workers are to load, with the model's files as the driver sees them.
+        task_gpus: `runtime.task_gpus`.
+    """
+    weight_bytes = sum(file.n_bytes for file in request.resolved.files if file.name.endswith(".safetensors"))
+    settings = dict(spark.sparkContext.getConf().getAll())
+    return ClusterSettings(
+        settings=settings, device=request.device, task_gpus=task_gpus, weight_bytes=weight_bytes or None, has_gpu=has_cuda()
+    )
+
+
+def probe_workers(
+    spark: SparkSession, device: str, place: str | None, revision: str | None = None, versions: Mapping[str, str] | None = None
+) -> list[WorkerProbe]:
+    """Ask as many Python workers as there are task slots what they are; runs one small job.
+
+    Args:
+        spark: The session.
+        device: `runtime.device`.
+        place: Where workers look for the model's folder; None looks for none, as where the driver lacks it, too.
+        revision: The commit of a hub id.
+        versions: Of the driver; by default those of this process.
 
     Raises:
         EnvironmentFault: Workers cannot even start: no Python, another Python, or no metaeol-udf on them.
     """
     n_tasks = min(_MAX_PROBES, slot_count(spark))
-    asked = EncoderRequest(request.resolved, request.device, versions=request.versions)
+    expected = own_versions() if versions is None else versions
 
     def probe(batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-        yield from probe_worker(asked, batches)
+        yield from probe_worker(device, place, revision, expected, batches)
 
     try:
         rows = spark.range(0, n_tasks, 1, n_tasks).mapInPandas(probe, _PROBE_SCHEMA).collect()
@@ -162,23 +138,38 @@ def probe_workers(spark: SparkSession, request: EncoderRequest) -> list[WorkerPr
         if explained is None:
             raise
         raise explained from error
-    return [WorkerProbe(row["host"], row["device"], _error(row["error"], row["message"])) for row in rows]
+    return [WorkerProbe(row["host"], row["device"], row["has_model"], _error(row["error"], row["message"]), row["failed"]) for row in rows]
 
 
-def probe_worker(request: EncoderRequest, batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-    """One row about this worker; runs in it. What is wrong is a value: an exception would end the worker and be retried."""
+def first_failure(probes: Sequence[WorkerProbe]) -> WorkerProbe | None:
+    """Pick the first failure among the workers' answers, which is what a job ends with; None where all is well."""
+    return next((probe for probe in probes if probe.error is not None), None)
+
+
+def probe_worker(
+    device: str, place: str | None, revision: str | None, versions: Mapping[str, str], batches: Iterator[pd.DataFrame]
+) -> Iterator[pd.DataFrame]:
+    """Probe this worker, in which it runs, for one row. What is wrong is a value: an exception would end the worker and be retried."""
     import pandas as pd
 
     for _ in batches:
         pass
-    device, kind, message = "cpu", None, None
+    found, has_model, failed, kind, message = "cpu", False, None, None, None
     try:
-        check_versions(request.versions)
+        failed = next(iter(differing(versions)), None)
+        check_versions(versions)
+        if place is not None:
+            failed = "model"
+            worker_source(place, revision)
+            has_model = True
+        failed = "device"
         # `auto` takes what there is, so torch need not be imported for it here.
-        device = device_name(task_gpus(request.device) if request.device.startswith("cuda") else ())
+        found = device_name(task_gpus(device) if device.startswith("cuda") else ())
+        failed = None
     except MetaEOLError as error:
         kind, message = type(error).__name__, str(error)
-    yield pd.DataFrame({"host": [socket.gethostname()], "device": [device], "error": [kind], "message": [message]})
+    answer = {"host": socket.gethostname(), "device": found, "has_model": has_model, "failed": failed, "error": kind, "message": message}
+    yield pd.DataFrame({name: [value] for name, value in answer.items()})
 
 
 def _error(kind: str | None, message: str | None) -> MetaEOLError | None:

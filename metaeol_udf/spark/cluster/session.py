@@ -14,6 +14,7 @@ from pyspark.sql import SparkSession
 
 from metaeol_udf.config import SparkConfig
 from metaeol_udf.errors import EnvironmentFault
+from metaeol_udf.spark.cluster.cluster_settings import ClusterSettings
 from metaeol_udf.spark.cluster.connect import require_jvm, require_no_remote
 from metaeol_udf.spark.cluster.startup import check_java, quiet_start, resolved_delta_jars
 
@@ -165,16 +166,12 @@ def executor_count(spark: SparkSession) -> int:
 
 
 def slot_count(spark: SparkSession, task_gpus: int | None = None) -> int:
-    """Tasks that the session runs at a time, each with a Python worker: as many as its cores allow, and its GPUs where tasks ask for some.
+    """Count the slots of the session: tasks that it runs at a time, each with a Python worker.
 
     Args:
         spark: The session.
         task_gpus: GPUs of a task, as `runtime.task_gpus`; None takes the session's own amount.
     """
-    conf = spark.sparkContext.getConf()
-    slots = spark.sparkContext.defaultParallelism // int(conf.get("spark.task.cpus", "1"))
-    per_executor, per_task = (float(conf.get(f"spark.{owner}.resource.gpu.amount", "0")) for owner in ("executor", "task"))
-    per_task = task_gpus or per_task
-    if per_executor and per_task:
-        slots = min(slots, executor_count(spark) * int(per_executor / per_task))
-    return max(1, slots)
+    context = spark.sparkContext
+    settings = ClusterSettings(settings=dict(context.getConf().getAll()), task_gpus=task_gpus)
+    return settings.slots_of(context.defaultParallelism, executor_count(spark))

@@ -61,7 +61,7 @@ def worker_model_folder(resolved: ResolvedSpec, cache: str | None) -> Path:
         ModelFilesError: A file is missing, truncated or other than the driver's.
         EnvironmentFault: The disk is full, or the cache folder is not this user's own.
     """
-    source = _source(resolved.place, resolved.spec.revision)
+    source = worker_source(resolved.place, resolved.spec.revision)
     if cache is not None or str(source).startswith(_MOUNTS):
         root = Path(cache) if cache is not None else _default_cache()
         return cached_copy(source, str(resolved.spec.model_hash), resolved.files, root)
@@ -69,7 +69,12 @@ def worker_model_folder(resolved: ResolvedSpec, cache: str | None) -> Path:
     return source
 
 
-def _source(place: str, revision: str | None) -> Path:
+def worker_source(place: str, revision: str | None) -> Path:
+    """Find the folder that is the source of a model on this machine; runs in a Python worker.
+
+    Raises:
+        ModelFilesError: The folder is missing.
+    """
     try:
         source = model_folder(place, revision) if is_local(place) else spark_file(place)
     except ConfigError:

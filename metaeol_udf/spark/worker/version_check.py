@@ -24,18 +24,20 @@ def own_versions() -> dict[str, str]:
     return found
 
 
+def differing(drivers: Mapping[str, str]) -> list[str]:
+    """Name what has a differing version on this worker, in the order of the driver's; what either lacks does not differ."""
+    workers = own_versions()
+    return [name for name, version in drivers.items() if name in workers and workers[name] != version]
+
+
 def check_versions(drivers: Mapping[str, str]) -> None:
-    """Compare this worker with the driver.
+    """Compare this worker's versions with the driver's.
 
     Raises:
         EnvironmentFault: A version differs.
     """
-    workers = own_versions()
-    differences = [
-        f"{name} is {version} on the driver and {workers[name]} on {socket.gethostname()}"
-        for name, version in drivers.items()
-        if name in workers and workers[name] != version
-    ]
+    workers, host = own_versions(), socket.gethostname()
+    differences = [f"{name} is {drivers[name]} on the driver and {workers[name]} on {host}" for name in differing(drivers)]
     if differences:
         raise EnvironmentFault(
             f"{'; '.join(differences)}: install the same versions on all machines (and let spark.pyspark.python name that Python)"

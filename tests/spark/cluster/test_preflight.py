@@ -3,67 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pyspark.sql import SparkSession
 
-from metaeol_udf.errors import EnvironmentFault
+from metaeol_udf.doctor.executors import judge_workers
+from metaeol_udf.errors import EnvironmentFault, ModelFilesError
 from metaeol_udf.spark.cluster import preflight
-from metaeol_udf.spark.cluster.preflight import check_executors, probe_workers, setting_problems
+from metaeol_udf.spark.cluster.preflight import check_executors, first_failure, probe_workers
 from metaeol_udf.spark.udf import make_request
 from metaeol_udf.spark.worker.version_check import check_versions, own_versions
 from metaeol_udf.spec import EmbeddingSpec
-
-GPUS = {"spark.executor.resource.gpu.amount": "1", "spark.task.resource.gpu.amount": "1"}
-
-
-def _problems(
-    conf: Mapping[str, str], device: str = "cuda", master: str = "spark://host:7077", task_gpus: int | None = None
-) -> dict[str, bool]:
-    found = setting_problems(lambda name, default: conf.get(name, default), device, master, task_gpus)
-    assert all(problem.message.startswith(problem.setting) for problem in found)
-    return {problem.setting: problem.is_fatal for problem in found}
-
-
-@pytest.mark.parametrize(
-    ("conf", "expected"),
-    [
-        (GPUS, {}),
-        ({}, {"spark.executor.resource.gpu.amount": True}),
-        ({"spark.executor.resource.gpu.amount": "1"}, {"spark.task.resource.gpu.amount": True}),
-        ({"spark.task.resource.gpu.amount": "1"}, {}),  # Databricks sets no more
-        (GPUS | {"spark.task.resource.gpu.amount": "0.25"}, {"spark.task.resource.gpu.amount": False}),
-        (GPUS | {"spark.task.resource.gpu.amount": "2"}, {"spark.task.resource.gpu.amount": False}),
-        (GPUS | {"spark.speculation": "true"}, {"spark.speculation": False}),
-        (GPUS | {"spark.python.worker.reuse": "false"}, {"spark.python.worker.reuse": False}),
-        (GPUS | {"spark.executor.pyspark.memory": "4g"}, {"spark.executor.pyspark.memory": True}),
-    ],
-)
-def test_settings_that_do_not_suit_a_gpu_are_named(conf: Mapping[str, str], expected: dict[str, bool]) -> None:
-    assert _problems(conf) == expected
-
-
-def test_a_profile_for_tasks_needs_executors_with_gpus_and_a_master_that_schedules_them() -> None:
-    executor = "spark.executor.resource.gpu.amount"
-    assert _problems({}, task_gpus=1) == _problems({executor: "1"}, task_gpus=2) == {executor: True}
-    assert _problems({executor: "1"}, task_gpus=1) == {}
-    assert _problems({executor: "1"}, "cuda", "local[2]", 1) == {"runtime.task_gpus": True}
-
-
-def test_settings_for_gpus_do_not_matter_without_them() -> None:
-    assert _problems({"spark.speculation": "true"}, "cpu") == {}
-    assert _problems({"spark.speculation": "true"}, "auto") == {}
-    assert _problems({}, "cuda", "local[4]") == {}
-    assert _problems({}, "cuda:1") == {}
-    assert _problems({}, "cuda", "local-cluster[2,1,1024]") == {"spark.executor.resource.gpu.amount": True}
 
 
 def test_workers_say_where_they_are(spark: SparkSession, spec: EmbeddingSpec) -> None:
     probes = check_executors(spark, make_request(spec, "cpu"))
     assert len(probes) == spark.sparkContext.defaultParallelism
-    assert {(probe.device, probe.error) for probe in probes} == {("cpu", None)}
+    assert {(probe.device, probe.has_gpu, probe.has_model, probe.error) for probe in probes} == {("cpu", False, True, None)}
 
 
 @pytest.mark.parametrize("name", ["Python", "metaeol-udf", "torch"])
@@ -74,6 +32,21 @@ def test_a_version_that_differs_is_a_clear_failure(name: str, spark: SparkSessio
         EnvironmentFault, match=rf"{name} is 0\.1 on the driver and {own_versions()[name]} on .*: install the same versions"
     ):
         check_executors(spark, other)
+    probes = probe_workers(spark, other)
+    assert {probe.failed for probe in probes} == {name}
+    assert judge_workers(probes).found == str(first_failure(probes).error)  # type: ignore[union-attr]
+
+
+def test_a_model_that_a_worker_lacks_is_found_before_it_loads(spark: SparkSession, spec: EmbeddingSpec, tmp_path: Path) -> None:
+    request = make_request(spec, "cpu")
+    other = dataclasses.replace(request, spec=dataclasses.replace(request.spec, model=str(tmp_path / "nowhere")))
+    with pytest.raises(ModelFilesError, match=r"model folder .*nowhere is missing on .*, the driver has it") as refused:
+        check_executors(spark, other)
+    probes = probe_workers(spark, other)
+    assert {(probe.has_model, probe.failed) for probe in probes} == {(False, "model")}
+    finding = judge_workers(probes)
+    assert (finding.found, finding.exit_code) == (str(refused.value), refused.value.exit_code)
+    assert judge_workers(probe_workers(spark, other, looks_for_model=False)).exit_code == 0
 
 
 def test_a_driver_without_torch_is_no_difference() -> None:

@@ -1,4 +1,4 @@
-"""What a check of the doctor says."""
+"""What a check says: of a setting, a worker, a model or a table. A job raises it or logs it, the doctor prints it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from enum import Enum
 
 from metaeol_udf.errors import ConfigError, EnvironmentFault, MetaEOLError
+
+#: How a `setting` begins that tells what to do instead of naming a value.
+_COMMANDS = ("fix ", "unset ", "pip ")
 
 
 class Level(str, Enum):
@@ -34,27 +37,40 @@ class Finding:
     setting: str = ""
     exit_code: int = 0
 
+    @property
+    def advice(self) -> str:
+        """Advice in the imperative: `set key=value`, or what `setting` itself says to do."""
+        return self.setting if self.setting.startswith(_COMMANDS) else f"set {self.setting}"
+
+    def error(self) -> MetaEOLError:
+        """Make the error that a job ends with, of the finding's exit status; it says what was found and what to change."""
+        kind = EnvironmentFault if self.exit_code == EnvironmentFault.exit_code else ConfigError
+        return kind(str(self))
+
+    def __str__(self) -> str:
+        return f"{self.found}: {self.advice}" if self.setting else self.found
+
 
 def ok(check: str, found: str) -> Finding:
-    """All is well."""
+    """Make the finding of a check to which all is well."""
     return Finding(check, Level.OK, found)
 
 
 def warning(check: str, found: str, setting: str) -> Finding:
-    """The job would run, but slower, larger or less safe than it could."""
+    """Make a warning: the job would run, but slower, larger or less safe than it could."""
     return Finding(check, Level.WARNING, found, setting)
 
 
 def wrong_setting(check: str, found: str, setting: str) -> Finding:
-    """A setting or a table that the job would refuse, or that would spoil its work: exit status 2."""
+    """Make the problem of a wrong setting or table, which the job would refuse or which would spoil its work: exit status 2."""
     return Finding(check, Level.PROBLEM, found, setting, ConfigError.exit_code)
 
 
 def wrong_environment(check: str, found: str, setting: str) -> Finding:
-    """A machine that cannot do the work: exit status 5."""
+    """Make the problem of a wrong environment, a machine that cannot do the work: exit status 5."""
     return Finding(check, Level.PROBLEM, found, setting, EnvironmentFault.exit_code)
 
 
 def refused(check: str, error: MetaEOLError, setting: str) -> Finding:
-    """What the job itself would refuse, in the job's own words and with its exit status."""
+    """Make the problem of what the job itself refused, in the job's own words and with its exit status."""
     return Finding(check, Level.PROBLEM, str(error), setting, error.exit_code)
