@@ -20,7 +20,7 @@ from metaeol_udf.doctor.model import check_dtype, check_model, check_templates
 from metaeol_udf.errors import EnvironmentFault
 from metaeol_udf.spark.cluster.preflight import WorkerProbe
 from metaeol_udf.spec import EmbeddingSpec
-from metaeol_udf.terminal import show_finding
+from metaeol_udf.cli.views import show_finding
 
 
 def fake_program(path: Path, output: str) -> Path:

@@ -32,21 +32,22 @@ def test_a_version_that_differs_is_a_clear_failure(name: str, spark: SparkSessio
         EnvironmentFault, match=rf"{name} is 0\.1 on the driver and {own_versions()[name]} on .*: install the same versions"
     ):
         check_executors(spark, other)
-    probes = probe_workers(spark, other)
+    probes = probe_workers(spark, "cpu", request.resolved.place, versions=other.versions)
     assert {probe.failed for probe in probes} == {name}
     assert judge_workers(probes).found == str(first_failure(probes).error)  # type: ignore[union-attr]
 
 
 def test_a_model_that_a_worker_lacks_is_found_before_it_loads(spark: SparkSession, spec: EmbeddingSpec, tmp_path: Path) -> None:
     request = make_request(spec, "cpu")
-    other = dataclasses.replace(request, spec=dataclasses.replace(request.spec, model=str(tmp_path / "nowhere")))
+    nowhere = str(tmp_path / "nowhere")
+    other = dataclasses.replace(request, resolved=dataclasses.replace(request.resolved, place=nowhere))
     with pytest.raises(ModelFilesError, match=r"model folder .*nowhere is missing on .*, the driver has it") as refused:
         check_executors(spark, other)
-    probes = probe_workers(spark, other)
+    probes = probe_workers(spark, "cpu", nowhere)
     assert {(probe.has_model, probe.failed) for probe in probes} == {(False, "model")}
     finding = judge_workers(probes)
     assert (finding.found, finding.exit_code) == (str(refused.value), refused.value.exit_code)
-    assert judge_workers(probe_workers(spark, other, looks_for_model=False)).exit_code == 0
+    assert judge_workers(probe_workers(spark, "cpu", None)).exit_code == 0
 
 
 def test_a_driver_without_torch_is_no_difference() -> None:
@@ -84,4 +85,4 @@ def test_workers_that_cannot_start_are_explained(shown: str, meaning: str) -> No
 def test_workers_of_another_python_are_explained(spark: SparkSession, spec: EmbeddingSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spark.sparkContext, "pythonVer", "3.7")  # what pyspark sends along as the driver's
     with pytest.raises(EnvironmentFault, match="workers' Python is not the driver's"):
-        probe_workers(spark, make_request(spec, "cpu"))
+        probe_workers(spark, "cpu", None)
