@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from metaeol_udf.cli.views import show_finding
 from metaeol_udf.config import parse_config
 from metaeol_udf.doctor import Finding, Level
 from metaeol_udf.doctor.examine import make_plan
@@ -20,7 +21,6 @@ from metaeol_udf.doctor.model import check_dtype, check_model, check_templates
 from metaeol_udf.errors import EnvironmentFault
 from metaeol_udf.spark.cluster.preflight import WorkerProbe
 from metaeol_udf.spec import EmbeddingSpec
-from metaeol_udf.cli.views import show_finding
 
 
 def fake_program(path: Path, output: str) -> Path:
