@@ -13,6 +13,7 @@ from metaeol_udf.cli.views import emit, show_template_check, show_template_sets
 from metaeol_udf.errors import ConfigError, EnvironmentFault
 
 if TYPE_CHECKING:
+    from metaeol_udf.evaluation import StsTask
     from metaeol_udf.prompts import TemplateSet
     from metaeol_udf.prompts.checks import SetCheck
     from metaeol_udf.prompts.drafts import MetaTaskForm
@@ -75,17 +76,14 @@ def new(
     if model is None and (draft or pairs is not None):
         raise ConfigError(f"{'--draft' if draft else '--pairs'} needs a model: --model DIR")
     forms = _fill_forms(meta_task, options or [])
-    if pairs is not None:
-        from metaeol_udf.quality.pairs import import_spearmanr, read_pairs
-
-        import_spearmanr()  # before a model is loaded in vain
-        read_pairs(pairs)
+    from metaeol_udf.evaluation.data import read_pairs
     from metaeol_udf.prompts.drafts import HEADER, draft_templates
 
+    scored = None if pairs is None else read_pairs(pairs)  # before a model is loaded in vain
     templates = draft_templates(name, _propose(forms, model, device) if draft and model is not None else forms)
     _write(out, HEADER + templates.to_yaml())
     (found,) = _check_all([templates], model, 32)
-    score = _score(templates, model, pairs, device) if pairs is not None and model is not None else None
+    score = None if scored is None or model is None else _score(templates, model, scored, device)
 
     def show(console: Console) -> None:
         typer.echo(f"{out}: {len(templates.templates)} templates")
@@ -135,11 +133,14 @@ def _propose(forms: list[MetaTaskForm], model: str, device: str) -> list[MetaTas
     return proposed
 
 
-def _score(templates: TemplateSet, model: str, pairs: Path, device: str) -> float:
+def _score(templates: TemplateSet, model: str, pairs: StsTask, device: str) -> float:
+    """Score a template set: Spearman's correlation x100 of the pairs' cosines with their scores."""
     from metaeol_udf.encoder import MetaEOLEncoder
-    from metaeol_udf.quality.pairs import read_pairs, score_pairs
+    from metaeol_udf.evaluation import score_sts
 
-    return score_pairs(MetaEOLEncoder.from_pretrained(model, templates=templates, device=device), read_pairs(pairs))
+    vectors = MetaEOLEncoder.from_pretrained(model, templates=templates, device=device).encode(pairs.texts)
+    n_pairs = len(pairs.gold)
+    return score_sts(vectors[:n_pairs], vectors[n_pairs:], pairs.gold).all
 
 
 def _write(path: Path, content: str) -> None:

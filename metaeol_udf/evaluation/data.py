@@ -112,27 +112,39 @@ def _find_files(folder: Path) -> dict[str, tuple[str, Path]]:
     return found
 
 
+def read_pairs(path: Path) -> StsTask:
+    """Read scored pairs of sentences from a file of their own, whose columns are those of `sts/` without `subset`.
+
+    Raises:
+        ConfigError: The file cannot be read or breaks the form, or its scores are all equal.
+    """
+    pairs = _read_sts(path.name, path, STS_COLUMNS[1:])
+    if not np.ptp(pairs.gold):
+        raise ConfigError(f"{path}: all pairs have the same score, so they cannot be ranked")
+    return pairs
+
+
 def _read_task(name: str, kind: str, path: Path) -> Task:
-    try:
-        return _read_sts(name, path) if kind == "sts" else _read_transfer(name, path)
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path} must be UTF-8 text") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise ConfigError(f"cannot read {path}: {' '.join(str(error).split()) or type(error).__name__}") from None
+    return _read_sts(name, path) if kind == "sts" else _read_transfer(name, path)
 
 
-def _read_sts(name: str, path: Path) -> StsTask:
+def _read_sts(name: str, path: Path, columns: Sequence[str] = STS_COLUMNS) -> StsTask:
     subsets, firsts, seconds, gold = [], [], [], []
-    for line, (subset, first, second, score) in read_rows(path, STS_COLUMNS):
+    for line, (*subset, first, second, score) in read_rows(path, columns):
         _check(path, line, bool(first.strip() and second.strip()), "sentence1 and sentence2 must not be blank")
-        subsets.append(subset)
+        subsets.append(subset[0] if subset else name)
         firsts.append(first)
         seconds.append(second)
-        gold.append(_score(path, line, score))
+        gold.append(read_score(path, line, score))
     return StsTask(name, subsets, firsts, seconds, np.array(gold, np.float64))
 
 
-def _score(path: Path, line: int, field: str) -> float:
+def read_score(path: Path, line: int, field: str) -> float:
+    """Read a score from the field of a file's line.
+
+    Raises:
+        ConfigError: The field holds no finite number; the message gives file, line and rule, and never quotes the field.
+    """
     try:
         score = float(field)
     except ValueError:
@@ -156,12 +168,20 @@ def _read_transfer(name: str, path: Path) -> TransferTask:
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
-    """Line number, from 2, and the fields of `columns` of every row of a file, which may be zipped.
+    """Read the rows of a file, which may be zipped: of each row the line number, from 2, and the fields of `columns`.
 
     Raises:
-        ConfigError: The file breaks the form; the message gives file, line and rule, and never quotes a field.
-        OSError: It cannot be read; as from `gzip` and `zlib`, and `UnicodeDecodeError` where it is no UTF-8.
+        ConfigError: The file cannot be read or breaks the form; the message gives file, line and rule, and never quotes a field.
     """
+    try:
+        yield from _rows(path, columns)
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} must be UTF-8 text") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise ConfigError(f"cannot read {path}: {' '.join(str(error).split()) or type(error).__name__}") from None
+
+
+def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
     zipped = path.suffix == ".gz"
     with gzip.open(path, "rt", encoding="utf-8", newline="\n") if zipped else path.open(encoding="utf-8", newline="\n") as file:
         head = file.readline().rstrip("\r\n").split("\t")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaeol_udf.errors import ConfigError
-from metaeol_udf.evaluation.data import read_rows
+from metaeol_udf.evaluation.data import read_rows, read_score
 
 MIN_PAIRS = 20  # fewer say nothing
 
@@ -45,24 +43,12 @@ def load_pairs(path: str | Path, key: Sequence[str]) -> LabelledPairs:
     file, columns = Path(path), [f"{name}{side}" for side in (1, 2) for name in key]
     try:
         rows = list(read_rows(file, [*columns, "score"]))
-    except UnicodeDecodeError:
-        raise ConfigError(f"quality.pairs: {path} must be UTF-8 text") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise ConfigError(f"quality.pairs: cannot read {path}: {' '.join(str(error).split()) or type(error).__name__}") from None
-    scores = np.array([_score(path, line, fields[-1]) for line, fields in rows])
+        scores = np.array([read_score(file, line, fields[-1]) for line, fields in rows])
+    except ConfigError as error:
+        raise ConfigError(f"quality.pairs: {error}") from None
     if len(rows) < MIN_PAIRS or not np.ptp(scores):
         raise ConfigError(
             f"quality.pairs: {path} must hold at least {MIN_PAIRS} pairs whose scores are not all equal, found {len(rows)} pairs"
         )
     n = len(key)
     return LabelledPairs([tuple(fields[:n]) for _, fields in rows], [tuple(fields[n : 2 * n]) for _, fields in rows], scores)
-
-
-def _score(path: str | Path, line: int, field: str) -> float:
-    try:
-        score = float(field)
-    except ValueError:
-        score = math.nan
-    if not math.isfinite(score):
-        raise ConfigError(f"quality.pairs: {path}, line {line}: score must be a number")
-    return score

@@ -7,6 +7,7 @@ import pytest
 
 from metaeol_udf.errors import ConfigError
 from metaeol_udf.evaluation import StsTask, TransferTask, load_tasks
+from metaeol_udf.evaluation.data import read_pairs
 
 SECRET = "a secret text"
 STS_HEAD = "subset\tsentence1\tsentence2\tscore\n"
@@ -106,6 +107,28 @@ def test_a_file_that_breaks_the_form_is_refused_by_line_and_rule(tmp_path: Path,
     with pytest.raises(ConfigError, match=f"x.tsv.*{message}") as caught:
         load_tasks(tmp_path)
     assert SECRET not in str(caught.value)
+
+
+def test_pairs_of_a_users_own_are_read_as_they_stand(tmp_path: Path) -> None:
+    path = write(tmp_path, "pairs.tsv", 'id\tsentence1\tsentence2\tscore\n1\tsays "a\tb\t4.5\n2\tc\td\t0\n')
+    pairs = read_pairs(path)
+    assert (pairs.sentences1, pairs.sentences2, pairs.gold.tolist()) == (['says "a', "c"], ["b", "d"], [4.5, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (f"{SECRET}\tb\tscore\n", "line 1: the header must name sentence1, sentence2, score once each"),
+        (f"sentence1\tsentence2\tscore\n{SECRET}\tb\t1\n", "line 2: at least two rows"),
+        (f"sentence1\tsentence2\tscore\n{SECRET}\tb\t1\n{SECRET}\tc\t1.0\n", "all pairs have the same score"),
+    ],
+)
+def test_pairs_that_cannot_be_ranked_are_refused(tmp_path: Path, content: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"pairs.tsv.*{message}") as caught:
+        read_pairs(write(tmp_path, "pairs.tsv", content))
+    assert SECRET not in str(caught.value)
+    with pytest.raises(ConfigError, match=r"cannot read .*none\.tsv"):
+        read_pairs(tmp_path / "none.tsv")
 
 
 def test_a_damaged_archive_is_refused(tmp_path: Path) -> None:
