@@ -35,10 +35,10 @@ def init(
 def doctor(
     conf: Conf,
     overrides: Overrides = None,
-    all_keys: Annotated[bool, typer.Option("--all-keys", help="Snapshot for repeated keys in all rows, not in the first 100,000.")] = False,
+    all_keys: Annotated[bool, typer.Option("--all-keys", help="Look for repeated keys in all rows, not in the first 100,000.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Snapshot at everything that a job needs, write nothing, and say the exact setting to change."""
+    """Look at everything that a job needs, write nothing, and say the exact setting to change."""
     from metaeol_udf.doctor import diagnose, exit_code
 
     findings = []

@@ -196,7 +196,7 @@ def _with_texts(job: OpenJob, config: JobConfig, best: Sequence[Row], n_queries:
 
 
 def texts_of(job: OpenJob, config: JobConfig, keys: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], str | None]:
-    """Snapshot up the texts of a few rows by their keys, in one pass over the source."""
+    """Look up the texts of a few rows by their keys, in one pass over the source."""
     names = [quoted(name) for name in config.source.key]
     texts = job.source.select(*names, F.col(quoted(config.source.text)).alias(_TEXT))
     wanted = F.broadcast(job.spark.createDataFrame(sorted(set(keys), key=repr), texts.drop(_TEXT).schema))
