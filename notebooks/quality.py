@@ -72,7 +72,7 @@ config = parse_encoder_config(settings)
 
 # COMMAND ----------
 
-from metaeol_udf.quality.command import run_evaluate
+from metaeol_udf.quality import run_evaluate
 
 before = run_evaluate(config)
 score = before["sts"]["mine"]
@@ -88,7 +88,7 @@ print(f"{score['spearman_all']:.1f} (95 % interval {low:.1f} to {high:.1f}) on {
 
 # COMMAND ----------
 
-from metaeol_udf.tuning.command import run_curves
+from metaeol_udf.tuning import run_curves
 
 curves = run_curves(config, layers=folder / "layers.png", prompts=folder / "prompts.png")
 display(spark.createDataFrame([(point["layer"], float(point["score"])) for point in curves["by_layer"]], "layer int, score double"))
@@ -114,7 +114,7 @@ plt.close(figure)
 
 # COMMAND ----------
 
-from metaeol_udf.tuning.command import run_tune
+from metaeol_udf.tuning import run_tune
 
 spec_file = folder / "spec.yaml"
 tuned = run_tune(config, spec_file, max_cost=float(dbutils.widgets.get("max_cost")), plot=folder / "front.png")

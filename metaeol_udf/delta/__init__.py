@@ -15,6 +15,7 @@ The way of one run, as `pipeline.EmbedRun.run` calls it:
 """
 
 from metaeol_udf.delta.base.progress import Progress
+from metaeol_udf.delta.base.run_report import Report
 from metaeol_udf.delta.job import run_embed
 
-__all__ = ["Progress", "run_embed"]
+__all__ = ["Progress", "Report", "run_embed"]

@@ -6,13 +6,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from metaeol_udf.spark.cluster.session import get_session
     from metaeol_udf.spark.sql import register_sql
     from metaeol_udf.spark.transformer import MetaEOLEmbedder
     from metaeol_udf.spark.udf import embed_udf, with_embeddings
 
-__all__ = ["MetaEOLEmbedder", "embed_udf", "register_sql", "with_embeddings"]
+__all__ = ["MetaEOLEmbedder", "embed_udf", "get_session", "register_sql", "with_embeddings"]
 
-_HOMES = {"MetaEOLEmbedder": "transformer", "register_sql": "sql", "embed_udf": "udf", "with_embeddings": "udf"}
+_HOMES = {
+    "MetaEOLEmbedder": "transformer",
+    "embed_udf": "udf",
+    "get_session": "cluster.session",
+    "register_sql": "sql",
+    "with_embeddings": "udf",
+}
 
 
 def __getattr__(name: str) -> Any:

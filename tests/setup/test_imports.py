@@ -79,8 +79,8 @@ def test_the_public_names_are_these() -> None:
     import metaeol_udf.spark
 
     assert metaeol_udf.__all__ == ["EmbeddingSpec", "MetaEOLEncoder", "MetaEOLError", "TemplateSet", "__version__"]
-    assert metaeol_udf.spark.__all__ == ["MetaEOLEmbedder", "embed_udf", "register_sql", "with_embeddings"]
-    assert metaeol_udf.delta.__all__ == ["Progress", "run_embed"]
+    assert metaeol_udf.spark.__all__ == ["MetaEOLEmbedder", "embed_udf", "get_session", "register_sql", "with_embeddings"]
+    assert metaeol_udf.delta.__all__ == ["Progress", "Report", "run_embed"]
     assert metaeol_udf.encoder.__all__ == ["Encoded", "MetaEOLEncoder"]
     assert metaeol_udf.evaluation.__all__ == [
         "StsScore", "StsTask", "TransferScore", "TransferTask", "evaluate", "load_tasks", "score_sts", "score_transfer",
@@ -94,3 +94,12 @@ def test_the_public_names_are_these() -> None:
         metaeol_udf.search,
     ):  # fmt: skip
         assert all(hasattr(package, name) for name in package.__all__)
+
+
+def test_names_that_documents_and_notebooks_import_are_there() -> None:
+    from metaeol_udf.delta import Report, run_embed  # noqa: F401
+    from metaeol_udf.delta.stream import run_stream  # noqa: F401
+    from metaeol_udf.quality import MtebModel, run_comparison, run_evaluate  # noqa: F401
+    from metaeol_udf.spark import get_session  # noqa: F401
+    from metaeol_udf.spark.transformer import MetaEOLEmbedder  # noqa: F401  # saved pipelines hold this path
+    from metaeol_udf.tuning import run_curves, run_tune  # noqa: F401
