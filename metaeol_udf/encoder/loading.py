@@ -35,6 +35,7 @@ from metaeol_udf.encoder.gpu.flex_attention import compile_layer
 from metaeol_udf.encoder.gpu.packed_forward import PackedPass
 from metaeol_udf.encoder.preparation import prepare_texts
 from metaeol_udf.encoder.reference import encode_plainly
+from metaeol_udf.encoder.vectors.output import add_states
 from metaeol_udf.errors import ConfigError, EnvironmentFault, ModelFilesError
 from metaeol_udf.prompts import TemplateSet
 from metaeol_udf.prompts.tokenizer import PromptTokenizer
@@ -279,9 +280,8 @@ def _run(trie: PromptTrie, runner: TriePass, templates: TemplateSet) -> np.ndarr
     states = np.zeros((len(_PROBES), len(templates.templates), len(runner.taps), runner.decoder.hidden_size), np.float32)
     for batch in prepared.batches:
         for cell, state in zip(batch, runner.run(batch, prepared.text_ids), strict=True):
-            states[np.array(cell.rows)[:, None], np.array(prepared.groups[cell.group].template_indices)] = (
-                state.view(*state.shape[:2], *states.shape[2:]).cpu().numpy()
-            )
+            of_cell = state.view(*state.shape[:2], *states.shape[2:]).cpu().numpy()
+            add_states(states, of_cell, cell.rows, prepared.groups[cell.group].template_indices, len(templates.templates))
     return states
 
 

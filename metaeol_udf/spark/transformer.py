@@ -18,6 +18,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructField, StructType
 
+from metaeol_udf.encoder.checkpoint.resolve import ResolvedSpec
 from metaeol_udf.errors import ConfigError, EnvironmentFault, ModelFilesError, did_you_mean
 from metaeol_udf.spark.cluster.connect import connect_session
 from metaeol_udf.spark.cluster.resolve import resolve
@@ -145,20 +146,23 @@ class MetaEOLEmbedder(Transformer, HasInputCol, HasOutputCol, DefaultParamsReada
         return EmbeddingSpec.from_mapping(given, where="MetaEOLEmbedder")
 
     def resolved_spec(self) -> EmbeddingSpec:
-        """The spec with the content of all that it names: as it was saved, else as it is today.
+        """Give the spec with the content of all that it names: as it was saved, else as it is today.
 
         Raises:
-            ConfigError: It names something that does not exist.
+            ConfigError: The spec names something that does not exist.
             ModelFilesError: The model's files are not whole, or not those that the stage was saved with.
         """
+        return self._resolve().spec
+
+    def _resolve(self) -> ResolvedSpec:
         saved = self.getOrDefault(self.pinned) if self.isDefined(self.pinned) else {}
-        spec = resolve(_with_content(self.embedding_spec(), saved)).spec
-        if saved and spec.model_hash != saved["model_hash"]:
+        resolved = resolve(_with_content(self.embedding_spec(), saved))
+        if saved and resolved.spec.model_hash != saved["model_hash"]:
             raise ModelFilesError(
-                f"MetaEOLEmbedder.model {spec.model!r} holds other files than the model that this stage was saved with: put those there, "
-                "or make a new stage for the other model"
+                f"MetaEOLEmbedder.model {resolved.spec.model!r} holds other files than the model that this stage was saved with: put those "
+                "there, or make a new stage for the other model"
             )
-        return spec
+        return resolved
 
     def transformSchema(self, schema: StructType) -> StructType:
         """The schema after this stage.
@@ -178,7 +182,7 @@ class MetaEOLEmbedder(Transformer, HasInputCol, HasOutputCol, DefaultParamsReada
     def _transform(self, dataset: DataFrame) -> DataFrame:
         text, output = self.getInputCol(), self.getOutputCol()
         check_schema(dataset.schema, text, output)  # before the model's files are read
-        embedded = with_embeddings(dataset, self.resolved_spec(), text, output, device=self.getOrDefault(self.device))
+        embedded = with_embeddings(dataset, self._resolve(), text, output, device=self.getOrDefault(self.device))
         if self.getOrDefault(self.outputType) == "array":
             return embedded
         array = F.col(quoted(output))
