@@ -1,17 +1,4 @@
-"""One run over the rows in scope: `EmbedRun.run` calls the phases in their order.
-
-- `snapshot`: Pin the tables' versions, and count the rows whose vector is missing or belongs to another text or spec.
-- `preflight`: Check the executors before a model is loaded on them; then take the run lock.
-- `prepare`: Give the table that is written to its columns and properties; behind the gate where another spec's vectors are there.
-- `select`: Find the different texts of those rows that the journal does not hold yet.
-- `embed`, `journal`: Send texts through the model, wave by wave; each wave is one commit of the journal, which is then counted.
-- `gate`: Compare the new vectors with the table's own. Only where the gate is on and another spec made the table's vectors.
-- `publish`: Bring the journal's vectors into the table by one MERGE, which no model is part of.
-- `verify`: Prove from the tables that every row holds the vector of its present text.
-- `quarantine`: List the rows that failed, by key.
-- `cleanup`: Delete from the journal what is published.
-- `report`: Note the tables' versions; the caller writes the report.
-"""
+"""One run over the rows in scope: `EmbedRun.run` calls the phases in their order, which `metaeol_udf.delta` describes."""
 
 from __future__ import annotations
 
@@ -19,11 +6,11 @@ import hashlib
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from metaeol_udf.delta.base.context import Job
 from metaeol_udf.delta.base.progress import Between, Progress, default_progress
-from metaeol_udf.delta.base.run_report import Report, Stopwatch
+from metaeol_udf.delta.base.run_report import Report
 from metaeol_udf.delta.base.shutdown import check_termination
 from metaeol_udf.delta.select.row_scope import RowScope
 from metaeol_udf.delta.select.selection import Outcomes, Pending, count_outcomes, find_pending
@@ -82,25 +69,18 @@ class EmbedRun:
         self._job, self._config, self._spark = job, job.config, job.spark
         self._columns, self._scope, self._report = job.columns, scope or RowScope(), report
         self._progress, self._between = progress or default_progress(), between or (lambda phase: None)
-        self._watch = Stopwatch()
         self._journal = Journal(self._spark, job.target.beside("journal"), report.fingerprint, report.run_id)
         self._lock: RunLock | None = None
         self._attempts_left = _MAX_ATTEMPTS
         self._is_accepted = False  # by the quality gate
 
     def run(self) -> None:
-        """Run all phases in order, and fill the report.
-
-        Raises:
-            BudgetError: The run was stopped before its end: nothing is published.
-            QualityError: The quality gate did not let the vectors in: nothing is published.
-            TerminatedError: SIGTERM came before the publication.
-            MetaEOLError: The proof failed, or rows are missing after every attempt.
-        """
+        """Run all phases in order, and fill the report; raises what `run_embed` names."""
         with self._timed_report():
             check_termination()
             snapshot = self._take_snapshot()
-            self._warn_of_migration()
+            if self._report.migration:
+                logger.warning("%s", self._report.migration_line())
             if not snapshot.rows_to_do:
                 self._prepare_tables(snapshot)
             with self._hold_lock(snapshot) as snapshot:
@@ -133,7 +113,7 @@ class EmbedRun:
         try:
             yield
         finally:
-            self._report.seconds = {**self._watch.seconds, "total": round(time.monotonic() - started, 3)}
+            self._report.seconds["total"] = round(time.monotonic() - started, 3)
             self._report.set_rate()
 
     @contextmanager
@@ -141,11 +121,8 @@ class EmbedRun:
         """Announce a phase, and add the time spent inside to the report."""
         self._between(name)
         key = PHASES[name]
-        if key is None:
+        with nullcontext() if key is None else self._report.timed(key):
             yield
-        else:
-            with self._watch.phase(key):
-                yield
 
     def _take_snapshot(self) -> Snapshot:
         """Take a snapshot of the tables, and count the rows in it."""
@@ -160,18 +137,9 @@ class EmbedRun:
         self._journal = self._journal.for_another_snapshot()
         return snapshot
 
-    def _warn_of_migration(self) -> None:
-        """Warn that the run replaces another spec's vectors, if it does: a migration."""
-        if self._report.migration:
-            logger.warning("%s", self._report.migration_line())
-
     @contextmanager
     def _hold_lock(self, snapshot: Snapshot) -> Iterator[Snapshot]:
-        """Hold the run lock while the block runs, where there is work; gives the snapshot to work on.
-
-        Raises:
-            ConflictError: Another run of the same job is at work.
-        """
+        """Hold the run lock while the block runs, where there is work; gives the snapshot to work on."""
         if not snapshot.rows_to_do:
             yield snapshot
             return
@@ -223,7 +191,7 @@ class EmbedRun:
         """Embed texts in waves, each of which is journalled before the next one begins; then report what this run computed."""
         report, runtime = self._report, self._config.runtime
         after_wave = WaveMonitor(self._journal, self._job.budget, report)
-        with self._watch.phase("embed"):  # the waves announce their phases
+        with report.timed("embed"):  # the waves announce their phases
             embed_waves(
                 self._spark,
                 texts,
@@ -235,8 +203,7 @@ class EmbedRun:
                 runtime.task_gpus,
                 self._between,
             )
-        work = self._journal.count_run()
-        report.tokens_computed, report.tokens_saved, report.model_loads = work.tokens_computed, work.tokens_saved, work.model_loads
+        report.tokens_computed, report.tokens_saved, report.model_loads = self._journal.count_run()
 
     def _pass_gate(self, snapshot: Snapshot) -> None:
         """Pass the quality gate. Until then the target keeps the label of the vectors that it holds."""
@@ -262,15 +229,14 @@ class EmbedRun:
 
     def _verify(self, snapshot: Snapshot, n_missing: int) -> merge.Verified:
         """Verify from the tables as they stand now that every row holds the vector of its present text."""
-        tables = snapshot.tables
-        with self._watch.phase("verify"):
-            present = select(self._job, self._scope, tables, pinned=False, whole=True)
-            stored = self._scope.of_source(read(self._spark, tables.target))
+        with self._report.timed("verify"):
+            present = select(self._job, self._scope, snapshot.tables, pinned=False, whole=True)
+            stored = self._scope.of_source(read(self._spark, self._job.target))
             return merge.verify(snapshot.chosen, present, stored, self._columns, self._journal, n_missing)
 
     def _count_outcomes(self, snapshot: Snapshot, verified: merge.Verified) -> Outcomes:
         """Count what became of the rows, for the report."""
-        with self._watch.phase("verify"):
+        with self._report.timed("verify"):
             outcomes = count_outcomes(snapshot.chosen, self._journal.digests())
         self._report.count_done(outcomes.n_embedded, outcomes.n_trimmed, outcomes.failures)
         self._report.rows_stale += verified.rows_stale
@@ -278,7 +244,7 @@ class EmbedRun:
 
     def _update_quarantine(self, snapshot: Snapshot, outcomes: Outcomes) -> None:
         """Update the quarantine: rows that failed enter it, rows that succeeded leave it."""
-        ref, key = snapshot.tables.target.beside("quarantine"), snapshot.tables.key
+        ref, key = self._job.target.beside("quarantine"), snapshot.tables.key
         with self._phase("quarantine"):
             with_retries(lambda: update_quarantine(self._spark, ref, outcomes.rows, key, self._report.run_id, outcomes.n_failed))
 
@@ -289,11 +255,7 @@ class EmbedRun:
                 self._journal.drop_published(verified.fingerprints)
 
     def _count_lost(self, outcomes: Outcomes) -> int:
-        """Count the rows that another attempt must embed, because another run dropped their texts from the journal.
-
-        Raises:
-            MetaEOLError: No attempt is left.
-        """
+        """Count the rows that another attempt must embed, because another run dropped their texts from the journal."""
         if outcomes.n_lost:
             if not self._attempts_left:
                 raise MetaEOLError("rows that were embedded are in no journal, however often they are looked for: run the job again")
@@ -304,15 +266,13 @@ class EmbedRun:
         """Reconcile the quarantine with the table after a second try of failed rows, whatever killed runs and deleted rows left in it."""
         if not self._scope.failed:
             return
-        tables = snapshot.tables
-        ref, failing = tables.target.beside("quarantine"), failing_rows(self._spark, tables, self._columns)
+        ref, key, failing = self._job.target.beside("quarantine"), snapshot.tables.key, failing_rows(self._job, snapshot.tables)
         with self._phase("quarantine"):
-            with_retries(lambda: reconcile_quarantine(self._spark, ref, failing, tables.key, self._report.run_id))
+            with_retries(lambda: reconcile_quarantine(self._spark, ref, failing, key, self._report.run_id))
 
     def _finish_report(self, snapshot: Snapshot) -> None:
         """Finish the report with the tables' versions and the session's executors."""
         with self._phase("report"):
-            tables = snapshot.tables
-            target = open_table(self._spark, tables.target, "target.table")
-            self._report.delta_versions = {"source": tables.source_version, "target": current_version(target)}
+            target = open_table(self._spark, self._job.target, "target.table")
+            self._report.delta_versions = {"source": snapshot.tables.source_version, "target": current_version(target)}
             self._report.executors = executor_count(self._spark)

@@ -74,9 +74,8 @@ def _describe(job: Job, work: Workload, counted: TokenCount) -> dict[str, Any]:
 def _target_changes(job: Job, seen: Snapshot) -> tuple[bool, list[str]]:
     """Whether the target is to be created, and the columns that it lacks."""
     tables = seen.tables
-    is_new = not tables.in_place and tables.target_version is None
-    if is_new:
-        schema = tables.key
+    if job.in_place:
+        schema = tables.source.schema
     else:
-        schema = tables.source.schema if tables.in_place else read(job.spark, tables.target, tables.target_version).schema
-    return is_new, [field.name for field in job.columns.missing_from(schema)]
+        schema = tables.key if tables.target_version is None else read(job.spark, job.target, tables.target_version).schema
+    return not job.in_place and tables.target_version is None, [field.name for field in job.columns.missing_from(schema)]

@@ -17,22 +17,6 @@ from metaeol_udf.files import replace_file
 MOST_WAVES = 500
 
 
-@dataclass
-class Stopwatch:
-    """Seconds that each phase of a run took."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Add the time spent inside to a phase."""
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - started, 3)
-
-
 @dataclass(frozen=True)
 class Counts:
     """Rows of one selection.
@@ -129,14 +113,17 @@ class Report:
                 "to": self.fingerprint,
             }
 
-    def count_done(self, embedded: int, trimmed: int, failures: Mapping[str, int]) -> None:
-        """Add the counts of the rows that are done, of one snapshot.
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Add the time spent inside to the seconds of a phase."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[phase] = round(self.seconds.get(phase, 0.0) + time.monotonic() - started, 3)
 
-        Args:
-            embedded: Rows with a vector.
-            trimmed: Rows with a vector whose text was trimmed.
-            failures: Rows without a vector, by reason.
-        """
+    def count_done(self, embedded: int, trimmed: int, failures: Mapping[str, int]) -> None:
+        """Add the counts of the rows that are done, of one snapshot: with a vector, with that of a trimmed text, and failed by reason."""
         self.rows_embedded += embedded
         self.rows_trimmed += trimmed
         self.rows_failed += sum(failures.values())

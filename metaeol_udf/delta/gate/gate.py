@@ -125,4 +125,4 @@ def _stored(job: Job, tables: Tables) -> DataFrame:
 
 def _written_to(job: Job, tables: Tables) -> DataFrame:
     """Read the table that is written to, at the version of the snapshot."""
-    return tables.source if tables.in_place else read(job.spark, tables.target, tables.target_version)
+    return tables.source if job.in_place else read(job.spark, job.target, tables.target_version)

@@ -14,30 +14,24 @@ from metaeol_udf.delta.select.row_scope import RowScope
 from metaeol_udf.delta.select.selection import Selection
 from metaeol_udf.delta.tables.columns import check_source_columns, check_vector_columns, require_field
 from metaeol_udf.delta.tables.metadata import check_constraints
-from metaeol_udf.delta.tables.refs import TableRef, current_version, open_table, read
+from metaeol_udf.delta.tables.refs import current_version, open_table, read
 from metaeol_udf.delta.tables.target import check_target
 
 
 @dataclass(frozen=True)
 class Tables:
-    """Tables that a run reads and writes.
+    """Tables that a run reads and writes, by the names that the job holds.
 
     Attributes:
-        source_ref: The source's name.
         source: The source's rows in scope, at the pinned version.
         source_version: The pinned version of the source.
         target_version: The pinned version of a target of its own; None where there was no target yet, and in place.
-        target: The name of the table that is written to; the source's own where the settings name no target.
-        in_place: Whether vectors go into the source itself.
         key: Fields of the key columns.
     """
 
-    source_ref: TableRef
     source: DataFrame
     source_version: int
     target_version: int | None
-    target: TableRef
-    in_place: bool
     key: StructType
 
 
@@ -62,11 +56,7 @@ class Snapshot:
 
 
 def take_snapshot(job: Job, scope: RowScope, *, check_keys: bool = True) -> Snapshot:
-    """Take a snapshot: pin the tables' versions, and count the rows that need work.
-
-    Raises:
-        InputError: A table, column or key is not what the settings say.
-    """
+    """Take a snapshot: pin the tables' versions, and count the rows that need work."""
     tables = open_checked(job, scope)
     if check_keys:
         selection.check_keys(tables.source, job.config.source)
@@ -90,7 +80,7 @@ def open_checked(job: Job, scope: RowScope) -> Tables:
         check_vector_columns(source.schema, job.columns, (*config.key, config.text), job.source)
         check_constraints(job.spark, table, job.columns, job.source)
     target_version = None if job.in_place else check_target(job.spark, job.target, key, job.columns)
-    return Tables(job.source, source, version, target_version, job.target, job.in_place, key)
+    return Tables(source, version, target_version, key)
 
 
 def select(job: Job, scope: RowScope, tables: Tables, *, pinned: bool, whole: bool = False) -> Selection:
@@ -103,16 +93,16 @@ def select(job: Job, scope: RowScope, tables: Tables, *, pinned: bool, whole: bo
         pinned: Whether to read the pinned versions rather than the tables as they stand now.
         whole: Whether to ignore the scope's filter on failed rows.
     """
-    source = tables.source if pinned else scope.of_source(read(job.spark, tables.source_ref))
+    source = tables.source if pinned else scope.of_source(read(job.spark, job.source))
     stored = None
-    if not tables.in_place and not (pinned and tables.target_version is None):
-        stored = read(job.spark, tables.target, tables.target_version if pinned else None)
-    chosen = selection.select(source, job.config.source, job.spec.fingerprint(), job.columns, stored, tables.in_place)
+    if not job.in_place and not (pinned and tables.target_version is None):
+        stored = read(job.spark, job.target, tables.target_version if pinned else None)
+    chosen = selection.select(source, job.config.source, job.spec.fingerprint(), job.columns, stored, job.in_place)
     return chosen if whole else scope.of_selection(chosen)
 
 
 def is_outdated(job: Job, tables: Tables) -> bool:
     """Tell whether a snapshot is outdated: the table that is written to has had another commit since."""
-    if tables.in_place:
-        return current_version(open_table(job.spark, tables.target, "target.table")) != tables.source_version
-    return check_target(job.spark, tables.target, tables.key, job.columns) != tables.target_version
+    if job.in_place:
+        return current_version(open_table(job.spark, job.target, "target.table")) != tables.source_version
+    return check_target(job.spark, job.target, tables.key, job.columns) != tables.target_version

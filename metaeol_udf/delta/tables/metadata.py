@@ -19,12 +19,7 @@ from metaeol_udf.spark.columns import find_field
 
 
 def vector_properties(column: str, resolved: ResolvedSpec) -> dict[str, str]:
-    """Make the table properties that say how a column's vectors were made: `metaeol.<column>.model` and so on.
-
-    Args:
-        column: Name of the vector column.
-        resolved: What the vectors are; its model stands there as the user named it.
-    """
+    """Make the table properties that say how a column's vectors were made: `metaeol.<column>.model`, as the user named it, and so on."""
     spec = resolved.spec
     values = {
         "model": spec.model,
@@ -68,14 +63,8 @@ def check_constraints(spark: SparkSession, table: DeltaTable, columns: VectorCol
             )
 
 
-def add_columns(spark: SparkSession, ref: TableRef, columns: VectorColumns) -> None:
-    """Add the vectors' columns to a table and leave its properties as they are; a table that has the columns gets no commit."""
-    schema = open_table(spark, ref, "target.table").toDF().schema
-    alter_table(spark, ref, new_columns=columns.missing_from(schema), comments={}, properties={})
-
-
 def prepare_table(spark: SparkSession, ref: TableRef, columns: VectorColumns, properties: Mapping[str, str]) -> None:
-    """Prepare a table for vectors: their columns, properties and comment; a table that has them gets no commit.
+    """Prepare a table for vectors: their columns, and where `properties` are given these and a comment, too; what is there costs no commit.
 
     Done before anything is embedded: a change of metadata makes writers that run at the same time fail, a MERGE of ours among them.
     """
@@ -83,13 +72,14 @@ def prepare_table(spark: SparkSession, ref: TableRef, columns: VectorColumns, pr
     schema = table.toDF().schema
     detail = table.detail().first()
     present = dict(detail["properties"]) if detail is not None else {}
-    comment = column_comment(properties, columns.vector)
     field = find_field(schema, columns.vector)
-    commented = field is not None and field.metadata.get("comment") == comment
+    comments = {columns.vector: column_comment(properties, columns.vector)} if properties else {}
+    if field is not None and field.metadata.get("comment") == comments.get(columns.vector):
+        comments = {}
     alter_table(
         spark,
         ref,
         new_columns=columns.missing_from(schema),
-        comments={} if commented else {columns.vector: comment},
+        comments=comments,
         properties={key: value for key, value in properties.items() if present.get(key) != value},
     )

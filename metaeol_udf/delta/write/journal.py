@@ -14,7 +14,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, BooleanType, FloatType, IntegerType, LongType, StringType, StructField, StructType
 
-from metaeol_udf.delta.select.selection import FINGERPRINT, TEXT
+from metaeol_udf.delta.select.selection import FINGERPRINT
 from metaeol_udf.delta.tables.fingerprint import of_spec
 from metaeol_udf.delta.tables.refs import TableRef, append, create, exists, open_table, read
 from metaeol_udf.delta.tables.spark_errors import conflict_in, with_retries
@@ -35,36 +35,6 @@ SCHEMA = StructType(
         StructField("wave", IntegerType()),
     ]
 )
-
-
-@dataclass(frozen=True)
-class WaveCounts:
-    """Counts of one wave.
-
-    Attributes:
-        n_texts: Texts that went through the model.
-        failures: Texts that went through the model and have no vector, by reason.
-        tokens_computed: Tokens that went through the model.
-    """
-
-    n_texts: int
-    failures: dict[str, int]
-    tokens_computed: int
-
-
-@dataclass(frozen=True)
-class RunCounts:
-    """Counts of one run's waves.
-
-    Attributes:
-        tokens_computed: Tokens that went through the model.
-        tokens_saved: Tokens that one pass a prompt would have computed beyond those.
-        model_loads: Loads of the model that the run caused, over all workers.
-    """
-
-    tokens_computed: int
-    tokens_saved: int
-    model_loads: int
 
 
 @dataclass(frozen=True)
@@ -121,15 +91,18 @@ class Journal:
         """Read the finished fingerprints, which need no more work: one column, `fingerprint`."""
         return self.rows().where(F.col("error").isNull()).select("fingerprint").distinct()
 
-    def count_wave(self, wave: int) -> WaveCounts:
-        """Count what this run journalled in one wave. Delta skips files of other waves by their statistics."""
+    def count_wave(self, wave: int) -> tuple[int, int, dict[str, int]]:
+        """Count the texts and tokens of one wave of this run, and by reason the texts without a vector.
+
+        Delta skips files of other waves by their statistics.
+        """
         mine = self._wave(self.waves_before + wave)
         found = mine.groupBy("error").agg(F.count(F.lit(1)).alias("n"), F.sum("tokens_computed").alias("tokens")).collect()
         failures = {row["error"]: row["n"] for row in found if row["error"] is not None}
-        return WaveCounts(sum(row["n"] for row in found), failures, sum(row["tokens"] or 0 for row in found))
+        return sum(row["n"] for row in found), sum(row["tokens"] or 0 for row in found), failures
 
-    def count_run(self) -> RunCounts:
-        """Count what this run journalled in all its waves."""
+    def count_run(self) -> tuple[int, int, int]:
+        """Count the tokens that this run computed in all its waves, those that it saved, and the loads of the model that it caused."""
         mine = self.rows().where(F.col("run_id") == self.run_id)
         loaded_now = F.when(F.col("load_id").endswith(f":{self.run_id}"), F.col("load_id"))
         found = mine.agg(
@@ -137,7 +110,7 @@ class Journal:
             F.coalesce(F.sum("tokens_saved"), F.lit(0)).alias("saved"),
             F.count_distinct(loaded_now).alias("loads"),
         ).collect()[0]
-        return RunCounts(found["computed"], found["saved"], found["loads"])
+        return found["computed"], found["saved"], found["loads"]
 
     def append_textless(self, textless: DataFrame) -> None:
         """Append NULL and blank texts, which no model sees."""
@@ -147,12 +120,7 @@ class Journal:
         self._append(textless, values, wave=0)
 
     def append_wave(self, embedded: DataFrame, wave: int) -> None:
-        """Append one wave as one commit.
-
-        Args:
-            embedded: FINGERPRINT and `result`, a struct of `RESULT_TYPE`.
-            wave: The number of the wave, from 1.
-        """
+        """Append one wave, numbered from 1, as one commit: FINGERPRINT and `result`, a struct of `RESULT_TYPE`."""
         names = ("vector", "error", "trimmed", "tokens_computed", "tokens_saved", "load_id")
         values: dict[str, Column] = {name: F.col(f"result.{name}") for name in names}
         self._append(embedded, {"fingerprint": F.col(FINGERPRINT), **values}, wave)
@@ -175,10 +143,8 @@ class Journal:
     def drop_published(self, published: DataFrame) -> None:
         """Drop the runs of which all is published: whole runs, whose files Delta then removes without rewriting them.
 
-        What a killed run computed for rows that are not in this run stays for `KEEP_DAYS`, for a run that has these rows.
-
-        Args:
-            published: One column, `fingerprint`, of the vectors that are in the target now.
+        `published` has one column, `fingerprint`, of the vectors that are in the target now. What a killed run computed for rows
+        that are not in this run stays for `KEEP_DAYS`, for a run that has these rows.
         """
         if not exists(self.spark, self.ref):
             return
@@ -195,11 +161,3 @@ class Journal:
 def digest_of(vector: Column) -> Column:
     """Make the digest of a vector: a 64-bit hash; NULL for NULL."""
     return F.when(vector.isNotNull(), F.xxhash64(vector))
-
-
-def wave_of(fingerprint: Column, n_waves: int) -> Column:
-    """Tell the wave of a fingerprint, from 1: by content, so that a repeated task finds the same rows."""
-    return (F.pmod(F.xxhash64(fingerprint), F.lit(n_waves)) + 1).cast("int")
-
-
-__all__ = ["FINGERPRINT", "SCHEMA", "TEXT", "Journal", "digest_of", "wave_of"]

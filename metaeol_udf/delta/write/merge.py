@@ -26,24 +26,14 @@ _PREFIX = "metaeol_new_"  # of the journal's columns inside a MERGE, so that a u
 
 
 def publish(job: Job, scope: RowScope, tables: Tables, outcomes: DataFrame) -> None:
-    """Publish what the journal holds for the rows in scope, as the tables stand now: one MERGE.
-
-    Args:
-        job: Settings and session.
-        scope: The rows of the run.
-        tables: The tables as they were opened.
-        outcomes: The journal, one row a fingerprint.
-
-    Raises:
-        ConflictError: Somebody dropped, renamed or retyped a column since the run began.
-    """
+    """Publish `outcomes`, the journal's rows one a fingerprint, for the rows in scope as the tables stand now: one MERGE."""
     source, columns = job.config.source, job.columns
-    target = open_table(job.spark, tables.target, "target.table")
-    check_still_fits(target, columns, [source.text] if tables.in_place else source.key, tables.target)
-    if tables.in_place:
+    target = open_table(job.spark, job.target, "target.table")
+    _check_still_fits(target, columns, [source.text] if job.in_place else source.key, job.target)
+    if job.in_place:
         publish_in_place(target, outcomes, columns, job.spec.fingerprint(), source.text, scope.condition(source.where))
     else:
-        publish_to_target(target, select(job, scope, tables, pinned=False), outcomes, columns, scope.bounds)
+        _publish_to_target(target, select(job, scope, tables, pinned=False), outcomes, columns, scope.bounds)
 
 
 def publish_in_place(
@@ -52,14 +42,7 @@ def publish_in_place(
     """Publish vectors beside the texts that they belong to.
 
     The MERGE matches the fingerprint of the text as it stands now: a row that was changed or deleted since it was read gets nothing.
-
-    Args:
-        table: The source.
-        outcomes: The journal, one row a fingerprint.
-        columns: Where to write.
-        spec_fingerprint: Of the job's spec.
-        text: The text column.
-        within: The user's condition and the run's scope; rows outside it are left alone though their text may be known.
+    Rows outside `within`, the user's condition and the run's scope, are left alone though their text may be known.
     """
     values = _renamed(outcomes)
     new = F.col(f"{_PREFIX}fingerprint")
@@ -71,17 +54,10 @@ def publish_in_place(
     table.merge(values, matches).whenMatchedUpdate(set=_assignments(columns)).execute()
 
 
-def publish_to_target(
-    table: DeltaTable, selection: Selection, outcomes: DataFrame, columns: VectorColumns, bounds: Column | None = None
-) -> None:
-    """Publish vectors by key to a table of their own: insert or update.
+def _publish_to_target(table: DeltaTable, selection: Selection, outcomes: DataFrame, columns: VectorColumns, bounds: Column | None) -> None:
+    """Publish vectors by key to a table of their own: insert or update. Delta does not read the target's files outside `bounds`.
 
-    Args:
-        table: The target.
-        selection: The source as it stands now, so that a changed text gets no stale vector. Keys that left it are left alone.
-        outcomes: The journal, one row a fingerprint.
-        columns: Where to write.
-        bounds: A condition that holds for every key of the selection; Delta does not read the target's files outside it.
+    The selection is of the source as it stands now, so that a changed text gets no stale vector. Keys that left it are left alone.
     """
     keys = [F.col(quoted(name)).alias(f"{_PREFIX}key_{i}") for i, name in enumerate(selection.key)]
     rows = selection.changed.select(*keys, FINGERPRINT).join(_renamed(outcomes), F.col(FINGERPRINT) == F.col(f"{_PREFIX}fingerprint"))
@@ -93,20 +69,10 @@ def publish_to_target(
     merge.whenMatchedUpdate(set=_assignments(columns)).whenNotMatchedInsert(values=inserted).execute()
 
 
-def check_still_fits(table: DeltaTable, columns: VectorColumns, others: Iterable[str], ref: TableRef) -> None:
-    """Check, before every try of a MERGE, that the table still fits: nobody dropped, renamed or retyped a column since the run began.
-
-    Args:
-        table: The table that is written to, as it is now.
-        columns: The vectors' columns.
-        others: Columns that the MERGE matches rows by.
-        ref: The table's name, for the message.
-
-    Raises:
-        ConflictError: Somebody did.
-    """
+def _check_still_fits(table: DeltaTable, columns: VectorColumns, matched_by: Iterable[str], ref: TableRef) -> None:
+    """Check, before every try of a MERGE, that the table still fits: nobody dropped, renamed or retyped a column since the run began."""
     schema = table.toDF().schema
-    gone = [name for name in others if find_field(schema, name) is None]
+    gone = [name for name in matched_by if find_field(schema, name) is None]
     for wanted in columns.fields:
         found = find_field(schema, wanted.name)
         if found is None or found.dataType != wanted.dataType:
@@ -132,14 +98,7 @@ class Verified:
 
 
 def count_missing(job: Job, scope: RowScope, tables: Tables, digests: DataFrame) -> int:
-    """Count the rows, as they are now, whose text is in the journal and which do not hold its fingerprint.
-
-    Args:
-        job: Settings and session.
-        scope: The rows of the run.
-        tables: The tables as they were opened.
-        digests: The journal, one row a fingerprint.
-    """
+    """Count the rows, as they are now, whose text is in the journal and which do not hold its fingerprint."""
     # A second try that failed again is stored as it was before.
     due = digests.where(F.col("error").isNull()) if scope.failed else digests
     known = due.select(F.col("fingerprint").alias(FINGERPRINT))
@@ -149,13 +108,8 @@ def count_missing(job: Job, scope: RowScope, tables: Tables, digests: DataFrame)
 def verify(chosen: Selection, present: Selection, stored: DataFrame, columns: VectorColumns, journal: Journal, n_missing: int) -> Verified:
     """Verify, from the tables as they stand now, that every row holds the vector that was computed for its present text.
 
-    Args:
-        chosen: The rows of the run, as they were read.
-        present: The rows in scope as they are now.
-        stored: The rows in scope of the table that was written to, as it is now.
-        columns: The vectors' columns.
-        journal: The journal, with the vectors that were computed.
-        n_missing: The number that `count_missing` gave.
+    `chosen` are the rows of the run as they were read, `present` those in scope as they are now; `stored` are those of the table
+    that was written to, and `n_missing` is what `count_missing` gave.
 
     Raises:
         MetaEOLError: A row's text is in the journal, yet the row does not hold that fingerprint, or it does and with another

@@ -12,16 +12,9 @@ from metaeol_udf.delta.tables.target import create_target
 def prepare_tables(job: Job, tables: Tables, *, with_metadata: bool = True) -> None:
     """Prepare the table that is written to: create it, and add the vectors' columns and properties. What is there costs no commit.
 
-    Args:
-        job: Settings and session.
-        tables: The tables as they were opened.
-        with_metadata: Whether the properties are brought up to date, too. Without them only columns are added.
+    Without `with_metadata` the properties that the table has stay as they are.
     """
-    target = tables.target
-    if not tables.in_place:
-        create_target(job.spark, target, tables.key)
-    if not with_metadata:
-        with_retries(lambda: metadata.add_columns(job.spark, target, job.columns))
-        return
-    properties = metadata.vector_properties(job.columns.vector, job.resolved)
-    with_retries(lambda: metadata.prepare_table(job.spark, target, job.columns, properties))
+    if not job.in_place:
+        create_target(job.spark, job.target, tables.key)
+    properties = metadata.vector_properties(job.columns.vector, job.resolved) if with_metadata else {}
+    with_retries(lambda: metadata.prepare_table(job.spark, job.target, job.columns, properties))

@@ -6,9 +6,9 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import IntegerType, StringType, StructField, StructType
 
+from metaeol_udf.delta.base.context import Job
 from metaeol_udf.delta.select.selection import FINGERPRINT, OUTCOME
 from metaeol_udf.delta.select.snapshot import Tables
-from metaeol_udf.delta.tables.columns import VectorColumns
 from metaeol_udf.delta.tables.refs import TableRef, create, exists, open_table, read
 from metaeol_udf.spark.columns import quoted, same_key
 
@@ -22,18 +22,10 @@ FIELDS = [
 
 
 def update_quarantine(spark: SparkSession, ref: TableRef, results: DataFrame, key: StructType, run_id: str, n_failed: int) -> None:
-    """Update the quarantine with the rows of one run.
+    """Update the quarantine with `results`: key columns, FINGERPRINT and OUTCOME of every row that the run worked on.
 
-    Rows that failed enter it or count one attempt more, rows that succeeded leave it. While nothing ever failed there is no
-    such table.
-
-    Args:
-        spark: The session.
-        ref: Where it stands.
-        results: Key columns, FINGERPRINT and OUTCOME of every row that the run worked on.
-        key: Fields of the key columns.
-        run_id: Of this run.
-        n_failed: Rows of `results` with an error.
+    Rows that failed, `n_failed` of them, enter it or count one attempt more, rows that succeeded leave it. While nothing ever
+    failed there is no such table.
     """
     if not exists(spark, ref):
         if not n_failed:
@@ -45,13 +37,13 @@ def update_quarantine(spark: SparkSession, ref: TableRef, results: DataFrame, ke
     values = _values(run_id)
     merge = open_table(spark, ref, "quarantine").merge(new, _same_key(key.names))
     merge = merge.whenMatchedDelete(~failed).whenMatchedUpdate(set=values | {"attempts": again})
-    merge.whenNotMatchedInsert(condition=failed, values=values | _keys(key.names) | {"attempts": F.lit(1)}).execute()
+    merge.whenNotMatchedInsert(condition=failed, values=values | _new_row(key.names)).execute()
 
 
-def failing_rows(spark: SparkSession, tables: Tables, columns: VectorColumns) -> DataFrame:
+def failing_rows(job: Job, tables: Tables) -> DataFrame:
     """Find the rows that have an error now: key columns, `fingerprint` and `error` of every row of the source that failed."""
-    key, source = tables.key, read(spark, tables.source_ref)
-    stored = source if tables.in_place else read(spark, tables.target).join(source, key.names, "left_semi")
+    key, columns, source = tables.key, job.columns, read(job.spark, job.source)
+    stored = source if job.in_place else read(job.spark, job.target).join(source, key.names, "left_semi")
     return stored.where(F.col(quoted(columns.error)).isNotNull()).select(
         *[quoted(name) for name in key.names],
         F.col(quoted(columns.fingerprint_column)).alias("fingerprint"),
@@ -60,22 +52,14 @@ def failing_rows(spark: SparkSession, tables: Tables, columns: VectorColumns) ->
 
 
 def reconcile_quarantine(spark: SparkSession, ref: TableRef, failing: DataFrame, key: StructType, run_id: str) -> None:
-    """Reconcile the quarantine with the table: it holds exactly the rows that have an error now; their attempts stay as they are.
-
-    Args:
-        spark: The session.
-        ref: Where it stands.
-        failing: The rows that `failing_rows` gave.
-        key: Fields of the key columns.
-        run_id: Of this run.
-    """
+    """Reconcile the quarantine with the table: it holds exactly the rows that have an error now; their attempts stay as they are."""
     if not exists(spark, ref):
         if failing.isEmpty():
             return
         _create(spark, ref, key)
     new = _renamed(failing, key.names, F.col("fingerprint"), F.col("error"))
     merge = open_table(spark, ref, "quarantine").merge(new, _same_key(key.names)).whenNotMatchedBySourceDelete()
-    merge.whenNotMatchedInsert(values=_values(run_id) | _keys(key.names) | {"attempts": F.lit(1)}).execute()
+    merge.whenNotMatchedInsert(values=_values(run_id) | _new_row(key.names)).execute()
 
 
 def _renamed(rows: DataFrame, key: list[str], fingerprint: Column, reason: Column) -> DataFrame:
@@ -96,8 +80,8 @@ def _values(run_id: str) -> dict[str, Column | str]:
     return values | {"last_run_id": F.lit(run_id)}
 
 
-def _keys(key: list[str]) -> dict[str, Column | str]:
-    return {quoted(name): F.col(f"new_key_{i}") for i, name in enumerate(key)}
+def _new_row(key: list[str]) -> dict[str, Column | str]:
+    return {"attempts": F.lit(1), **{quoted(name): F.col(f"new_key_{i}") for i, name in enumerate(key)}}
 
 
 def _create(spark: SparkSession, ref: TableRef, key: StructType) -> None:

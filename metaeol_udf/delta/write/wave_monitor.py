@@ -23,28 +23,23 @@ class WaveMonitor:
         self._since, self._started = time.monotonic(), time.time()
 
     def __call__(self, wave: int, n_waves: int) -> None:
-        """Count and log what a wave journalled, and end the run early where it must.
-
-        Raises:
-            BudgetError: Waves are left, and the run is certain or likely to end over its budget.
-            TerminatedError: Waves are left, and SIGTERM came.
-        """
-        counts, now = self._journal.count_wave(wave), time.monotonic()
+        """Count and log what a wave journalled, and end the run early where it must: over its budget, or by SIGTERM."""
+        (n_texts, n_tokens, failures), now = self._journal.count_wave(wave), time.monotonic()
         seconds, self._since = now - self._since, now
         started, self._started = self._started, time.time()
-        self._failures.update(counts.failures)
-        self._report.unique_texts += counts.n_texts
+        self._failures.update(failures)
+        self._report.unique_texts += n_texts
         self._report.waves += 1
-        n_failed = sum(counts.failures.values())
-        self._report.log_wave(round(started, 3), round(seconds, 3), counts.n_texts, counts.tokens_computed, n_failed)
+        n_failed = sum(failures.values())
+        self._report.log_wave(round(started, 3), round(seconds, 3), n_texts, n_tokens, n_failed)
         logger.info(
             "wave %d of %d: %d texts in %.1f s, %.1f texts/s, %.0f tokens/s, %d failed",
             wave,
             n_waves,
-            counts.n_texts,
+            n_texts,
             seconds,
-            counts.n_texts / seconds,
-            counts.tokens_computed / seconds,
+            n_texts / seconds,
+            n_tokens / seconds,
             n_failed,
         )
         if wave < n_waves:

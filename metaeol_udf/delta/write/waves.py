@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 
 from metaeol_udf.delta.base.progress import Between, Progress, watch_tasks
 from metaeol_udf.delta.select.selection import FINGERPRINT, TEXT, Pending
-from metaeol_udf.delta.write.journal import Journal, wave_of
+from metaeol_udf.delta.write.journal import Journal
 from metaeol_udf.spark.cluster.session import slot_count
 from metaeol_udf.spark.gpu_stage import embed_in_stage
 from metaeol_udf.spark.udf import result_udf
@@ -87,7 +87,9 @@ def _stage(pending: Pending, n_waves: int) -> DataFrame:
     """Texts with their wave. Several waves share one scan: rows are kept on the executors, where each wave finds its own together."""
     if n_waves == 1:
         return pending.texts
-    waved = pending.texts.withColumn("wave", wave_of(F.col(FINGERPRINT), n_waves))
+    # By content, so that a repeated task finds the same rows.
+    wave = (F.pmod(F.xxhash64(FINGERPRINT), F.lit(n_waves)) + 1).cast("int")
+    waved = pending.texts.withColumn("wave", wave)
     return waved.sortWithinPartitions("wave").persist(StorageLevel.MEMORY_AND_DISK)
 
 
