@@ -59,12 +59,7 @@ def run_embed(
 
 
 def prepare_job(config: JobConfig, spark: SparkSession | None, *, writes: bool = True) -> Job:
-    """Check that optional packages are there, then prepare the job; see `Job.prepare`.
-
-    Raises:
-        ConfigError: A setting needs a package that is not installed.
-        MetaEOLError: As for `Job.prepare`.
-    """
+    """Check that the optional packages which the settings need are there, then prepare the job; see `Job.prepare`."""
     if _exports(config.runtime):
         from metaeol_udf.delta.report.exporters import check_installed
 
@@ -114,11 +109,7 @@ def write_reports(job: Job, report: Report, *, with_map: bool = False) -> None:
 
 
 def conclude(job: Job, report: Report) -> dict[str, Any]:
-    """Judge a finished run by the failure budget and write its report.
-
-    Raises:
-        BudgetError: Too many rows failed.
-    """
+    """Judge a finished run by the failure budget and write its report; raises where too many rows failed."""
     over = job.budget.is_exceeded(report.rows_failed, report.rows_selected)
     worked = report.rows_embedded + report.rows_failed
     report.status = "over_budget" if over else "done" if worked else "nothing_to_do"

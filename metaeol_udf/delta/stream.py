@@ -17,9 +17,8 @@ import logging
 from typing import Any
 
 from pyspark.errors import StreamingQueryException
-from pyspark.sql import Column, DataFrame, Row, SparkSession
+from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.streaming.query import StreamingQuery
 from pyspark.sql.streaming.readwriter import DataStreamWriter
 
 from metaeol_udf.config import JobConfig
@@ -52,17 +51,10 @@ def run_stream(
     over the whole table (unless `stream.start` says otherwise and no row holds a vector of another spec), then follows the
     commits made since.
 
-    Args:
-        config: All settings.
-        spark: As for `run_embed`.
-        progress: As for `run_embed`.
-        between: As for `run_embed`, for the first run over the whole table and for the run of each micro-batch.
+    Takes and raises what `run_embed` does; a micro-batch that raised is looked at again by the next run.
 
     Returns:
         The report of all micro-batches together. With an interval as trigger this returns only by an error.
-
-    Raises:
-        MetaEOLError: As for `run_embed`; a micro-batch that raised is looked at again by the next run.
     """
     with known_errors():
         job = prepare_job(config, spark)
@@ -115,9 +107,7 @@ class _Stream:
         """Forget where the stream is if another spec wrote into the target since: going on would leave its vectors beside ours.
 
         The stream does so before it brings the properties up to date, so that a run that is killed in between begins anew, too.
-
-        Returns:
-            Whether another spec is known to have written last.
+        Tells whether another spec is known to have written last.
         """
         if not exists(self._job.spark, self._job.target):
             return False
@@ -152,27 +142,17 @@ class _Stream:
     def _begin(self) -> int:
         """Begin a stream with the main job, where `stream.start` says so; gives the version to follow from.
 
-        The version is taken first: the stream looks once more at what is committed while the main job runs.
+        The newest version is taken first: the stream looks once more at what is committed while the main job runs.
         """
-        version = current_version(open_table(self._job.spark, self._job.source, "source.table"))
-        part = self._job.new_report()
-        run = EmbedRun(self._job, self._progress, part, between=self._between)
-        if self._config.start != "earliest" and not take_snapshot(self._job, RowScope(), check_keys=False).counts.rows_of_other_specs:
-            return self._late_start(version)
-        logger.info("first run of this stream: the whole table, then its commits from version %d on", version)
-        self._run_part(run, part, is_batch=False)
-        return version
-
-    def _late_start(self, newest: int) -> int:
-        """Find the version of a late start, which `stream.start` means where it is not `earliest`.
-
-        Raises:
-            InputError: The source has no such version.
-        """
-        version = newest if self._config.start == "latest" else int(self._config.start)
-        if version > newest:
-            raise InputError(f"stream.start is {version}, but the newest version of {self._job.source} is {newest}")
-        return version
+        start, newest = self._config.start, current_version(open_table(self._job.spark, self._job.source, "source.table"))
+        if start != "earliest" and not take_snapshot(self._job, RowScope(), check_keys=False).counts.rows_of_other_specs:
+            version = newest if start == "latest" else int(start)
+            if version > newest:
+                raise InputError(f"stream.start is {version}, but the newest version of {self._job.source} is {newest}")
+            return version
+        logger.info("first run of this stream: the whole table, then its commits from version %d on", newest)
+        self._run_part(self._job, None)
+        return newest
 
     def _read(self, feed: bool, start: StartingPoint) -> DataFrame:
         # Once there is a checkpoint, Spark goes on from that and not from the starting version.
@@ -196,7 +176,7 @@ class _Stream:
         query = writer.start()
         try:
             while not query.awaitTermination(POLL_EVERY_S):
-                if was_requested() and not _is_busy(query):
+                if was_requested() and not query.status["isTriggerActive"]:
                     break
         except StreamingQueryException as error:
             raise self._failure or _explained(error) from error
@@ -223,34 +203,30 @@ class _Stream:
         source = job.config.source
         due = filtered(batch, source.where)
         if job.in_place:
-            due = due.where(self._not_current())
+            fingerprint = row_fingerprint(job.spec.fingerprint(), F.col(quoted(source.text)))
+            due = due.where(~F.col(quoted(job.columns.fingerprint_column)).eqNullSafe(fingerprint))
         keys = due.select(*[F.col(quoted(name)) for name in source.key]).distinct().persist()
         try:
             scope, n_keys = row_scope_of_keys(keys)
             if not n_keys:
                 return
             logger.info("micro-batch %d: %d keys", batch_id, n_keys)
-            part = job.new_report()
-            self._run_part(EmbedRun(job, self._progress, part, scope, self._between), part, is_batch=True)
+            self._run_part(job, scope)
         finally:
             keys.unpersist()
         if self._config.trigger != "availableNow":
             write_reports(job, self._report)
             job.budget.check_endless(self._report.rows_failed, self._report.rows_selected)
 
-    def _not_current(self) -> Column:
-        """Make the condition for rows of a source that are not current: they do not hold the vector of their text."""
-        fingerprint = row_fingerprint(self._job.spec.fingerprint(), F.col(quoted(self._job.config.source.text)))
-        return ~F.col(quoted(self._job.columns.fingerprint_column)).eqNullSafe(fingerprint)
-
-    def _run_part(self, run: EmbedRun, part: Report, *, is_batch: bool) -> None:
+    def _run_part(self, job: Job, batch: RowScope | None) -> None:
         """Run a part of the stream, and add it to the report. A batch with nothing to embed (for example a replayed one) is not counted."""
+        part = job.new_report()
         try:
-            run.run()
+            EmbedRun(job, self._progress, part, batch, self._between).run()
         finally:
-            if part.rows_selected > part.rows_skipped or not is_batch:
+            if part.rows_selected > part.rows_skipped or batch is None:
                 self._report.add(part)
-                self._report.batches += is_batch
+                self._report.batches += batch is not None
 
 
 class StartingPoint:
@@ -292,10 +268,6 @@ class StartingPoint:
         finally:
             file.close()
         return int(content) if content else None  # a kill may have left it empty
-
-
-def _is_busy(query: StreamingQuery) -> bool:
-    return bool(query.status["isTriggerActive"])
 
 
 def _explained(error: StreamingQueryException) -> Exception:

@@ -130,15 +130,7 @@ class Report:
         self.failures = {reason: self.failures.get(reason, 0) + failures.get(reason, 0) for reason in sorted({*self.failures, *failures})}
 
     def log_wave(self, started: float, seconds: float, texts: int, tokens: int, failed: int) -> None:
-        """Note how fast a wave was.
-
-        Args:
-            started: Seconds since 1970.
-            seconds: That it took.
-            texts: That went through the model.
-            tokens: That went through the model.
-            failed: Texts without a vector.
-        """
+        """Note how fast a wave was; `started` in seconds since 1970."""
         entry = {"waves": 1, "started": started, "seconds": seconds, "texts": texts, "tokens": tokens, "failed": failed}
         self.wave_log = shortened([*self.wave_log, entry])
 
@@ -188,11 +180,7 @@ def _added_up(waves: list[dict[str, float]]) -> dict[str, float]:
 
 
 def check_writable(path: str | None, setting: str) -> None:
-    """See, before any work, that the folder of a file can be made.
-
-    Raises:
-        EnvironmentFault: It cannot.
-    """
+    """See, before any work, that the folder of a file can be made; raises where it cannot."""
     if path is None:
         return
     try:
@@ -202,10 +190,6 @@ def check_writable(path: str | None, setting: str) -> None:
 
 
 def write_report(report: Report, path: str | None) -> None:
-    """Write the report; a reader sees the old file or the new one, never half of one.
-
-    Raises:
-        EnvironmentFault: The file cannot be written.
-    """
+    """Write the report; a reader sees the old file or the new one, never half of one."""
     if path is not None:
         replace_file(path, (json.dumps(report.as_dict(), indent=2) + "\n").encode(), setting="runtime.report")

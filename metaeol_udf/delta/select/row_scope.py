@@ -11,7 +11,6 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import DateType, DecimalType, IntegralType, StringType
 
 from metaeol_udf.delta.select.selection import ERROR, STORED, Selection
-from metaeol_udf.delta.tables.where_clause import where_column
 from metaeol_udf.errors import InputError
 from metaeol_udf.spark.columns import quoted
 
@@ -53,16 +52,12 @@ class RowScope:
 
     def condition(self, where: str | None) -> Column | None:
         """Make the condition that a MERGE adds to its own: the user's condition and the bounds."""
-        parts = [part for part in (None if where is None else where_column(where), self.bounds) if part is not None]
+        parts = [part for part in (None if where is None else F.expr(where), self.bounds) if part is not None]
         return functools.reduce(operator.and_, parts) if parts else None
 
 
 def row_scope_of_keys(keys: DataFrame) -> tuple[RowScope, int]:
-    """Make the row scope of a micro-batch's keys, and count them: one aggregation.
-
-    Raises:
-        InputError: A key is NULL.
-    """
+    """Make the row scope of a micro-batch's keys, none of which may be NULL, and count them: one aggregation."""
     names = keys.columns
     bounded = [field.name for field in keys.schema.fields if isinstance(field.dataType, _BOUNDED)]
     is_null = functools.reduce(operator.or_, [F.col(quoted(name)).isNull() for name in names])

@@ -85,13 +85,7 @@ def check_source_columns(schema: StructType, key: Sequence[str], text: str, tabl
 
 
 def check_vector_columns(schema: StructType, columns: VectorColumns, taken: Sequence[str], table: object) -> None:
-    """See that the vectors' columns may be written: free, or there with our types.
-
-    Args:
-        schema: Of the table that is written to.
-        columns: The job's.
-        taken: Names of the key and text columns.
-        table: For the message.
+    """See that the vectors' columns may be written: free, or there with our types, and not `taken` by the key or the text.
 
     Raises:
         InputError: The name is unusable, is the key or the text, or stands for a column of another type.
@@ -102,12 +96,9 @@ def check_vector_columns(schema: StructType, columns: VectorColumns, taken: Sequ
         if wanted.name.casefold() in {name.casefold() for name in taken}:
             raise InputError(f"embedding.column: {wanted.name!r} is the key or the text column of the source")
         found = find_field(schema, wanted.name)
-        if found is not None and not _same_type(found.dataType, wanted.dataType):
+        # By their names, which say nothing of NULL in an array.
+        if found is not None and found.dataType.simpleString() != wanted.dataType.simpleString():
             raise InputError(
                 f"embedding.column: column {wanted.name!r} of {table} is {found.dataType.simpleString()} already, "
                 f"not {wanted.dataType.simpleString()}: choose another embedding.column"
             )
-
-
-def _same_type(found: DataType, wanted: DataType) -> bool:
-    return found.simpleString() == wanted.simpleString()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pyspark.errors import AnalysisException, ParseException
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from metaeol_udf.errors import InputError
@@ -15,12 +15,7 @@ _REFUSED = frozenset({"java_method", "reflect", "try_reflect", "raise_error", "a
 
 
 def filtered(source: DataFrame, condition: str | None, setting: str = "source.where") -> DataFrame:
-    """The rows that a user's SQL condition keeps.
-
-    Args:
-        source: Any rows.
-        condition: None keeps all.
-        setting: What the user wrote it as, for messages.
+    """The rows that a user's SQL condition, which messages call by its setting, keeps; None keeps all.
 
     Raises:
         InputError: It cannot be parsed, names what is not there, is not a condition, or reaches beyond the row.
@@ -29,7 +24,7 @@ def filtered(source: DataFrame, condition: str | None, setting: str = "source.wh
         return source
     try:
         _check(source.sparkSession, condition, setting)
-        return source.where(where_column(condition))
+        return source.where(F.expr(condition))
     except (ParseException, AnalysisException) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise InputError(f"{setting} {condition!r} is no condition over the source's columns: {lines[0]}") from None
@@ -39,11 +34,6 @@ def columns_in(spark: SparkSession, condition: str) -> set[str]:
     """Names, in lower case, of the columns that a condition mentions."""
     nodes = _nodes(_parse(spark, condition))
     return {node.nameParts().last().lower() for node in nodes if node.getClass().getSimpleName() == "UnresolvedAttribute"}
-
-
-def where_column(condition: str) -> Column:
-    """The user's condition as an expression: in a MERGE only ever a part of its condition."""
-    return F.expr(condition)
 
 
 def _check(spark: SparkSession, condition: str, setting: str) -> None:

@@ -66,21 +66,10 @@ class Holder:
 
 
 class RunLock:
-    """The locks on one target, as one run finds them.
-
-    Attributes:
-        holder: This run's own process.
-    """
+    """The locks on one target, as one run finds them; `holder` is this run's own process."""
 
     def __init__(self, spark: SparkSession, location: str, run_id: str, process: Process | None = None) -> None:
-        """Find the locks of a target.
-
-        Args:
-            spark: A classic session, whose rights on the storage are used.
-            location: The folder of the journal's table.
-            run_id: The id of this run.
-            process: The process that holds the lock; by default this process.
-        """
+        """Find the locks beside the journal, which stands at `location`, with the rights of the session on its storage."""
         context: Any = spark.sparkContext
         self._path: Any = context._jvm.org.apache.hadoop.fs.Path
         self._root = self._path(location, _FOLDER)
@@ -94,14 +83,7 @@ class RunLock:
 
     @contextmanager
     def hold(self, job: str) -> Iterator[None]:
-        """Hold the lock on a job while the block runs.
-
-        Args:
-            job: The digest of the job: tables, columns, condition and spec.
-
-        Raises:
-            ConflictError: Another run holds the lock and lives.
-        """
+        """Hold the lock on a job, known by the digest of its tables, columns, condition and spec, while the block runs."""
         folder = self._path(self._root, job)
         mine = self._path(folder, self.holder.name)
         try:

@@ -30,23 +30,14 @@ def embed_waves(
     wave_rows: int,
     progress: Progress,
     after_wave: Callable[[int, int], None],
-    task_gpus: int | None = None,
-    between: Between = lambda phase: None,
+    task_gpus: int | None,
+    between: Between,
 ) -> None:
-    """Embed all pending texts in waves. What a wave has journalled is never computed again, whatever happens later.
+    """Embed all pending texts in waves of about `wave_rows`. What a wave has journalled is never computed again, whatever happens later.
 
-    Args:
-        spark: The session.
-        pending: The texts; without texts no worker is started and no model loaded.
-        journal: The journal that takes the results.
-        request: The spec, device and model files for the workers.
-        wave_rows: About how many texts a wave holds.
-        progress: The watcher of the texts done, after every wave and while it runs.
-        after_wave: A function that is called with the wave's number and the number of waves once the wave is journalled; ends the
-            run by raising.
-        task_gpus: GPUs of a task in the embedding stages; None leaves that to the session.
-        between: A function that is called with `embed` before each wave, and with `journal` once the wave is journalled and not
-            yet counted.
+    Without texts no worker is started and no model loaded. `between` is called with `embed` before each wave, and with `journal`
+    once the wave is journalled and not yet counted; `after_wave` then with the wave's number and the number of waves. Both end
+    the run by raising. `task_gpus` are the GPUs of a task in the embedding stages; None leaves that to the session.
     """
     if pending.n_textless:
         journal.append_textless(pending.textless)
