@@ -3,11 +3,11 @@
 The way of one run, as `pipeline.EmbedRun.run` calls it:
 
 - `select/snapshot`: pin the tables' versions, and count the rows that need work.
-- `write/run_lock`: take the lock of the job, so that a second run does not pay for the same texts.
+- `write/run_lock`: check the executors before a model is loaded on them, and take the lock of the job, so that a second run does not pay for the same texts.
 - `write/prepare`: give the table the vectors' columns, and properties that say how the vectors are made.
 - `select/selection`: find the different texts that the journal does not hold yet.
 - `write/waves`: send them through the model, wave by wave.
-- `write/journal`: keep each wave's vectors by content, so that a run that is cut off never pays twice.
+- `write/journal`: keep each wave's vectors by content, so that a run that is cut off never pays twice; forget what is published.
 - `gate/gate`: compare the new vectors with those of another spec; only where the gate is on.
 - `write/merge`: publish by one MERGE, and prove from the tables that every row holds its vector.
 - `write/quarantine`: list the rows that failed.

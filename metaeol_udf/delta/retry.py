@@ -22,7 +22,10 @@ def run_retry(
     to the quarantine. Afterwards the quarantine holds the rows that have an error now, and no others: rows that succeeded, or
     whose text was made good or deleted meanwhile, leave it. Attempts are counted on.
 
-    Takes and raises what `run_embed` does. `rows_selected` of the report are the rows tried again.
+    Takes and raises what `run_embed` does.
+
+    Returns:
+        The report; its `rows_selected` are the rows tried again.
     """
     with known_errors():
         job = prepare_job(config, spark)

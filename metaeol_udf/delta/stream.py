@@ -51,10 +51,13 @@ def run_stream(
     over the whole table (unless `stream.start` says otherwise and no row holds a vector of another spec), then follows the
     commits made since.
 
-    Takes and raises what `run_embed` does; a micro-batch that raised is looked at again by the next run.
+    Takes what `run_embed` takes; `between` is called for the first run over the whole table and for that of each micro-batch.
 
     Returns:
         The report of all micro-batches together. With an interval as trigger this returns only by an error.
+
+    Raises:
+        MetaEOLError: As for `run_embed`; a micro-batch that raised is looked at again by the next run.
     """
     with known_errors():
         job = prepare_job(config, spark)

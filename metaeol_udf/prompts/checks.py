@@ -80,13 +80,7 @@ def ends_in_cue(template: PromptTemplate) -> bool:
 
 
 def count_tokens(templates: TemplateSet, trie: PromptTrie, n_text_tokens: int) -> TokenCost:
-    """Count the tokens of a text of about that length.
-
-    Args:
-        templates: The set.
-        trie: The set's trie.
-        n_text_tokens: Tokens to make the text of; cleaning it may add one.
-    """
+    """Count the tokens that a set computes for a text of that many tokens; cleaning the text may add one."""
     text, _ = trie.tokenizer.trim(_SAMPLE * (n_text_tokens // 8 + 1), n_text_tokens)
     cleaned = clean_text(text, templates.text_cleanup)
     lengths = [len(ids[0]) for ids in trie.tokenize([cleaned])]

@@ -110,14 +110,15 @@ class TemplateSet:
 
     def to_json(self) -> str:
         """The content that changes vectors, in one canonical form: clean-up and templates, not the name."""
-        templates = [{"meta_task": t.meta_task, "prompt": t.prompt} for t in self.templates]
-        return json.dumps({"text_cleanup": self.text_cleanup, "templates": templates}, sort_keys=True)
+        return json.dumps(self._content(), sort_keys=True)
 
     def to_yaml(self) -> str:
         """The file that `load` reads again: name, clean-up and templates, each prompt on one line."""
+        return yaml.safe_dump({"name": self.name, **self._content()}, sort_keys=False, allow_unicode=True, width=100_000)
+
+    def _content(self) -> dict[str, Any]:
         templates = [{"meta_task": t.meta_task, "prompt": t.prompt} for t in self.templates]
-        block = {"name": self.name, "text_cleanup": self.text_cleanup, "templates": templates}
-        return yaml.safe_dump(block, sort_keys=False, allow_unicode=True, width=100_000)
+        return {"text_cleanup": self.text_cleanup, "templates": templates}
 
     def digest(self) -> str:
         """SHA-256 of the content, 64 hexadecimal digits."""

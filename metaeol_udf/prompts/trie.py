@@ -97,7 +97,8 @@ class PromptTrie:
             self._cuts, self.is_cut = None, False
             self.groups = self._make_groups()
         if self._cuts is None:
-            return self._tokenize_whole(cleaned_texts)
+            fill = self._templates.fill
+            return [self.tokenizer.tokenize([fill(template, text) for text in cleaned_texts]) for template in self._templates.templates]
         middles = {}
         for cut in self._cuts:
             ends = (cut.prefix_end, cut.suffix_start)
@@ -105,14 +106,6 @@ class PromptTrie:
                 middles[ends] = self.tokenizer.tokenize_inside([ends[0] + text + ends[1] for text in cleaned_texts])
         cuts = self._cuts
         return [middles[cuts[group.template_indices[0]].prefix_end, cuts[group.template_indices[0]].suffix_start] for group in self.groups]
-
-    def _tokenize_whole(self, cleaned_texts: Sequence[str]) -> list[list[list[int]]]:
-        per_group = []
-        for group in self.groups:
-            template = self._templates.templates[group.template_indices[0]]
-            ids = self.tokenizer.tokenize([self._templates.fill(template, text) for text in cleaned_texts])
-            per_group.append(ids)
-        return per_group
 
     def _holds_on_samples(self, cleaned_texts: Sequence[str]) -> bool:
         """Prove the cuts again on some of the texts that really come, each with the next template in turn."""

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
 from metaeol_udf.delta.select.selection import ERROR, FINGERPRINT, STORED, Selection
+from metaeol_udf.delta.tables.fingerprint import spec_part, text_part
 from metaeol_udf.delta.write.journal import Journal
 from metaeol_udf.errors import InputError
 from metaeol_udf.evaluation.labelled_pairs import LabelledPairs
@@ -75,17 +76,9 @@ def sample_texts(chosen: Selection, journal: Journal, old_spec_fingerprint: str,
 
 
 def find_pairs(chosen: Selection, journal: Journal, old_spec_fingerprint: str, pairs: LabelledPairs, key: StructType) -> list[TextPair]:
-    """Find the labelled pairs of which both texts are comparable.
+    """Find the labelled pairs of which both texts are comparable, in the order of `pairs`.
 
-    Args:
-        chosen: All rows of the job.
-        journal: The journal, with the new vectors.
-        old_spec_fingerprint: The digest of the spec to compare with.
-        pairs: The labelled pairs, by key; a value that is not of the key's type names no row.
-        key: Fields of the key columns.
-
-    Returns:
-        In the order of `pairs`.
+    `chosen` are all rows of the job. A value that is not of the type of its key column, in `key`, names no row.
     """
     named = [_KEY + str(i) for i in range(len(key.fields))]
     sides = [(n, side, *values) for side, keys in enumerate((pairs.firsts, pairs.seconds)) for n, values in enumerate(keys)]
@@ -133,22 +126,14 @@ def collect_vectors(rows: DataFrame, spec_fingerprint: str, texts: Sequence[str]
 def _old_rows(chosen: Selection) -> DataFrame:
     """Find the rows that hold a vector of another spec, and whether it is the vector of their present text."""
     stored, wanted, error = F.col(STORED), F.col(FINGERPRINT), F.col(ERROR)
-    is_old = stored.isNotNull() & error.isNull() & (_spec_of(stored) != _spec_of(wanted))
-    text = _text_of(wanted)
-    same = (_text_of(stored) == text).alias(_SAME)
+    is_old = stored.isNotNull() & error.isNull() & (spec_part(stored) != spec_part(wanted))
+    text = text_part(wanted)
+    same = (text_part(stored) == text).alias(_SAME)
     key = [F.col(quoted(name)) for name in chosen.key]
-    return chosen.rows.where(is_old).select(*key, FINGERPRINT, _spec_of(stored).alias(_SPEC), text.alias(_TEXT), same)
+    return chosen.rows.where(is_old).select(*key, FINGERPRINT, spec_part(stored).alias(_SPEC), text.alias(_TEXT), same)
 
 
 def _comparable(chosen: Selection, journal: Journal, old_spec_fingerprint: str) -> DataFrame:
     """Find the comparable rows: they hold that spec's vector of their present text, and the journal has a new vector of it."""
     rows = _old_rows(chosen).where(F.col(_SAME) & (F.col(_SPEC) == old_spec_fingerprint))
     return rows.join(journal.finished(), F.col(FINGERPRINT) == F.col("fingerprint"), "left_semi")
-
-
-def _spec_of(fingerprint: Column) -> Column:
-    return F.substring_index(fingerprint, "-", 1)
-
-
-def _text_of(fingerprint: Column) -> Column:
-    return F.substring_index(fingerprint, "-", -1)

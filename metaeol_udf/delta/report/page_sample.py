@@ -35,11 +35,8 @@ _LONGEST_NAME = 120  # characters
 def publish_page(report: Report, job: Job, *, with_map: bool) -> None:
     """Write `runtime.report_page` where the settings ask for it; what goes wrong is a warning in the log.
 
-    Args:
-        report: Of the run.
-        job: Settings and session.
-        with_map: Whether the run published, so that a map shows the table as it is now. It reads keys and vectors of at most
-            about half a million rows, once.
+    `with_map`: the run published, so that a map shows the table as it is now. A map reads keys and vectors of at most about
+    half a million rows, once.
     """
     path = job.config.runtime.report_page
     if path is None:

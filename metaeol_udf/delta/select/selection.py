@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 from metaeol_udf.config import SourceConfig
 from metaeol_udf.delta.base.run_report import Counts
 from metaeol_udf.delta.tables.columns import VectorColumns
-from metaeol_udf.delta.tables.fingerprint import row_fingerprint, textless_error
+from metaeol_udf.delta.tables.fingerprint import row_fingerprint, spec_part, textless_error
 from metaeol_udf.delta.tables.where_clause import filtered
 from metaeol_udf.errors import InputError
 from metaeol_udf.spark.columns import find_field, quoted, same_key
@@ -44,15 +44,7 @@ class Selection:
 def select(
     source: DataFrame, config: SourceConfig, spec_fingerprint: str, columns: VectorColumns, target: DataFrame | None, in_place: bool
 ) -> Selection:
-    """Describe the rows of a run; starts no Spark work.
-
-    Args:
-        source: The source table at its pinned version.
-        config: Key, text and condition.
-        spec_fingerprint: The digest of the job's spec.
-        columns: The columns with the stored fingerprints and errors.
-        target: The separate target table; None where vectors stand in the source, or where there is no target yet.
-        in_place: Whether vectors stand in the source itself.
+    """Describe the rows of a run; starts no Spark work. `target` is None where vectors stand in the source, or where there is none yet.
 
     Raises:
         InputError: The condition cannot be parsed, or names a column that is not there.
@@ -150,12 +142,7 @@ class Outcomes:
 
 
 def count_outcomes(selection: Selection, journalled: DataFrame) -> Outcomes:
-    """Count the outcomes of the rows that needed work.
-
-    Args:
-        selection: The rows of the run.
-        journalled: The journal, one row a fingerprint.
-    """
+    """Count the outcomes of the rows that needed work by the journal, one row a fingerprint."""
     outcome = F.col(OUTCOME)
     values = F.struct(*[F.col(name) for name in ("error", "trimmed", "run_id")]).alias(OUTCOME)
     by_fingerprint = journalled.select(F.col("fingerprint").alias(f"{FINGERPRINT}_journalled"), values)
@@ -177,14 +164,13 @@ def count_outcomes(selection: Selection, journalled: DataFrame) -> Outcomes:
 def count(selection: Selection) -> Counts:
     """Count rows by what is stored for them: one aggregation."""
     stored = F.col(STORED)
-    stored_spec, wanted_spec = (F.substring_index(column, "-", 1) for column in (stored, F.col(FINGERPRINT)))
-    is_other = stored.isNotNull() & (stored_spec != wanted_spec)
+    is_other = stored.isNotNull() & (spec_part(stored) != spec_part(F.col(FINGERPRINT)))
     found = selection.rows.agg(
         F.count(F.lit(1)).alias("n"),
         F.count(F.when(stored.eqNullSafe(F.col(FINGERPRINT)), True)).alias("current"),
         F.count(F.when(stored.isNull(), True)).alias("new"),
         F.count(F.when(is_other, True)).alias("other"),
-        F.collect_set(F.when(is_other, stored_spec)).alias("specs"),
+        F.collect_set(F.when(is_other, spec_part(stored))).alias("specs"),
     ).collect()[0]
     return Counts(found["n"], found["current"], found["new"], found["other"], tuple(sorted(found["specs"])))
 
@@ -192,9 +178,7 @@ def count(selection: Selection) -> Counts:
 def find_pending(selection: Selection, journalled: DataFrame) -> Pending:
     """Find the pending texts: each fingerprint once, without those that the journal holds from a run that was cut off.
 
-    Args:
-        selection: The rows of the run.
-        journalled: One column, `fingerprint`: the journal's rows without an error.
+    `journalled` has one column, `fingerprint`: of the journal's rows without an error.
     """
     distinct = selection.changed.groupBy(FINGERPRINT).agg(F.first(TEXT).alias(TEXT))
     fresh = distinct.join(journalled, F.col(FINGERPRINT) == F.col("fingerprint"), "left_anti")

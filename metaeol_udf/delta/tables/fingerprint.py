@@ -23,6 +23,16 @@ def of_spec(spec_fingerprint: str, fingerprint: Column) -> Column:
     return fingerprint.startswith(f"{spec_fingerprint}-")
 
 
+def spec_part(fingerprint: Column) -> Column:
+    """Read the digest of the spec off a row fingerprint."""
+    return F.substring_index(fingerprint, "-", 1)
+
+
+def text_part(fingerprint: Column) -> Column:
+    """Read the digest of the text off a row fingerprint."""
+    return F.substring_index(fingerprint, "-", -1)
+
+
 def textless_error(text: Column) -> Column:
     """`null_text`, `empty_text`, or NULL where there is something to embed: found in SQL, without a Python worker."""
     blank = ~F.make_valid_utf8(text).rlike(_NOT_BLANK)

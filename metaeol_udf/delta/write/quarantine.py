@@ -9,6 +9,7 @@ from pyspark.sql.types import IntegerType, StringType, StructField, StructType
 from metaeol_udf.delta.base.context import Job
 from metaeol_udf.delta.select.selection import FINGERPRINT, OUTCOME
 from metaeol_udf.delta.select.snapshot import Tables
+from metaeol_udf.delta.tables.fingerprint import text_part
 from metaeol_udf.delta.tables.refs import TableRef, create, exists, open_table, read
 from metaeol_udf.spark.columns import quoted, same_key
 
@@ -65,7 +66,7 @@ def reconcile_quarantine(spark: SparkSession, ref: TableRef, failing: DataFrame,
 def _renamed(rows: DataFrame, key: list[str], fingerprint: Column, reason: Column) -> DataFrame:
     return rows.select(
         *[F.col(quoted(name)).alias(f"new_key_{i}") for i, name in enumerate(key)],
-        F.substring_index(fingerprint, "-", -1).alias("new_text_hash"),
+        text_part(fingerprint).alias("new_text_hash"),
         fingerprint.alias("new_fingerprint"),
         reason.alias("new_reason"),
     )

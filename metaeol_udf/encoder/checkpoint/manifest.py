@@ -69,22 +69,13 @@ def content_hash(folder: Path) -> str:
 
 
 def deciding_files(folder: Path) -> tuple[ModelFile, ...]:
-    """The files of a model folder that decide a vector, as they are, by name.
-
-    Raises:
-        ModelFilesError: A file cannot be read.
-    """
+    """The files of a model folder that decide a vector, as they are, by name."""
     paths = sorted(path for path in folder.iterdir() if path.is_file() and decides_vectors(path.name))
     return tuple(ModelFile(path.name, file_sha256(path), path.stat().st_size) for path in paths)
 
 
 def verify_files(folder: Path, files: Sequence[ModelFile], shown_as: Path | None = None) -> None:
-    """Compare a model folder with another machine's.
-
-    Args:
-        folder: What to check.
-        files: What they must be.
-        shown_as: The folder that messages name, where `folder` is a copy.
+    """Compare a model folder with the files of another machine's; messages name it as `shown_as`, where it is a copy.
 
     Raises:
         ModelFilesError: A file is missing or other than it must be, or one more stands beside them.

@@ -80,14 +80,7 @@ def resolve_in(folder: Path, spec: EmbeddingSpec, place: str) -> ResolvedSpec:
 
     Checks all of a spec that can be checked without a model in memory. Reads every model file once to take its digest.
 
-    Args:
-        folder: The model's folder.
-        spec: The settings, as the user wrote them or with content.
-        place: The model's place as workers look for it.
-
-    Raises:
-        ConfigError: As for `resolve_local`.
-        ModelFilesError: As for `resolve_local`.
+    `place` is the model's place as workers look for it. Raises what `resolve_local` does.
     """
     named = with_content(spec)
     n_layers, hidden_size = model_shape(folder)
@@ -124,15 +117,9 @@ def with_content(spec: EmbeddingSpec) -> EmbeddingSpec:
 
 
 def check_model_hash(spec: EmbeddingSpec, found: str, where: str) -> None:
-    """See that a spec which was resolved before still means the same model files.
+    """See that a spec which was resolved before still means the same model files; without `model_hash` any files will do.
 
-    Args:
-        spec: The spec; without `model_hash` any files will do.
-        found: The digest of the files that are there.
-        where: Added to the message, such as `" on the cluster"`.
-
-    Raises:
-        ModelFilesError: The files are others.
+    `found` is the digest of the files that are there; `where`, such as `" on the cluster"`, goes into the message of the error.
     """
     if spec.model_hash not in (None, found):
         raise ModelFilesError(f"embedding.model {spec.model!r} holds other files{where} than those that the spec was resolved with")
@@ -160,8 +147,6 @@ def check_vectors(spec: EmbeddingSpec, n_layers: int, hidden_size: int) -> int:
 
 def made_with(spec: EmbeddingSpec, n_layers: int) -> dict[str, str]:
     """Name what a mean hidden state depends on, as `PostProcessing.fitted_for` keeps it."""
-    known = {
-        "templates": TemplateSet.from_spec(spec).digest(),
-        "layer": ",".join(map(str, output_layers(spec.layer, n_layers))),
-    }
+    layers = ",".join(map(str, output_layers(spec.layer, n_layers)))
+    known = {"templates": TemplateSet.from_spec(spec).digest(), "layer": layers}
     return known if spec.model_hash is None else {**known, "model_hash": spec.model_hash}
