@@ -3,7 +3,7 @@
 The way of one run, as `pipeline.EmbedRun.run` calls it:
 
 - `select/snapshot`: pin the tables' versions, and count the rows that need work.
-- `write/run_lock`: check the executors before a model is loaded on them, and take the lock of the job, so that a second run does not pay for the same texts.
+- `write/run_lock`: take the lock of the job once the executors are checked, so that a second run does not pay for the same texts.
 - `write/prepare`: give the table the vectors' columns, and properties that say how the vectors are made.
 - `select/selection`: find the different texts that the journal does not hold yet.
 - `write/waves`: send them through the model, wave by wave.
