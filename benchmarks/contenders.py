@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.baselines import Encode, MeanOfCalls, PublishedLoop, SortedBatches, Vectors, load_causal_model
-from benchmarks.llama import LlamaCpp, find_gguf
 from metaeol_udf import MetaEOLEncoder, TemplateSet
 
 BASE = "published"
@@ -28,12 +27,8 @@ class Contender:
         key: For `--contenders`.
         name: For people.
         templates: Template set it runs.
-        is_slow: Whether it gets a part of the texts only.
-        make: Loads what it needs; raises RuntimeError with the reason where that is not here.
-        note: What a reader of the table must know.
-        encode: Texts to vectors, once made.
-        encoder: This package's encoder, where it is one.
-        absent: Why it could not be made.
+        make: Loads what it needs.
+        encoder: This package's encoder, once made, where it is one; the others get a part of the texts only.
         rates: Texts a second, one for each round.
         roofs: Operations a second of the model's matrix products just before and after, one for each round; 0 for others.
         tokens_per_text: Tokens that went through the model for a text of the last call; the first call also has the prefixes'.
@@ -44,71 +39,29 @@ class Contender:
     key: str
     name: str
     templates: str
-    is_slow: bool
     make: Callable[[Contender], Encode]
-    note: str = ""
-    encode: Encode | None = None
     encoder: MetaEOLEncoder | None = None
-    absent: str = ""
     rates: list[float] = field(default_factory=list)
     roofs: list[float] = field(default_factory=list)
     tokens_per_text: float = 0.0
     rows: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    vectors: Vectors | None = None
+    vectors: Vectors = field(default_factory=lambda: np.empty((0, 0), np.float32))
 
 
-@dataclass(frozen=True)
-class Places:
-    """Where optional contenders are: a Python with llama-cpp-python, and a folder with distribatch."""
-
-    llama_python: str | None = None
-    distribatch: str | None = None
-
-
-def all_contenders(model: Path, places: Places) -> list[Contender]:
+def all_contenders(model: Path) -> list[Contender]:
     """Every contender, the published loop first; none is loaded yet."""
-    separate = TemplateSet.load(SETS[0])
     shared = functools.cache(lambda: load_causal_model(model))
-    session = functools.cache(_session)
 
-    def plain(kind: type[PublishedLoop] | type[SortedBatches] | type[MeanOfCalls]) -> Callable[[Contender], Encode]:
-        return lambda _: functools.partial(kind(model, shared()).encode, templates=separate)
+    def plain(key: str, name: str, kind: type[PublishedLoop] | type[SortedBatches] | type[MeanOfCalls]) -> Contender:
+        separate = TemplateSet.load(SETS[0])
+        return Contender(key, name, SETS[0], lambda _: functools.partial(kind(model, shared()).encode, templates=separate))
 
-    def llama(contender: Contender) -> Encode:
-        if places.llama_python is None:
-            raise RuntimeError("no Python with llama-cpp-python was named (--llama-python)")
-        gguf = find_gguf()
-        running = LlamaCpp(places.llama_python, gguf, torch.get_num_threads())
-        contender.note = f"llama-cpp-python {running.version} on {gguf.name}: quantised weights, so other vectors"
-        return functools.partial(running.encode, templates=separate)
-
-    def distribatch(contender: Contender) -> Encode:
-        from importlib.metadata import version
-
-        from benchmarks.spark_columns import Distribatch, find_distribatch
-
-        find_distribatch(places.distribatch)
-        contender.note = f"distribatch {version('distribatch')}, its transformers engine, 32 rows a batch, a row a prompt"
-        return functools.partial(Distribatch(session(), model).encode, templates=separate)
-
-    found = [
-        Contender(BASE, "the published script's loop, fp32", SETS[0], True, plain(PublishedLoop)),
-        Contender("sorted", "bare model, prompts sorted by length, fp32", SETS[0], True, plain(SortedBatches)),
-        Contender("calls", "sentence-transformers style mean of 8 calls, fp32", SETS[0], True, plain(MeanOfCalls)),
-        Contender("llama", "llama.cpp, Q4_1", SETS[0], True, llama),
-        Contender("distribatch", "distribatch through Spark, fp32", SETS[0], True, distribatch),
+    return [
+        plain(BASE, "the published script's loop, fp32", PublishedLoop),
+        plain("sorted", "bare model, prompts sorted by length, fp32", SortedBatches),
+        plain("calls", "sentence-transformers style mean of 8 calls, fp32", MeanOfCalls),
+        *(_ours(model, dtype, name) for dtype in cpu_dtypes() for name in SETS),
     ]
-    for dtype in cpu_dtypes():
-        found += [_ours(model, dtype, name) for name in SETS]
-    best = best_dtype()
-
-    def through_spark(_: Contender) -> Encode:
-        from benchmarks.spark_columns import SparkColumn, column_spec
-
-        return SparkColumn(session(), column_spec(model, SETS[0], best)).encode
-
-    found.append(Contender("ours-spark", f"this engine through Spark, {_SHORT[best]}", SETS[0], False, through_spark))
-    return found
 
 
 def cpu_dtypes() -> list[str]:
@@ -155,12 +108,4 @@ def _ours(model: Path, dtype: str, templates: str) -> Contender:
         return encode
 
     short = _SHORT[dtype]
-    return Contender(
-        f"{short}-{templates.removeprefix('metaeol').strip('-') or 'metaeol'}", f"this engine, {short}", templates, False, load
-    )
-
-
-def _session() -> object:
-    from benchmarks.spark_columns import start_session
-
-    return start_session(1, torch.get_num_threads())
+    return Contender(f"{short}-{templates.removeprefix('metaeol').strip('-') or 'metaeol'}", f"this engine, {short}", templates, load)

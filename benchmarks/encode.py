@@ -5,7 +5,7 @@
 Every round runs every contender once on the same texts, in turn, so that a machine that drifts drifts for all of them.
 Ratios are taken round by round against the published script's loop and given as median, least and greatest. Slow contenders
 run on a part of the texts with the same spread of lengths; their rate is put on all texts by the tokens of their prompts.
-Each timed call follows a short untimed one. What is not installed is left out, and the row says why.
+Each timed call follows a short untimed one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
-from benchmarks.contenders import BASE, Contender, Places, all_contenders, pick
+from benchmarks.baselines import Encode
+from benchmarks.contenders import BASE, Contender, all_contenders, pick
 from benchmarks.gemm import flops_per_token, gemm_rate
 from benchmarks.results import Row, describe_machine, show, significant, write_results
 from benchmarks.texts import NAMES, TextSet, load_texts
@@ -38,14 +39,12 @@ SIZES = {"short": (384, 16), "12": (256, 8), "30": (128, 8), "100": (48, 8), "50
 def run(texts: TextSet, contenders: Sequence[Contender], n_slow: int, n_rounds: int) -> None:
     """Time all contenders; rates and roofs are left in them."""
     part = texts.sample(n_slow)
-    for contender in contenders:
-        _make(contender)
-    ready = [contender for contender in contenders if contender.encode is not None]
+    made = [(contender, contender.make(contender)) for contender in contenders]
     for _ in range(n_rounds):
-        for contender in ready:
-            contender.rows = part if contender.is_slow else np.arange(len(texts.texts))
+        for contender, encode in made:
+            contender.rows = part if contender.encoder is None else np.arange(len(texts.texts))
             before = _roof(contender)
-            contender.rates.append(_rate(contender, texts))
+            contender.rates.append(_rate(contender, encode, texts))
             contender.roofs.append(statistics.mean([before, _roof(contender)]))
 
 
@@ -54,21 +53,13 @@ def _roof(contender: Contender) -> float:
     return gemm_rate(contender.encoder.engine.runner.decoder) if contender.encoder is not None else 0.0
 
 
-def _make(contender: Contender) -> None:
-    try:
-        contender.encode = contender.make(contender)
-    except RuntimeError as error:
-        contender.absent = str(error)
-
-
-def _rate(contender: Contender, texts: TextSet) -> float:
+def _rate(contender: Contender, encode: Encode, texts: TextSet) -> float:
     """Texts a second, of texts as long as the set's are on average."""
-    assert contender.encode is not None
     rows = contender.rows
     chosen = [texts.texts[row] for row in rows]
-    contender.encode(chosen[:2])  # pays for lazy set-up, and wakes a worker that idled away
+    encode(chosen[:2])  # pays for lazy set-up, and wakes a worker that idled away
     started = time.perf_counter()
-    contender.vectors = contender.encode(chosen)
+    contender.vectors = encode(chosen)
     seconds = time.perf_counter() - started
     constant = _constant_tokens(contender.templates)
     work = float((texts.n_tokens[rows] + constant).mean() / (texts.n_tokens + constant).mean())
@@ -89,27 +80,22 @@ def tabulate(texts: TextSet, contenders: Sequence[Contender], model: Path, n_ref
     found = []
     plain: dict[str, NDArray[np.float32]] = {}
     for contender in contenders:
-        row = _row(contender, base)
-        if contender.vectors is not None:
-            if contender.templates not in plain:
-                plain[contender.templates] = _plainly(model, contender.templates, chosen)
-            vectors = contender.vectors[np.searchsorted(contender.rows, rows)]
-            row["worst_cosine"] = round(worst_cosine(vectors, plain[contender.templates]), 6)
-        found.append(row)
+        if contender.templates not in plain:
+            plain[contender.templates] = _plainly(model, contender.templates, chosen)
+        vectors = contender.vectors[np.searchsorted(contender.rows, rows)]
+        found.append({**_row(contender, base), "worst_cosine": round(worst_cosine(vectors, plain[contender.templates]), 6)})
     return found
 
 
 def _row(contender: Contender, base: Contender) -> Row:
     row: Row = {"contender": contender.name, "templates": contender.templates, "key": contender.key}
-    if contender.encode is None:
-        return {**row, "note": f"not measured: {contender.absent}"}
     ratios = [rate / other for rate, other in zip(contender.rates, base.rates, strict=True)]
     row |= {"texts_per_second": significant(statistics.median(contender.rates)), **spread(ratios)}
     if contender.encoder is not None:
         flops = contender.tokens_per_text * flops_per_token(contender.encoder.engine.runner.decoder)
         shares = [rate * flops / roof for rate, roof in zip(contender.rates, contender.roofs, strict=True)]
         row |= {"tokens_per_text": round(contender.tokens_per_text, 1), "share_of_gemm_rate": round(statistics.median(shares), 3)}
-    return row | ({"note": contender.note} if contender.note else {})
+    return row
 
 
 def spread(ratios: Sequence[float]) -> Row:
@@ -141,8 +127,6 @@ def main() -> None:
     parser.add_argument("--texts", type=int, help="texts for this engine")
     parser.add_argument("--slow-texts", type=int, help="texts for the other contenders")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--llama-python", help="a Python that has llama-cpp-python")
-    parser.add_argument("--distribatch", metavar="DIR", help="a folder that holds distribatch, where it is not installed")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     hf_logging.set_verbosity_error()
@@ -150,7 +134,7 @@ def main() -> None:
     n_texts, n_slow = SIZES[arguments.texts_from]
     n_texts, n_slow = arguments.texts or n_texts, arguments.slow_texts or n_slow
     texts = load_texts(arguments.texts_from, n_texts, arguments.model)
-    contenders = pick(all_contenders(arguments.model, Places(arguments.llama_python, arguments.distribatch)), arguments.contenders)
+    contenders = pick(all_contenders(arguments.model), arguments.contenders)
     run(texts, contenders, n_slow, arguments.rounds)
     rows = tabulate(texts, contenders, arguments.model, min(8 if texts.n_tokens.mean() < 60 else 4, n_slow))
     note = (

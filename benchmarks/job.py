@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import statistics
 import struct
 import subprocess
@@ -33,12 +34,12 @@ from transformers.utils import logging as hf_logging
 
 from benchmarks.contenders import best_dtype
 from benchmarks.results import Row, describe_machine, show, significant, write_results
-from benchmarks.spark_columns import start_session
 from benchmarks.texts import NAMES, load_texts
 from metaeol_udf import MetaEOLEncoder, TemplateSet
-from metaeol_udf.config import parse_config
+from metaeol_udf.config import SparkConfig, parse_config
 from metaeol_udf.delta import run_embed
 from metaeol_udf.delta.write.waves import ROWS_PER_TASK
+from metaeol_udf.spark.cluster.session import get_session
 
 COLD_ROWS = 300
 _BYTES = {"float32": 4, "bfloat16": 2}
@@ -49,6 +50,12 @@ model, templates, dtype, texts = sys.argv[1:]
 encoder = MetaEOLEncoder.from_pretrained(model, templates=TemplateSet.load(templates), dtype=dtype, device="cpu")
 encoder.encode(json.load(open(texts, encoding="utf-8")))
 """
+
+
+def start_session(n_slots: int, n_threads: int) -> SparkSession:
+    """A local session with so many task slots, whose Python workers have so many threads each and import what this process imports."""
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([os.getcwd(), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]))
+    return get_session(SparkConfig(master=f"local[{n_slots}]", conf={"spark.executorEnv.OMP_NUM_THREADS": str(n_threads)}))
 
 
 class Quiet:

@@ -84,6 +84,9 @@ def plot_partitions(rows: Sequence[Row], path: Path) -> None:
         axes.margins(y=0.12)
 
 
+BY_KIND = {"length": plot_lengths, "templates": plot_templates, "rows": plot_rows, "partitions": plot_partitions}
+
+
 def plot_shares(results: Mapping[str, Sequence[Row]], path: Path) -> None:
     """Plot shares of the rate that matrix products alone reach, by text set and dtype, for separate prefixes."""
     share = {

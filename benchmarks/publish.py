@@ -13,7 +13,7 @@ import argparse
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +34,14 @@ _ENCODE = {
     "share_of_gemm_rate": "share of the GEMM rate",
     "worst_cosine": "worst cosine",
 }
-_SCALING = {
+_SCALING: dict[str | None, dict[str, str]] = {
     "length": {"templates": "templates", "tokens": "tokens of a text", "tokens_computed": "tokens computed", "ms_per_text": "ms a text"},
     "templates": {"templates": "set", "n_templates": "templates", "ms_per_text": "ms a text"},
     "rows": {"rows": "rows", "seconds": "seconds", "rows_factor": "rows, times", "time_factor": "time, times"},
     "long": {"ordinary_texts": "ordinary texts", "added": "added", "seconds": "seconds", "extra_seconds": "extra seconds"},
     "partitions": {"partitions": "partitions", "rows": "rows", "with_long_text": "one of 200,000 characters", "seconds": "seconds"},
 }
-_JOB = {
+_JOB: dict[str | None, dict[str, str]] = {
     "rate": {
         "slots": "task slots",
         "threads_each": "threads each",
@@ -49,47 +49,32 @@ _JOB = {
         "job_rows_per_second": "job, rows/s",
         "encoder_rows_per_second": "bare encoder, rows/s",
         "share": "share",
-        "share_spread": "spread",
+        "spread": "spread",
         "fixed_seconds": "fixed seconds",
         "worker_peak_mib": "worker's peak, MiB",
         "beyond_weights_mib": "beyond weights, MiB",
     },
     "cold": {"rows": "rows", "job_seconds": "cold job, s", "encoder_seconds": "cold bare encoder, s"},
 }
+#: Columns by name of the results and kind of row.
+_TABLES = {**{name: {None: _ENCODE} for name in NAMES}, "scaling": _SCALING, "job": _JOB}
 
 
 def sections(results: Mapping[str, dict[str, Any]]) -> dict[str, str]:
     """Markdown by marker, for the results that are there."""
     found: dict[str, str] = {}
-    for name in (*NAMES, "others"):
-        if name in results:
-            found[name] = encode_section(results[name])
-    for name, tables in (("scaling", _SCALING), ("job", _JOB)):
-        if name not in results:
-            continue
-        for kind, columns in tables.items():
-            rows = [_spread_of(row, "share") for row in results[name]["rows"] if row["kind"] == kind]
+    for name, result in results.items():
+        for kind, columns in _TABLES[name].items():
+            rows = [_with_spread(row) for row in result["rows"] if row.get("kind") == kind]
             if rows:
-                found[f"{name}-{kind}"] = f"{_origin(results[name])}\n\n{markdown_table(rows, columns)}"
+                found[f"{name}-{kind}" if kind else name] = f"{_origin(result)}\n\n{markdown_table(rows, columns)}"
     return found
 
 
-def encode_section(result: Mapping[str, Any]) -> str:
-    """The comparison as a table, then what a reader must know of single rows."""
-    rows = [_spread_of(row, "ratio") for row in result["rows"]]
-    measured = [row for row in rows if "ratio" in row]
-    columns = {key: heading for key, heading in _ENCODE.items() if any(key in row for row in measured)}
-    notes = [f"- {row['contender']}: {row['note']}." for row in rows if row.get("note")]
-    table = f"{_origin(result)}\n\n{markdown_table(measured, columns)}"
-    return table + ("\n\n" + "\n".join(notes) if notes else "")
-
-
-def _spread_of(row: Row, key: str) -> Row:
-    """The row with least and greatest as one cell, where it has them."""
-    if f"{key}_min" not in row:
-        return row
-    name = "spread" if key == "ratio" else f"{key}_spread"
-    return {**row, name: f"{row[f'{key}_min']:g} to {row[f'{key}_max']:g}"}
+def _with_spread(row: Row) -> Row:
+    """The row with least and greatest of its ratio or share as one cell, where it has them."""
+    key = "ratio" if "ratio_min" in row else "share"
+    return {**row, "spread": f"{row[f'{key}_min']:g} to {row[f'{key}_max']:g}"} if f"{key}_min" in row else row
 
 
 def _origin(result: Mapping[str, Any]) -> str:
@@ -118,18 +103,12 @@ def draw_figures(results: Mapping[str, dict[str, Any]], folder: Path) -> list[Pa
         RuntimeError: matplotlib is not installed.
     """
     drawn: list[Path] = []
-    by_kind = {
-        "length": plots.plot_lengths,
-        "templates": plots.plot_templates,
-        "rows": plots.plot_rows,
-        "partitions": plots.plot_partitions,
-    }
-    for kind, plot in by_kind.items():
+    for kind, plot in plots.BY_KIND.items():
         rows = [row for row in results.get("scaling", {}).get("rows", []) if row["kind"] == kind]
         if rows:
             drawn.append(folder / f"{kind}.svg")
             plot(rows, drawn[-1])
-    compared: dict[str, Sequence[Row]] = {name: results[name]["rows"] for name in NAMES if name in results}
+    compared = {name: results[name]["rows"] for name in NAMES if name in results}
     if any("share_of_gemm_rate" in row for rows in compared.values() for row in rows):
         drawn.append(folder / "gemm-share.svg")
         plots.plot_shares(compared, drawn[-1])
@@ -147,8 +126,8 @@ def main() -> None:
         parser.error(f"unknown: {' '.join(rest)}")
     if arguments.measure:
         subprocess.run([sys.executable, "-m", "benchmarks", "--folder", str(arguments.folder), *rest], check=True)
-    names = [*NAMES, "others", "scaling", "job"]
-    results = {name: read_results(arguments.folder / f"{name}.json") for name in names if (arguments.folder / f"{name}.json").is_file()}
+    paths = {name: arguments.folder / f"{name}.json" for name in _TABLES}
+    results = {name: read_results(path) for name, path in paths.items() if path.is_file()}
     if not results:
         sys.exit(f"no results in {arguments.folder}: run `python -m benchmarks`, or add --measure")
     found = sections(results)

@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.publish import put_between_markers
+from benchmarks.results import markdown_table
 from metaeol_udf import EmbeddingSpec, MetaEOLEncoder
 from metaeol_udf.encoder.vectors.output import finish_vectors
 from metaeol_udf.evaluation import StsTask, evaluate, load_tasks
@@ -29,7 +31,6 @@ from metaeol_udf.spec import VALUES, output_layers
 from metaeol_udf.tuning.state_bank import tokens_per_text
 
 SETS = ("metaeol-separate", "metaeol", "metaeol-fast", "metaeol-two", "prompteol")
-BEGIN, END = "<!-- begin quality -->", "<!-- end quality -->"
 STS, TRANSFER = ("stsb_dev", "stsb_train", "sts12", "sts14", "sickr"), ("mr", "subj", "trec")
 
 
@@ -69,28 +70,18 @@ def _line(spec: EmbeddingSpec, kind: str, report: dict[str, Any], tokens: float,
 def table(lines: dict[str, dict[str, Any]]) -> str:
     """The lines as Markdown; cost and gain are against the first one."""
     first = next(iter(lines.values()))
-    sets = list(first["sts"])
-    head = ["", "layer", *sets, "STS, mean", "gain", "tokens a text", "cost", *first["transfer"], "transfer, mean"]
-    rows = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    for name, line in lines.items():
-        transfer = [f"{line['transfer'][task]:.1f}" if line["transfer"] else "" for task in first["transfer"]]
-        mean = "" if line["transfer_average"] is None else f"{line['transfer_average']:.1f}"
-        cells = [
-            name, str(line["layer"]), *(f"{line['sts'][task]:.1f}" for task in sets), f"{line['sts_average']:.1f}",
-            f"{line['sts_average'] - first['sts_average']:+.1f}", f"{line['tokens_per_text']:.0f}",
-            f"{line['layer_tokens_per_text'] / first['layer_tokens_per_text']:.0%}", *transfer, mean,
-        ]  # fmt: skip
-        rows.append("| " + " | ".join(cells) + " |")
-    return "\n".join(rows)
-
-
-def write_between(page: Path, text: str) -> None:
-    """Replace what stands between the marks of a page."""
-    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not end:
-        raise SystemExit(f"{page} has no marks {BEGIN} and {END}")
-    page.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+    rows = [
+        {
+            "": name, "layer": str(line["layer"]), **{task: f"{score:.1f}" for task, score in line["sts"].items()},
+            "STS, mean": f"{line['sts_average']:.1f}", "gain": f"{line['sts_average'] - first['sts_average']:+.1f}",
+            "tokens a text": f"{line['tokens_per_text']:.0f}",
+            "cost": f"{line['layer_tokens_per_text'] / first['layer_tokens_per_text']:.0%}",
+            **{task: f"{accuracy:.1f}" for task, accuracy in line["transfer"].items()},
+            "transfer, mean": None if line["transfer_average"] is None else f"{line['transfer_average']:.1f}",
+        }
+        for name, line in lines.items()
+    ]  # fmt: skip
+    return markdown_table(rows)
 
 
 def main() -> None:
@@ -117,7 +108,8 @@ def main() -> None:
     text = f"`{command}`, {date.today()}: {drawn}\n\n{table(lines)}"
     print(text)
     if arguments.write:
-        write_between(arguments.write, text)
+        page = arguments.write.read_text(encoding="utf-8")
+        arguments.write.write_text(put_between_markers(page, {"quality": text}), encoding="utf-8")
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(lines, indent=2) + "\n")

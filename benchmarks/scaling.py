@@ -21,7 +21,7 @@ from transformers.utils import logging as hf_logging
 from benchmarks.contenders import SETS, best_dtype
 from benchmarks.results import Row, describe_machine, show, significant, write_results
 from benchmarks.texts import cut_texts, load_texts, short_texts
-from metaeol_udf import MetaEOLEncoder, TemplateSet
+from metaeol_udf import EmbeddingSpec, MetaEOLEncoder, TemplateSet
 
 LENGTHS = (8, 16, 32, 64, 128, 256, 512)
 LONG_CHARACTERS = 200_000
@@ -126,11 +126,11 @@ def measure_partitions(model: Path, dtype: str, texts: Sequence[str]) -> list[Ro
     """Seconds through Spark with as many task slots as threads, one thread each, by partitions; and with the long text in one of eight."""
     from pyspark.sql import functions as F
 
-    from benchmarks.spark_columns import column_spec, start_session
+    from benchmarks.job import start_session
     from metaeol_udf.spark import with_embeddings
 
     session = start_session(torch.get_num_threads(), 1)
-    spec = column_spec(model, "metaeol", dtype)
+    spec = EmbeddingSpec(model=str(model.resolve()), templates="metaeol", dtype=dtype)
     giant = " ".join(texts)
     giant = (giant * (LONG_CHARACTERS // len(giant) + 1))[:LONG_CHARACTERS]
 

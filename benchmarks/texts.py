@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from transformers import AutoTokenizer
+
+from metaeol_udf.cli.demo import collect_docstrings
 
 DATA = Path("../shared/data")
 LENGTHS = (12, 30, 100, 500)
@@ -83,7 +86,7 @@ def short_texts(n_texts: int, data: Path = DATA) -> list[str]:
             _, *rows = (line.rstrip("\n").split("\t") for line in file)
         texts = [row[1] for row in rows] + [row[2] for row in rows]
     else:
-        texts = [text.splitlines()[0] for text in _docstrings()]
+        texts = [text.splitlines()[0] for text in collect_docstrings().values()]
     texts = [text for text in dict.fromkeys(texts) if len(text) <= MAX_SHORT_CHARACTERS]
     random.Random(_SEED).shuffle(texts)  # STS-B is sorted by source, and its first pages are all about men on guitars
     return texts[:n_texts]
@@ -91,7 +94,7 @@ def short_texts(n_texts: int, data: Path = DATA) -> list[str]:
 
 def mixed_texts(n_texts: int, tokenizer: Any, data: Path = DATA) -> list[str]:
     """A random sample of the corpus as it is, of the texts up to `MAX_TOKENS` tokens."""
-    texts = list(dict.fromkeys(_corpus(data)))
+    texts = list(dict.fromkeys(corpus_texts(data)))
     random.Random(_SEED).shuffle(texts)
     kept: list[str] = []
     for text in texts:
@@ -106,7 +109,7 @@ def mixed_texts(n_texts: int, tokenizer: Any, data: Path = DATA) -> list[str]:
 def cut_texts(n_texts: int, length: int, tokenizer: Any, data: Path = DATA) -> list[str]:
     """Beginnings of the corpus's texts, each cut to `length` tokens."""
     cut: dict[str, None] = {}
-    for text in _at_least(_corpus(data), 2 * length):
+    for text in _at_least(corpus_texts(data), 2 * length):
         offsets = tokenizer(text[: 100 * length], return_offsets_mapping=True)["offset_mapping"]
         if len(offsets) > length:
             cut[text[: offsets[length - 1][1]]] = None
@@ -131,21 +134,14 @@ def _at_least(texts: Sequence[str], n_characters: int) -> list[str]:
     return joined
 
 
-def _corpus(data: Path) -> list[str]:
+def corpus_texts(data: Path = DATA) -> list[str]:
+    """Texts of the corpus, in random order; docstrings where it is missing."""
     path = data / "corpus" / "corpus.parquet"
     if not path.is_file():
-        return _docstrings()
-    import pyarrow.parquet as pq
-
+        return list(collect_docstrings().values())
     # Rows were shuffled once when the corpus was made: the first group is a sample of all.
     texts: list[str] = pq.ParquetFile(path).read_row_group(0, columns=["text"])["text"].to_pylist()
     return texts
-
-
-def _docstrings() -> list[str]:
-    from metaeol_udf.cli.demo import collect_docstrings
-
-    return list(collect_docstrings().values())
 
 
 def _count(tokenizer: Any, texts: Sequence[str]) -> NDArray[np.int64]:

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from benchmarks.baselines import MeanOfCalls, PublishedLoop, SortedBatches, load_causal_model
-from benchmarks.contenders import Contender, Places, all_contenders, pick
+from benchmarks.contenders import Contender, all_contenders, pick
 from benchmarks.encode import run, spread, tabulate, worst_cosine
 from benchmarks.texts import TextSet, cut_texts, load_texts, mixed_texts, short_texts
 from metaeol_udf import TemplateSet
@@ -51,27 +51,19 @@ def test_the_published_loop_takes_fewer_texts_where_logits_would_not_fit(causal_
     assert worst_cosine(loop.encode(TEXTS[:3], templates), whole[:3]) > 0.9999
 
 
-def test_what_is_not_installed_is_left_out_and_says_why(causal_dir: Path, tmp_path: Path) -> None:
-    found = {contender.key: contender for contender in all_contenders(causal_dir, Places(distribatch=str(tmp_path)))}
-    with pytest.raises(RuntimeError, match="no Python with llama-cpp-python was named"):
-        found["llama"].make(found["llama"])
-
-
 def test_an_unknown_contender_is_named_with_the_known_ones(causal_dir: Path) -> None:
     with pytest.raises(ValueError, match="no contender fastest; known: all, ours, published, sorted"):
-        pick(all_contenders(causal_dir, Places()), "sorted,fastest")
+        pick(all_contenders(causal_dir), "sorted,fastest")
 
 
-def test_a_run_measures_who_is_there_against_the_published_loop(causal_dir: Path) -> None:
+def test_a_run_measures_all_against_the_published_loop(causal_dir: Path) -> None:
     texts = TextSet("short", list(dict.fromkeys(TEXTS)), np.array([2, 13, 6, 5]))
-    contenders = pick(all_contenders(causal_dir, Places()), "fp32-separate,llama")
+    contenders = pick(all_contenders(causal_dir), "fp32-separate")
 
     run(texts, contenders, n_slow=2, n_rounds=2)
-    published, llama, ours = tabulate(texts, contenders, causal_dir, n_reference=2)
+    published, ours = tabulate(texts, contenders, causal_dir, n_reference=2)
 
     assert published["ratio"] == published["ratio_max"] == 1.0
-    assert llama["note"].startswith("not measured: ")
-    assert "ratio" not in llama
     assert ours["worst_cosine"] > 0.99999
     assert ours["share_of_gemm_rate"] > 0
     assert ours["ratio_min"] <= ours["ratio"] <= ours["ratio_max"]
@@ -107,6 +99,6 @@ def test_without_the_corpus_docstrings_stand_in(model_dir: Path, tmp_path: Path)
 
 
 def test_a_contender_starts_unmeasured() -> None:
-    contender = Contender("key", "name", "metaeol", False, lambda _: lambda texts: np.zeros((len(texts), 1), np.float32))
+    contender = Contender("key", "name", "metaeol", lambda _: lambda texts: np.zeros((len(texts), 1), np.float32))
     assert contender.rates == []
-    assert contender.encode is None
+    assert contender.encoder is None

@@ -16,7 +16,6 @@ ROOT = Path(__file__).resolve().parents[2]
 
 ENCODE = [
     {"contender": "the loop", "templates": "metaeol-separate", "texts_per_second": 0.5, "ratio": 1.0, "ratio_min": 1.0, "ratio_max": 1.0},
-    {"contender": "llama.cpp", "templates": "metaeol-separate", "note": "not measured: it is not here"},
     {
         "contender": "this engine, bf16", "templates": "metaeol-separate", "texts_per_second": 9.0, "ratio": 18.0, "ratio_min": 17.5,
         "ratio_max": 19.0, "tokens_per_text": 141.0, "share_of_gemm_rate": 0.8, "worst_cosine": 0.9999,
@@ -57,22 +56,20 @@ def test_results_say_where_when_and_how(results: dict[str, dict[str, Any]]) -> N
 
 
 def test_the_command_hides_paths_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["x", "--json", "/tmp/a.json", "--llama-python", "/opt/python", "--rounds", "2"])
-    assert command_line().endswith(" --llama-python PATH --rounds 2")
+    monkeypatch.setattr(sys, "argv", ["x", "--json", "/tmp/a.json", "--model", "/opt/model", "--rounds", "2"])
+    assert command_line().endswith(" --model PATH --rounds 2")
 
 
-def test_a_table_holds_rows_that_were_measured_and_notes_the_others(results: dict[str, dict[str, Any]]) -> None:
+def test_a_table_holds_the_rows_with_their_spread_and_the_notes(results: dict[str, dict[str, Any]]) -> None:
     section = sections(results)["short"]
     assert "| this engine, bf16 | metaeol-separate | 9.0 | 18.0 | 17.5 to 19 | 141.0 | 0.8 | 0.9999 |" in section
-    assert "| llama.cpp |" not in section
-    assert "- llama.cpp: not measured: it is not here." in section
     assert "A note." in section
 
 
 def test_the_page_has_a_place_for_every_table(results: dict[str, dict[str, Any]]) -> None:
     page = (ROOT / PAGE).read_text(encoding="utf-8")
-    found = sections(results | dict.fromkeys(("12", "30", "100", "500", "mixed", "others"), results["short"]))
-    assert len(found) == 7 + 5 + 2
+    found = sections(results | dict.fromkeys(("12", "30", "100", "500", "mixed"), results["short"]))
+    assert len(found) == 6 + 5 + 2
     changed = put_between_markers(page, found)
     assert all(f"<!-- begin {name} -->\n{section}\n<!-- end {name} -->" in changed for name, section in found.items())
     assert put_between_markers(changed, found) == changed
