@@ -14,14 +14,13 @@ import argparse
 import math
 import os
 import statistics
-import struct
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Sequence
-from json import dumps, loads
+from json import dumps
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -30,6 +29,7 @@ import psutil
 import torch
 import yaml
 from pyspark.sql import SparkSession
+from safetensors import safe_open
 from transformers.utils import logging as hf_logging
 
 from benchmarks.contenders import best_dtype
@@ -42,7 +42,6 @@ from metaeol_udf.delta.write.waves import ROWS_PER_TASK
 from metaeol_udf.spark.cluster.session import get_session
 
 COLD_ROWS = 300
-_BYTES = {"float32": 4, "bfloat16": 2}
 _COLD_ENCODER = """
 import json, sys
 from metaeol_udf import MetaEOLEncoder, TemplateSet
@@ -119,11 +118,9 @@ def weight_bytes(model: Path, dtype: str) -> int:
     """Bytes of a checkpoint's weights in a dtype."""
     n_values = 0
     for path in model.glob("*.safetensors"):
-        with path.open("rb") as file:
-            (n_header,) = struct.unpack("<Q", file.read(8))
-            header = loads(file.read(n_header))
-        n_values += sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
-    return n_values * _BYTES[dtype]
+        with safe_open(path, "pt") as file:
+            n_values += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118  # the file is no mapping
+    return n_values * int(getattr(torch, dtype).itemsize)
 
 
 class JobBench:
@@ -238,8 +235,8 @@ def main() -> None:
                 "beyond_weights_mib": (memory.worst - weights) >> 20,
             }
             rates.append({"kind": "rate", "slots": slots, "threads_each": threads, **row})
-            cold = {"kind": "cold", **measure_cold(bench, Path(folder), texts[: arguments.cold_rows], threads)} if slots == 1 else None
-            rates += [cold] if cold else []
+            if slots == 1:
+                rates.append({"kind": "cold", **measure_cold(bench, Path(folder), texts[: arguments.cold_rows], threads)})
             session.stop()
     print(f"{describe_machine()}, {arguments.dtype}, {arguments.templates}")
     for kind in ("rate", "cold"):

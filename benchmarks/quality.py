@@ -72,15 +72,18 @@ def table(lines: dict[str, dict[str, Any]]) -> str:
     first = next(iter(lines.values()))
     rows = [
         {
-            "": name, "layer": str(line["layer"]), **{task: f"{score:.1f}" for task, score in line["sts"].items()},
-            "STS, mean": f"{line['sts_average']:.1f}", "gain": f"{line['sts_average'] - first['sts_average']:+.1f}",
+            "": name,
+            "layer": str(line["layer"]),
+            **{task: f"{score:.1f}" for task, score in line["sts"].items()},
+            "STS, mean": f"{line['sts_average']:.1f}",
+            "gain": f"{line['sts_average'] - first['sts_average']:+.1f}",
             "tokens a text": f"{line['tokens_per_text']:.0f}",
             "cost": f"{line['layer_tokens_per_text'] / first['layer_tokens_per_text']:.0%}",
             **{task: f"{accuracy:.1f}" for task, accuracy in line["transfer"].items()},
             "transfer, mean": None if line["transfer_average"] is None else f"{line['transfer_average']:.1f}",
         }
         for name, line in lines.items()
-    ]  # fmt: skip
+    ]
     return markdown_table(rows)
 
 

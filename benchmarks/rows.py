@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -38,14 +36,14 @@ PHASES = ("select", "embed", "publish", "verify")
 DIM = 576
 
 
-def stand_in(dim: int) -> Any:
-    """A UDF like `result_udf`'s that knows no model: random vectors, every one at the same cost."""
+def stand_in(request: EncoderRequest) -> Callable[[Column], Column]:
+    """Like `result_udf`, but it knows no model: random vectors, every one at the same cost."""
 
     def embed(batches: Iterator[pd.Series]) -> Iterator[pd.DataFrame]:
         random = np.random.default_rng()
         for batch in batches:
             n = len(batch)
-            vectors = random.standard_normal((n, dim), np.float32)
+            vectors = random.standard_normal((n, DIM), np.float32)
             zeros = np.zeros(n, np.int64)
             yield pd.DataFrame(
                 {
@@ -58,23 +56,8 @@ def stand_in(dim: int) -> Any:
                 }
             )
 
-    return pandas_udf(embed, RESULT_TYPE)
-
-
-@contextmanager
-def without_model(dim: int) -> Iterator[None]:
-    """Within it the job embeds by the stand-in."""
-
-    def result_udf(request: EncoderRequest) -> Any:
-        udf = stand_in(dim)
-
-        def apply(text: Column) -> Column:
-            return udf(F.make_valid_utf8(text))
-
-        return apply
-
-    with mock.patch.object(waves, "result_udf", result_udf):
-        yield
+    udf: Any = pandas_udf(embed, RESULT_TYPE)
+    return lambda text: udf(F.make_valid_utf8(text))
 
 
 def distinct_texts(spark: SparkSession, rows: int, characters: int) -> DataFrame:
@@ -83,44 +66,21 @@ def distinct_texts(spark: SparkSession, rows: int, characters: int) -> DataFrame
     return spark.range(rows).select("id", F.substring(F.repeat(digest, characters // 128 + 1), 1, characters).alias("text"))
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What is the same for tables of all sizes.
-
-    Attributes:
-        spark: The session.
-        model: Folder of the model whose place the stand-in takes.
-        characters: Of a text.
-        in_place: Whether vectors go into the source, rather than to a table of their own.
-        wave_rows: As `runtime.wave_rows`.
-    """
-
-    spark: SparkSession
-    model: Path
-    characters: int
-    in_place: bool = False
-    wave_rows: int = 50_000
-
-
-def run_job(setting: Setting, folder: Path) -> dict[str, Any]:
-    """The report of a job over the table in a folder."""
+def measure(spark: SparkSession, texts: DataFrame, folder: Path, arguments: argparse.Namespace) -> Row:
+    """A first run over a new table of the texts, and one that finds nothing to do."""
+    texts.write.format("delta").save(str(folder / "source"))
     blocks: dict[str, Any] = {
         "source": {"table": str(folder / "source"), "key": ["id"]},
-        "target": {"table": None if setting.in_place else str(folder / "target")},
-        "embedding": {"model": str(setting.model), "dtype": "float32"},
-        "runtime": {"device": "cpu", "wave_rows": setting.wave_rows},
+        "target": {"table": None if arguments.in_place else str(folder / "target")},
+        "embedding": {"model": str(arguments.model), "dtype": "float32"},
+        "runtime": {"device": "cpu", "wave_rows": arguments.wave_rows},
     }
-    with without_model(DIM):
-        return run_embed(parse_config(blocks), setting.spark, Quiet())
-
-
-def measure(setting: Setting, folder: Path, rows: int) -> Row:
-    """A first run over a new table, and one that finds nothing to do."""
-    distinct_texts(setting.spark, rows, setting.characters).write.format("delta").save(str(folder / "source"))
-    first, second = (run_job(setting, folder) for _ in range(2))
+    with mock.patch.object(waves, "result_udf", stand_in):
+        first, second = (run_embed(parse_config(blocks), spark, Quiet()) for _ in range(2))
+    rows = texts.count()
     if (first["rows_embedded"], second["rows_skipped"], second["rows_embedded"]) != (rows, rows, 0):
         raise RuntimeError(f"of {rows} rows the first run embedded {first['rows_embedded']}, the second skipped {second['rows_skipped']}")
-    jvm: Any = setting.spark._jvm
+    jvm: Any = spark._jvm
     return {
         "rows": rows,
         **{f"{phase}_s": round(first["seconds"][phase], 1) for phase in PHASES},
@@ -143,11 +103,11 @@ def main() -> None:
     arguments = parser.parse_args()
     spark = get_session(SparkConfig(master=arguments.master, conf={"spark.driver.memory": arguments.driver_memory}))
     print(f"{describe_machine()}, heap {arguments.driver_memory}")
-    setting = Setting(spark, arguments.model, arguments.text_characters, arguments.in_place, arguments.wave_rows)
     lines: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         for rows in map(int, arguments.rows.split(",")):
-            lines.append(measure(setting, Path(folder) / str(rows), rows))
+            texts = distinct_texts(spark, rows, arguments.text_characters)
+            lines.append(measure(spark, texts, Path(folder) / str(rows), arguments))
             show(lines[-1:])
     spark.stop()
     print()

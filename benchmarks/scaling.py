@@ -1,6 +1,6 @@
 """What the cost of embedding grows with: text length, templates, rows, partitions; and what one very long text does to the others.
 
-    python -m benchmarks.scaling [--only length,templates,rows,partitions,long] [--texts N]
+    python -m benchmarks.scaling [--only rows,long,length,templates,partitions] [--texts N]
 
 Cost should be proportional to tokens and to rows, and a text of 200,000 characters should cost what its first 512 tokens do.
 """
@@ -11,7 +11,7 @@ import argparse
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -58,7 +58,6 @@ def measure_lengths(model: Path, dtype: str, n_tokens: int) -> list[Row]:
             seconds = time.perf_counter() - started
             rows.append(
                 {
-                    "kind": "length",
                     "templates": name,
                     "tokens": length,
                     "texts": len(texts),
@@ -78,14 +77,7 @@ def measure_templates(model: Path, dtype: str, texts: Sequence[str]) -> list[Row
             part = dataclasses.replace(whole, name=f"{name}-{n_templates}", templates=whole.templates[:n_templates])
             encoder = _encoder(model, part, dtype)
             seconds = time_call(lambda encoder=encoder: encoder.encode(texts), 1)  # type: ignore[misc]
-            rows.append(
-                {
-                    "kind": "templates",
-                    "templates": name,
-                    "n_templates": n_templates,
-                    "ms_per_text": significant(1000 * seconds / len(texts)),
-                }
-            )
+            rows.append({"templates": name, "n_templates": n_templates, "ms_per_text": significant(1000 * seconds / len(texts))})
     return rows
 
 
@@ -95,13 +87,7 @@ def measure_rows(encoder: MetaEOLEncoder, texts: Sequence[str]) -> list[Row]:
     encoder.encode(texts)  # the first time lays out every length
     seconds = [time_call(lambda n=n: encoder.encode(texts[:n]), 3 if n < len(texts) else 1) for n in sizes]  # type: ignore[misc]
     return [
-        {
-            "kind": "rows",
-            "rows": n,
-            "seconds": significant(s),
-            "rows_factor": significant(n / sizes[0]),
-            "time_factor": significant(s / seconds[0]),
-        }
+        {"rows": n, "seconds": significant(s), "rows_factor": significant(n / sizes[0]), "time_factor": significant(s / seconds[0])}
         for n, s in zip(sizes, seconds, strict=True)
     ]
 
@@ -116,9 +102,7 @@ def measure_long(encoder: MetaEOLEncoder, texts: Sequence[str]) -> list[Row]:
     for what, more in added.items():
         seconds = time_call(lambda more=more: encoder.encode([*texts[:middle], *more, *texts[middle:]]))  # type: ignore[misc]
         extra = seconds - (rows[0]["seconds"] if rows else seconds)
-        rows.append(
-            {"kind": "long", "ordinary_texts": len(texts), "added": what, "seconds": round(seconds, 3), "extra_seconds": round(extra, 3)}
-        )
+        rows.append({"ordinary_texts": len(texts), "added": what, "seconds": round(seconds, 3), "extra_seconds": round(extra, 3)})
     return rows
 
 
@@ -140,20 +124,13 @@ def measure_partitions(model: Path, dtype: str, texts: Sequence[str]) -> list[Ro
         with_embeddings(spread, spec, device="cpu").agg(F.count("embedding_error"), F.sum(F.size("embedding"))).collect()
 
     run(texts[:16], torch.get_num_threads() * 4)  # every worker loads its model
+    runs = [(n_partitions, texts, {}) for n_partitions in PARTITIONS] + [(PARTITIONS[-1], [*texts, giant], {"with_long_text": True})]
     rows: list[Row] = []
-    for n_partitions in PARTITIONS:
-        seconds = time_call(lambda n=n_partitions: run(texts, n), 1)  # type: ignore[misc]
-        rows.append({"kind": "partitions", "partitions": n_partitions, "rows": len(texts), "seconds": significant(seconds)})
-    with_giant = time_call(lambda: run([*texts, giant], PARTITIONS[-1]), 1)
-    rows.append(
-        {
-            "kind": "partitions",
-            "partitions": PARTITIONS[-1],
-            "rows": len(texts) + 1,
-            "seconds": significant(with_giant),
-            "with_long_text": True,
-        }
-    )
+    for n_partitions, chosen, more in runs:
+        started = time.perf_counter()
+        run(chosen, n_partitions)
+        seconds = significant(time.perf_counter() - started)
+        rows.append({"partitions": n_partitions, "rows": len(chosen), "seconds": seconds, **more})
     session.stop()
     return rows
 
@@ -161,38 +138,31 @@ def measure_partitions(model: Path, dtype: str, texts: Sequence[str]) -> list[Ro
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=Path("models/smollm2-135m-instruct"))
-    parser.add_argument("--dtype", default=None, help="float32 or bfloat16; by default the quickest that is no approximation")
+    parser.add_argument("--dtype", default=best_dtype(), help="float32 or bfloat16; by default the quickest that is no approximation")
     parser.add_argument("--texts", type=int, default=320, help="texts of the largest measurement")
-    parser.add_argument("--only", default="length,templates,rows,long,partitions")
+    parser.add_argument("--only", default="rows,long,length,templates,partitions")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
-    dtype = arguments.dtype or best_dtype()
-    short, kinds = short_texts(arguments.texts), arguments.only.split(",")
+    model, dtype, short = arguments.model, arguments.dtype, short_texts(arguments.texts)
+    encoder = _encoder(model, TemplateSet.load("metaeol"), dtype)
+    measures: dict[str, Callable[[], list[Row]]] = {
+        "rows": lambda: measure_rows(encoder, short),
+        "long": lambda: measure_long(encoder, load_texts("mixed", len(short) // 5, model).texts),
+        "length": lambda: measure_lengths(model, dtype, 4 * len(short)),
+        "templates": lambda: measure_templates(model, dtype, short[: len(short) // 8]),
+        "partitions": lambda: measure_partitions(model, dtype, short),
+    }
     print(f"{describe_machine()}, {dtype}")
     rows: list[Row] = []
-    for found in _measure(kinds, arguments.model, dtype, short):
+    for kind in arguments.only.split(","):
+        found = measures[kind]()
         print()
-        show([{key: value for key, value in row.items() if key != "kind"} for row in found])
-        rows += found
+        show(found)
+        rows += [{"kind": kind, **row} for row in found]
         if arguments.json:  # after each, so that what was measured stays if the rest is stopped
             write_results(arguments.json, rows, dtype=dtype)
-
-
-def _measure(kinds: Sequence[str], model: Path, dtype: str, short: Sequence[str]) -> Iterator[list[Row]]:
-    """One list of rows a kind."""
-    encoder = _encoder(model, TemplateSet.load("metaeol"), dtype)
-    if "rows" in kinds:
-        yield measure_rows(encoder, short)
-    if "long" in kinds:
-        yield measure_long(encoder, load_texts("mixed", len(short) // 5, model).texts)
-    if "length" in kinds:
-        yield measure_lengths(model, dtype, 4 * len(short))
-    if "templates" in kinds:
-        yield measure_templates(model, dtype, short[: len(short) // 8])
-    if "partitions" in kinds:
-        yield measure_partitions(model, dtype, short)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from transformers import AutoTokenizer
 
 from metaeol_udf import EmbeddingSpec, MetaEOLEncoder, TemplateSet
+from metaeol_udf.explain.next_words import explain_text
 from metaeol_udf.prompts import clean_text
 from metaeol_udf.prompts.tokenizer import PromptTokenizer
 from metaeol_udf.prompts.trie import PrefixGroup, PromptTrie
@@ -71,21 +73,6 @@ class Branch:
 
 
 @dataclass(frozen=True)
-class States:
-    """The outputs of a run.
-
-    Attributes:
-        states: Hidden state of each template, float32, shape ``(n_templates, hidden_size)``.
-        mean: The embedding, float32, shape ``(hidden_size,)``.
-        words: The most probable next word of each template.
-    """
-
-    states: NDArray[np.float32]
-    mean: NDArray[np.float32]
-    words: list[str]
-
-
-@dataclass(frozen=True)
 class TrieFigure:
     """The content of a figure.
 
@@ -94,14 +81,16 @@ class TrieFigure:
         branches: The set's prefix groups.
         n_templates: Number of prompts of a text.
         n_whole: Number of tokens in the whole prompts of this text.
-        states: Outputs of a run; None where no model ran.
+        states: Hidden state of each template, float32, shape ``(n_templates, hidden_size)``; None where no model ran.
+        words: The most probable next word of each template; empty where no model ran.
     """
 
     name: str
     branches: list[Branch]
     n_templates: int
     n_whole: int
-    states: States | None = None
+    states: NDArray[np.float32] | None = None
+    words: Sequence[str] = ()
 
     @property
     def n_once(self) -> int:
@@ -145,16 +134,13 @@ def _suffix_nodes(group: PrefixGroup, tokenizer: Any, parent: int) -> list[Suffi
 
 def run_model(spec: EmbeddingSpec, text: str) -> TrieFigure:
     """Make the figure of a spec's model, with the states that the model has for a text."""
-    from transformers import AutoTokenizer
-
-    from metaeol_udf.explain.next_words import explain_text
-
     # The figure is about the mean itself, without what a spec may do to it afterwards.
     spec = dataclasses.replace(spec, normalize=False, truncate_dim=None, per_template=False, dtype="float32")
     encoder = MetaEOLEncoder.from_spec(spec, device="cpu")
     words = [template.words[0].visible for template in explain_text(spec, text, device="cpu", top=1).templates]
-    states = States(encoder.encode([text], per_template=True)[0], encoder.encode([text])[0], words)
-    return dataclasses.replace(make_figure(encoder.templates, AutoTokenizer.from_pretrained(spec.model), text), states=states)
+    (states,) = encoder.encode([text], per_template=True)
+    figure = make_figure(encoder.templates, AutoTokenizer.from_pretrained(spec.model), text)
+    return dataclasses.replace(figure, states=states, words=words)
 
 
 def draw_svg(figure: TrieFigure) -> str:
@@ -181,7 +167,7 @@ def draw_svg(figure: TrieFigure) -> str:
         right = widest + 130
     else:
         titles.append((widest + _GAP, "hidden states and their mean", _GREY))
-        right = _draw_states(figure.states, outputs, widest + _GAP, _TOP + row * _ROW / 2, parts)
+        right = _draw_states(figure.states, figure.words, outputs, widest + _GAP, _TOP + row * _ROW / 2, parts)
     caption = (
         f"{figure.n_once} tokens of prefixes are computed once a process; for this text {figure.n_computed} tokens are computed, "
         f"where {figure.n_templates} whole prompts have {figure.n_whole} ({1 - figure.n_computed / figure.n_whole:.0%} less)"
@@ -220,7 +206,9 @@ def _draw_suffixes(
     return widest
 
 
-def _draw_states(states: States, outputs: dict[int, tuple[float, float]], left: float, middle: float, parts: list[str]) -> float:
+def _draw_states(
+    states: NDArray[np.float32], words: Sequence[str], outputs: dict[int, tuple[float, float]], left: float, middle: float, parts: list[str]
+) -> float:
     """Draw the states of all templates, each beside its output, and their mean at `middle`; returns the right edge."""
     n_values, width, height = _VALUES
     right = left + n_values * width
@@ -229,10 +217,10 @@ def _draw_states(states: States, outputs: dict[int, tuple[float, float]], left: 
     for template, (x, y) in outputs.items():
         end = middle + (y - middle) * 0.3
         parts += [_line(x + 5, y, left - 4, y - 5), _line(right + 4, y - 5, mean_left - 4, end)]
-        parts += _strip(states.states[template], left, y - 10, n_values, width, height)
-        parts.append(_words(left, y + 13, f"would say: {states.words[template]}", _GREY, size=12))
-    parts += _strip(states.mean, mean_left, mean_top, _MEAN_COLUMNS, _MEAN_VALUE, _MEAN_VALUE)
-    parts.append(_words(mean_left, mean_top + n_rows * _MEAN_VALUE + 16, f"{len(states.mean)} numbers", _GREY, size=12))
+        parts += _strip(states[template], left, y - 10, n_values, width, height)
+        parts.append(_words(left, y + 13, f"would say: {words[template]}", _GREY, size=12))
+    parts += _strip(states.mean(0), mean_left, mean_top, _MEAN_COLUMNS, _MEAN_VALUE, _MEAN_VALUE)
+    parts.append(_words(mean_left, mean_top + n_rows * _MEAN_VALUE + 16, f"{states.shape[1]} numbers", _GREY, size=12))
     return mean_left + 90
 
 
@@ -282,8 +270,6 @@ def main() -> None:
     if arguments.states:
         figure = run_model(EmbeddingSpec.load(arguments.states), arguments.text)
     else:
-        from transformers import AutoTokenizer
-
         figure = make_figure(TemplateSet.load(arguments.templates), AutoTokenizer.from_pretrained(arguments.model), arguments.text)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(draw_svg(figure), encoding="utf-8")

@@ -43,11 +43,14 @@ def test_the_figure_of_a_run_holds_the_encoders_states_and_words(model_dir: Path
     spec = EmbeddingSpec(model=str(model_dir), templates="metaeol-fast")
     figure = run_model(spec, TEXT)
     assert figure.states is not None
-    np.testing.assert_allclose(figure.states.states.mean(axis=0), figure.states.mean, atol=1e-5)
+    embedding = MetaEOLEncoder.from_pretrained(
+        str(model_dir), templates=TemplateSet.load("metaeol-fast"), dtype="float32", device="cpu"
+    ).encode([TEXT])[0]
+    np.testing.assert_allclose(figure.states.mean(axis=0), embedding, atol=1e-5)
     drawn = draw_svg(figure)
-    assert all(f"would say: {escape(word)}</text>" in drawn for word in figure.states.words)
-    n_states = len(figure.states.states) + 1
-    n_values = min(48, len(figure.states.mean))
+    assert all(f"would say: {escape(word)}</text>" in drawn for word in figure.words)
+    n_states = len(figure.states) + 1
+    n_values = min(48, figure.states.shape[1])
     assert drawn.count("<rect") - draw_svg(replace(figure, states=None)).count("<rect") == n_states * n_values
     ElementTree.fromstring(drawn)
 
