@@ -10,7 +10,6 @@ Each timed call follows a short untimed one.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Sequence
@@ -20,12 +19,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import AutoModel, AutoTokenizer
-from transformers.utils import logging as hf_logging
 
 from benchmarks.baselines import Encode
 from benchmarks.contenders import BASE, Contender, all_contenders, pick
 from benchmarks.gemm import flops_per_token, gemm_rate
-from benchmarks.results import Row, describe_machine, show, significant, write_results
+from benchmarks.results import Row, command_parser, describe_machine, show, significant, write_results
 from benchmarks.texts import NAMES, TextSet, load_texts
 from metaeol_udf import TemplateSet
 from metaeol_udf.encoder.reference import encode_plainly
@@ -120,17 +118,13 @@ def _plainly(model: Path, templates: str, texts: Sequence[str]) -> NDArray[np.fl
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=Path("models/smollm2-135m-instruct"))
+    parser = command_parser(__doc__)
     parser.add_argument("--texts-from", choices=NAMES, default="short")
     parser.add_argument("--contenders", default="all")
     parser.add_argument("--texts", type=int, help="texts for this engine")
     parser.add_argument("--slow-texts", type=int, help="texts for the other contenders")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    hf_logging.set_verbosity_error()
-    hf_logging.disable_progress_bar()
     n_texts, n_slow = SIZES[arguments.texts_from]
     n_texts, n_slow = arguments.texts or n_texts, arguments.slow_texts or n_slow
     texts = load_texts(arguments.texts_from, n_texts, arguments.model)

@@ -7,7 +7,6 @@ The table holds real texts of all lengths.
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from pathlib import Path
 import yaml
 
 from benchmarks.job import JobBench, start_session
-from benchmarks.results import Row, describe_machine, show, write_results
+from benchmarks.results import Row, command_parser, describe_machine, show, write_results
 from benchmarks.texts import corpus_texts
 
 
@@ -54,12 +53,10 @@ def _metaeol(*arguments: str) -> tuple[float, str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("--rows", type=int, default=300)
-    parser.add_argument("--model", type=Path, default=Path("models/smollm2-135m-instruct"))
     parser.add_argument("--templates", default="metaeol")
     parser.add_argument("--master", default="local[2]")
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         lines, notes = compare(Path(folder), arguments.rows, arguments.model, arguments.templates, arguments.master)

@@ -10,7 +10,6 @@ resident set) of a Python worker, read from outside while it works.
 
 from __future__ import annotations
 
-import argparse
 import math
 import os
 import statistics
@@ -30,10 +29,9 @@ import torch
 import yaml
 from pyspark.sql import SparkSession
 from safetensors import safe_open
-from transformers.utils import logging as hf_logging
 
 from benchmarks.contenders import best_dtype
-from benchmarks.results import Row, describe_machine, show, significant, write_results
+from benchmarks.results import Row, command_parser, describe_machine, show, significant, write_results
 from benchmarks.texts import NAMES, load_texts
 from metaeol_udf import MetaEOLEncoder, TemplateSet
 from metaeol_udf.config import SparkConfig, parse_config
@@ -197,8 +195,7 @@ def _seconds(command: list[str]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=Path("models/smollm2-135m-instruct"))
+    parser = command_parser(__doc__)
     parser.add_argument("--templates", default="metaeol")
     parser.add_argument("--dtype", default=best_dtype())
     parser.add_argument("--texts-from", choices=NAMES, default="short")
@@ -206,10 +203,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--cold-rows", type=int, default=COLD_ROWS)
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    hf_logging.set_verbosity_error()
-    hf_logging.disable_progress_bar()
     torch.set_num_threads(arguments.threads)
     small, large = (int(n) for n in arguments.rows.split(","))
     model = arguments.model.resolve()

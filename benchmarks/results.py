@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -16,6 +17,18 @@ from typing import Any
 Row = dict[str, Any]
 
 FOLDER = Path("artifacts/bench")  # git-ignored; `python -m benchmarks.publish` makes pages out of it
+
+
+def command_parser(description: str | None) -> argparse.ArgumentParser:
+    """Make a benchmark's parser, with `--model` and `--json`; transformers prints no notes and bars among the figures from then on."""
+    from transformers.utils import logging as hf_logging
+
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=Path("models/smollm2-135m-instruct"))
+    parser.add_argument("--json", type=Path)
+    return parser
 
 
 def write_results(path: Path, rows: Sequence[Row], notes: Sequence[str] = (), **more: Any) -> None:

@@ -23,7 +23,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import pandas_udf
 
 from benchmarks.job import Quiet, peak_resident
-from benchmarks.results import Row, describe_machine, show, write_results
+from benchmarks.results import Row, command_parser, describe_machine, show, write_results
 from metaeol_udf.config import SparkConfig, parse_config
 from metaeol_udf.delta import run_embed
 from metaeol_udf.delta.write import waves
@@ -91,15 +91,13 @@ def measure(spark: SparkSession, texts: DataFrame, folder: Path, arguments: argp
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("--rows", default="100000,1000000", help="of the tables, in order of size")
     parser.add_argument("--text-characters", type=int, default=60)
     parser.add_argument("--in-place", action="store_true", help="write vectors back into the source, rather than to a table of their own")
     parser.add_argument("--wave-rows", type=int, default=50_000)
     parser.add_argument("--driver-memory", default="1g", help="heap of the Java process")
-    parser.add_argument("--model", type=Path, default=Path("models/smollm2-135m-instruct"), help="its files are checked; not loaded")
     parser.add_argument("--master", default="local[2]")
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     spark = get_session(SparkConfig(master=arguments.master, conf={"spark.driver.memory": arguments.driver_memory}))
     print(f"{describe_machine()}, heap {arguments.driver_memory}")

@@ -7,7 +7,6 @@ Cost should be proportional to tokens and to rows, and a text of 200,000 charact
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import statistics
 import time
@@ -16,10 +15,9 @@ from pathlib import Path
 
 import torch
 from transformers import AutoTokenizer
-from transformers.utils import logging as hf_logging
 
 from benchmarks.contenders import SETS, best_dtype
-from benchmarks.results import Row, describe_machine, show, significant, write_results
+from benchmarks.results import Row, command_parser, describe_machine, show, significant, write_results
 from benchmarks.texts import cut_texts, load_texts, short_texts
 from metaeol_udf import EmbeddingSpec, MetaEOLEncoder, TemplateSet
 
@@ -136,15 +134,11 @@ def measure_partitions(model: Path, dtype: str, texts: Sequence[str]) -> list[Ro
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=Path("models/smollm2-135m-instruct"))
+    parser = command_parser(__doc__)
     parser.add_argument("--dtype", default=best_dtype(), help="float32 or bfloat16; by default the quickest that is no approximation")
     parser.add_argument("--texts", type=int, default=320, help="texts of the largest measurement")
     parser.add_argument("--only", default="rows,long,length,templates,partitions")
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    hf_logging.set_verbosity_error()
-    hf_logging.disable_progress_bar()
     model, dtype, short = arguments.model, arguments.dtype, short_texts(arguments.texts)
     encoder = _encoder(model, TemplateSet.load("metaeol"), dtype)
     measures: dict[str, Callable[[], list[Row]]] = {
