@@ -13,14 +13,14 @@ from metaeol_udf.delta.select.row_scope import RowScope
 from metaeol_udf.delta.select.snapshot import Snapshot
 from metaeol_udf.delta.stream import describe_stream
 from metaeol_udf.delta.tables.refs import read
-from metaeol_udf.estimate.projection import wave_count
-from metaeol_udf.estimate.run import scaled, work_report
+from metaeol_udf.estimate.run import work_report
 from metaeol_udf.estimate.tokens import TokenCount, count_tokens
-from metaeol_udf.estimate.workload import Workload, find_workload
+from metaeol_udf.estimate.workload import find_workload
 
 SAMPLE_TEXTS = 2_000  # whose tokens are counted; of fewer texts all are
 
 
+@known_errors()
 def plan_dry_run(config: JobConfig, command: str = "embed", spark: SparkSession | None = None) -> dict[str, Any]:
     """Say what a command would do, and do none of it.
 
@@ -37,38 +37,25 @@ def plan_dry_run(config: JobConfig, command: str = "embed", spark: SparkSession 
     Raises:
         MetaEOLError: What the command itself would raise before it writes anything.
     """
-    with known_errors():
-        job = prepare_job(config, spark, writes=False)
-        work = find_workload(job, RowScope(failed=command == "retry"), SAMPLE_TEXTS)
-        counted = _count(job, work)
-        plan = _describe(job, work, counted)
-        return {"command": command} | plan | ({"stream": describe_stream(job)} if command == "stream" else {})
-
-
-def _count(job: Job, work: Workload) -> TokenCount:
-    return count_tokens(work.sample, job.request()) if work.unique_texts else TokenCount()
-
-
-def _describe(job: Job, work: Workload, counted: TokenCount) -> dict[str, Any]:
+    job = prepare_job(config, spark, writes=False)
+    work = find_workload(job, RowScope(failed=command == "retry"), SAMPLE_TEXTS)
+    counted = count_tokens(work.sample, job.request()) if work.unique_texts else TokenCount()
     is_new, columns = _target_changes(job, work.snapshot)
     report = job.new_report()
     report.count_selected(work.snapshot.counts)
-    waves = wave_count(work.unique_texts, job.config.runtime.wave_rows)
-    return {
+    plan = {
+        "command": command,
         "source": str(job.source),
         "source_version": work.snapshot.tables.source_version,
         "target": str(job.target),
         "creates_target": is_new,
         "adds_columns": columns,
-        **work_report(work, counted),
+        **work_report(job, work, counted, n_loads=1),
         "texts_without_content": work.n_textless,
-        "tokens_to_compute": scaled(counted.tokens_computed, work, counted) + counted.prefix_tokens,
-        "tokens_saved": scaled(counted.tokens_whole - counted.tokens_computed, work, counted),
         "tokens_counted": counted.texts == work.unique_texts,
-        "waves": waves,
         "migration": report.migration,
-        "fingerprint": report.fingerprint,
     }
+    return plan | ({"stream": describe_stream(job)} if command == "stream" else {})
 
 
 def _target_changes(job: Job, seen: Snapshot) -> tuple[bool, list[str]]:

@@ -41,67 +41,52 @@ class Probe:
 
 
 def run_probe(spark: SparkSession, sample: DataFrame, request: EncoderRequest, seconds: float, task_gpus: int | None = None) -> Probe:
-    """Time the model on a sample. Nothing is written, and the workers keep the model for a run in the same session.
+    """Probe the model with a sample, one column of texts, none of them NULL or blank; the workers keep the model for a run.
 
-    Args:
-        spark: The session.
-        sample: One column of texts, none of them NULL or blank.
-        request: What the job would load.
-        seconds: After which a worker begins no further batch of texts.
-        task_gpus: As `runtime.task_gpus`.
+    A worker begins no further batch of texts after so many seconds.
     """
+
+    def time_task(batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+        yield from _time_task(request, seconds, batches)
+
     spread = sample.repartition(slot_count(spark, task_gpus))
     profile = None if task_gpus is None else gpu_profile(task_gpus)
-    return summarise([row.asDict() for row in spread.mapInPandas(_TimedTask(request, seconds), _SCHEMA, profile=profile).collect()])
+    return summarise([row.asDict() for row in spread.mapInPandas(time_task, _SCHEMA, profile=profile).collect()])
 
 
 def summarise(timed: list[dict[str, float]]) -> Probe:
-    """Add up tasks: rates of different workers add, tasks of one worker follow each other.
-
-    Args:
-        timed: One mapping a task, with the columns of the probe.
-    """
-    workers = {row["worker"] for row in timed}
-    rate = 0.0
-    for worker in workers:
-        mine = [row for row in timed if row["worker"] == worker]
-        seconds = sum(row["seconds"] for row in mine)
-        rate += sum(row["tokens"] for row in mine) / seconds if seconds else 0.0
+    """Summarise tasks, each with the columns of the probe: rates of different workers add, tasks of one worker follow each other."""
+    tasks = pd.DataFrame(timed, columns=["worker", "load_s", "tokens", "seconds"])
+    by_worker = tasks.groupby("worker")[["tokens", "seconds"]].sum().query("seconds > 0")
     return Probe(
-        workers=len(workers),
-        load_s=max((row["load_s"] for row in timed), default=0.0),
-        tokens=int(sum(row["tokens"] for row in timed)),
-        tokens_per_second=rate,
+        workers=tasks["worker"].nunique(),
+        load_s=float(max(tasks["load_s"], default=0.0)),
+        tokens=int(tasks["tokens"].sum()),
+        tokens_per_second=float((by_worker["tokens"] / by_worker["seconds"]).sum()),
     )
 
 
-class _TimedTask:
-    """One slot's part. A class of an installed module, so that it reaches workers by name."""
+def _time_task(request: EncoderRequest, seconds: float, batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+    """Time one slot's part, in which this runs."""
+    from metaeol_udf.spark.worker.embed_column import CHUNK_TOKENS, column_chunks
 
-    def __init__(self, request: EncoderRequest, seconds: float) -> None:
-        self._request = request
-        self._seconds = seconds
-
-    def __call__(self, batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-        from metaeol_udf.spark.worker.embed_column import CHUNK_TOKENS, column_chunks
-
-        texts = [text for batch in batches for text in batch.iloc[:, 0]]
-        if not texts:
-            return
-        started = time.perf_counter()
-        encoder = get_encoder(self._request).encoder
-        share = 1 if task_gpus(self._request.device) else _CPU_SHARE
-        chunks = column_chunks(self._request.resolved, iter([pd.Series(texts, dtype=object)]), CHUNK_TOKENS // share)
-        warm_up = texts[:_WARM_UP_TEXTS]  # computes the prefixes and lays out memory
-        results = encoder.encode_batches(itertools.chain([warm_up], chunks))
-        next(results)
-        load_s = time.perf_counter() - started
-        tokens, spent = 0, 0.0
-        started = time.perf_counter()
-        for encoded in results:
-            tokens += int(encoded.tokens_computed.sum())
-            spent = time.perf_counter() - started
-            if spent >= self._seconds:
-                break
-        worker = f"{socket.gethostname()}:{os.getpid()}"
-        yield pd.DataFrame([{"worker": worker, "load_s": load_s, "tokens": tokens, "seconds": spent}])
+    texts = [text for batch in batches for text in batch.iloc[:, 0]]
+    if not texts:
+        return
+    started = time.perf_counter()
+    encoder = get_encoder(request).encoder
+    share = 1 if task_gpus(request.device) else _CPU_SHARE
+    chunks = column_chunks(request.resolved, iter([pd.Series(texts, dtype=object)]), CHUNK_TOKENS // share)
+    warm_up = texts[:_WARM_UP_TEXTS]  # computes the prefixes and lays out memory
+    results = encoder.encode_batches(itertools.chain([warm_up], chunks))
+    next(results)
+    load_s = time.perf_counter() - started
+    tokens, spent = 0, 0.0
+    started = time.perf_counter()
+    for encoded in results:
+        tokens += int(encoded.tokens_computed.sum())
+        spent = time.perf_counter() - started
+        if spent >= seconds:
+            break
+    worker = f"{socket.gethostname()}:{os.getpid()}"
+    yield pd.DataFrame([{"worker": worker, "load_s": load_s, "tokens": tokens, "seconds": spent}])

@@ -31,29 +31,14 @@ class Rates:
 
 
 def writing_seconds(rows_pending: int, dim: int, slots: float) -> tuple[float, float]:
-    """Seconds of a run's commits, and those of one executor to publish and verify its rows. Roughly: nothing is written to find out.
-
-    Args:
-        rows_pending: Rows that get a vector.
-        dim: Numbers in one vector.
-        slots: Tasks that one executor runs at a time.
-    """
+    """Guess the seconds of a run's commits, and those of one executor of so many slots to publish and verify its rows of `dim` numbers."""
     return (_COMMIT_SECONDS, rows_pending * dim * _SLOT_SECONDS / slots) if rows_pending else (0.0, 0.0)
 
 
 def project(tokens: int, rates: Rates, executors: Sequence[int], price_per_hour: float | None) -> list[dict[str, Any]]:
-    """Hours and cost of a run on so many executors like the one that was measured.
+    """Project hours and cost of a run to so many executors like the one that was measured, each with its price, in any currency.
 
     Start-up and commits are the same for any number of executors; the rest is shared by them.
-
-    Args:
-        tokens: Tokens that go through the model.
-        rates: Of one executor.
-        executors: How many there might be.
-        price_per_hour: Of one executor, in any currency; None leaves the cost out.
-
-    Returns:
-        One mapping a number of executors: `executors`, `seconds`, `hours`, `cost`.
     """
     projected = []
     for n_executors in executors:
@@ -65,14 +50,7 @@ def project(tokens: int, rates: Rates, executors: Sequence[int], price_per_hour:
 
 
 def written_bytes(rows_pending: int, unique_texts: int, dim: int, rewritten_bytes: int) -> dict[str, int]:
-    """Bytes that a run writes, by where they go.
-
-    Args:
-        rows_pending: Rows that get a vector.
-        unique_texts: Vectors that are computed.
-        dim: Numbers in one vector.
-        rewritten_bytes: Of files that a MERGE into the source writes anew.
-    """
+    """Count the bytes that are written, by where they go; `rewritten_bytes` are of files that a MERGE into the source writes anew."""
     journal = unique_texts * (dim * _FLOAT_BYTES + _JOURNAL_BYTES)
     vectors = rows_pending * dim * _FLOAT_BYTES
     return {"journal": journal, "vectors": vectors, "rewritten": rewritten_bytes if rows_pending else 0}

@@ -10,6 +10,7 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from metaeol_udf.config import JobConfig
+from metaeol_udf.delta.base.context import Job
 from metaeol_udf.delta.job import known_errors, prepare_job
 from metaeol_udf.delta.select.row_scope import RowScope
 from metaeol_udf.errors import ConfigError, EnvironmentFault
@@ -46,6 +47,7 @@ class EstimateOptions:
             raise ConfigError(f"--tokens-per-second must be positive, found {self.tokens_per_second}")
 
 
+@known_errors()
 def run_estimate(config: JobConfig, options: EstimateOptions | None = None, spark: SparkSession | None = None) -> dict[str, Any]:
     """Say what a run of the job would take, from the job's own selection, real tokens of a sample, and a timed probe.
 
@@ -60,11 +62,7 @@ def run_estimate(config: JobConfig, options: EstimateOptions | None = None, spar
     Raises:
         MetaEOLError: What the job itself would raise before it writes anything.
     """
-    with known_errors():
-        return _estimate(config, options or EstimateOptions(), spark)
-
-
-def _estimate(config: JobConfig, options: EstimateOptions, spark: SparkSession | None) -> dict[str, Any]:
+    options = options or EstimateOptions()
     started = time.monotonic()
     job = prepare_job(config, spark, writes=False)
     session_s = time.monotonic() - started
@@ -85,7 +83,7 @@ def _estimate(config: JobConfig, options: EstimateOptions, spark: SparkSession |
             sample.unpersist()
     n_executors = executor_count(session)
     n_loads = probe.workers if probe is not None else n_executors
-    tokens = scaled(counted.tokens_computed, work, counted) + counted.prefix_tokens * n_loads
+    report = work_report(job, work, counted, n_loads)
     dim = job.resolved.vector_length
     rows_pending = work.snapshot.rows_to_do
     commit_s, publish_s = writing_seconds(rows_pending, dim, slot_count(session, runtime.task_gpus) / n_executors)
@@ -95,23 +93,20 @@ def _estimate(config: JobConfig, options: EstimateOptions, spark: SparkSession |
     seconds["publish"] = publish_s / n_executors
     price = options.price_per_hour if options.price_per_hour is not None else config.estimate.price_per_hour
     return {
-        **work_report(work, counted),
-        "tokens_to_compute": tokens,
-        "tokens_saved": scaled(counted.tokens_whole - counted.tokens_computed, work, counted),
-        "waves": wave_count(work.unique_texts, config.runtime.wave_rows),
+        **report,
         "bytes_written": written_bytes(rows_pending, work.unique_texts, dim, work.rewritten_bytes),
         "seconds": {phase: round(took, 2) for phase, took in seconds.items()},
         "probe": vars(probe) if probe is not None else None,
         "tokens_per_second": round(rates.tokens_per_second, 1),
-        "projections": project(tokens, rates, options.executors or [n_executors], price),
-        "fingerprint": job.spec.fingerprint(),
+        "projections": project(report["tokens_to_compute"], rates, options.executors or [n_executors], price),
     }
 
 
-def work_report(work: Workload, counted: TokenCount) -> dict[str, Any]:
-    """Rows and texts, and what their tokens were counted on."""
+def work_report(job: Job, work: Workload, counted: TokenCount, n_loads: int) -> dict[str, Any]:
+    """Report a run's work: rows and texts, and the tokens for them in `n_loads` loads of the model, by those of the sample."""
     counts, pending = work.snapshot.counts, work.snapshot.rows_to_do
     distinct = work.unique_texts + work.n_textless
+    scale = work.unique_texts / counted.texts if counted.texts else 0.0
     return {
         "rows_selected": counts.rows_selected,
         "rows_skipped": counts.rows_skipped,
@@ -121,12 +116,11 @@ def work_report(work: Workload, counted: TokenCount) -> dict[str, Any]:
         "sample_texts": counted.texts,
         "tokens_per_text": round(counted.tokens_computed / counted.texts, 1) if counted.texts else 0.0,
         "trimmed_share": round(counted.trimmed / counted.texts, 4) if counted.texts else 0.0,
+        "tokens_to_compute": round(counted.tokens_computed * scale) + counted.prefix_tokens * n_loads,
+        "tokens_saved": round((counted.tokens_whole - counted.tokens_computed) * scale),
+        "waves": wave_count(work.unique_texts, job.config.runtime.wave_rows),
+        "fingerprint": job.resolved.fingerprint,
     }
-
-
-def scaled(of_sample: int, work: Workload, counted: TokenCount) -> int:
-    """A figure of the sample for all unique texts."""
-    return round(of_sample / counted.texts * work.unique_texts) if counted.texts else 0
 
 
 def _tokens_per_second(options: EstimateOptions, probe: Probe | None, n_executors: int) -> float:

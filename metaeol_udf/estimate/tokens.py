@@ -34,32 +34,17 @@ class TokenCount:
 
 
 def count_tokens(sample: DataFrame, request: EncoderRequest) -> TokenCount:
-    """Count a sample's tokens in one task, in the same chunks that the job would cut.
+    """Count the tokens of a sample, one column of texts that are neither NULL nor blank, in one task and in chunks as the job cuts them."""
 
-    Args:
-        sample: One column of texts, none of them NULL or blank.
-        request: What the job would load.
-    """
-    counted = sample.repartition(1).mapInPandas(_Counter(request), _SCHEMA).collect()
+    def count(batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+        yield from _count_batches(request, batches)
+
+    counted = sample.repartition(1).mapInPandas(count, _SCHEMA).collect()
     return TokenCount(**{name: sum(row[name] for row in counted) for name in TokenCount.__dataclass_fields__})
 
 
-class _Counter:
-    """The task. A class of an installed module, so that it reaches workers by name."""
-
-    def __init__(self, request: EncoderRequest) -> None:
-        self._request = request
-
-    def __call__(self, batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-        from metaeol_udf.spark.worker.embed_column import column_chunks
-
-        chunks = list(column_chunks(self._request.resolved, (batch.iloc[:, 0] for batch in batches)))
-        if chunks:
-            yield pd.DataFrame([count_chunks(self._request, chunks)])
-
-
-def count_chunks(request: EncoderRequest, chunks: list[list[str | None]]) -> dict[str, int]:
-    """Count the tokens of chunks of texts by the encoder's own planner."""
+def _count_batches(request: EncoderRequest, batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+    """Count the tokens of batches by the encoder's own planner."""
     from transformers import AutoTokenizer
 
     from metaeol_udf.encoder.forward.hf_weights import KNOWN_MODEL_TYPES
@@ -67,6 +52,7 @@ def count_chunks(request: EncoderRequest, chunks: list[list[str | None]]) -> dic
     from metaeol_udf.prompts import TemplateSet
     from metaeol_udf.prompts.tokenizer import PromptTokenizer
     from metaeol_udf.prompts.trie import PromptTrie
+    from metaeol_udf.spark.worker.embed_column import column_chunks
     from metaeol_udf.spark.worker.model_staging import worker_model_folder
 
     spec = request.resolved.spec
@@ -76,11 +62,11 @@ def count_chunks(request: EncoderRequest, chunks: list[list[str | None]]) -> dic
     trie = PromptTrie(templates, PromptTokenizer(AutoTokenizer.from_pretrained(folder)), may_cut=is_fast)
     found = dict.fromkeys(TokenCount.__dataclass_fields__, 0)
     found["prefix_tokens"] = sum(len(group.prefix_ids) for group in trie.groups) if is_fast else 0
-    for texts in chunks:
+    for texts in column_chunks(request.resolved, (batch.iloc[:, 0] for batch in batches)):
         known = [text for text in texts if text is not None]
         prepared = prepare_texts(known, trie, templates, spec.max_tokens, 1024, shares_starts=is_fast)
         found["texts"] += len(known)
         found["tokens_computed"] += int(prepared.tokens_computed.sum())
         found["tokens_whole"] += int(prepared.tokens_whole.sum())
         found["trimmed"] += int(prepared.trimmed.sum())
-    return found
+    yield pd.DataFrame([found])

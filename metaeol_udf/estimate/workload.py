@@ -39,16 +39,7 @@ class Workload:
 
 
 def find_workload(job: Job, scope: RowScope, n_sample: int) -> Workload:
-    """Select as the job does, with its checks and its refusals, and write nothing.
-
-    Args:
-        job: Settings, resolved spec and session.
-        scope: Of the run.
-        n_sample: Texts of the sample.
-
-    Raises:
-        InputError: What the job would refuse.
-    """
+    """Find the workload as the job does, with its checks and its refusals, and `n_sample` texts of it; write nothing."""
     started = time.monotonic()
     snapshot = take_snapshot(job, scope)
     finished = Journal(job.spark, job.target.beside("journal"), job.spec.fingerprint(), "estimate").finished()
