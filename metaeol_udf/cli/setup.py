@@ -12,6 +12,7 @@ from metaeol_udf.cli.arguments import AsJson, Conf, Overrides
 from metaeol_udf.cli.views import emit, show_draft, show_estimate, show_finding, table_title
 from metaeol_udf.config import load_config
 from metaeol_udf.errors import ConfigError
+from metaeol_udf.files import replace_file
 from metaeol_udf.terminal import print_json
 
 
@@ -25,10 +26,10 @@ def init(
     """Write a commented configuration for a table: key and text column are guessed from its schema and some of its rows."""
     if out.exists() and not force:
         raise ConfigError(f"{out} is there already; --force replaces it")
-    from metaeol_udf.starter import draft_config, write_config
+    from metaeol_udf.starter import draft_config
 
     draft = draft_config(table, overrides or ())
-    write_config(draft, out)
+    replace_file(out, draft.text.encode())
     emit(as_json, {"file": str(out), **draft.facts()}, lambda console: show_draft(console, str(out), draft))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -17,7 +16,6 @@ from metaeol_udf.delta.tables.columns import VectorColumns, check_source_columns
 from metaeol_udf.delta.tables.refs import TableRef, open_table, parse_table, read
 from metaeol_udf.delta.tables.where_clause import filtered
 from metaeol_udf.errors import InputError
-from metaeol_udf.files import replace_file
 from metaeol_udf.prompts.templates import builtin_names
 from metaeol_udf.spark.cluster.session import get_session
 from metaeol_udf.starter.guess import SAMPLE_ROWS, Guess, guess_columns
@@ -80,29 +78,21 @@ def draft_config(table: str, overrides: Iterable[str] = (), spark: SparkSession 
         asked = parse_config({**given, "source": {"key": ["id"], **source}, "embedding": {"model": _MODEL, **embedding}})
         ref = parse_table(table, "TABLE")
         session = get_session(asked.spark, spark)
-        detail = open_table(session, ref, "TABLE").detail().collect()[0]
+        n_bytes = int(open_table(session, ref, "TABLE").detail().collect()[0]["sizeInBytes"])
         rows = read(session, ref)
         column = embedding.get("column") or _free_column(rows, ref)
         taken = [field.name for field in VectorColumns(column).fields]
         key, text = asked.source.key if source.get("key") else (), source.get("text")
-        for setting, names in (("source.key", key), ("source.text", () if text is None else (text,))):
-            for name in names:
-                require_field(rows.schema, name, setting, table)
+        for name in key:
+            require_field(rows.schema, name, "source.key", table)
+        if text is not None:
+            require_field(rows.schema, text, "source.text", table)
         guess = guess_columns(filtered(rows, source.get("where")), taken, key, text)
         check_source_columns(rows.schema, guess.key, guess.text, table)
         n_rows = rows.count()
-    content = _file_text(given, guess, column, n_rows, int(detail["sizeInBytes"]))
+    content = _file_text(given, guess, column, n_rows, n_bytes)
     parse_config(yaml.safe_load(content))  # what is written can be read
-    return Draft(content, table, guess, n_rows, int(detail["sizeInBytes"]))
-
-
-def write_config(draft: Draft, path: Path) -> None:
-    """Write the file, whole or not at all.
-
-    Raises:
-        EnvironmentFault: It cannot be written.
-    """
-    replace_file(path, draft.text.encode())
+    return Draft(content, table, guess, n_rows, n_bytes)
 
 
 def _free_column(rows: DataFrame, ref: TableRef) -> str:
@@ -119,7 +109,7 @@ def _free_column(rows: DataFrame, ref: TableRef) -> str:
 def _file_text(given: Mapping[str, Any], guess: Guess, column: str, n_rows: int, n_bytes: int) -> str:
     """The YAML, section by section; a comment holds names and numbers, never a value of the table."""
     found: dict[str, dict[str, Any]] = {
-        "source": {"key": list(guess.key), "text": guess.text, "where": None},
+        "source": {"table": None, "key": list(guess.key), "text": guess.text, "where": None},
         "target": {"table": None},
         "embedding": {"column": column, "model": _MODEL, "templates": "metaeol", "layer": -1, "dtype": "auto", "max_tokens": 512},
         "runtime": {"device": "auto", "wave_rows": 50_000, "max_failed_fraction": 0.01, "report": None, "report_page": None},
@@ -133,12 +123,9 @@ def _file_text(given: Mapping[str, Any], guess: Guess, column: str, n_rows: int,
         "# Next: `metaeol doctor` on this file, then `metaeol embed` with --dry-run, then without.",
         "# Every other setting, with its default, is in conf/embed.yaml and in the README.",
     ]
-    for section in ("source", *[name for name in found if name != "source"], *[name for name in given if name not in found]):
-        settings = {**found.get(section, {}), **(given.get(section) or {})}
-        if section == "source":
-            settings = {"table": settings.pop("table"), **settings}
+    for section in {**found, **given}:
         lines.append(f"{section}:")
-        for key, value in settings.items():
+        for key, value in {**found.get(section, {}), **(given.get(section) or {})}.items():
             comment = comments.get(f"{section}.{key}")
             lines.append(f"  {key}: {_yaml(value)}" + (f" # {comment}" if comment else ""))
     return "\n".join(lines) + "\n"

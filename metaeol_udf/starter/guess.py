@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import (
     AtomicType,
@@ -63,10 +63,10 @@ class Guess:
 
 
 def guess_columns(rows: DataFrame, taken: Sequence[str] = (), key: tuple[str, ...] = (), text: str | None = None) -> Guess:
-    """Take columns for key and text.
+    """Guess columns for key and text, where they are not known, from the first `SAMPLE_ROWS` rows.
 
     Args:
-        rows: The table; its first `SAMPLE_ROWS` rows are read.
+        rows: The table.
         taken: Columns that are neither, such as vectors of an earlier run.
         key: The key, where it is known.
         text: The text column, where it is known.
@@ -82,23 +82,24 @@ def guess_columns(rows: DataFrame, taken: Sequence[str] = (), key: tuple[str, ..
         fields = [field for field in rows.schema.fields if field.name not in taken]
         lengths = _lengths(sample, [f for f in fields if isinstance(f.dataType, StringType) and f.name not in key])
         text = text or _longest(lengths)
-        alone = _unique_columns(sample, n, [field for field in fields if field.name != text])
-        key = key or alone[:1] or _unique_pair(sample, n, [field for field in fields if field.name != text])
+        others = [field for field in fields if field.name != text]
+        distinct = _distinct(sample, [(name,) for name in _ranked(others)])
+        alone = tuple(name for (name,), found in distinct.items() if found == n)
+        key = key or alone[:1] or _unique_pair(sample, n, distinct, others)
         mean, longest, blank = _measure(sample, text)
     finally:
         sample.unpersist()
-    others = sorted(((name, round(length)) for name, length in lengths.items() if name not in (text, *key)), key=lambda each: -each[1])
+    texts = sorted(((name, round(length)) for name, length in lengths.items() if name not in (text, *key)), key=lambda each: -each[1])
     other_keys = tuple(name for name in alone if name not in key)[:_ALTERNATIVES]
-    return Guess(key, text, other_keys, tuple(others[:_ALTERNATIVES]), n, mean, longest, blank)
+    return Guess(key, text, other_keys, tuple(texts[:_ALTERNATIVES]), n, mean, longest, blank)
 
 
 def _lengths(sample: DataFrame, fields: Sequence[StructField]) -> dict[str, float]:
     """Mean length of each string column, in characters; NULL counts as 0."""
     if not fields:
         return {}
-    means = [F.avg(F.coalesce(F.length(quoted(field.name)), F.lit(0))).alias(f"c{i}") for i, field in enumerate(fields)]
-    found = sample.agg(*means).collect()[0]
-    return {field.name: float(found[f"c{i}"] or 0.0) for i, field in enumerate(fields)}
+    means = [F.avg(F.coalesce(F.length(quoted(field.name)), F.lit(0))) for field in fields]
+    return {field.name: mean for field, mean in zip(fields, sample.agg(*means).collect()[0], strict=True)}
 
 
 def _longest(lengths: dict[str, float]) -> str:
@@ -110,49 +111,40 @@ def _longest(lengths: dict[str, float]) -> str:
 def _measure(sample: DataFrame, text: str) -> tuple[int, int, float]:
     length = F.length(quoted(text))
     blank = F.col(quoted(text)).isNull() | (F.trim(quoted(text)) == "")
-    found = sample.agg(F.avg(length).alias("mean"), F.max(length).alias("most"), F.avg(blank.cast("int")).alias("blank")).collect()[0]
-    return round(found["mean"] or 0), int(found["most"] or 0), float(found["blank"])
+    mean, longest, blank_share = sample.agg(F.avg(length), F.max(length), F.avg(blank.cast("int"))).collect()[0]
+    return round(mean or 0), longest or 0, blank_share
 
 
-def _unique_columns(sample: DataFrame, n: int, fields: Sequence[StructField]) -> tuple[str, ...]:
-    """Columns that name every row of the sample, the likeliest key first."""
-    candidates = _ranked(fields)
-    distinct = _distinct(sample, [[field.name] for field in candidates])
-    return tuple(field.name for field, found in zip(candidates, distinct, strict=True) if found == n)
-
-
-def _unique_pair(sample: DataFrame, n: int, fields: Sequence[StructField]) -> tuple[str, ...]:
-    candidates = _ranked(fields)
-    distinct = _distinct(sample, [[field.name] for field in candidates])
-    order = sorted(range(len(candidates)), key=lambda i: -distinct[i])[:_PAIRED_COLUMNS]
-    pairs = [[candidates[i].name, candidates[j].name] for i, j in itertools.combinations(sorted(order), 2)]
-    for pair, found in zip(pairs, _distinct(sample, pairs), strict=True):
+def _unique_pair(sample: DataFrame, n: int, distinct: dict[tuple[str, ...], int], fields: Sequence[StructField]) -> tuple[str, ...]:
+    """Find a pair of the most distinct columns that names every row of the sample, the likeliest key first."""
+    likeliest = [name for (name,) in distinct]
+    most = sorted(likeliest, key=lambda name: -distinct[(name,)])[:_PAIRED_COLUMNS]
+    pairs = itertools.combinations([name for name in likeliest if name in most], 2)
+    for pair, found in _distinct(sample, list(pairs)).items():
         if found == n:
-            return tuple(pair)
+            return pair
     raise InputError(
         f"no column, and no pair of columns, is unique and never NULL in {n:,} rows of TABLE: "
         f"name the key with source.key=[NAME, …] (columns: {', '.join(field.name for field in fields)})"
     )
 
 
-def _distinct(sample: DataFrame, groups: Sequence[Sequence[str]]) -> list[int]:
-    """How many different combinations each group of columns has; a row with a NULL in it counts for none."""
+def _distinct(sample: DataFrame, groups: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], int]:
+    """Count the distinct combinations of each group of columns; a row with a NULL in it counts for none."""
     if not groups:
-        return []
-    counts: list[Column] = [F.count_distinct(*[F.col(quoted(name)) for name in group]).alias(f"c{i}") for i, group in enumerate(groups)]
-    found = sample.agg(*counts).collect()[0]
-    return [int(found[f"c{i}"]) for i in range(len(groups))]
+        return {}
+    counts = [F.count_distinct(*[F.col(quoted(name)) for name in group]) for group in groups]
+    return dict(zip(groups, sample.agg(*counts).collect()[0], strict=True))
 
 
-def _ranked(fields: Sequence[StructField]) -> list[StructField]:
-    """Columns that may be keys: names like `id` first, times last, else as they stand in the table."""
-    usable = [field for field in fields if _may_be_key(field)]
-    return sorted(usable, key=lambda field: _rank(field.name, field.dataType))[:_MOST_COLUMNS]
-
-
-def _may_be_key(field: StructField) -> bool:
-    kind = field.dataType
-    return isinstance(kind, AtomicType) and not isinstance(kind, _NO_KEYS) and not is_quarantine_name(field.name)
+def _ranked(fields: Sequence[StructField]) -> list[str]:
+    """Rank the columns that may be keys: names like `id` first, times last, else as they stand in the table."""
+    usable = [
+        field
+        for field in fields
+        if isinstance(field.dataType, AtomicType) and not isinstance(field.dataType, _NO_KEYS) and not is_quarantine_name(field.name)
+    ]
+    return [field.name for field in sorted(usable, key=lambda field: _rank(field.name, field.dataType))[:_MOST_COLUMNS]]
 
 
 def _rank(name: str, kind: DataType) -> tuple[bool, int, bool]:

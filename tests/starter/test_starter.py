@@ -17,7 +17,7 @@ from metaeol_udf.delta.tables.refs import parse_table, read
 from metaeol_udf.doctor import Level
 from metaeol_udf.doctor.tables import check_columns, check_keys
 from metaeol_udf.errors import ConfigError, InputError
-from metaeol_udf.starter import draft_config, write_config
+from metaeol_udf.starter import draft_config
 from tests.table_bench import Silence
 
 ROWS = [(f"en-{n}", n, n % 3, n / 2, f"title {n % 5}", f"A longer text about the thing with number {n}.") for n in range(30)]
@@ -33,7 +33,7 @@ def make(spark: SparkSession, path: Path, rows: list[tuple[Any, ...]] = ROWS, sc
 def test_the_file_names_key_and_text_loads_and_suits_the_job(spark: SparkSession, tiny_model_dir: Path, tmp_path: Path) -> None:
     table = make(spark, tmp_path / "table")
     draft = draft_config(table, [f"embedding.model={tiny_model_dir}", "runtime.device=cpu"], spark)
-    write_config(draft, tmp_path / "job.yaml")
+    (tmp_path / "job.yaml").write_text(draft.text)
     config = load_config(tmp_path / "job.yaml")
     assert (config.source.table, config.source.key, config.source.text, config.column) == (table, ("review_id",), "body", "embedding")
     assert draft.guess.other_keys == ("lang_code",)
@@ -71,7 +71,7 @@ def test_two_columns_are_the_key_where_no_one_is_unique(spark: SparkSession, tmp
 def test_what_is_given_wins_over_a_guess_and_is_written(spark: SparkSession, tmp_path: Path) -> None:
     given = ["source.key=lang_code", "source.text=title", "source.where=shop < 2", "quality.gate=true", "spark.conf.spark.x.y=1"]
     draft = draft_config(make(spark, tmp_path / "table"), given, spark)
-    write_config(draft, tmp_path / "job.yaml")
+    (tmp_path / "job.yaml").write_text(draft.text)
     config = load_config(tmp_path / "job.yaml")
     assert (config.source.key, config.source.text, config.source.where) == (("lang_code",), "title", "shop < 2")
     assert config.quality.gate
@@ -83,7 +83,7 @@ def test_odd_names_of_columns_stay_on_their_line(spark: SparkSession, tmp_path: 
     rows = [(n, f"t{n}", f"a longer text {n}") for n in range(4)]
     table = make(spark, tmp_path / "table", rows, "`#key:1` int, `other\u2028source:` string, `te'xt` string")
     draft = draft_config(table, (), spark)
-    write_config(draft, tmp_path / "job.yaml")
+    (tmp_path / "job.yaml").write_text(draft.text)
     config = load_config(tmp_path / "job.yaml")
     assert (config.source.key, config.source.text) == (("#key:1",), "te'xt")
 
