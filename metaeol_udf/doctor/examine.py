@@ -16,7 +16,6 @@ from metaeol_udf.doctor import executors, machine, model, resources, settings, t
 from metaeol_udf.doctor.plan import Plan
 from metaeol_udf.errors import MetaEOLError
 from metaeol_udf.spark.cluster.finding import Finding, Level, ok, refused, warning, wrong_setting
-from metaeol_udf.spark.cluster.resolve import resolve
 from metaeol_udf.spark.cluster.session import get_session
 
 
@@ -58,7 +57,7 @@ def examine(config: JobConfig, spark: SparkSession | None = None, *, all_keys: b
     for check in (*resources.CHECKS, *settings.CHECKS, model.check_dtype):
         yield from _guarded(check, plan)
     yield model.check_templates(config.embedding)
-    yield from model.check_model(config.embedding, running)
+    yield from model.check_model(plan)
     for setting in ("report", "report_page"):
         file = getattr(config.runtime, setting)
         if file is not None:
@@ -67,7 +66,11 @@ def examine(config: JobConfig, spark: SparkSession | None = None, *, all_keys: b
         yield warning("tables", "no Spark, so the tables were not looked at", "fix the java or session finding first")
         return
     yield executors.check_workers(running, plan)
-    yield from _tables(running, plan, all_keys)
+    try:
+        yield from tables.check_tables(running, plan, all_keys)
+    except Exception as error:  # noqa: BLE001 - Delta's own refusals come as bare Java exceptions
+        found = f"a table cannot be read: {_condition(error)}"
+        yield wrong_setting("tables", found, "source.table or target.table=<a table that the installed Delta reads>")
 
 
 def exit_code(findings: Sequence[Finding]) -> int:
@@ -76,22 +79,19 @@ def exit_code(findings: Sequence[Finding]) -> int:
 
 
 def make_plan(config: JobConfig, started: Mapping[str, str], spark: SparkSession | None = None) -> Plan:
-    """Plan a run.
-
-    Args:
-        config: The job.
-        started: Settings of the session that runs already.
-        spark: That session, which reaches models that no path of this machine leads to; None where no session runs.
-    """
+    """Make the plan of a run, from the settings of a session that runs already, where one does; the session finds the model, too."""
     asked = dict(config.spark.conf)
     if config.spark.master is not None:
         asked["spark.master"] = config.spark.master
+    folder = model.find_model(config.embedding, spark)
+    weights = folder.glob("*.safetensors") if isinstance(folder, Path) else ()
     return Plan(
         config=config,
         settings={**started, **asked},
+        model=folder,
         device=config.runtime.device,
         task_gpus=config.runtime.task_gpus,
-        weight_bytes=model.weight_bytes(config.embedding, spark),
+        weight_bytes=sum(file.stat().st_size for file in weights) or None,
         has_gpu=executors.sees_gpu(),
     )
 
@@ -102,20 +102,6 @@ def _guarded(check: Callable[[Plan], Finding], plan: Plan) -> Iterator[Finding]:
         yield check(plan)
     except MetaEOLError as error:
         yield refused(check.__name__.removeprefix("check_").replace("_", " "), error, "spark.conf")
-
-
-def _tables(spark: SparkSession, plan: Plan, all_keys: bool) -> Iterator[Finding]:
-    fingerprint, dim = None, None
-    try:
-        resolved = resolve(plan.config.embedding, lambda: spark)
-        fingerprint, dim = resolved.fingerprint, resolved.vector_length
-    except MetaEOLError:
-        yield ok("fingerprint", "the model or the templates cannot be read: see their own findings")
-    try:
-        yield from tables.check_tables(spark, plan, fingerprint, dim, all_keys)
-    except Exception as error:  # noqa: BLE001 - Delta's own refusals come as bare Java exceptions
-        found = f"a table cannot be read: {_condition(error)}"
-        yield wrong_setting("tables", found, "source.table or target.table=<a table that the installed Delta reads>")
 
 
 def _condition(error: Exception) -> str:

@@ -30,8 +30,8 @@ def check_workers(spark: SparkSession, plan: Plan) -> Finding:
     The one check that runs Python on executors. It reads no table and loads no model.
     """
     model, revision = plan.config.embedding.model, plan.config.embedding.revision
-    place = str(Path(model).resolve()) if Path(model).is_dir() else model  # a worker has another working folder
-    is_here = plan.weight_bytes is not None  # a model that the driver lacks is a finding of its own
+    place = str(plan.model) if Path(model).is_dir() else model  # a worker has another working folder
+    is_here = isinstance(plan.model, Path)  # a model that the driver lacks is a finding of its own
     try:
         return judge_workers(probe_workers(spark, plan.device, place if is_here else None, revision))
     except EnvironmentFault as error:

@@ -52,11 +52,7 @@ def check_versions() -> Finding:
 
 
 def check_worker_python(is_local: bool) -> Finding:
-    """Python workers need the driver's minor version: values are pickled from one to the other.
-
-    Args:
-        is_local: Whether workers run on this machine; elsewhere the interpreter may be a path that only executors have.
-    """
+    """See that the workers' Python is the driver's: values are pickled. Not `is_local`, it may be a path that only executors have."""
     python = os.environ.get("PYSPARK_PYTHON", sys.executable)
     here = f"{sys.version_info[0]}.{sys.version_info[1]}"
     program = "import sys; print('%d.%d' % sys.version_info[:2])"
@@ -73,23 +69,17 @@ def check_worker_python(is_local: bool) -> Finding:
 
 
 def check_disk(plan: Plan, target: Path | None, n_rows: int, dim: int, rewritten_bytes: int) -> Finding:
-    """Room for the journal and for what the MERGE writes.
+    """See that the disk has room for the journal and for what the MERGE writes, `rewritten_bytes` of them old files of the source.
 
-    Args:
-        plan: The run.
-        target: Nearest folder of the target that exists; None where it is not on this machine.
-        n_rows: Rows of the source.
-        dim: Numbers in one vector.
-        rewritten_bytes: Of files that a MERGE into the source writes anew; 0 for a target of its own.
+    `target` is the nearest folder of the target that exists, None where it is not on this machine.
     """
     scratch = Path(plan.setting("spark.local.dir", "/tmp").split(",")[0])  # where Spark spills and keeps staged texts
     vectors = n_rows * dim * 4
     if target is not None:
         free, needed = shutil.disk_usage(target).free, 2 * vectors + rewritten_bytes
         if free < needed:
-            found = (
-                f"{free / GIB:.1f} GiB are free beside the target; journal and vectors of {n_rows:,} rows need up to {needed / GIB:.1f} GiB"
-            )
+            needs = f"journal and vectors of {n_rows:,} rows need up to {needed / GIB:.1f} GiB"
+            found = f"{free / GIB:.1f} GiB are free beside the target; {needs}"
             return wrong_environment("disk", found, "target.table=<a place with more room>")
     if scratch.is_dir() and shutil.disk_usage(scratch).free < GIB:
         return warning("disk", f"less than 1 GiB is free in {scratch}, where Spark spills", "spark.local.dir=<a folder with room>")

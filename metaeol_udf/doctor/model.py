@@ -16,25 +16,32 @@ from metaeol_udf.encoder.checkpoint.files import check_weights, model_shape
 from metaeol_udf.encoder.checkpoint.location import is_local, local_path
 from metaeol_udf.encoder.checkpoint.manifest import read_manifest, verify_folder
 from metaeol_udf.encoder.checkpoint.resolve import check_vectors
-from metaeol_udf.errors import ConfigError, MetaEOLError
+from metaeol_udf.errors import ConfigError, MetaEOLError, ModelFilesError
 from metaeol_udf.prompts import TemplateSet
 from metaeol_udf.spark.cluster.finding import Finding, ok, refused, warning, wrong_environment, wrong_setting
 from metaeol_udf.spark.worker.model_staging import driver_model_folder
 from metaeol_udf.spec import EmbeddingSpec, output_layers
 
+_PREPARED = "embedding.model=<a folder that `metaeol model prepare SRC DEST` made>"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def check_model(spec: EmbeddingSpec, spark: SparkSession | None = None) -> Iterator[Finding]:
-    """Everything about one model folder; ends at the first thing without which the rest cannot be known."""
+def find_model(spec: EmbeddingSpec, spark: SparkSession | None = None) -> Path | Finding:
+    """Find the folder of a model, or say why there is none."""
     if spark is None and not is_local(spec.model):
         found = "no Spark, which alone reaches this model, so it was not looked at"
-        yield warning("model", found, "fix the java or session finding first")
-        return
+        return warning("model", found, "fix the java or session finding first")
     try:
-        folder = driver_model_folder(spec.model, spec.revision, lambda: cast("SparkSession", spark))
+        return driver_model_folder(spec.model, spec.revision, lambda: cast("SparkSession", spark))
     except MetaEOLError as error:
-        yield refused("model", error, "embedding.model=<a folder that `metaeol model prepare SRC DEST` made>")
+        return refused("model", error, _PREPARED)
+
+
+def check_model(plan: Plan) -> Iterator[Finding]:
+    """Check everything about the model's folder, where there is one."""
+    spec, folder = plan.config.embedding, plan.model
+    if isinstance(folder, Finding):
+        yield folder
         return
     yield check_files(folder)
     yield check_code(folder)
@@ -50,7 +57,7 @@ def check_files(folder: Path) -> Finding:
         check_weights(folder)
         verify_folder(folder)
     except MetaEOLError as error:
-        return refused("model files", error, "embedding.model=<a folder that `metaeol model prepare SRC DEST` made>")
+        return refused("model files", error, _PREPARED)
     return ok("model files", "tokenizer and weights are whole")
 
 
@@ -60,11 +67,11 @@ def check_code(folder: Path) -> Finding:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return ok("model code", "config.json cannot be read: see model files")
-    kind = config.get("model_type") if isinstance(config, dict) else None
     if not isinstance(config, dict) or "auto_map" not in config or importlib.util.find_spec("transformers") is None:
         return ok("model code", "the model comes without code of its own")
     from transformers import CONFIG_MAPPING
 
+    kind = config.get("model_type")
     if kind in CONFIG_MAPPING:
         return ok("model code", f"transformers has the architecture {kind!r}: the model's own code is not run")
     found = f"architecture {kind!r} needs Python code that comes with the model, and no job runs such code"
@@ -81,25 +88,23 @@ def check_pinned(spec: EmbeddingSpec, folder: Path) -> Finding:
         return refused("model version", error, "embedding.model=<the folder, made anew by `metaeol model prepare SRC DEST --force`>")
     if not has_manifest:
         found = "no manifest stands beside the model's files: nobody would notice an altered one"
-        return warning("model version", found, "embedding.model=<a folder that `metaeol model prepare SRC DEST` made>")
+        return warning("model version", found, _PREPARED)
     return ok("model version", "a manifest of digests pins the model's files")
 
 
 def check_layer(spec: EmbeddingSpec, folder: Path) -> Finding:
     """The output layers, post-processing and `truncate_dim` go with the model."""
+    setting = "embedding.layer=-1"
     try:
         n_layers, hidden_size = model_shape(folder)
-    except MetaEOLError:
-        return ok("layer", "the model's shape is unknown: see model files")
-    try:
         layers = output_layers(spec.layer, n_layers)
-    except ConfigError as error:
-        return refused("layer", error, "embedding.layer=-1")
-    try:
-        dim = check_vectors(spec, n_layers, hidden_size)
-    except ConfigError as error:
         most = "embedding.truncate_dim=null" if spec.truncate_dim is not None else "embedding.postprocess=null"
-        return refused("layer", error, f"embedding.truncate_dim={hidden_size}" if spec.postprocess is None else most)
+        setting = f"embedding.truncate_dim={hidden_size}" if spec.postprocess is None else most
+        dim = check_vectors(spec, n_layers, hidden_size)
+    except ModelFilesError:
+        return ok("layer", "the model's shape is unknown: see model files")
+    except ConfigError as error:
+        return refused("layer", error, setting)
     return ok("layer", f"hidden states {', '.join(map(str, layers))} of 0 to {n_layers}, vectors of {dim} numbers")
 
 
@@ -145,14 +150,3 @@ def check_dtype(plan: Plan) -> Finding:
     if not torch.cpu._is_avx512_bf16_supported():
         return warning(name, "this CPU has no bfloat16 multiplication (AVX512-BF16) and emulates it", "embedding.dtype=float32")
     return ok(name, "this CPU multiplies bfloat16")
-
-
-def weight_bytes(spec: EmbeddingSpec, spark: SparkSession | None = None) -> int | None:
-    """Count the bytes of the model's weight files; None where there is no such folder, or no session that fetches it."""
-    if spark is None and not is_local(spec.model):
-        return None
-    try:
-        folder = driver_model_folder(spec.model, spec.revision, lambda: cast("SparkSession", spark))
-    except MetaEOLError:
-        return None
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from metaeol_udf.config import JobConfig
 from metaeol_udf.spark.cluster.cluster_settings import ClusterSettings
+from metaeol_udf.spark.cluster.finding import Finding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,6 +16,8 @@ class Plan(ClusterSettings):
 
     Attributes:
         config: The job.
+        model: The model's folder, or the finding that there is none.
     """
 
     config: JobConfig
+    model: Path | Finding

@@ -27,11 +27,8 @@ def check_idle_gpus(plan: Plan) -> Finding:
     gpus, cores, cpus = plan.number(EXECUTOR_GPU, 0), plan.n_cores, max(1, int(plan.number("spark.task.cpus", 1)))
     if plan.is_local or not plan.wants_gpu or not plan.knows_cores or cores // cpus >= gpus:
         return ok("idle gpus", "there are cores for every GPU")
-    return warning(
-        "idle gpus",
-        f"an executor has {gpus:g} GPUs, but {cores} cores at {cpus} a task give {cores // cpus} slots",
-        f"spark.task.cpus={max(1, int(cores // gpus))}",
-    )
+    found = f"an executor has {gpus:g} GPUs, but {cores} cores at {cpus} a task give {cores // cpus} slots"
+    return warning("idle gpus", found, f"spark.task.cpus={max(1, int(cores // gpus))}")
 
 
 def check_threads(plan: Plan) -> Finding:
@@ -42,29 +39,18 @@ def check_threads(plan: Plan) -> Finding:
         return ok("threads", "spark.executor.cores is not set, so that an executor has all cores of its node")
     cores = os.cpu_count() or 1 if plan.is_local else plan.n_cores
     threads = int(plan.number(_THREADS, plan.number("spark.task.cpus", 1)))
-    used = threads * plan.n_slots
-    if used < cores:
-        wanted = max(1, cores // plan.n_slots)
-        return warning(
-            "threads",
-            f"{plan.n_slots} slots with {threads} threads each leave {cores - used} of {cores} cores idle",
-            f"{_THREADS}={wanted}",
-        )
-    if used > 2 * cores:
-        return warning(
-            "threads",
-            f"{plan.n_slots} slots with {threads} threads each share {cores} cores",
-            f"{_THREADS}={max(1, cores // plan.n_slots)}",
-        )
-    return ok("threads", f"{plan.n_slots} slots with {threads} threads each")
+    used, found = threads * plan.n_slots, f"{plan.n_slots} slots with {threads} threads each"
+    if cores <= used <= 2 * cores:
+        return ok("threads", found)
+    result = f"leave {cores - used} of {cores} cores idle" if used < cores else f"share {cores} cores"
+    return warning("threads", f"{found} {result}", f"{_THREADS}={max(1, cores // plan.n_slots)}")
 
 
 def check_model_copies(plan: Plan) -> Finding:
     """Every slot of an executor loads the model once."""
     if plan.weight_bytes is None or plan.wants_gpu or not plan.is_local:
-        return ok(
-            "model copies", f"{plan.n_slots} slots an executor; on a GPU they share one copy of the model, on CPUs each loads its own"
-        )
+        shared = "on a GPU they share one copy of the model, on CPUs each loads its own"
+        return ok("model copies", f"{plan.n_slots} slots an executor; {shared}")
     needed = plan.n_slots * (plan.weight_bytes + WORKING_BYTES)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > memory:

@@ -96,22 +96,15 @@ def check_budget(plan: Plan) -> Finding:
     fraction = plan.config.runtime.max_failed_fraction
     key = "runtime.max_failed_fraction"
     if fraction >= 0.5:
-        return warning(
-            "failure budget", f"{key} is {fraction:g}: a job that fails on half of the rows would end with status 0", f"{key}=0.01"
-        )
+        found = f"{key} is {fraction:g}: a job that fails on half of the rows would end with status 0"
+        return warning("failure budget", found, f"{key}=0.01")
     if fraction == 0:
         return warning("failure budget", f"{key} is 0: one NULL or blank text ends the job with status 3", f"{key}=0.01")
     return ok("failure budget", f"{fraction:.2%} of the rows may fail")
 
 
 def check_ignored(config_conf: Mapping[str, str], running: Mapping[str, str], fixed: frozenset[str]) -> Finding:
-    """A session that runs already keeps the settings it was started with.
-
-    Args:
-        config_conf: `spark.conf` of the job.
-        running: Settings of the session.
-        fixed: Keys of `config_conf` that the session cannot change any more.
-    """
+    """See that no setting is ignored: a session that runs already keeps those of `fixed` as it was started with them."""
     ignored = sorted(key for key in fixed if running.get(key) != config_conf[key])
     if not ignored:
         return ok("session settings", "the session has the settings of spark.conf")

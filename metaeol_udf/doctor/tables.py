@@ -20,24 +20,17 @@ from metaeol_udf.delta.tables.target import check_target
 from metaeol_udf.delta.tables.where_clause import filtered
 from metaeol_udf.doctor.machine import check_disk
 from metaeol_udf.doctor.plan import Plan
-from metaeol_udf.errors import InputError, MetaEOLError
+from metaeol_udf.errors import MetaEOLError
 from metaeol_udf.spark.cluster.finding import Finding, ok, refused, warning, wrong_environment, wrong_setting
+from metaeol_udf.spark.cluster.resolve import resolve
 
 SAMPLE_ROWS = 100_000
 _DAY_S = 86_400
 _UNIT_S = {"second": 1, "minute": 60, "hour": 3600, "day": _DAY_S, "week": 7 * _DAY_S, "month": 30 * _DAY_S, "year": 365 * _DAY_S}
 
 
-def check_tables(spark: SparkSession, plan: Plan, fingerprint: str | None, dim: int | None, all_keys: bool) -> Iterator[Finding]:
-    """Everything about the tables; ends at the first thing without which the rest cannot be known.
-
-    Args:
-        spark: A session with Delta.
-        plan: The run.
-        fingerprint: Of the resolved spec; None where the model or the templates cannot be read.
-        dim: Numbers in one vector; None likewise.
-        all_keys: Whether to look for repeated keys in all rows rather than in the first ones.
-    """
+def check_tables(spark: SparkSession, plan: Plan, all_keys: bool) -> Iterator[Finding]:
+    """Check everything about the tables; end at the first thing without which the rest cannot be known."""
     config = plan.config
     try:
         source_ref, target_ref = parse_table(config.source.table, "source.table"), parse_table(config.target_table, "target.table")
@@ -52,15 +45,18 @@ def check_tables(spark: SparkSession, plan: Plan, fingerprint: str | None, dim: 
     in_place = source_ref == target_ref
     yield check_vector_room(spark, config, source, target_ref, in_place)
     yield check_writable(target_ref, "target.table")
-    properties = dict(detail["properties"]) if in_place else _properties(spark, target_ref)
+    properties = detail["properties"] if in_place else _detail(spark, target_ref)["properties"] if exists(spark, target_ref) else {}
     yield check_append_only(properties, target_ref)
     yield check_change_feed(properties, in_place)
-    yield check_retention(dict(detail["properties"]), source_ref)
-    if fingerprint is not None:
-        yield check_migration(properties, config.column, fingerprint)
-    if dim is not None:
-        folder = nearest_folder(target_ref)
-        yield check_disk(plan, folder, source.count(), dim, int(detail["sizeInBytes"]) if in_place else 0)
+    yield check_retention(detail["properties"], source_ref)
+    try:
+        resolved = resolve(config.embedding, lambda: spark)
+    except MetaEOLError:
+        yield ok("fingerprint", "the model or the templates cannot be read: see their own findings")
+        return
+    yield check_migration(properties, config.column, resolved.fingerprint)
+    rewritten_bytes = int(detail["sizeInBytes"]) if in_place else 0
+    yield check_disk(plan, nearest_folder(target_ref), source.count(), resolved.vector_length, rewritten_bytes)
 
 
 def check_columns(source: DataFrame, config: SourceConfig, ref: TableRef) -> Finding:
@@ -174,11 +170,4 @@ def interval_s(text: str) -> float | None:
 
 
 def _detail(spark: SparkSession, ref: TableRef) -> Any:
-    detail = open_table(spark, ref, "source.table").detail().first()
-    if detail is None:
-        raise InputError(f"{ref} has no detail")
-    return detail
-
-
-def _properties(spark: SparkSession, ref: TableRef) -> dict[str, str]:
-    return dict(_detail(spark, ref)["properties"]) if exists(spark, ref) else {}
+    return open_table(spark, ref, "source.table").detail().collect()[0]

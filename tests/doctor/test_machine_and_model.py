@@ -17,7 +17,7 @@ from metaeol_udf.doctor import Finding, Level
 from metaeol_udf.doctor.examine import make_plan
 from metaeol_udf.doctor.executors import judge_workers
 from metaeol_udf.doctor.machine import check_disk, check_java_version, check_versions, check_worker_python
-from metaeol_udf.doctor.model import check_dtype, check_model, check_templates
+from metaeol_udf.doctor.model import check_dtype, check_model, check_templates, find_model
 from metaeol_udf.errors import EnvironmentFault
 from metaeol_udf.spark.cluster.preflight import WorkerProbe
 from metaeol_udf.spec import EmbeddingSpec
@@ -106,7 +106,8 @@ def test_workers_that_cannot_do_the_work_are_found(failed: str, setting: str) ->
 
 
 def test_without_spark_the_finding_to_fix_first_is_named() -> None:
-    (finding,) = check_model(EmbeddingSpec(model="hdfs://host/models/small"))
+    finding = find_model(EmbeddingSpec(model="hdfs://host/models/small"))
+    assert isinstance(finding, Finding)
     assert finding.advice == finding.setting == "fix the java or session finding first"
     console = Console(file=io.StringIO(), width=200)
     show_finding(console, finding)
@@ -124,8 +125,8 @@ def folder(tiny_model_dir: Path, tmp_path: Path) -> Path:
 
 
 def of_model(folder: Path, **settings: object) -> dict[str, Finding]:
-    spec = EmbeddingSpec(model=str(folder), **settings)  # type: ignore[arg-type]
-    return {finding.check: finding for finding in check_model(spec)}
+    config = parse_config({"source": {"table": "t", "key": ["id"]}, "embedding": {"model": str(folder), **settings}})
+    return {finding.check: finding for finding in check_model(make_plan(config, {}))}
 
 
 def test_a_good_model_has_no_finding(folder: Path) -> None:
