@@ -46,11 +46,7 @@ class ClusterSettings:
         return self.setting(key, str(default)).strip().lower() == "true"
 
     def number(self, key: str, default: float) -> float:
-        """Read a Spark setting that is a number.
-
-        Raises:
-            ConfigError: It is no number.
-        """
+        """Read a Spark setting that is a number; raises ConfigError where it is none."""
         value = self.setting(key, str(default))
         try:
             return float(value)
@@ -58,11 +54,7 @@ class ClusterSettings:
             raise ConfigError(f"spark.conf: {key} must be a number, found {value!r}") from None
 
     def bytes_of(self, key: str, default: str, unit: int) -> int:
-        """Read the bytes of a Spark setting that is a size; a bare number counts `unit` bytes.
-
-        Raises:
-            ConfigError: It is no size.
-        """
+        """Read the bytes of a Spark setting that is a size; a bare number counts `unit` bytes. Raises ConfigError where it is no size."""
         value = self.setting(key, default).strip().lower()
         match = re.fullmatch(r"(-?\d+)\s*(?:([kmgtp]?)i?b?|b)", value)
         if match is None:
@@ -107,12 +99,7 @@ class ClusterSettings:
         return self.slots_of(self.n_cores, 1)
 
     def slots_of(self, n_cores: int, n_executors: int) -> int:
-        """Count the slots of some executors: as many as their cores allow, and their GPUs where tasks ask for some.
-
-        Args:
-            n_cores: Cores of all these executors.
-            n_executors: How many executors have these cores.
-        """
+        """Count the slots of executors with so many cores together: as many as these allow, and their GPUs where tasks ask for some."""
         by_cores = max(1, n_cores // max(1, int(self.number("spark.task.cpus", 1))))
         per_executor, per_task = self.number(EXECUTOR_GPU, 0), self.gpus_per_task
         if self.is_local or not per_executor or not per_task:

@@ -96,13 +96,7 @@ def check_settings(cluster: ClusterSettings) -> None:
 
 
 def cluster_settings(spark: SparkSession, request: EncoderRequest, task_gpus: int | None) -> ClusterSettings:
-    """Gather the settings of a session that runs, for the model that a request names.
-
-    Args:
-        spark: The session.
-        request: What workers are to load, with the model's files as the driver sees them.
-        task_gpus: `runtime.task_gpus`.
-    """
+    """Gather the settings of a cluster from a session that runs, for the model that a request names."""
     weight_bytes = sum(file.n_bytes for file in request.resolved.files if file.name.endswith(".safetensors"))
     settings = dict(spark.sparkContext.getConf().getAll())
     return ClusterSettings(
@@ -113,7 +107,7 @@ def cluster_settings(spark: SparkSession, request: EncoderRequest, task_gpus: in
 def probe_workers(
     spark: SparkSession, device: str, place: str | None, revision: str | None = None, versions: Mapping[str, str] | None = None
 ) -> list[WorkerProbe]:
-    """Ask as many Python workers as there are task slots what they are; runs one small job.
+    """Probe as many Python workers as there are task slots; runs one small job.
 
     Args:
         spark: The session.
@@ -138,7 +132,10 @@ def probe_workers(
         if explained is None:
             raise
         raise explained from error
-    return [WorkerProbe(row["host"], row["device"], row["has_model"], _error(row["error"], row["message"]), row["failed"]) for row in rows]
+    return [
+        WorkerProbe(host, device, has_model, None if kind is None else getattr(errors, kind)(message), failed)
+        for host, device, has_model, failed, kind, message in rows
+    ]
 
 
 def first_failure(probes: Sequence[WorkerProbe]) -> WorkerProbe | None:
@@ -169,14 +166,7 @@ def probe_worker(
     except MetaEOLError as error:
         kind, message = type(error).__name__, str(error)
     answer = {"host": socket.gethostname(), "device": found, "has_model": has_model, "failed": failed, "error": kind, "message": message}
-    yield pd.DataFrame({name: [value] for name, value in answer.items()})
-
-
-def _error(kind: str | None, message: str | None) -> MetaEOLError | None:
-    if kind is None:
-        return None
-    error: MetaEOLError = getattr(errors, kind)(message)
-    return error
+    yield pd.DataFrame([answer])
 
 
 def _cannot_start(error: Exception) -> EnvironmentFault | None:

@@ -16,7 +16,7 @@ from metaeol_udf.config import SparkConfig
 from metaeol_udf.errors import EnvironmentFault
 from metaeol_udf.spark.cluster.cluster_settings import ClusterSettings
 from metaeol_udf.spark.cluster.connect import require_jvm, require_no_remote
-from metaeol_udf.spark.cluster.startup import check_java, quiet_start, resolved_delta_jars
+from metaeol_udf.spark.cluster.startup import check_java, delta_package, quiet_start, resolved_delta_jars
 
 DELTA_SETTINGS = {
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
@@ -116,22 +116,11 @@ def _with_delta(conf: Mapping[str, str]) -> dict[str, str]:
 
 def _with_jars(settings: dict[str, str]) -> dict[str, str]:
     """Add the Delta JARs, from files where an earlier start left them, else through Ivy."""
-    given = settings.get("spark.jars.packages", ""), settings.get("spark.jars", "")
-    if any("delta-spark" in value for value in given):
+    if any("delta-spark" in settings.get(key, "") for key in ("spark.jars.packages", "spark.jars")):
         return settings
     jars = resolved_delta_jars()
-    if jars:
-        return settings | {"spark.jars": ",".join(filter(None, [given[1], *jars]))}
-    return settings | {"spark.jars.packages": ",".join(filter(None, [given[0], delta_package()]))}
-
-
-def delta_package() -> str:
-    """Maven coordinates of the Delta JARs that fit the installed pyspark and delta-spark."""
-    from importlib import metadata
-
-    import pyspark
-
-    return f"io.delta:delta-spark_{'.'.join(pyspark.__version__.split('.')[:2])}_2.13:{metadata.version('delta-spark')}"
+    key, added = ("spark.jars", jars) if jars else ("spark.jars.packages", [delta_package()])
+    return settings | {key: ",".join(filter(None, [settings.get(key), *added]))}
 
 
 def _require_delta(session: SparkSession) -> None:
@@ -141,17 +130,11 @@ def _require_delta(session: SparkSession) -> None:
             f"the running Spark session has no Delta; start it with {' and '.join(missing)} "
             f"(and the JARs, for example --packages {delta_package()})"
         )
-    if not _has_class(session, "io.delta.tables.DeltaTable"):  # Databricks has its own extension, but this class, too
-        raise EnvironmentFault(f"the running Spark session lacks Delta's JARs; start it with --packages {delta_package()}")
-
-
-def _has_class(session: SparkSession, name: str) -> bool:
     jvm: Any = session._jvm
-    try:
-        jvm.java.lang.Thread.currentThread().getContextClassLoader().loadClass(name)
+    try:  # Databricks has its own extension, but this class, too
+        jvm.java.lang.Thread.currentThread().getContextClassLoader().loadClass("io.delta.tables.DeltaTable")
     except Py4JJavaError:
-        return False
-    return True
+        raise EnvironmentFault(f"the running Spark session lacks Delta's JARs; start it with --packages {delta_package()}") from None
 
 
 def _first_line(error: BaseException) -> str:
@@ -166,12 +149,7 @@ def executor_count(spark: SparkSession) -> int:
 
 
 def slot_count(spark: SparkSession, task_gpus: int | None = None) -> int:
-    """Count the slots of the session: tasks that it runs at a time, each with a Python worker.
-
-    Args:
-        spark: The session.
-        task_gpus: GPUs of a task, as `runtime.task_gpus`; None takes the session's own amount.
-    """
+    """Count the slots of the session: tasks that it runs at a time, each with a Python worker. `task_gpus` None is the session's own."""
     context = spark.sparkContext
     settings = ClusterSettings(settings=dict(context.getConf().getAll()), task_gpus=task_gpus)
     return settings.slots_of(context.defaultParallelism, executor_count(spark))

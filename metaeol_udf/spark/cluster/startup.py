@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
+import pyspark
+
 from metaeol_udf.errors import EnvironmentFault
 from metaeol_udf.versions import ask_java, find_java
 
@@ -18,11 +20,7 @@ MINIMUM_JAVA = 17  # Spark 4 starts on nothing older
 
 
 def check_java() -> None:
-    """Make sure that the Java which Spark will pick is there and new enough.
-
-    Raises:
-        EnvironmentFault: None is found, it does not run, or it is older than 17.
-    """
+    """Check that the Java which Spark will pick is there, runs and is new enough, or raise EnvironmentFault."""
     way_out = f"install a JDK {MINIMUM_JAVA} or newer (Debian and Ubuntu: apt-get install openjdk-17-jre-headless) or set JAVA_HOME to one"
     java = find_java()
     if java is None:
@@ -38,25 +36,20 @@ def check_java() -> None:
         raise EnvironmentFault(f"Spark needs Java {MINIMUM_JAVA} or newer, and {java} is version {found}: {way_out}")
 
 
+def delta_package() -> str:
+    """Name the Maven coordinates of the Delta JARs that fit the installed pyspark and delta-spark."""
+    return f"io.delta:delta-spark_{'.'.join(pyspark.__version__.split('.')[:2])}_2.13:{metadata.version('delta-spark')}"
+
+
 def resolved_delta_jars() -> list[str]:
     """Paths of the Delta JARs that an earlier start resolved, or nothing where one of them is missing.
 
     Given as files they spare Ivy its look-ups: seconds at every start, and the network altogether.
     """
-    import pyspark
-
-    spark_line = ".".join(pyspark.__version__.split(".")[:2])
-    artifacts = (
-        f"delta-spark_{spark_line}_2.13",
-        "delta-storage",
-        "delta-kernel-api",
-        "delta-kernel-defaults",
-        "delta-kernel-unitycatalog",
-    )
-    version = metadata.version("delta-spark")
-    folders = sorted(Path.home().glob(".ivy2*/jars"), reverse=True)
-    for folder in folders:
-        jars = [folder / f"io.delta_{artifact}-{version}.jar" for artifact in artifacts]
+    _, artifact, version = delta_package().split(":")
+    artifacts = (artifact, "delta-storage", "delta-kernel-api", "delta-kernel-defaults", "delta-kernel-unitycatalog")
+    for folder in sorted(Path.home().glob(".ivy2*/jars"), reverse=True):
+        jars = [folder / f"io.delta_{name}-{version}.jar" for name in artifacts]
         if all(jar.is_file() and jar.stat().st_size > 0 for jar in jars):
             return [str(jar) for jar in jars]
     return []
