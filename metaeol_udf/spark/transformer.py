@@ -26,7 +26,6 @@ from metaeol_udf.spark.columns import quoted
 from metaeol_udf.spark.udf import VECTOR_TYPE, check_schema, with_embeddings
 from metaeol_udf.spec import SETTINGS, EmbeddingSpec
 
-OUTPUT_TYPES = ("array", "vector")
 _OWN = ("inputCol", "outputCol", "outputType", "device")
 _DEFAULTS = {f.name: f.default for f in dataclasses.fields(EmbeddingSpec) if f.name in SETTINGS and f.name != "model"}
 
@@ -38,8 +37,8 @@ def _checked_setting(name: str, value: Any) -> Any:
 
 
 def _checked_output_type(value: Any) -> str:
-    if value not in OUTPUT_TYPES:
-        raise ConfigError(f"MetaEOLEmbedder.outputType must be one of {', '.join(OUTPUT_TYPES)}, found {value!r}")
+    if value not in ("array", "vector"):
+        raise ConfigError(f"MetaEOLEmbedder.outputType must be one of array, vector, found {value!r}")
     return str(value)
 
 

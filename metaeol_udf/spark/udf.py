@@ -13,7 +13,7 @@ from pyspark.sql.types import ArrayType, BooleanType, FloatType, LongType, Strin
 from metaeol_udf.encoder.checkpoint.resolve import ResolvedSpec
 from metaeol_udf.errors import InputError
 from metaeol_udf.spark.cluster.resolve import resolve
-from metaeol_udf.spark.columns import quoted
+from metaeol_udf.spark.columns import find_field, quoted
 from metaeol_udf.spark.worker.embed_column import column_function, vector_function
 from metaeol_udf.spark.worker.encoder_cache import EncoderRequest
 from metaeol_udf.spec import EmbeddingSpec
@@ -96,12 +96,7 @@ def with_embeddings(
 
 
 def make_request(spec: EmbeddingSpec | ResolvedSpec, device: str = "auto", max_batch_tokens: int | str = "auto") -> EncoderRequest:
-    """Resolve a spec on the driver and say what workers load; see `EncoderRequest`.
-
-    Raises:
-        ConfigError: The spec names something that does not exist.
-        ModelFilesError: The model's files are not whole.
-    """
+    """Make the request for what workers load, with the spec resolved on the driver."""
     return EncoderRequest(resolve(spec), device, max_batch_tokens)
 
 
@@ -128,12 +123,11 @@ def check_schema(schema: StructType, text: str, output: str) -> None:
     Raises:
         InputError: They are not.
     """
-    known = {field.name.casefold(): field for field in schema.fields}
-    field = known.get(text.casefold())
+    field = find_field(schema, text)
     if field is None:
         raise InputError(f"column {text!r} is not in the DataFrame (columns: {', '.join(schema.names)})")
     if not isinstance(field.dataType, StringType):
         raise InputError(f"column {text!r} must be a string, found {field.dataType.simpleString()}")
     for name in (output, f"{output}_error", f"{output}_result"):
-        if name.casefold() in known:
+        if find_field(schema, name) is not None:
             raise InputError(f"column {name!r} is in the DataFrame already: choose another output name")

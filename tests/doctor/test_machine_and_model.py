@@ -99,9 +99,9 @@ def test_a_table_larger_than_the_disk_is_found(tiny_model_dir: Path, tmp_path: P
     ],
 )
 def test_workers_that_cannot_do_the_work_are_found(failed: str, setting: str) -> None:
-    good = WorkerProbe("a", "cuda:0", has_model=True, error=None, failed=None)
+    good = WorkerProbe("a", error=None, failed=None)
     assert judge_workers([good]).level is Level.OK
-    finding = judge_workers([good, WorkerProbe("b", "cpu", has_model=False, error=EnvironmentFault("wrong on b"), failed=failed)])
+    finding = judge_workers([good, WorkerProbe("b", error=EnvironmentFault("wrong on b"), failed=failed)])
     assert (finding.exit_code, finding.found, finding.setting.partition("=")[0]) == (5, "wrong on b", setting)
 
 

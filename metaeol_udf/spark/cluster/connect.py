@@ -16,21 +16,13 @@ def connect_session() -> SparkSession | None:
 
 
 def require_jvm(session: SparkSession) -> None:
-    """See that a session's driver is this process: what works on Delta tables needs their transactions and file systems.
-
-    Raises:
-        EnvironmentFault: The session is one of Spark Connect.
-    """
+    """Require a session whose driver is this process, or raise EnvironmentFault: Delta tables need its transactions and file systems."""
     if type(session).__module__.startswith("pyspark.sql.connect"):
         raise _no_jvm("the session is one of Spark Connect")
 
 
 def require_no_remote(conf: Mapping[str, str]) -> None:
-    """See that a session which is about to start would have its driver in this process.
-
-    Raises:
-        EnvironmentFault: A setting or an environment variable asks for Spark Connect.
-    """
+    """Require that a session which is about to start is no remote one of Spark Connect, or raise EnvironmentFault."""
     if conf.get("spark.remote") or conf.get("spark.api.mode") == "connect":
         raise _no_jvm("spark.conf asks for Spark Connect")
     if os.environ.get("SPARK_REMOTE"):

@@ -17,7 +17,7 @@ from metaeol_udf.spark.cluster.cluster_settings import ClusterSettings
 from metaeol_udf.spark.cluster.finding import Level
 from metaeol_udf.spark.cluster.rules import broken_rules
 from metaeol_udf.spark.cluster.session import slot_count
-from metaeol_udf.spark.worker.devices import device_name, task_gpus
+from metaeol_udf.spark.worker.devices import task_gpus
 from metaeol_udf.spark.worker.encoder_cache import EncoderRequest
 from metaeol_udf.spark.worker.model_staging import worker_source
 from metaeol_udf.spark.worker.version_check import check_versions, differing, own_versions
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _MAX_PROBES = 1024
-_PROBE_SCHEMA = "host string, device string, has_model boolean, failed string, error string, message string"
+_PROBE_SCHEMA = "host string, failed string, error string, message string"
 
 
 @dataclass(frozen=True)
@@ -38,31 +38,19 @@ class WorkerProbe:
 
     Attributes:
         host: Its machine.
-        device: What its task would compute on: a GPU's name, or `cpu`. `cpu` too where GPUs were not asked for.
-        has_model: Whether the model's folder is on its machine.
         error: What is wrong, None where all is well.
         failed: What the error is about: a package whose version differs (or `Python`), `model` or `device`; None without an error.
     """
 
     host: str
-    device: str
-    has_model: bool
     error: MetaEOLError | None
     failed: str | None
 
-    @property
-    def has_gpu(self) -> bool:
-        """Whether its task has a GPU; no worker looks for a GPU unless `runtime.device` requires one."""
-        return self.device != "cpu"
 
-
-def check_executors(spark: SparkSession, request: EncoderRequest, task_gpus: int | None = None) -> list[WorkerProbe]:
+def check_executors(spark: SparkSession, request: EncoderRequest, task_gpus: int | None = None) -> None:
     """See that settings and workers can do what a request asks, before a model is loaded or anything written.
 
     Runs one task a slot. Every worker is checked again before it loads: an executor may come later.
-
-    Returns:
-        What the workers said.
 
     Raises:
         ConfigError: A setting rules the work out.
@@ -76,7 +64,6 @@ def check_executors(spark: SparkSession, request: EncoderRequest, task_gpus: int
     if failure is not None and failure.error is not None:
         logger.error("workers cannot embed on %s", ", ".join(sorted({probe.host for probe in probes if probe.error is not None})))
         raise failure.error
-    return probes
 
 
 def check_settings(cluster: ClusterSettings) -> None:
@@ -132,10 +119,7 @@ def probe_workers(
         if explained is None:
             raise
         raise explained from error
-    return [
-        WorkerProbe(host, device, has_model, None if kind is None else getattr(errors, kind)(message), failed)
-        for host, device, has_model, failed, kind, message in rows
-    ]
+    return [WorkerProbe(host, None if kind is None else getattr(errors, kind)(message), failed) for host, failed, kind, message in rows]
 
 
 def first_failure(probes: Sequence[WorkerProbe]) -> WorkerProbe | None:
@@ -151,21 +135,20 @@ def probe_worker(
 
     for _ in batches:
         pass
-    found, has_model, failed, kind, message = "cpu", False, None, None, None
+    kind, message = None, None
     try:
         failed = next(iter(differing(versions)), None)
         check_versions(versions)
         if place is not None:
             failed = "model"
             worker_source(place, revision)
-            has_model = True
         failed = "device"
-        # `auto` takes what there is, so torch need not be imported for it here.
-        found = device_name(task_gpus(device) if device.startswith("cuda") else ())
+        if device.startswith("cuda"):  # `auto` takes what there is, so torch need not be imported for it here
+            task_gpus(device)
         failed = None
     except MetaEOLError as error:
         kind, message = type(error).__name__, str(error)
-    answer = {"host": socket.gethostname(), "device": found, "has_model": has_model, "failed": failed, "error": kind, "message": message}
+    answer = {"host": socket.gethostname(), "failed": failed, "error": kind, "message": message}
     yield pd.DataFrame([answer])
 
 

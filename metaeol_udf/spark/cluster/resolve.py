@@ -56,13 +56,9 @@ def _is_here(spec: EmbeddingSpec) -> bool:
 
 
 def _resolve_on_cluster(session: SparkSession, spec: EmbeddingSpec) -> ResolvedSpec:
-    """Resolve a spec whose model only the cluster has: a Python worker reads the model's files.
+    """Resolve a spec whose model only the cluster has, by a small job: a Python worker reads the model's files, and loads none.
 
-    The client reads the template set and the post-processing. One small job runs; it loads no model.
-
-    Raises:
-        ConfigError: The spec names something that does not exist, or a place that Spark Connect cannot fetch from.
-        ModelFilesError: The model's files are not whole, or not those that the spec was resolved with.
+    The client reads the template set and the post-processing.
     """
     if not is_local(spec.model) and not spec.model.startswith(SPARK_FILES):
         raise ConfigError(
@@ -85,11 +81,7 @@ def _resolve_on_cluster(session: SparkSession, spec: EmbeddingSpec) -> ResolvedS
 
 
 def resolve_on_worker(spec: EmbeddingSpec) -> str:
-    """Resolve a spec in a Python worker, for a client that has no copy of the model.
-
-    Returns:
-        As JSON: the fields of `ResolvedSpec` and `model_hash`, or what is wrong with the model.
-    """
+    """Resolve a spec in a Python worker: to the fields of `ResolvedSpec` and `model_hash` as JSON, or to what is wrong with the model."""
     try:
         resolved = resolve_local(spec) if is_local(spec.model) else resolve_in(spark_file(spec.model), spec, spec.model)
     except MetaEOLError as error:

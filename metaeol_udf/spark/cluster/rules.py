@@ -91,9 +91,5 @@ RULES = (check_gpu_amounts, check_python_memory, check_speculation, check_worker
 
 
 def broken_rules(cluster: ClusterSettings) -> list[Finding]:
-    """Find the rules that settings break, in the order of `RULES`.
-
-    Raises:
-        ConfigError: A setting cannot be read.
-    """
+    """Find the rules that settings break, in the order of `RULES`."""
     return [finding for finding in (rule(cluster) for rule in RULES) if finding.level is not Level.OK]

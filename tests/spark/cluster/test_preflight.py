@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from metaeol_udf.spec import EmbeddingSpec
 
 
 def test_workers_say_where_they_are(spark: SparkSession, spec: EmbeddingSpec) -> None:
-    probes = check_executors(spark, make_request(spec, "cpu"))
+    request = make_request(spec, "cpu")
+    check_executors(spark, request)
+    probes = probe_workers(spark, "cpu", request.resolved.place)
     assert len(probes) == spark.sparkContext.defaultParallelism
-    assert {(probe.device, probe.has_gpu, probe.has_model, probe.error) for probe in probes} == {("cpu", False, True, None)}
+    assert {(probe.host, probe.failed, probe.error) for probe in probes} == {(socket.gethostname(), None, None)}
 
 
 @pytest.mark.parametrize("name", ["Python", "metaeol-udf", "torch"])
@@ -44,7 +47,7 @@ def test_a_model_that_a_worker_lacks_is_found_before_it_loads(spark: SparkSessio
     with pytest.raises(ModelFilesError, match=r"model folder .*nowhere is missing on .*, the driver has it") as refused:
         check_executors(spark, other)
     probes = probe_workers(spark, "cpu", nowhere)
-    assert {(probe.has_model, probe.failed) for probe in probes} == {(False, "model")}
+    assert {probe.failed for probe in probes} == {"model"}
     finding = judge_workers(probes)
     assert (finding.found, finding.exit_code) == (str(refused.value), refused.value.exit_code)
     assert judge_workers(probe_workers(spark, "cpu", None)).exit_code == 0
