@@ -73,7 +73,7 @@ def check_disk(plan: Plan, target: Path | None, n_rows: int, dim: int, rewritten
 
     `target` is the nearest folder of the target that exists, None where it is not on this machine.
     """
-    scratch = Path(plan.setting("spark.local.dir", "/tmp").split(",")[0])  # where Spark spills and keeps staged texts
+    scratch = Path(plan.settings.get("spark.local.dir", "/tmp").split(",")[0])  # where Spark spills and keeps staged texts
     vectors = n_rows * dim * 4
     if target is not None:
         free, needed = shutil.disk_usage(target).free, 2 * vectors + rewritten_bytes

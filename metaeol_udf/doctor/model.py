@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import cast
 from pyspark.sql import SparkSession
 
 from metaeol_udf.doctor.plan import Plan
-from metaeol_udf.encoder.checkpoint.files import check_weights, model_shape
+from metaeol_udf.encoder.checkpoint.files import check_weights, model_shape, read_json
 from metaeol_udf.encoder.checkpoint.location import is_local, local_path
 from metaeol_udf.encoder.checkpoint.manifest import read_manifest, verify_folder
 from metaeol_udf.encoder.checkpoint.resolve import check_vectors
@@ -64,10 +63,10 @@ def check_files(folder: Path) -> Finding:
 def check_code(folder: Path) -> Finding:
     """An architecture that transformers does not have comes with Python code of its own, which no job runs."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        config = read_json(folder / "config.json")
+    except ModelFilesError:
         return ok("model code", "config.json cannot be read: see model files")
-    if not isinstance(config, dict) or "auto_map" not in config or importlib.util.find_spec("transformers") is None:
+    if "auto_map" not in config or importlib.util.find_spec("transformers") is None:
         return ok("model code", "the model comes without code of its own")
     from transformers import CONFIG_MAPPING
 
@@ -120,9 +119,9 @@ def check_templates(spec: EmbeddingSpec) -> Finding:
 def check_positions(spec: EmbeddingSpec, folder: Path) -> Finding:
     """The longest text with the longest prompt around it fits the positions that the model knows."""
     try:
-        positions = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("max_position_embeddings")
+        positions = read_json(folder / "config.json").get("max_position_embeddings")
         templates = TemplateSet.from_spec(spec)
-    except (OSError, ValueError, AttributeError, MetaEOLError):
+    except MetaEOLError:
         return ok("positions", "the model or the templates cannot be read: see their own findings")
     if not isinstance(positions, int):
         return ok("positions", "the model names no largest position")

@@ -26,7 +26,7 @@ def model_shape(folder: Path) -> tuple[int, int]:
     Raises:
         ModelFilesError: `config.json` is missing, damaged or names neither.
     """
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     nested = config.get("text_config")  # models that also see images keep the language model's shape in here
     shapes = [nested, config] if isinstance(nested, dict) else [config]
     for shape in shapes:
@@ -53,7 +53,7 @@ def _weight_files(folder: Path) -> list[Path]:
     if (folder / _WEIGHTS).is_file():
         return [folder / _WEIGHTS]
     if (folder / _INDEX).is_file():
-        weight_map = _read_json(folder / _INDEX).get("weight_map")
+        weight_map = read_json(folder / _INDEX).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise ModelFilesError(f"{folder / _INDEX} lists no weights")
         shards = sorted({str(name) for name in weight_map.values()})
@@ -95,7 +95,8 @@ def _check_safetensors(path: Path) -> None:
         raise ModelFilesError(f"model file {path} is {kind}: {n_bytes} bytes of {expected}")
 
 
-def _read_json(path: Path) -> Mapping[str, Any]:
+def read_json(path: Path) -> Mapping[str, Any]:
+    """Read a JSON object of a model, or raise ModelFilesError."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

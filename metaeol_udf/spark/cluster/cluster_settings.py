@@ -33,21 +33,17 @@ class ClusterSettings:
     weight_bytes: int | None = None
     has_gpu: bool | None = None
 
-    def setting(self, key: str, default: str) -> str:
-        """Look up a Spark setting as written."""
-        return self.settings.get(key, default)
-
     def shown(self, key: str) -> str:
         """Show a Spark setting to a reader: its name, and its value or that it is not set."""
         return f"{key} is {self.settings[key]}" if key in self.settings else f"{key} is not set"
 
     def is_on(self, key: str, default: bool) -> bool:
         """Tell whether a Spark setting that is true or false is on."""
-        return self.setting(key, str(default)).strip().lower() == "true"
+        return self.settings.get(key, str(default)).strip().lower() == "true"
 
     def number(self, key: str, default: float) -> float:
         """Read a Spark setting that is a number; raises ConfigError where it is none."""
-        value = self.setting(key, str(default))
+        value = self.settings.get(key, str(default))
         try:
             return float(value)
         except ValueError:
@@ -55,7 +51,7 @@ class ClusterSettings:
 
     def bytes_of(self, key: str, default: str, unit: int) -> int:
         """Read the bytes of a Spark setting that is a size; a bare number counts `unit` bytes. Raises ConfigError where it is no size."""
-        value = self.setting(key, default).strip().lower()
+        value = self.settings.get(key, default).strip().lower()
         match = re.fullmatch(r"(-?\d+)\s*(?:([kmgtp]?)i?b?|b)", value)
         if match is None:
             raise ConfigError(f"spark.conf: {key} must be a size such as 512m or 4g, found {value!r}")
@@ -65,7 +61,7 @@ class ClusterSettings:
     @property
     def master(self) -> str:
         """The master, which says where the executors are."""
-        return self.setting("spark.master", "local[*]")
+        return self.settings.get("spark.master", "local[*]")
 
     @property
     def is_local(self) -> bool:

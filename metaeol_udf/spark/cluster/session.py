@@ -54,7 +54,9 @@ def get_session(config: SparkConfig, given: SparkSession | None = None) -> Spark
         check_java()
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # workers import what the driver imports
     session = _build(config, submitted)
-    _silence_query_loggers()
+    # pyspark would write failed queries to standard error as JSON: the exception says it, and a plan may quote a text.
+    for name in ("DataFrameQueryContextLogger", "SQLQueryContextLogger"):
+        PySparkLogger.getLogger(name).setLevel(logging.CRITICAL + 1)
     _require_delta(session)
     return session
 
@@ -74,13 +76,8 @@ def _build(config: SparkConfig, submitted: bool) -> SparkSession:
             return builder.getOrCreate()
         except Exception as error:  # py4j, pyspark and the launcher each have their own class for this
             lines = [line.strip() for line in held if "WARN" not in line and line.strip()]
-            raise EnvironmentFault(f"Spark does not start: {_first_line(error)}; its last words: {' | '.join(lines[-5:])}") from error
-
-
-def _silence_query_loggers() -> None:
-    """Keep pyspark from writing failed queries to standard error as JSON: the exception says it, and a plan may quote a text."""
-    for name in ("DataFrameQueryContextLogger", "SQLQueryContextLogger"):
-        PySparkLogger.getLogger(name).setLevel(logging.CRITICAL + 1)
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise EnvironmentFault(f"Spark does not start: {reason}; its last words: {' | '.join(lines[-5:])}") from error
 
 
 def _defaults(master: str | None, submitted: bool) -> dict[str, str]:
@@ -135,11 +132,6 @@ def _require_delta(session: SparkSession) -> None:
         jvm.java.lang.Thread.currentThread().getContextClassLoader().loadClass("io.delta.tables.DeltaTable")
     except Py4JJavaError:
         raise EnvironmentFault(f"the running Spark session lacks Delta's JARs; start it with --packages {delta_package()}") from None
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
 
 
 def executor_count(spark: SparkSession) -> int:
