@@ -101,11 +101,8 @@ def run_curves(config: EncoderConfig, *, layers: Path | None = None, prompts: Pa
         "model": config.embedding.model,
         "templates": config.embedding.templates,
         "tasks": {o.name: len(o.firsts) for o in objectives},
-        "by_layer": [dataclasses.asdict(point) for point in scores_by_layer(bank, objectives)],
-        "by_prompts": [
-            dataclasses.asdict(point)
-            for point in scores_by_prompts(bank, objectives, output_layers(spec.layer, n_layers), config.evaluation.seed)
-        ],
+        "by_layer": scores_by_layer(bank, objectives),
+        "by_prompts": scores_by_prompts(bank, objectives, output_layers(spec.layer, n_layers), config.evaluation.seed),
     }
     if layers is not None:
         plot_curve(report, "by_layer", layers)

@@ -37,6 +37,11 @@ class Recipe:
         moments = Moments.of(vectors)
         return fit_postprocess(moments, self.method, n_components=self.n_components, shrinkage=self.shrinkage, fitted_for=fitted_for)
 
+    def apply(self, vectors: NDArray[np.float32], fit_on: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Post-process all vectors by what is fitted on some of the rows."""
+        post = self.fit(vectors[fit_on])
+        return vectors if post is None else post(vectors)
+
     def __str__(self) -> str:
         if self.method == "remove_top":
             return f"remove_top {self.n_components or 1}"
@@ -109,7 +114,7 @@ def tune(bank: StateBank, choose_on: Sequence[Objective], held_out: Sequence[Obj
     """
     search = _Search(bank, choose_on)
     everything = tuple(range(len(bank.templates.templates)))
-    baseline = search.score(everything, tuple(layers), Recipe())
+    baseline = search.best(everything, tuple(layers), (Recipe(),))
     choices = sorted(_layer_choices(bank.layers), key=lambda each: -search.best(everything, each, (Recipe(), Recipe("mean"))).chosen_on)
     starts = sorted((search.best(everything, each, RECIPES) for each in choices[:_KEPT_LAYERS]), key=lambda c: -c.chosen_on)
     for start in starts[:_KEPT_STARTS]:
@@ -129,9 +134,7 @@ def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 def vectors_of(bank: StateBank, candidate: Candidate, fit_on: Sequence[str]) -> NDArray[np.float32]:
     """A candidate's vectors of all texts of the bank, its post-processing fitted on some of them."""
-    means = bank.mean(candidate.templates, candidate.layers)
-    post = candidate.recipe.fit(means[bank.rows(fit_on)])
-    return means if post is None else post(means)
+    return candidate.recipe.apply(bank.mean(candidate.templates, candidate.layers), bank.rows(fit_on))
 
 
 def score_each(vectors: NDArray[np.float32], bank: StateBank, objectives: Sequence[Objective]) -> dict[str, float]:
@@ -139,48 +142,43 @@ def score_each(vectors: NDArray[np.float32], bank: StateBank, objectives: Sequen
     return {o.name: o.score(vectors[bank.rows(o.firsts)], vectors[bank.rows(o.seconds)]) for o in objectives}
 
 
+def mean(scores: dict[str, float]) -> float:
+    """Average over objectives."""
+    return float(np.mean(list(scores.values())))
+
+
 class _Search:
     """Scores candidates on the half that they are chosen on, and remembers them."""
 
     def __init__(self, bank: StateBank, objectives: Sequence[Objective]) -> None:
         self._bank = bank
-        self._objectives = [(o, bank.rows(o.firsts), bank.rows(o.seconds)) for o in objectives]
+        self._objectives = objectives
         self._fit_rows = bank.rows(texts_of(objectives))
         self.tried: list[Candidate] = []
 
-    def score(self, templates: tuple[int, ...], layers: tuple[int, ...], recipe: Recipe) -> Candidate:
-        return self._score(
-            self._bank.mean(templates, layers), Candidate(templates, layers, recipe, self._bank.cost(templates, layers), 0.0)
-        )
-
     def best(self, templates: tuple[int, ...], layers: tuple[int, ...], recipes: Sequence[Recipe]) -> Candidate:
-        means = self._bank.mean(templates, layers)
-        blank = Candidate(templates, layers, Recipe(), self._bank.cost(templates, layers), 0.0)
-        return max((self._score(means, replace(blank, recipe=recipe)) for recipe in recipes), key=lambda c: c.chosen_on)
+        """Score templates and layers with each post-processing, and return the best of them."""
+        means, cost = self._bank.mean(templates, layers), self._bank.cost(templates, layers)
+        each = (score_each(recipe.apply(means, self._fit_rows), self._bank, self._objectives) for recipe in recipes)
+        scored = [Candidate(templates, layers, recipe, cost, mean(scores)) for recipe, scores in zip(recipes, each, strict=True)]
+        self.tried += scored
+        return max(scored, key=lambda c: c.chosen_on)
 
     def thin_out(self, start: Candidate) -> None:
         """Leave out templates, each time the one that is missed least; and build up from the best single one."""
         everything, kept = start.templates, start.templates
         while len(kept) > 1:
             smaller = [tuple(t for t in kept if t != out) for out in kept]
-            kept = max((self.score(each, start.layers, start.recipe) for each in smaller), key=lambda c: c.chosen_on).templates
+            kept = max((self.best(each, start.layers, (start.recipe,)) for each in smaller), key=lambda c: c.chosen_on).templates
         built: tuple[int, ...] = ()
         while len(built) < len(everything) - 1:
             larger = [tuple(sorted((*built, t))) for t in everything if t not in built]
-            built = max((self.score(each, start.layers, start.recipe) for each in larger), key=lambda c: c.chosen_on).templates
-
-    def _score(self, means: NDArray[np.float32], candidate: Candidate) -> Candidate:
-        post = candidate.recipe.fit(means[self._fit_rows])
-        vectors = means if post is None else post(means)
-        scores = [o.score(vectors[first], vectors[second]) for o, first, second in self._objectives]
-        scored = replace(candidate, chosen_on=float(np.mean(scores)))
-        self.tried.append(scored)
-        return scored
+            built = max((self.best(each, start.layers, (start.recipe,)) for each in larger), key=lambda c: c.chosen_on).templates
 
 
 def _scored(bank: StateBank, choose_on: Sequence[Objective], held_out: Sequence[Objective], candidate: Candidate) -> Candidate:
     scores = score_each(vectors_of(bank, candidate, texts_of(choose_on)), bank, held_out)
-    return replace(candidate, held_out=float(np.mean(list(scores.values()))), held_out_scores=scores)
+    return replace(candidate, held_out=mean(scores), held_out_scores=scores)
 
 
 def _layer_choices(layers: Sequence[int]) -> Iterator[tuple[int, ...]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,8 +41,11 @@ class StateBank:
 
     def rows(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """Places of texts in `states`."""
-        places = {text: place for place, text in enumerate(self.texts)}
-        return np.array([places[text] for text in texts], np.int64)
+        return np.array([self._places[text] for text in texts], np.int64)
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {text: place for place, text in enumerate(self.texts)}
 
     def mean(self, templates: Sequence[int], layers: Sequence[int]) -> NDArray[np.float32]:
         """Mean hidden state of every text over some templates and layers, shape ``(n_texts, hidden_size)``."""
@@ -71,10 +75,11 @@ def fill_bank(encoder: MetaEOLEncoder, texts: Sequence[str], on_progress: Callab
     engine = encoder.engine
     shape = (len(encoder.templates.templates), engine.n_states, engine.hidden_size)
     states = np.empty((len(distinct), *shape), np.float32)
-    for place in _chunks(len(distinct)):
-        states[place] = encoder.encode_layers(distinct[place])
+    for start in range(0, len(distinct), _CHUNK):
+        done = min(start + _CHUNK, len(distinct))
+        states[start:done] = encoder.encode_layers(distinct[start:done])
         if on_progress is not None:
-            on_progress(min(place.stop, len(distinct)), len(distinct))
+            on_progress(done, len(distinct))
     n_layers = engine.n_layers
     return StateBank(distinct, encoder.templates, output_layers(encoder.spec.layer, n_layers), n_layers, states, encoder, {})
 
@@ -90,7 +95,3 @@ def tokens_per_text(encoder: MetaEOLEncoder, templates: TemplateSet, texts: Sequ
     trie = PromptTrie(templates, encoder.engine.trie.tokenizer)
     prepared = prepare_texts(sample, trie, templates, encoder.spec.max_tokens, encoder.batch_runner.max_batch_tokens, shares_starts=False)
     return float(prepared.tokens_computed.sum() / max(1, prepared.n_unique))
-
-
-def _chunks(n: int) -> Iterator[slice]:
-    return (slice(start, min(start + _CHUNK, n)) for start in range(0, n, _CHUNK))

@@ -163,11 +163,11 @@ def test_curves_are_the_scores_of_plain_vectors(bank: StateBank) -> None:
     gold: NDArray[Any] = np.arange(6.0)
     objective = labelled([SimpleNamespace(name="x", sentences1=TEXTS[:6], sentences2=TEXTS[6:], gold=gold)])  # type: ignore[list-item]
     points = scores_by_prompts(bank, objective, (2,))
-    assert [point.n_prompts for point in points] == list(range(1, 9))
-    assert [point.n_subsets for point in points] == [8, 28, 40, 40, 40, 28, 8, 1]
+    assert [point["n_prompts"] for point in points] == list(range(1, 9))
+    assert [point["n_subsets"] for point in points] == [8, 28, 40, 40, 40, 28, 8, 1]
     means = bank.mean(range(8), (2,))
     whole = objective[0].score(means[:6], means[6:])
-    assert points[-1].score == points[-1].low == points[-1].high == pytest.approx(whole)
-    assert points[0].low <= points[0].score <= points[0].high
+    assert points[-1]["score"] == points[-1]["low"] == points[-1]["high"] == pytest.approx(whole)
+    assert points[0]["low"] <= points[0]["score"] <= points[0]["high"]
     with pytest.raises(InputError, match="at least 100"):  # the mean of a dozen texts says nothing
         scores_by_layer(bank, objective)
