@@ -15,6 +15,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 import yaml
 
 from metaeol_udf.errors import ConfigError, did_you_mean
+from metaeol_udf.files import read_yaml
 from metaeol_udf.setting_types import check, is_count, read_setting
 from metaeol_udf.spec import DTYPES, QUANTIZATIONS, SETTINGS, VALUES, EmbeddingSpec
 
@@ -189,6 +190,9 @@ class JobConfig(EncoderConfig):
         return self.target.table or self.source.table
 
 
+Config = TypeVar("Config", bound=EncoderConfig)
+
+
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> JobConfig:
     """Read a job's YAML file and apply `section.key=value` overrides, whose values are read as YAML.
 
@@ -208,10 +212,7 @@ def load_encoder_config(path: str | Path, overrides: Iterable[str] = ()) -> Enco
 
 
 def _read(path: str | Path, overrides: Iterable[str]) -> dict[str, Any]:
-    try:
-        blocks = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"cannot read the configuration {path}: {' '.join(str(error).split())}") from None
+    blocks = read_yaml(path, "the configuration")
     if not isinstance(blocks, dict):
         raise ConfigError(f"the configuration {path} must be a mapping of sections, found {type(blocks).__name__}")
     if "model" in blocks and "embedding" not in blocks:  # a spec file, whose other files stand beside it
@@ -239,19 +240,7 @@ def parse_config(blocks: Mapping[str, Any]) -> JobConfig:
     Raises:
         ConfigError: A key is unknown or missing, or a value is out of range.
     """
-    shared = _encoder_part(blocks)
-    return JobConfig(
-        source=_section(SourceConfig, "source", blocks.get("source")),
-        target=_section(TargetConfig, "target", blocks.get("target")),
-        column=shared.column,
-        embedding=shared.embedding,
-        runtime=shared.runtime,
-        spark=shared.spark,
-        stream=_section(StreamConfig, "stream", blocks.get("stream")),
-        estimate=_section(EstimateConfig, "estimate", blocks.get("estimate")),
-        quality=_section(QualityConfig, "quality", blocks.get("quality")),
-        evaluation=shared.evaluation,
-    )
+    return _build(JobConfig, blocks)
 
 
 def parse_encoder_config(blocks: Mapping[str, Any]) -> EncoderConfig:
@@ -260,10 +249,11 @@ def parse_encoder_config(blocks: Mapping[str, Any]) -> EncoderConfig:
     Raises:
         ConfigError: As for `parse_config`.
     """
-    return parse_config(blocks) if blocks.get("source") is not None else _encoder_part(blocks)
+    return _build(EncoderConfig if blocks.get("source") is None else JobConfig, blocks)
 
 
-def _encoder_part(blocks: Mapping[str, Any]) -> EncoderConfig:
+def _build(kind: type[Config], blocks: Mapping[str, Any]) -> Config:
+    """Build a configuration with those sections that its kind has; sections of a job alone are passed over in another kind."""
     sections = ("embedding", *_SECTIONS)
     for name in blocks:
         if name not in sections:
@@ -272,13 +262,8 @@ def _encoder_part(blocks: Mapping[str, Any]) -> EncoderConfig:
     spec = EmbeddingSpec.from_mapping(embedding if embedding is not None else {})
     column = (embedding or {}).get("column", "embedding")
     check("embedding.column", isinstance(column, str) and bool(column), column, "a column name")
-    return EncoderConfig(
-        column=column,
-        embedding=spec,
-        runtime=_section(RuntimeConfig, "runtime", blocks.get("runtime")),
-        spark=_section(SparkConfig, "spark", blocks.get("spark")),
-        evaluation=_section(EvaluationConfig, "evaluation", blocks.get("evaluation")),
-    )
+    names = [each.name for each in dataclasses.fields(kind) if each.name in _SECTIONS]
+    return kind(column=column, embedding=spec, **{name: _section(_SECTIONS[name], name, blocks.get(name)) for name in names})
 
 
 _SECTIONS: dict[str, Any] = {
@@ -306,12 +291,7 @@ def switches() -> list[str]:
     return [f"{section}.{key}" for section, kind in kinds.items() for key, hint in get_type_hints(kind).items() if hint is bool]
 
 
-Section = TypeVar(
-    "Section", SourceConfig, TargetConfig, RuntimeConfig, StreamConfig, EstimateConfig, EvaluationConfig, QualityConfig, SparkConfig
-)
-
-
-def _section(kind: type[Section], name: str, block: Any) -> Section:
+def _section(kind: Any, name: str, block: Any) -> Any:
     """Build one section; a key that is written as null takes its default."""
     block = {} if block is None else block
     if not isinstance(block, Mapping):

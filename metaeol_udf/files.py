@@ -4,8 +4,23 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
-from metaeol_udf.errors import EnvironmentFault
+import yaml
+
+from metaeol_udf.errors import ConfigError, EnvironmentFault
+
+
+def read_yaml(path: str | Path, what: str) -> Any:
+    """Read a YAML file.
+
+    Raises:
+        ConfigError: The file cannot be read; the message says `what` it is.
+    """
+    try:
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read {what} {path}: {' '.join(str(error).split())}") from None
 
 
 def replace_file(path: str | Path, content: bytes, *, setting: str = "") -> None:

@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from metaeol_udf.errors import ConfigError, did_you_mean
+from metaeol_udf.files import read_yaml
 from metaeol_udf.setting_types import check, is_count
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -100,7 +99,7 @@ class EmbeddingSpec:
         Raises:
             ConfigError: The file is missing, is not a mapping, or holds an unknown key or a value out of range.
         """
-        block = _read_block(path)
+        block = read_yaml(path, "the spec file")
         if isinstance(block, dict) and "embedding" in block:
             return cls.from_mapping(block["embedding"])
         return cls._from_own_file(path, block)
@@ -133,7 +132,7 @@ class EmbeddingSpec:
         settings: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in block.items() if key in known}
         if block.get("spec") is not None:
             check("embedding.spec", isinstance(block["spec"], str), block["spec"], "the path of a spec file")
-            return dataclasses.replace(cls._from_own_file(block["spec"], _read_block(block["spec"])), **settings)
+            return dataclasses.replace(cls._from_own_file(block["spec"], read_yaml(block["spec"], "the spec file")), **settings)
         if "model" not in block:
             raise ConfigError(f"{where}.model is missing: name a folder or a hub id, or a file with `spec`")
         return cls(**settings)
@@ -165,13 +164,6 @@ class EmbeddingSpec:
 SETTINGS = tuple(f.name for f in dataclasses.fields(EmbeddingSpec) if f.name not in ("templates_json", "postprocess_content", "model_hash"))
 
 
-def _read_block(path: str | Path) -> Any:
-    try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"cannot read the spec file {path}: {_one_line(error)}") from None
-
-
 def before_postprocess(spec: EmbeddingSpec) -> EmbeddingSpec:
     """The spec whose vectors are mean hidden states as they are."""
     return dataclasses.replace(
@@ -199,7 +191,3 @@ def _output_layer(layer: int | float, n_layers: int) -> int:
 def _is_layer(layer: object) -> bool:
     is_fraction = isinstance(layer, float) and 0.0 <= layer <= 1.0
     return is_fraction or (isinstance(layer, int) and not isinstance(layer, bool))
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

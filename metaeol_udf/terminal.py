@@ -45,18 +45,20 @@ def waiting(words: str) -> Iterator[None]:
 
 
 def show_columns(console: Console, title: str, head: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> None:
-    """Print rows of cells under a head; columns whose place is in `right` are set to the right."""
+    """Print rows of cells under a head, if there is any; columns whose place is in `right` are set to the right."""
     if console.is_terminal:
-        table = Table(title=Text(title), title_justify="left")
-        for place, words in enumerate(head):
-            table.add_column(words, justify="right" if place in right else "left", overflow="fold")
+        table = Table(title=Text(title), title_justify="left", show_header=bool(head))
+        for place, words in enumerate(head or [""] * len(rows[0])):
+            style = "cyan" if not head and place == 0 else ""
+            table.add_column(words, justify="right" if place in right else "left", style=style, overflow="fold")
         for row in rows:
             table.add_row(*map(Text, row))
         console.print(table)
         return
-    widths = [max(len(row[place]) for row in (head, *rows)) for place in range(len(head))]
+    shown = [head, *rows] if head else rows
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
     lines = [title]
-    for row in (head, *rows):
+    for row in shown:
         cells = [
             cell.rjust(width) if place in right else cell.ljust(width) for place, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]

@@ -15,7 +15,7 @@ _SUFFIXES = (".yaml", ".yml")
 
 def complete_conf(incomplete: str) -> list[str]:
     """YAML files, and folders to look for them in."""
-    return [*_paths(incomplete, _SUFFIXES)]
+    return list(_paths(incomplete))
 
 
 def complete_override(incomplete: str) -> list[str]:
@@ -26,13 +26,13 @@ def complete_override(incomplete: str) -> list[str]:
     if name == "embedding.templates":
         from metaeol_udf.prompts.templates import builtin_names
 
-        words = [*builtin_names(), *_paths(value, _SUFFIXES)]
+        words = [*builtin_names(), *_paths(value)]
     else:
         words = list(CHOICES.get(name, ("true", "false") if name in switches() else ()))
     return [f"{name}={word}" for word in words if word.startswith(value)]
 
 
-def _paths(incomplete: str, suffixes: tuple[str, ...]) -> Iterator[str]:
+def _paths(incomplete: str) -> Iterator[str]:
     """Paths that begin so, written as the user began; folders end with a slash."""
     folder, slash, start = incomplete.rpartition("/")
     shown = f"{folder}{slash}"
@@ -44,7 +44,7 @@ def _paths(incomplete: str, suffixes: tuple[str, ...]) -> Iterator[str]:
         if entry.name.startswith(start) and (start.startswith(".") or not entry.name.startswith(".")):
             if entry.is_dir():
                 yield f"{shown}{entry.name}/"
-            elif entry.suffix in suffixes:
+            elif entry.suffix in _SUFFIXES:
                 yield f"{shown}{entry.name}"
 
 

@@ -10,7 +10,8 @@ from rich.console import Console
 
 from metaeol_udf.cli.arguments import AsJson
 from metaeol_udf.cli.views import emit, show_template_check, show_template_sets
-from metaeol_udf.errors import ConfigError, EnvironmentFault
+from metaeol_udf.errors import ConfigError
+from metaeol_udf.files import replace_file
 
 if TYPE_CHECKING:
     from metaeol_udf.evaluation import StsTask
@@ -81,7 +82,7 @@ def new(
 
     scored = None if pairs is None else read_pairs(pairs)  # before a model is loaded in vain
     templates = draft_templates(name, _propose(forms, model, device) if draft and model is not None else forms)
-    _write(out, HEADER + templates.to_yaml())
+    replace_file(out, (HEADER + templates.to_yaml()).encode())
     (found,) = _check_all([templates], model, 32)
     score = None if scored is None or model is None else _score(templates, model, scored, device)
 
@@ -141,11 +142,3 @@ def _score(templates: TemplateSet, model: str, pairs: StsTask, device: str) -> f
     vectors = MetaEOLEncoder.from_pretrained(model, templates=templates, device=device).encode(pairs.texts)
     n_pairs = len(pairs.gold)
     return score_sts(vectors[:n_pairs], vectors[n_pairs:], pairs.gold).all
-
-
-def _write(path: Path, content: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content, encoding="utf-8")
-    except OSError as error:
-        raise EnvironmentFault(f"cannot write {path}: {error.strerror or error}") from error

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from metaeol_udf.config import JobConfig
 from metaeol_udf.formatting import first_words, format_value
-from metaeol_udf.terminal import print_json
+from metaeol_udf.terminal import print_json, show_columns
 
 if TYPE_CHECKING:
     from metaeol_udf.doctor import Finding
@@ -103,18 +103,7 @@ def show_report(console: Console, title: str, report: Mapping[str, Any], summary
 def show_figures(console: Console, title: str, figures: Mapping[str, Any]) -> None:
     """Print figures under a title, one a line: the words that name a figure, then its value."""
     lines = [(words, format_value(value)) for words, value in figures.items()]
-    if not console.is_terminal:
-        width = max(len(words) for words, _ in lines)
-        console.print(
-            "\n".join([title, *(f"  {words:<{width}}  {value}" for words, value in lines)]), markup=False, highlight=False, soft_wrap=True
-        )
-        return
-    table = Table(title=title, title_justify="left", show_header=False)
-    table.add_column(style="cyan")
-    table.add_column(justify="left", overflow="fold")
-    for words, value in lines:
-        table.add_row(Text(words), Text(value))
-    console.print(table)
+    show_columns(console, title, (), lines)
 
 
 def show_plan(console: Console, title: str, plan: Mapping[str, Any]) -> None:
@@ -176,25 +165,25 @@ def show_hit_lists(console: Console, queries: Sequence[str], lists: Sequence[Seq
 def show_hits(console: Console, query: str, hits: Sequence[Hit]) -> None:
     """Print the nearest rows of a query, best first: score, key and the beginning of the text on one line."""
     console.print(f'"{query}"', markup=False, highlight=False, style="bold", soft_wrap=True)
-    keys = [" ".join(str(value) for value in hit.key.values()) for hit in hits]
-    width = min(48, max(map(len, keys), default=0))
-    for hit, key in zip(hits, keys, strict=True):
-        start = f"  {hit.score:6.4f}  {key:<{width}}  "
-        line = start + first_words(hit.text, max(20, (console.width if console.is_terminal else 140) - len(start)))
-        console.print(line, markup=False, highlight=False, no_wrap=True, soft_wrap=True)
+    _show_rows(console, [(f"{hit.score:6.4f}", hit.key, hit.text) for hit in hits])
 
 
 def show_pairs(console: Console, pairs: Sequence[DuplicatePair]) -> None:
     """Print pairs of rows, most similar first: the score and both rows with key and the beginning of the text, a line each."""
-    keys = [[" ".join(str(value) for value in key.values()) for key in pair.keys] for pair in pairs]
-    width = min(48, max((len(key) for both in keys for key in both), default=0))
     if not pairs:
         console.print("no pair", markup=False, highlight=False)
-    for pair, both in zip(pairs, keys, strict=True):
-        for start, key, text in zip((f"{pair.score:6.4f}", " " * 6), both, pair.texts, strict=True):
-            words = f"  {start}  {key:<{width}}  "
-            line = words + first_words(text, max(20, (console.width if console.is_terminal else 140) - len(words)))
-            console.print(line, markup=False, highlight=False, no_wrap=True, soft_wrap=True)
+    starts = ((f"{pair.score:6.4f}", " " * 6) for pair in pairs)
+    _show_rows(console, [row for pair, both in zip(pairs, starts, strict=True) for row in zip(both, pair.keys, pair.texts, strict=True)])
+
+
+def _show_rows(console: Console, rows: Sequence[tuple[str, Mapping[str, Any], str | None]]) -> None:
+    """Print rows of a table, a line each: what stands before the key, the key, and the beginning of the text."""
+    keys = [" ".join(map(str, key.values())) for _, key, _ in rows]
+    width = min(48, max(map(len, keys), default=0))
+    for (start, _, text), key in zip(rows, keys, strict=True):
+        words = f"  {start}  {key:<{width}}  "
+        line = words + first_words(text, max(20, (console.width if console.is_terminal else 140) - len(words)))
+        console.print(line, markup=False, highlight=False, no_wrap=True, soft_wrap=True)
 
 
 def show_words(console: Console, explanation: Explanation) -> None:

@@ -15,8 +15,9 @@ import gzip
 import math
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,7 +92,7 @@ def load_tasks(folder: str | Path, names: Sequence[str] | None = None, limit: in
     for name in chosen:
         if name not in files:
             raise ConfigError(f"no task {name!r} in {folder}; {did_you_mean(name, files)}")
-    tasks = [_read_task(name, *files[name]) for name in files if name in chosen]
+    tasks = [(_read_sts if files[name][0] == "sts" else _read_transfer)(name, files[name][1]) for name in files if name in chosen]
     return tasks if limit is None else [_sample(task, limit, seed) for task in tasks]
 
 
@@ -122,10 +123,6 @@ def read_pairs(path: Path) -> StsTask:
     if not np.ptp(pairs.gold):
         raise ConfigError(f"{path}: all pairs have the same score, so they cannot be ranked")
     return pairs
-
-
-def _read_task(name: str, kind: str, path: Path) -> Task:
-    return _read_sts(name, path) if kind == "sts" else _read_transfer(name, path)
 
 
 def _read_sts(name: str, path: Path, columns: Sequence[str] = STS_COLUMNS) -> StsTask:
@@ -205,16 +202,6 @@ def _sample(task: Task, limit: int, seed: int) -> Task:
     """Rows drawn at random, in their order: the rows of many published sets are sorted by class or source."""
     n_rows = len(task.gold) if isinstance(task, StsTask) else len(task.texts)
     rows = np.sort(np.random.default_rng(seed).permutation(n_rows)[:limit])
-
-    def taken(column: list[str]) -> list[str]:
-        return [column[row] for row in rows]
-
-    if isinstance(task, StsTask):
-        return replace(
-            task,
-            subsets=taken(task.subsets),
-            sentences1=taken(task.sentences1),
-            sentences2=taken(task.sentences2),
-            gold=task.gold[rows],
-        )
-    return replace(task, splits=taken(task.splits), labels=taken(task.labels), texts=taken(task.texts))
+    columns = {field.name: getattr(task, field.name) for field in fields(task) if field.name != "name"}
+    kept: dict[str, Any] = {name: column[rows] if name == "gold" else [column[row] for row in rows] for name, column in columns.items()}
+    return replace(task, **kept)

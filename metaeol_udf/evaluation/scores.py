@@ -66,14 +66,14 @@ def score_sts(
         raise ValueError(f"found {len(cosines)} pairs of vectors, {len(people)} gold scores and {len(names)} subsets: they must be equal")
     parts = {name: np.flatnonzero(np.array(names) == name) for name in dict.fromkeys(names)}
     found = {name: spearman(cosines[rows], people[rows]) for name, rows in parts.items()}
-    whole = _interval(_resampled(cosines, people, resamples, seed))
+    whole = percentile_interval(_resampled(cosines, people, resamples, seed))
     by_part = [_resampled(cosines[rows], people[rows], resamples, seed + 1 + i) for i, rows in enumerate(parts.values())]
     return StsScore(
         len(people),
         spearman(cosines, people),
         whole,
         _mean(np.array(list(found.values()))),
-        _interval(_mean_columns(np.array(by_part))),
+        percentile_interval(np.array([_mean(column) for column in np.transpose(by_part)])),  # of each resample, the mean over subsets
         found,
     )
 
@@ -101,15 +101,13 @@ def spearman(values: NDArray[np.float64], gold: NDArray[np.float64]) -> float:
     return _correlation(_ranker(values)(weights), _ranker(gold)(weights), weights)
 
 
-def percentile_interval(samples: NDArray[np.float64]) -> Interval:
-    """Bounds of the middle 95 % of bootstrap samples, shape ``(n_resamples,)``; NaN samples do not count."""
+def percentile_interval(samples: NDArray[np.float64]) -> Interval | None:
+    """Bounds of the middle 95 % of bootstrap samples, shape ``(n_resamples,)``; NaN samples do not count. None without samples."""
+    if not samples.size:
+        return None
     known = samples[~np.isnan(samples)]
     low, high = np.percentile(known, [2.5, 97.5]) if len(known) else (np.nan, np.nan)
     return float(low), float(high)
-
-
-def _interval(samples: NDArray[np.float64]) -> Interval | None:
-    return percentile_interval(samples) if samples.size else None
 
 
 def _resampled(values: NDArray[np.float64], gold: NDArray[np.float64], resamples: int, seed: int) -> NDArray[np.float64]:
@@ -153,8 +151,3 @@ def _correlation(x: NDArray[np.float64], y: NDArray[np.float64], weights: NDArra
 def _mean(values: NDArray[np.float64]) -> float:
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else float("nan")
-
-
-def _mean_columns(samples: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean over subsets of each resample, samples of shape ``(n_subsets, resamples)``."""
-    return np.array([_mean(column) for column in samples.T])

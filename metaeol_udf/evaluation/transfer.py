@@ -78,16 +78,22 @@ def score_transfer(
     check_classes(labels, splits)
     features, classes = np.asarray(vectors, np.float64), np.array(labels)
     if set(splits) == {"all"}:
-        right, strengths = _by_folds(features, classes, inner_folds, seed)
-        protocol = f"{_n_folds(classes, OUTER_FOLDS)} folds, C by {inner_folds} inner folds"
+        outer = _folds(features, classes, OUTER_FOLDS, seed)
+        protocol = f"{len(outer)} folds, C by {inner_folds} inner folds"
     else:
-        right, strengths = _on_test(features, classes, np.array(splits) == "train", inner_folds, seed)
+        is_train = np.array(splits) == "train"
+        outer = [(np.flatnonzero(is_train), np.flatnonzero(~is_train))]
         protocol = f"train and test, C by {inner_folds} folds"
+    parts, strengths = [], []
+    for fitted, held_out in outer:  # no classifier has seen the texts whose classes it predicts
+        strengths.append(_choose(features[fitted], classes[fitted], inner_folds, seed))
+        (predicted,) = _predict(features[fitted], classes[fitted], features[held_out], strengths[-1:])
+        parts.append(predicted == classes[held_out])
+    right = np.concatenate(parts)
     accuracy = float(right.mean())
     # A resample of right and wrong predictions is one draw of how many are right.
     samples = np.random.default_rng(seed).binomial(len(right), accuracy, resamples) * 100.0 / len(right)
-    interval = percentile_interval(samples) if resamples else None
-    return TransferScore(len(right), len(set(labels)), 100 * accuracy, interval, protocol, strengths)
+    return TransferScore(len(right), len(set(labels)), 100 * accuracy, percentile_interval(samples), protocol, strengths)
 
 
 def require_sklearn() -> None:
@@ -123,27 +129,6 @@ def check_classes(labels: Sequence[str], splits: Sequence[str], name: str = "the
         )
 
 
-def _by_folds(x: NDArray[np.float64], y: NDArray[Any], inner_folds: int, seed: int) -> tuple[NDArray[np.bool_], list[float]]:
-    """Whether each text's class is predicted by a classifier that has not seen it, and C of each fold."""
-    right, strengths = np.empty(len(y), np.bool_), []
-    for fitted, held_out in _folds(x, y, OUTER_FOLDS, seed):
-        strength = _choose(x[fitted], y[fitted], inner_folds, seed)
-        (predicted,) = _predict(x[fitted], y[fitted], x[held_out], [strength])
-        right[held_out] = predicted == y[held_out]
-        strengths.append(strength)
-    return right, strengths
-
-
-def _on_test(
-    x: NDArray[np.float64], y: NDArray[Any], is_train: NDArray[np.bool_], inner_folds: int, seed: int
-) -> tuple[NDArray[np.bool_], list[float]]:
-    """Whether the class of each text of split `test` is predicted, and the one C."""
-    strength = _choose(x[is_train], y[is_train], inner_folds, seed)
-    (predicted,) = _predict(x[is_train], y[is_train], x[~is_train], [strength])
-    right: NDArray[np.bool_] = predicted == y[~is_train]
-    return right, [strength]
-
-
 def _choose(x: NDArray[np.float64], y: NDArray[Any], n_folds: int, seed: int) -> float:
     """C of the best mean accuracy over folds; of equal ones the smallest, which regularises most."""
     right = np.zeros(len(STRENGTHS))
@@ -166,9 +151,6 @@ def _predict(x: NDArray[np.float64], y: NDArray[Any], held_out: NDArray[np.float
 def _folds(x: NDArray[np.float64], y: NDArray[Any], n_folds: int, seed: int) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
     from sklearn.model_selection import StratifiedKFold
 
-    return list(StratifiedKFold(_n_folds(y, n_folds), shuffle=True, random_state=seed).split(x, y))
-
-
-def _n_folds(y: NDArray[Any], wanted: int) -> int:
-    """No more folds than the rarest class has texts: a fold without it would say nothing about it."""
-    return min(wanted, int(np.unique(y, return_counts=True)[1].min()))
+    # No more folds than the rarest class has texts: a fold without it would say nothing about it.
+    n_splits = min(n_folds, int(np.unique(y, return_counts=True)[1].min()))
+    return list(StratifiedKFold(n_splits, shuffle=True, random_state=seed).split(x, y))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +54,12 @@ def load_language_model(spec: EmbeddingSpec, device_name: str = "auto") -> Langu
     verify_folder(folder)
     with quiet_transformers():
         tokenizer = load_tokenizer(folder)
-        model = _load_model(folder, choose_dtype(spec.dtype, device))
+        model, missing = load_hf_model(folder, choose_dtype(spec.dtype, device), AutoModelForCausalLM)
+    if missing:  # transformers would go on with random numbers in their place
+        raise ModelFilesError(
+            f"the checkpoint in {folder} has no language-model head ({missing[0]} is missing); `metaeol model prepare SRC DEST` keeps the "
+            "head of a source that has one"
+        )
     try:
         model = model.to(device)
     except torch.OutOfMemoryError:
@@ -95,16 +99,6 @@ def open_tokenizer(model: str) -> tuple[PromptTokenizer, bool]:
         return PromptTokenizer(load_tokenizer(folder)), config.model_type in KNOWN_MODEL_TYPES
 
 
-def _load_model(folder: Path, dtype: torch.dtype) -> Any:
-    model, missing = load_hf_model(folder, dtype, AutoModelForCausalLM)
-    if missing:  # transformers would go on with random numbers in their place
-        raise ModelFilesError(
-            f"the checkpoint in {folder} has no language-model head ({missing[0]} is missing); `metaeol model prepare SRC DEST` keeps the "
-            "head of a source that has one"
-        )
-    return model
-
-
 @torch.inference_mode()
 def next_token_probabilities(language_model: LanguageModel, ids: Sequence[int], layer: int) -> Tensor:
     """Probabilities of the token after a prompt, as the model's own head gives them.
@@ -127,8 +121,12 @@ def next_token_probabilities(language_model: LanguageModel, ids: Sequence[int], 
         logits = model(**inputs).logits
     else:
         state = model.base_model(**inputs, output_hidden_states=True).hidden_states[layer]
-        with _replaced_input(_final_norm(model), state):
+        # The final norm gets another input: what comes after it, scaling and soft caps too, stays the model's own.
+        handle = _final_norm(model).register_forward_pre_hook(lambda _module, _inputs: (state,))
+        try:
             logits = model(**inputs).logits
+        finally:
+            handle.remove()
     probabilities: Tensor = logits[0, -1].float().softmax(-1).cpu()
     return probabilities
 
@@ -140,13 +138,3 @@ def _final_norm(model: Any) -> torch.nn.Module:
         if isinstance(norm, torch.nn.Module):
             return norm
     raise ConfigError(f"the final norm of architecture {model.config.model_type!r} is not known: leave --layer at -1, the last")
-
-
-@contextmanager
-def _replaced_input(module: torch.nn.Module, value: Tensor) -> Iterator[None]:
-    """Give a module another input: what comes after it, scaling and soft caps too, stays the model's own."""
-    handle = module.register_forward_pre_hook(lambda _module, _inputs: (value,))
-    try:
-        yield
-    finally:
-        handle.remove()

@@ -19,7 +19,7 @@ from metaeol_udf.errors import InputError
 from metaeol_udf.files import replace_file
 from metaeol_udf.formatting import format_number
 from metaeol_udf.report_page import page_view
-from metaeol_udf.report_page.vector_map import MIN_ROWS, VectorMap, VectorSample, map_vectors
+from metaeol_udf.report_page.vector_map import MIN_ROWS, VectorSample, map_vectors
 
 
 def render_page(
@@ -101,6 +101,7 @@ def _map_view(sample: VectorSample) -> dict[str, Any]:
     """The map in the units of the template: a square of 1000, and what the script needs to tell of a row."""
     found = map_vectors(sample.vectors)
     names = list(sample.names)
+    near = [list(zip(*row, strict=True)) for row in zip(found.neighbours.tolist(), found.cosines.round(4).tolist(), strict=True)]
     across, upright = (found.points[:, axis] for axis in (0, 1))
     scale = 920 / float(np.ptp(across) or 1.0)  # the plane keeps its proportions; what is flat gets some room
     height = min(1000.0, max(520.0, 80 + scale * float(np.ptp(upright))))
@@ -116,19 +117,12 @@ def _map_view(sample: VectorSample) -> dict[str, Any]:
         "n_table": format_number(sample.n_rows_in_table),
         "is_whole_table": sample.is_whole_table,
         "dim": format_number(sample.vectors.shape[1]),
-        "data": {"names": names, "near": _near(found)},
+        "data": {"names": names, "near": near},
     }
 
 
 def _middle(values: NDArray[np.float64]) -> float:
     return float(values.min() + values.max()) / 2
-
-
-def _near(found: VectorMap) -> list[list[list[float]]]:
-    return [
-        [[int(row), round(float(cosine), 4)] for row, cosine in zip(rows, cosines, strict=True)]
-        for rows, cosines in zip(found.neighbours, found.cosines, strict=True)
-    ]
 
 
 def _file(name: str) -> str:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from metaeol_udf.cosine import mean_cosine, unit_rows
+
 NEIGHBOURS = 5  # of each row, told by the page
 PAIRS = 12  # nearest pairs that the page lists
 MIN_ROWS = 3  # fewer make no plane
@@ -57,20 +59,12 @@ def map_vectors(vectors: NDArray[np.float32]) -> VectorMap:
     Args:
         vectors: Shape ``(n_rows, dim)``, at least `MIN_ROWS` rows.
     """
-    unit = _unit(vectors.astype(np.float64))
+    unit = unit_rows(vectors)
     points, explained = _principal_plane(unit)
     cosines = np.clip(unit @ unit.T, -1.0, 1.0)
-    n_rows = len(unit)
-    mean_cosine = float((cosines.sum() - np.trace(cosines)) / (n_rows * (n_rows - 1)))
     np.fill_diagonal(cosines, -np.inf)
-    nearest = np.argsort(-cosines, axis=1, kind="stable")[:, : min(NEIGHBOURS, n_rows - 1)]
-    return VectorMap(points, explained, nearest, np.take_along_axis(cosines, nearest, axis=1), _nearest_pairs(cosines), mean_cosine)
-
-
-def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rows of length 1: cosines are what search compares. A row of zeros stays as it is."""
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.where(lengths > 0, lengths, 1)
+    nearest = np.argsort(-cosines, axis=1, kind="stable")[:, : min(NEIGHBOURS, len(unit) - 1)]
+    return VectorMap(points, explained, nearest, np.take_along_axis(cosines, nearest, axis=1), _nearest_pairs(cosines), mean_cosine(unit))
 
 
 def _principal_plane(unit: NDArray[np.float64]) -> tuple[NDArray[np.float64], tuple[float, float]]:

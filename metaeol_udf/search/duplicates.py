@@ -21,7 +21,7 @@ from pyspark.sql.types import ArrayType, DoubleType, FloatType, StructField, Str
 from metaeol_udf.cosine import unit_rows
 from metaeol_udf.errors import ConfigError
 from metaeol_udf.search.blocks import QUERY_BLOCK, ROW_BLOCK, Metric, Side, blocks, closeness, to_matrix
-from metaeol_udf.search.vectors import VECTOR, collect_side, names_of, with_vectors
+from metaeol_udf.search.vectors import VECTOR, collect_side, key_fields, names_of, with_vectors
 from metaeol_udf.spark.columns import quoted
 
 TABLES, PROJECTIONS = 16, 8
@@ -183,13 +183,8 @@ def _similar(near: np.ndarray, metric: Metric, threshold: float) -> np.ndarray:
 def _exact_pairs(rows: DataFrame, key: Sequence[str], metric: Metric, threshold: float, vector: str) -> DataFrame:
     """All pairs, by products of blocks of the streaming rows with a copy of all rows."""
     held = collect_side(rows, metric, vector, "df")
-    ones = [field.name for field in rows.schema.fields if field.name != VECTOR]
-    fields = [rows.schema[name] for name in ones]
-    schema = StructType(
-        [StructField(f"one_{f.name}", f.dataType) for f in fields]
-        + [StructField(f"other_{f.name}", f.dataType) for f in fields]
-        + [StructField("score", FloatType())]
-    )
+    key_type = key_fields(rows)
+    schema = StructType([StructField("one", key_type), StructField("other", key_type), StructField("score", FloatType())])
 
     def compare(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
@@ -200,17 +195,13 @@ def _exact_pairs(rows: DataFrame, key: Sequence[str], metric: Metric, threshold:
                 for others in blocks(len(held.matrix), ROW_BLOCK):
                     near = closeness(side.matrix, held.matrix[others], metric)
                     one, other = np.nonzero(_similar(near, metric, threshold))
-                    columns = [*side.keys.take(pa.array(one)).columns, *held.keys.take(pa.array(other + others.start)).columns]
+                    keys = side.keys.take(pa.array(one)), held.keys.take(pa.array(other + others.start))
                     scores = pa.array(np.abs(near[one, other]) if metric is Metric.EUCLIDEAN else near[one, other])
-                    yield from pa.table([*columns, scores], names=schema.names).combine_chunks().to_batches()
+                    yield from (
+                        pa.table([*(each.to_struct_array() for each in keys), scores], names=schema.names).combine_chunks().to_batches()
+                    )
 
-    pairs = rows.mapInArrow(compare, schema)
-    named = pairs.select(
-        F.struct(*[F.col(quoted(f"one_{name}")).alias(name) for name in key]).alias("one"),
-        F.struct(*[F.col(quoted(f"other_{name}")).alias(name) for name in key]).alias("other"),
-        "score",
-    )
-    return _named(named.where(F.col("one") < F.col("other")), key)
+    return _named(rows.mapInArrow(compare, schema).where(F.col("one") < F.col("other")), key)
 
 
 def _key(key: Sequence[str]) -> Column:

@@ -38,8 +38,6 @@ from metaeol_udf.spark.udf import with_embeddings
 #: Columns beside the key in results; no user's table may have them.
 _QUERY, _TEXT = "metaeol_asked", "metaeol_text"
 
-_BLANK = "the query is blank: it has no embedding"
-
 
 @dataclass(frozen=True)
 class Hit:
@@ -78,7 +76,8 @@ def search_table(
     """
     for number, query in enumerate(queries, 1):
         if not query.strip():
-            raise InputError(f"query {number} of {len(queries)} is blank: it has no embedding" if len(queries) > 1 else _BLANK)
+            which = f"query {number} of {len(queries)}" if len(queries) > 1 else "the query"
+            raise InputError(f"{which} is blank: it has no embedding")
     job = open_job(config, where, spark)
     vectors = _embed_queries(job.spark, job.resolved, config, queries)
     numbers = pa.table({_QUERY: pa.array(range(len(queries)), pa.int64())})

@@ -77,8 +77,7 @@ def search_vectors(
         raise InputError(f"key: {', '.join(sorted(shared))} is what the query's key is called in the result: rename the column first")
     if broadcast == "queries":
         return against_queries(rows, collect_side(queries, measure, query_vector, "queries_df"), k, measure, vector)
-    keys = StructType([field for field in rows.schema.fields if field.name != VECTOR])
-    return _against_rows(queries, collect_side(rows, measure, vector, "vectors_df"), keys, k, measure, query_vector)
+    return _against_rows(queries, collect_side(rows, measure, vector, "vectors_df"), key_fields(rows), k, measure, query_vector)
 
 
 def names_of(key: str | Sequence[str]) -> list[str]:
@@ -107,6 +106,11 @@ def with_vectors(df: DataFrame, key: Sequence[str], vector: str, what: str, pref
     return df.where(F.col(quoted(vector)).isNotNull()).select(*columns, F.col(quoted(vector)).alias(VECTOR))
 
 
+def key_fields(rows: DataFrame) -> StructType:
+    """The key columns of rows that `with_vectors` made."""
+    return StructType([field for field in rows.schema.fields if field.name != VECTOR])
+
+
 def collect_side(df: DataFrame, metric: Metric, vector: str, what: str) -> Side:
     """Read one side into the driver, as Arrow.
 
@@ -133,7 +137,7 @@ def against_queries(rows: DataFrame, queries: Side, k: int, metric: Metric, vect
         metric: As the queries were prepared for.
         vector: Name of the rows' vector column, for messages.
     """
-    keys = StructType([field for field in rows.schema.fields if field.name != VECTOR])
+    keys = key_fields(rows)
     query_keys = queries.keys
     numbered = Side(pa.table({NUMBER: pa.array(np.arange(len(query_keys)), pa.int64())}), queries.matrix, queries.order)
     candidates = rows.mapInArrow(_stream(numbered, k, metric, vector, streams_queries=False), _candidate_schema(StructType(), keys))
@@ -145,7 +149,7 @@ def against_queries(rows: DataFrame, queries: Side, k: int, metric: Metric, vect
 
 def _against_rows(queries: DataFrame, rows: Side, keys: StructType, k: int, metric: Metric, vector: str) -> DataFrame:
     """Stream queries past rows that every worker holds."""
-    query_keys = StructType([field for field in queries.schema.fields if field.name != VECTOR])
+    query_keys = key_fields(queries)
     numbered = queries.withColumn(NUMBER, F.monotonically_increasing_id())
     candidates = numbered.mapInArrow(_stream(rows, k, metric, vector, streams_queries=True), _candidate_schema(query_keys, keys))
     return _result(_ranked(candidates, keys.names, k), query_keys.names, keys.names, metric)
