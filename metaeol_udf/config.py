@@ -203,11 +203,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> JobConfig:
 
 
 def load_encoder_config(path: str | Path, overrides: Iterable[str] = ()) -> EncoderConfig:
-    """`load_config` for commands that need a model but no table: a job's own file, one without a source, or a bare spec file.
-
-    Raises:
-        ConfigError: As for `load_config`.
-    """
+    """`load_config` for commands that need a model but no table: a job's own file, one without a source, or a bare spec file."""
     return parse_encoder_config(_read(path, overrides))
 
 
@@ -244,11 +240,7 @@ def parse_config(blocks: Mapping[str, Any]) -> JobConfig:
 
 
 def parse_encoder_config(blocks: Mapping[str, Any]) -> EncoderConfig:
-    """`parse_config` where the source may be missing; with one, all of a job's settings are checked.
-
-    Raises:
-        ConfigError: As for `parse_config`.
-    """
+    """`parse_config` where the source may be missing; with one, all of a job's settings are checked."""
     return _build(EncoderConfig if blocks.get("source") is None else JobConfig, blocks)
 
 

@@ -72,24 +72,14 @@ class TerminatedError(MetaEOLError):
 
 
 def did_you_mean(found: str, known: Iterable[str]) -> str:
-    """Return the end of an error message: the nearest known name, else all of them.
-
-    Args:
-        found: What the user wrote.
-        known: What would have been right.
-    """
+    """Return the end of an error message about a name that is not known: the nearest known name, else all of them."""
     names = sorted(known)
     nearest = difflib.get_close_matches(found, names, n=1, cutoff=0.5)
     return f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(names)}"
 
 
 def nearest_word(found: object, words: Iterable[str]) -> str:
-    """Return the end of a message that names all valid words already: the nearest one, or nothing.
-
-    Args:
-        found: What the user wrote.
-        words: What would have been right.
-    """
+    """Return the end of a message that names all valid words already: the nearest word, or nothing."""
     by_lower = {word.lower(): word for word in words}
     nearest = difflib.get_close_matches(str(found).lower(), by_lower, n=1, cutoff=0.5)
     return f"; did you mean {by_lower[nearest[0]]!r}?" if nearest else ""

@@ -1,4 +1,4 @@
-"""Small files that are written whole or not at all."""
+"""Reads YAML files, and writes small files whole or not at all."""
 
 from __future__ import annotations
 
@@ -24,15 +24,10 @@ def read_yaml(path: str | Path, what: str) -> Any:
 
 
 def replace_file(path: str | Path, content: bytes, *, setting: str = "") -> None:
-    """Write a file and its folder; a reader sees the old one or the new one, never half of one.
-
-    Args:
-        path: Where to.
-        content: All of it.
-        setting: The setting that names the file, for the message.
+    """Write a file and its folder; a reader sees the old file or the new file, never half of one.
 
     Raises:
-        EnvironmentFault: It cannot be written.
+        EnvironmentFault: The file cannot be written; the message begins with `setting`, which names the file.
     """
     whole = Path(path)
     part = whole.with_name(f".{whole.name}.{os.getpid()}.part")

@@ -12,17 +12,9 @@ _WORDS: dict[Any, str] = {bool: "true or false", int: "an integer", float: "a nu
 
 
 def check(name: str, holds: bool, found: object, rule: str, words: Iterable[str] = ()) -> None:
-    """Check that a rule holds for a setting.
+    """Raise `ConfigError` unless a rule holds for a setting: «`name` must be `rule`, found `found`».
 
-    Args:
-        name: Section and key of the setting.
-        holds: Whether the value keeps the rule.
-        found: The value.
-        rule: The rest of the sentence «NAME must be».
-        words: Values that the setting may take; the message ends with the nearest word, if a word is near.
-
-    Raises:
-        ConfigError: The rule does not hold.
+    The message ends with the nearest of the `words` that the setting may take, if a word is near.
     """
     if not holds:
         raise ConfigError(f"{name} must be {rule}, found {found!r}{nearest_word(found, words)}")

@@ -52,14 +52,7 @@ def main() -> None:
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Run the command line.
-
-    Args:
-        arguments: Without the program's name; None takes the process's own.
-
-    Returns:
-        The exit status, as `run_guarded` gives it.
-    """
+    """Run the command line on arguments without the program's name, or on the process's own; return the status of `run_guarded`."""
     return run_guarded(lambda: app(args=arguments, prog_name="metaeol"))
 
 

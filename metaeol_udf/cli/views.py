@@ -88,6 +88,11 @@ def emit(as_json: bool, value: object, show: Callable[[Console], None]) -> None:
         show(Console())
 
 
+def _say(console: Console, *words: str | Text, style: str | None = None) -> None:
+    """Print words as they are: nothing in them is markup, and a long line stays a line in a pipe."""
+    console.print(*words, style=style, sep="", markup=False, highlight=False, soft_wrap=True)
+
+
 def table_title(config: JobConfig) -> str:
     """Name the table and the column that a job's figures are about."""
     return f"{config.target_table}: column {config.column}"
@@ -110,7 +115,7 @@ def show_plan(console: Console, title: str, plan: Mapping[str, Any]) -> None:
     """Print what a job would do, and how its tokens are known."""
     show_report(console, title, {**plan, "adds_columns": plan["adds_columns"] or "none"}, PLAN)
     how = "of all texts" if plan["tokens_counted"] else f"projected from {plan['sample_texts']:,} texts"
-    console.print(f"tokens are {how}; nothing was written", markup=False, highlight=False, soft_wrap=True)
+    _say(console, f"tokens are {how}; nothing was written")
 
 
 def show_estimate(console: Console, title: str, report: Mapping[str, Any]) -> None:
@@ -119,7 +124,7 @@ def show_estimate(console: Console, title: str, report: Mapping[str, Any]) -> No
     for line in report["projections"]:
         cost = "" if line["cost"] is None else f", cost {format_value(line['cost'])}"
         words = f"  {line['executors']:>6,} executors  {line['hours']:>10,.3f} hours{cost}"
-        console.print(words, markup=False, highlight=False, soft_wrap=True)
+        _say(console, words)
 
 
 def show_draft(console: Console, file: str, draft: Draft) -> None:
@@ -136,22 +141,15 @@ def show_draft(console: Console, file: str, draft: Draft) -> None:
         "other strings, mean length": dict(guess.other_texts),
     }
     show_figures(console, f"{file}: a configuration for {draft.table}", figures)
-    console.print(f"look at it, then: metaeol doctor {file}", markup=False, highlight=False, soft_wrap=True)
+    _say(console, f"look at it, then: metaeol doctor {file}")
 
 
 def show_finding(console: Console, finding: Finding) -> None:
     """Print one finding of the doctor: level, check, what was found, and on a line of its own what to set."""
     style = {"ok": "green", "warning": "yellow", "problem": "bold red"}[finding.level.value]
-    console.print(
-        Text(f"{finding.level.value:<8} ", style),
-        f"{finding.check:<16} {finding.found}",
-        markup=False,
-        highlight=False,
-        sep="",
-        soft_wrap=True,
-    )
+    _say(console, Text(f"{finding.level.value:<8} ", style), f"{finding.check:<16} {finding.found}")
     if finding.setting:
-        console.print(f"{'':<26}{finding.advice}", markup=False, highlight=False, soft_wrap=True)
+        _say(console, f"{'':<26}{finding.advice}")
 
 
 def show_hit_lists(console: Console, queries: Sequence[str], lists: Sequence[Sequence[Hit]]) -> None:
@@ -164,7 +162,7 @@ def show_hit_lists(console: Console, queries: Sequence[str], lists: Sequence[Seq
 
 def show_hits(console: Console, query: str, hits: Sequence[Hit]) -> None:
     """Print the nearest rows of a query, best first: score, key and the beginning of the text on one line."""
-    console.print(f'"{query}"', markup=False, highlight=False, style="bold", soft_wrap=True)
+    _say(console, f'"{query}"', style="bold")
     _show_rows(console, [(f"{hit.score:6.4f}", hit.key, hit.text) for hit in hits])
 
 
@@ -191,12 +189,12 @@ def show_words(console: Console, explanation: Explanation) -> None:
     layer = "" if explanation.layer == explanation.n_layers else f", read from hidden state {explanation.layer} of {explanation.n_layers}"
     trimmed = " (trimmed to max_tokens)" if explanation.is_trimmed else ""
     title = f'Next words after "{first_words(explanation.text, 100)}"{trimmed}{layer}'
-    console.print(title, markup=False, highlight=False, style="bold", soft_wrap=True)
+    _say(console, title, style="bold")
     templates = explanation.templates
     if not console.is_terminal:
         for template in templates:
             lines = [f"  {word.probability:6.4f}  {word.visible}" for word in template.words]
-            console.print("\n".join(["", f"{template.meta_task}: {template.cue}", *lines]), markup=False, highlight=False, soft_wrap=True)
+            _say(console, "\n".join(["", f"{template.meta_task}: {template.cue}", *lines]))
         return
     n_side_by_side = max(1, console.width // _WORDS_WIDTH)
     for start in range(0, len(templates), n_side_by_side):
@@ -217,7 +215,7 @@ def show_template_sets(console: Console, checks: Sequence[SetCheck]) -> None:
         if check.tokens is not None:
             tokens = check.tokens
             line += f"  {tokens.prefixes:>5,} tokens once  {tokens.computed:>5,} tokens for a text of {tokens.n_text_tokens:,}"
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        _say(console, line)
 
 
 def show_template_check(console: Console, check: SetCheck) -> None:
@@ -238,4 +236,4 @@ def show_template_check(console: Console, check: SetCheck) -> None:
     show_figures(console, check.name, figures)
     for kind, style, sentences in (("problem", "bold red", check.problems), ("warning", "yellow", check.warnings)):
         for found in sentences:
-            console.print(Text(f"{kind:<8} ", style), found, markup=False, highlight=False, sep="", soft_wrap=True)
+            _say(console, Text(f"{kind:<8} ", style), found)

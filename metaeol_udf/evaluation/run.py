@@ -53,11 +53,7 @@ def evaluate(encode: Encode, tasks: Sequence[Task], *, resamples: int = 1_000, s
 
 
 def check_tasks(tasks: Sequence[Task]) -> None:
-    """See, before anything is embedded, that every task can be scored.
-
-    Raises:
-        ConfigError: scikit-learn is missing, or a transfer task has too few texts of a class.
-    """
+    """Check the transfer tasks by `require_sklearn` and `check_classes`, before anything is embedded."""
     for task in tasks:
         if isinstance(task, TransferTask):
             require_sklearn()

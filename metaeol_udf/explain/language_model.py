@@ -68,11 +68,7 @@ def load_language_model(spec: EmbeddingSpec, device_name: str = "auto") -> Langu
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a model folder, as transformers loads it.
-
-    Raises:
-        ModelFilesError: There is none that can be read.
-    """
+    """Load the tokenizer of a model folder by transformers, or raise `ModelFilesError`."""
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError) as error:
@@ -80,17 +76,10 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def open_tokenizer(model: str) -> tuple[PromptTokenizer, bool]:
-    """The tokenizer of a model whose weights are left alone.
-
-    Args:
-        model: A folder, or a hub id in the local cache.
+    """Open the tokenizer of a model whose weights are left alone: a folder, or a hub id in the local cache.
 
     Returns:
         The tokenizer, and whether the encoder knows the architecture: only then does it cut prompts around the text.
-
-    Raises:
-        ConfigError: There is no such model.
-        ModelFilesError: Its configuration or tokenizer cannot be read.
     """
     folder = model_folder(model)
     model_shape(folder)  # which says what is wrong with a configuration

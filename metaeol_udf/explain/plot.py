@@ -18,12 +18,7 @@ _TEXT_CHARACTERS = 100  # of the title
 
 
 def draw_explanation(explanation: Explanation, path: Path) -> None:
-    """Draw an explanation into a file, whose ending names the format, such as `.png` or `.svg`.
-
-    Raises:
-        ConfigError: matplotlib is not installed, or does not know the format.
-        EnvironmentFault: The file cannot be written.
-    """
+    """Draw an explanation into a file, whose ending names the format, such as `.png` or `.svg`; errors are those of `save_figure`."""
     templates = explanation.templates
     n_columns = min(_COLUMNS, len(templates))
     n_rows = math.ceil(len(templates) / n_columns)

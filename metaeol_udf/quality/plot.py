@@ -14,11 +14,7 @@ _AXES = {"sts": "Spearman x 100, all pairs", "transfer": "accuracy, %"}
 
 
 def plot_scores(report: Mapping[str, Any], path: Path) -> None:
-    """Draw the report of `make_report`: STS and transfer tasks side by side, or those that there are.
-
-    Raises:
-        EnvironmentFault: The file cannot be written.
-    """
+    """Draw the report of `make_report`: STS and transfer tasks side by side, or those that there are."""
     kinds = [kind for kind in _KEYS if report[kind]]
     rows = max(len(report[kind]) for kind in kinds)
     figure = new_figure(0.8 + 4.4 * len(kinds), 1.4 + 0.32 * rows)

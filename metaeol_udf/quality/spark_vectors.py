@@ -29,12 +29,7 @@ class SparkVectors:
     """
 
     def __init__(self, config: EncoderConfig, spark: SparkSession | None = None) -> None:
-        """Start the session, unless one is given or active, and check model, layer and templates.
-
-        Raises:
-            EnvironmentFault: There is no session to be had.
-            ConfigError: Model, layer or templates do not exist.
-        """
+        """Start the session, unless one is given or active, and check model, layer and templates."""
         self._spark = spark if spark is not None else get_session(config.spark)
         self._runtime = config.runtime
         self._resolved = resolve(config.embedding, lambda: self._spark)
@@ -42,14 +37,7 @@ class SparkVectors:
         self.cost: dict[str, Any] = {"through": "spark"}
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Embed texts, none of them blank.
-
-        Returns:
-            Shape ``(n_texts, dim)``, rows in the order of the texts.
-
-        Raises:
-            MetaEOLError: Some could not be embedded; the message counts them by reason.
-        """
+        """Embed texts, none of them blank: shape ``(n_texts, dim)``, rows in their order. As `require_all` says, none may fail."""
         started = time.perf_counter()
         rows = self._spark.createDataFrame(list(enumerate(texts)), _SCHEMA)
         found = with_embeddings(rows, self._resolved, "text", "vector", self._runtime.device, self._runtime.max_batch_tokens)

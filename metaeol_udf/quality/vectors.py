@@ -45,14 +45,7 @@ class LocalVectors:
         self.cost: dict[str, Any] = {"through": "encoder"}
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Embed texts, none of them blank.
-
-        Returns:
-            Shape ``(n_texts, dim)``, rows in the order of the texts.
-
-        Raises:
-            MetaEOLError: Some could not be embedded; the message counts them by reason.
-        """
+        """Embed texts, none of them blank: shape ``(n_texts, dim)``, rows in their order. As `require_all` says, none may fail."""
         encoder = self._load()
         # Texts of like length side by side make full batches; the longest first, so that memory that is too small shows at once.
         order = np.argsort([-len(text) for text in texts], kind="stable")

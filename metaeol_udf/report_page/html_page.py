@@ -89,11 +89,7 @@ def read_report(path: str | Path) -> dict[str, Any]:
 
 
 def write_page(content: str, path: str | Path) -> None:
-    """Write a page; a reader sees the old file or the new one, never half of one.
-
-    Raises:
-        EnvironmentFault: The file cannot be written.
-    """
+    """Write a page as `replace_file` does; what UTF-8 cannot hold becomes a question mark."""
     replace_file(path, content.encode("utf-8", errors="replace"))
 
 

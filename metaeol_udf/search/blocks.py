@@ -55,18 +55,7 @@ class Side:
 
     @classmethod
     def of(cls, keys: pa.Table, column: pa.Array | pa.ChunkedArray, metric: Metric, name: str, dim: int | None = None) -> Side:
-        """Take vectors out of Arrow.
-
-        Args:
-            keys: Key columns.
-            column: Lists of numbers, none of them NULL.
-            metric: What they will be compared by.
-            name: Of the column, for messages.
-            dim: Numbers that each vector must hold; None: as many as the first one.
-
-        Raises:
-            InputError: Vectors differ in length, or hold NaN, NULL or infinity.
-        """
+        """Take vectors out of Arrow, as `to_matrix` does, and scale them for the metric."""
         matrix = to_matrix(column, name, dim)
         if metric is Metric.COSINE:
             matrix = unit_rows(matrix)
@@ -76,7 +65,7 @@ class Side:
 
 
 def to_matrix(column: pa.Array | pa.ChunkedArray, name: str, dim: int | None = None) -> NDArray[np.float64]:
-    """Lists of numbers as float64, shape ``(n_vectors, dim)``, without Python lists.
+    """Turn lists of numbers, none of them NULL, into float64 of shape ``(n_vectors, dim)``; without `dim` as long as the first list.
 
     Raises:
         InputError: Vectors differ in length, or hold NaN, NULL or infinity.

@@ -49,7 +49,7 @@ def find_duplicates(
         threshold: Least cosine of a pair, over 0 to 1.
         k: Pairs at most.
         where: A condition over the source's columns that both rows must meet.
-        method: `lsh` or `exact`, as for `near_duplicates`.
+        method: As for `near_duplicates`.
         recall: As for `near_duplicates`.
         spark: The session; None takes the active one or starts one.
 
@@ -84,22 +84,10 @@ def write_duplicates(
     recall: float = 0.95,
     spark: SparkSession | None = None,
 ) -> int:
-    """Write all near-duplicate pairs of an embedded table, without texts: `<key>1`, `<key>2` and `score`.
+    """Write all near-duplicate pairs of an embedded table, without texts: `<key>1`, `<key>2` and `score`; return their number.
 
-    Args:
-        config: The job whose table is looked at.
-        out: A path that ends in `.parquet`, or a Delta table by path or name; none may be there yet.
-        threshold: As for `find_duplicates`, like the others.
-        where: A condition over the source's columns.
-        method: `lsh` or `exact`.
-        recall: As for `near_duplicates`.
-        spark: The session.
-
-    Returns:
-        Pairs written.
-
-    Raises:
-        InputError: As for `find_duplicates`, or something is there already.
+    Args and errors are as for `find_duplicates`, but for `out`: a path that ends in `.parquet`, or a Delta table by path or name, where
+    nothing may be yet (`InputError`).
     """
     is_parquet = out.endswith(".parquet")
     ref = parse_table(f"./{out}" if is_parquet and "/" not in out else out, "--out")

@@ -128,14 +128,9 @@ def collect_side(df: DataFrame, metric: Metric, vector: str, what: str) -> Side:
 
 
 def against_queries(rows: DataFrame, queries: Side, k: int, metric: Metric, vector: str) -> DataFrame:
-    """Stream rows past queries that every worker holds; the result as `search_vectors` gives it.
+    """Stream rows, as `with_vectors` makes them, past queries that every worker holds; the result as `search_vectors` gives it.
 
-    Args:
-        rows: As `with_vectors` makes them.
-        queries: Keys already have the names they are to have in the result.
-        k: Rows for each query.
-        metric: As the queries were prepared for.
-        vector: Name of the rows' vector column, for messages.
+    Keys of the queries already have the names they are to have in the result; `vector` names the rows' column in messages.
     """
     keys = key_fields(rows)
     query_keys = queries.keys

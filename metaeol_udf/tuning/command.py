@@ -89,9 +89,7 @@ def run_curves(config: EncoderConfig, *, layers: Path | None = None, prompts: Pa
         layers: Where to draw the scores by layer; None draws nothing.
         prompts: Where to draw the scores by number of prompts, at the configured layer.
 
-    Raises:
-        ConfigError: As `run_tune`.
-        InputError: As `run_tune`.
+    Errors are those of `run_tune`.
     """
     _check_outputs(None, layers, prompts)
     objectives = _labelled(config)

@@ -23,17 +23,12 @@ def run_fit_data(config: EncoderConfig, out: Path, method: str, *, n_texts: int,
     Args:
         config: `embedding`, `runtime` and `evaluation` are read.
         out: The safetensors file; replaced whole, or not at all.
-        method: See `fit_postprocess`, and so are the `options`.
+        method: As for `fit_postprocess`, which also takes the options.
         n_texts: Different texts at most, every k-th of all.
         **options: `n_components` and `shrinkage`.
 
-    Returns:
-        What was written, for people.
-
     Raises:
         ConfigError: A setting or the data is missing or wrong.
-        InputError: There are too few texts.
-        EnvironmentFault: The file cannot be written.
     """
     settings = config.evaluation
     if settings.data is None:

@@ -12,11 +12,7 @@ _SIZE = (6.4, 4.0)
 
 
 def plot_front(report: Mapping[str, Any], path: Path) -> None:
-    """Draw the Pareto front of `run_tune`: held-out score against cost, with the baseline and the choice.
-
-    Raises:
-        EnvironmentFault: The file cannot be written.
-    """
+    """Draw the Pareto front of `run_tune`: held-out score against cost, with the baseline and the choice."""
     axes = _axes()
     front, chosen, baseline = report["front"], report["chosen"], report["baseline"]
     axes.plot([c["cost"] for c in front], [c["held_out"] for c in front], color=BLUE, marker="o", label="front, scored on held-out pairs")
@@ -31,11 +27,7 @@ def plot_front(report: Mapping[str, Any], path: Path) -> None:
 
 
 def plot_curve(report: Mapping[str, Any], which: str, path: Path) -> None:
-    """Draw `by_layer` or `by_prompts` of `run_curves`.
-
-    Raises:
-        EnvironmentFault: The file cannot be written.
-    """
+    """Draw `by_layer` or `by_prompts` of `run_curves`."""
     axes, points = _axes(), report[which]
     if which == "by_layer":
         layers = [point["layer"] for point in points]
