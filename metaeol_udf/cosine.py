@@ -7,11 +7,7 @@ from numpy.typing import NDArray
 
 
 def unit_rows(vectors: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Scale rows to length 1, in float64. A row of zeros stays as it is, so its cosine with every row is 0.
-
-    Args:
-        vectors: Shape ``(n_rows, dim)``.
-    """
+    """Scale rows, shape ``(n_rows, dim)``, to length 1, in float64. A row of zeros stays as it is: its cosine with every row is 0."""
     wide = vectors.astype(np.float64, copy=False)
     # By the largest number first: the squares of a vector in float64 may still be too large or too small.
     largest = np.maximum(wide.max(axis=1, keepdims=True, initial=0.0), -wide.min(axis=1, keepdims=True, initial=0.0))

@@ -41,11 +41,7 @@ def check_plot(path: Path) -> None:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Make an empty figure, in inches. It belongs to no window, so nothing has to be closed.
-
-    Raises:
-        ConfigError: matplotlib is not installed.
-    """
+    """Make an empty figure, in inches. It belongs to no window, so nothing has to be closed."""
     check_matplotlib()
     from matplotlib.figure import Figure
 

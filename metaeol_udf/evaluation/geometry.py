@@ -33,11 +33,7 @@ class Geometry:
 
 
 def measure_geometry(vectors: NDArray[np.floating]) -> Geometry:
-    """Measure vectors of different texts.
-
-    Args:
-        vectors: Shape ``(n_texts, dim)``, all of them usable.
-    """
+    """Measure vectors of different texts, shape ``(n_texts, dim)``, all of them usable."""
     unit = unit_rows(vectors)
     return Geometry(vectors.shape[1], mean_cosine(unit), _participation_ratio(unit))
 

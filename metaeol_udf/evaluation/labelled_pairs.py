@@ -31,11 +31,7 @@ class LabelledPairs:
 
 
 def load_pairs(path: str | Path, key: Sequence[str]) -> LabelledPairs:
-    """Read a table of pairs, split by tabs or zipped: for the key `id`, columns `id1`, `id2` and `score`.
-
-    Args:
-        path: The file, `.tsv` or `.tsv.gz`, on the driver.
-        key: Names of the key columns.
+    """Read a table of pairs, `.tsv` or `.tsv.gz`: for the key `id`, columns `id1`, `id2` and `score`.
 
     Raises:
         ConfigError: It cannot be read or breaks the form. The message gives the line and the rule, and no value.

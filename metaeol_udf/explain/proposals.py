@@ -15,11 +15,7 @@ _MAX_NEW_TOKENS = 24
 
 
 def propose_aspects(language_model: LanguageModel, meta_task: str) -> tuple[str, ...]:
-    """Let the model name a meta-task in other single words, greedily: the same model proposes the same words.
-
-    Args:
-        language_model: The model.
-        meta_task: A noun, such as `urgency`.
+    """Let the model name a meta-task, such as `urgency`, in other single words, greedily: the same model proposes the same words.
 
     Returns:
         Words of letters alone, in the model's order, each once and none of them in `meta_task`; empty where none is usable.

@@ -46,7 +46,11 @@ class LocalVectors:
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed texts, none of them blank: shape ``(n_texts, dim)``, rows in their order. As `require_all` says, none may fail."""
-        encoder = self._load()
+        if self._encoder is None:
+            started, runtime = time.perf_counter(), self._runtime
+            self._encoder = MetaEOLEncoder.from_spec(self.spec, device=runtime.device, max_batch_tokens=runtime.max_batch_tokens)
+            self.cost["seconds"] = {"load": time.perf_counter() - started}
+        encoder = self._encoder
         # Texts of like length side by side make full batches; the longest first, so that memory that is too small shows at once.
         order = np.argsort([-len(text) for text in texts], kind="stable")
         chunks = [order[start : start + _CHUNK_TEXTS] for start in range(0, len(texts), _CHUNK_TEXTS)]
@@ -67,14 +71,6 @@ class LocalVectors:
         self.cost |= {"unique_texts": len(texts), **counts}
         self.cost["seconds"]["embed"] = time.perf_counter() - started
         return vectors
-
-    def _load(self) -> MetaEOLEncoder:
-        started = time.perf_counter()
-        if self._encoder is None:
-            runtime = self._runtime
-            self._encoder = MetaEOLEncoder.from_spec(self.spec, device=runtime.device, max_batch_tokens=runtime.max_batch_tokens)
-            self.cost["seconds"] = {"load": time.perf_counter() - started}
-        return self._encoder
 
 
 def require_all(errors: Iterable[str | None]) -> None:

@@ -48,6 +48,7 @@ def run_time(run_id: str) -> str:
 def tiles(report: Mapping[str, Any]) -> list[dict[str, str]]:
     """The figures at the top: words, value, and a remark."""
     computed, saved = report.get("tokens_computed", 0), report.get("tokens_saved", 0)
+    n = report.get("executors", 1)
     selected, embedded = report.get("rows_selected", 0), report.get("rows_embedded", 0)
     found = [
         ("rows embedded", format_number(embedded), f"of {format_number(selected)} selected"),
@@ -55,13 +56,13 @@ def tiles(report: Mapping[str, Any]) -> list[dict[str, str]]:
         ("unique texts", format_number(report.get("unique_texts", 0)), "through the model"),
         ("texts per second", format_number(report.get("texts_per_second", 0.0)), "while embedding"),
         ("tokens saved", format_share(saved, computed + saved), f"{format_number(saved)} of {format_number(computed + saved)}"),
-        ("time", format_duration(report.get("seconds", {}).get("total", 0.0)), _counted(report.get("executors", 1), "executor")),
+        (
+            "time",
+            format_duration(report.get("seconds", {}).get("total", 0.0)),
+            f"{format_number(n)} executor{'' if n == 1 else 's'}",
+        ),
     ]
     return [{"words": words, "value": value, "remark": remark} for words, value, remark in found]
-
-
-def _counted(n: int, word: str) -> str:
-    return f"{format_number(n)} {word}{'' if n == 1 else 's'}"
 
 
 def parts(values: Sequence[tuple[str, str, float]]) -> list[dict[str, Any]]:

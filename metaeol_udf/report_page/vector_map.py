@@ -54,10 +54,9 @@ class VectorMap:
 
 
 def map_vectors(vectors: NDArray[np.float32]) -> VectorMap:
-    """Map a sample: lay its vectors out on a plane, and find what is near to what. All is the same in every run.
+    """Map a sample, of shape ``(n_rows, dim)`` and at least `MIN_ROWS` rows: lay it out on a plane, and find what is near to what.
 
-    Args:
-        vectors: Shape ``(n_rows, dim)``, at least `MIN_ROWS` rows.
+    All is the same in every run.
     """
     unit = unit_rows(vectors)
     points, explained = _principal_plane(unit)

@@ -15,7 +15,7 @@ from rich.progress import Progress
 
 from metaeol_udf.config import EncoderConfig, JobConfig
 from metaeol_udf.encoder import MetaEOLEncoder
-from metaeol_udf.encoder.checkpoint.resolve import made_with, resolve_local
+from metaeol_udf.encoder.checkpoint.resolve import ResolvedSpec, made_with, resolve_local
 from metaeol_udf.errors import ConfigError
 from metaeol_udf.evaluation.data import StsTask, load_tasks
 from metaeol_udf.plots import check_plot
@@ -56,11 +56,12 @@ def run_tune(
     _check_outputs(out, plot)
     objectives = [_from_table(config)] if unlabelled else _labelled(config)
     choose_on, held_out = split_in_two(objectives, config.evaluation.seed)
-    spec, n_layers = _resolved(config)
+    resolved = resolve_local(before_postprocess(config.embedding))
+    configured = output_layers(resolved.spec.layer, resolved.n_layers)
     started = time.monotonic()
-    bank = _bank(config, spec, n_layers, texts_of(objectives))
+    bank = _bank(config, resolved, texts_of(objectives))
     filled = time.monotonic()
-    tuned = tune(bank, choose_on, held_out, output_layers(spec.layer, n_layers))
+    tuned = tune(bank, choose_on, held_out, configured)
     best = tuned.best(max_cost)
     files = [] if out is None else _write(config.embedding, bank, best, out, tuned, held_out)
     report = {
@@ -93,14 +94,15 @@ def run_curves(config: EncoderConfig, *, layers: Path | None = None, prompts: Pa
     """
     _check_outputs(None, layers, prompts)
     objectives = _labelled(config)
-    spec, n_layers = _resolved(config)
-    bank = _bank(config, spec, n_layers, texts_of(objectives), from_depth=0.0)
+    resolved = resolve_local(before_postprocess(config.embedding))
+    configured = output_layers(resolved.spec.layer, resolved.n_layers)
+    bank = _bank(config, resolved, texts_of(objectives), from_depth=0.0)
     report = {
         "model": config.embedding.model,
         "templates": config.embedding.templates,
         "tasks": {o.name: len(o.firsts) for o in objectives},
         "by_layer": scores_by_layer(bank, objectives),
-        "by_prompts": scores_by_prompts(bank, objectives, output_layers(spec.layer, n_layers), config.evaluation.seed),
+        "by_prompts": scores_by_prompts(bank, objectives, configured, config.evaluation.seed),
     }
     if layers is not None:
         plot_curve(report, "by_layer", layers)
@@ -136,15 +138,9 @@ def _from_table(config: EncoderConfig) -> Objective:
     return halves(sample_texts(config, config.evaluation.limit or _DEFAULT_TEXTS))
 
 
-def _resolved(config: EncoderConfig) -> tuple[EmbeddingSpec, int]:
-    """The spec before any post-processing, and the model's layers."""
-    resolved = resolve_local(before_postprocess(config.embedding))
-    return resolved.spec, resolved.n_layers
-
-
-def _bank(config: EncoderConfig, spec: EmbeddingSpec, n_layers: int, texts: Sequence[str], from_depth: float = _FROM_DEPTH) -> StateBank:
-    configured = output_layers(spec.layer, n_layers)
-    layers = sorted({*configured, *range(math.ceil(from_depth * n_layers), n_layers + 1)})
+def _bank(config: EncoderConfig, resolved: ResolvedSpec, texts: Sequence[str], from_depth: float = _FROM_DEPTH) -> StateBank:
+    spec, n_layers = resolved.spec, resolved.n_layers
+    layers = sorted({*output_layers(spec.layer, n_layers), *range(math.ceil(from_depth * n_layers), n_layers + 1)})
     runtime = config.runtime
     encoder = MetaEOLEncoder.from_spec(
         dataclasses.replace(spec, layer=tuple(layers)), device=runtime.device, max_batch_tokens=runtime.max_batch_tokens

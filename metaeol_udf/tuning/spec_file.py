@@ -30,9 +30,6 @@ def write_spec(
 
     Returns:
         The files written.
-
-    Raises:
-        EnvironmentFault: A file cannot be written.
     """
     settings: dict[str, Any] = {name: getattr(spec, name) for name in SETTINGS}
     defaults = {name: getattr(EmbeddingSpec(model=spec.model), name) for name in SETTINGS}
