@@ -184,7 +184,7 @@ def _exact_pairs(rows: DataFrame, key: Sequence[str], metric: Metric, threshold:
     """All pairs, by products of blocks of the streaming rows with a copy of all rows."""
     held = collect_side(rows, metric, vector, "df")
     key_type = key_fields(rows)
-    schema = StructType([StructField("one", key_type), StructField("other", key_type), StructField("score", FloatType())])
+    schema = StructType([StructField("one", key_type, False), StructField("other", key_type, False), StructField("score", FloatType())])
 
     def compare(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
