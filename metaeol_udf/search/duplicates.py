@@ -197,9 +197,8 @@ def _exact_pairs(rows: DataFrame, key: Sequence[str], metric: Metric, threshold:
                     one, other = np.nonzero(_similar(near, metric, threshold))
                     keys = side.keys.take(pa.array(one)), held.keys.take(pa.array(other + others.start))
                     scores = pa.array(np.abs(near[one, other]) if metric is Metric.EUCLIDEAN else near[one, other])
-                    yield from (
-                        pa.table([*(each.to_struct_array() for each in keys), scores], names=schema.names).combine_chunks().to_batches()
-                    )
+                    found = pa.table([*(each.to_struct_array() for each in keys), scores], names=schema.names)
+                    yield from found.combine_chunks().to_batches()
 
     return _named(rows.mapInArrow(compare, schema).where(F.col("one") < F.col("other")), key)
 
