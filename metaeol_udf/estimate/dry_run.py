@@ -32,7 +32,7 @@ def plan_dry_run(config: JobConfig, command: str = "embed", spark: SparkSession 
 
     Returns:
         The plan: plain values for JSON. `tokens_to_compute` is a count where `tokens_counted` is true, else projected from the
-        sample; how tasks cut their windows may move either by some percent.
+        sample; how tasks cut their chunks may move either by some percent.
 
     Raises:
         MetaEOLError: What the command itself would raise before it writes anything.

@@ -157,7 +157,7 @@ class CommonStart:
 
     Attributes:
         n_tokens: Tokens in common; every text has at least one more.
-        rows: The texts, positions in the window.
+        rows: The texts, positions in the chunk.
     """
 
     n_tokens: int

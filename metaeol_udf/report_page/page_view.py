@@ -30,7 +30,7 @@ REASONS = {
 
 _PHASES = {
     "select": "find rows that need work",
-    "prepare": "columns, lineage, checks",
+    "prepare": "columns, properties, checks",
     "embed": "the model, in waves",
     "quality": "the quality gate",
     "publish": "MERGE into the table",

@@ -31,7 +31,7 @@ TextIds = Sequence[Mapping[int, Sequence[int]]]
 class PackedPass(TriePass):
     """Runs full batches as one packed batch, padded to one of a few sizes, so that compiled code and CUDA graphs fit them.
 
-    Prefixes, and batches that fill no size well (the last ones of a window, those after running out of memory), run cell by cell.
+    Prefixes, and batches that fill no size well (the last ones of a chunk, those after running out of memory), run cell by cell.
     The first packed batch is proved against cells; where it differs, or cannot be compiled, cells are used from then on.
 
     Attributes:

@@ -67,11 +67,11 @@ def _resolve_on_cluster(session: SparkSession, spec: EmbeddingSpec) -> ResolvedS
         )
     named = dataclasses.replace(with_content(spec), model_hash=None)  # the worker may find other files: that is for the client to say
 
-    def look(batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+    def ask(batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
         for batch in batches:
             yield pd.DataFrame({"found": [resolve_on_worker(named)] * len(batch)})
 
-    found = json.loads(session.range(0, 1, 1, 1).mapInPandas(look, "found string").collect()[0]["found"])
+    found = json.loads(session.range(0, 1, 1, 1).mapInPandas(ask, "found string").collect()[0]["found"])
     if "error" in found:
         raise (ModelFilesError if found["is_files"] else ConfigError)(found["error"])
     check_model_hash(spec, found["model_hash"], " on the cluster")
