@@ -35,6 +35,7 @@ class BatchRunner:
     Attributes:
         max_batch_tokens: Tokens of one forward pass; shrinks when memory runs out and grows back slowly.
         n_threads: Threads that run batches.
+        copier: On a GPU, what brings results to the host.
     """
 
     def __init__(self, engine: Engine, max_batch_tokens: int | str) -> None:
@@ -44,7 +45,7 @@ class BatchRunner:
         # transformers' own forward, on the slower exact path, is not meant to be called by several threads.
         self.n_threads = one_per_core() if engine.device.type == "cpu" and engine.runner.has_prefixes else 1
         self._threads: ThreadPoolExecutor | None = None  # started with the first batch
-        self._copier = ResultCopier() if engine.device.type == "cuda" else None
+        self.copier = ResultCopier() if engine.device.type == "cuda" else None
         self._n_good = 0
         if isinstance(engine.runner, PackedPass):
             engine.runner.set_batch_tokens(self._wanted)
@@ -108,7 +109,7 @@ class BatchRunner:
         """Run a batch, in a thread; on a GPU that is to launch it. What goes wrong is not raised: other rows are fine."""
         try:
             states = self._engine.runner.run(batch, text_ids)
-            return [state.cpu().numpy() for state in states] if self._copier is None else self._copier.start(states)
+            return [state.cpu().numpy() for state in states] if self.copier is None else self.copier.start(states)
         except Exception as error:  # noqa: BLE001 - whatever one text does to the model, the others are embedded
             return _explain(batch, error)
 

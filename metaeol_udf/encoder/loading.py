@@ -104,7 +104,7 @@ def load_engine(spec: EmbeddingSpec, templates: TemplateSet, device_name: str) -
     with quiet_transformers():
         tokenizer = PromptTokenizer(AutoTokenizer.from_pretrained(folder))
         model, _ = load_hf_model(folder, dtype)
-    is_apart = spec.quantization is not None or not _fits(model, device)  # moved to its devices only as a `Decoder`
+    is_apart = spec.quantization is not None or not fits_device(model, device)  # moved to its devices only as a `Decoder`
     model = model if is_apart else model.to(device)
     n_layers: int = _text_config(model).num_hidden_layers
     layers = output_layers(spec.layer, n_layers)
@@ -195,8 +195,8 @@ def keep_softcap(model: Any) -> None:
         model.set_attn_implementation("eager")
 
 
-def _fits(model: Any, device: torch.device) -> bool:
-    """Whether a GPU has room for a whole model; a CPU's memory is not asked."""
+def fits_device(model: Any, device: torch.device) -> bool:
+    """Tell whether a device has room for a whole model; a CPU's memory is not asked."""
     return device.type != "cuda" or sum(p.numel() * p.element_size() for p in model.parameters()) <= _room(device)
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from metaeol_udf.cosine import mean_cosine, unit_rows
 
-_ROWS_AT_ONCE = 1024  # of the matrix of cosines, so that 20,000 texts take 160 MB of it and not 3 GB
+ROWS_AT_ONCE = 1024  # of the matrix of cosines, so that 20,000 texts take 160 MB of it and not 3 GB
 _SAME = 1e-9  # mean squared distance between unit vectors that is rounding of float32, and no spread
 
 
@@ -66,8 +66,8 @@ def neighbour_agreement(one: NDArray[np.floating], other: NDArray[np.floating], 
         return float("nan")
     first, second = unit_rows(one), unit_rows(other)
     shared = 0
-    for start in range(0, len(first), _ROWS_AT_ONCE):
-        rows = np.arange(start, min(start + _ROWS_AT_ONCE, len(first)))
+    for start in range(0, len(first), ROWS_AT_ONCE):
+        rows = np.arange(start, min(start + ROWS_AT_ONCE, len(first)))
         shared += int((_neighbours(first, rows, k) & _neighbours(second, rows, k)).sum())
     return shared / (len(first) * k)
 

@@ -30,7 +30,7 @@ def plain_agreement(one: np.ndarray, other: np.ndarray, k: int) -> float:
 
 @pytest.mark.parametrize("k", [1, 5, 29])
 def test_agreement_is_the_mean_share_of_common_neighbours(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(geometry, "_ROWS_AT_ONCE", 7)  # several blocks, the last one not full
+    monkeypatch.setattr(geometry, "ROWS_AT_ONCE", 7)  # several blocks, the last one not full
     one, other = draw(30, 8), draw(30, 8) + 0.8 * draw(30, 8, seed=9)
     assert neighbour_agreement(one, other, k) == pytest.approx(plain_agreement(one, other, k))
     assert plain_agreement(one, other, 5) < 0.9

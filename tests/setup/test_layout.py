@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -77,3 +78,16 @@ def test_every_folder_says_what_is_in_it() -> None:
     for folder in {path.parent for path in FILES} | {ROOT}:
         words = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8")))
         assert words, folder
+
+
+def test_tests_patch_no_private_name_of_ours() -> None:
+    """A test that reaches behind a module breaks with its inside: hooks and public names are for that."""
+    foreign = ("torch.", "flex_module", "builtins")
+    tests = Path(__file__).resolve().parents[1]
+    found = [
+        (path.name, match.group(0))
+        for path in tests.rglob("*.py")
+        for match in re.finditer(r"setattr\(([\w.]+), \"_\w+\"", path.read_text(encoding="utf-8"))
+        if not match.group(1).startswith(foreign)
+    ]
+    assert not found

@@ -119,12 +119,12 @@ class TriePass:
         for index in range(len(decoder.layers)):
             if index in self.taps and kept is None:
                 tapped.append(x[batch.outputs])  # a copy: the layer may overwrite `x`
-            x, batch = self._carry(index, x, batch)
+            x, batch = self.carry_to_layer(index, x, batch)
             x = self._run_layer(index, x, batch, kept)
         x = x if decoder.final_norm is None else decoder.final_norm(x)
         return torch.cat([*(states.to(x.device) for states in tapped), x], dim=-1) if tapped else x
 
-    def _carry(self, index: int, x: Tensor, batch: Batch) -> tuple[Tensor, Batch]:
+    def carry_to_layer(self, index: int, x: Tensor, batch: Batch) -> tuple[Tensor, Batch]:
         """Bring a batch to the device of a layer; here all layers stand on one."""
         return x, batch
 

@@ -44,7 +44,7 @@ class GraphCache:
             return forward(given)
         if shape not in self._recordings:
             try:
-                self._recordings[shape] = self._record(given.clone(), forward)
+                self._recordings[shape] = self.record(given.clone(), forward)
             except Exception as error:  # noqa: BLE001 - a pass that cannot be recorded still runs
                 logger.warning("CUDA graphs are not used: recording failed with %s", type(error).__name__)
                 self.clear()
@@ -60,7 +60,8 @@ class GraphCache:
         self._met.clear()
         self._recordings.clear()
 
-    def _record(self, given: Tensor, forward: Callable[[Tensor], Tensor]) -> _Recording:
+    def record(self, given: Tensor, forward: Callable[[Tensor], Tensor]) -> _Recording:
+        """Record a graph of a forward pass on one input."""
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             result = forward(given)

@@ -150,7 +150,7 @@ class PackedPass(TriePass):
                 slab[:, 0, :, start:stop] = cache[index][:, :, start - stop :]
         return slab[0], slab[1]
 
-    def _carry(self, index: int, x: Tensor, batch: Batch) -> tuple[Tensor, Batch]:
+    def carry_to_layer(self, index: int, x: Tensor, batch: Batch) -> tuple[Tensor, Batch]:
         """Bring cells to where a layer stands; prefixes are there already, each layer's at the layer."""
         stage = next((stage for stage in self.stages[1:] if stage.layers.start == index), None)
         if stage is None:

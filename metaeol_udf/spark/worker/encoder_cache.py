@@ -98,7 +98,7 @@ def get_encoder(request: EncoderRequest) -> LoadedEncoder:
         return _on_cpu[request.key]
     _on_cpu.clear()  # two models in one process are one too many
     gc.collect()
-    _on_cpu[request.key] = LoadedEncoder(_load(request, "cpu"), load_id)
+    _on_cpu[request.key] = LoadedEncoder(load_encoder(request, "cpu"), load_id)
     return _on_cpu[request.key]
 
 
@@ -109,7 +109,7 @@ def _get_on_gpus(request: EncoderRequest, gpus: tuple[Gpu, ...], load_id: str) -
         return LoadedEncoder(own, own.load_id)
     for other in [other for other in _on_gpus if other & uuids]:
         _on_gpus.pop(other).close()
-    encoder = obtain(gpus, request.key, load_id, lambda: _load(request, device_name(gpus)))
+    encoder = obtain(gpus, request.key, load_id, lambda: load_encoder(request, device_name(gpus)))
     if isinstance(encoder, OwnedEncoder):
         _on_gpus[uuids] = encoder
     return LoadedEncoder(encoder, encoder.load_id)
@@ -123,7 +123,8 @@ def go_offline() -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
-def _load(request: EncoderRequest, device: str) -> MetaEOLEncoder:
+def load_encoder(request: EncoderRequest, device: str) -> MetaEOLEncoder:
+    """Load an encoder in this process, from files that are the driver's."""
     folder = worker_model_folder(request.resolved, request.model_cache)
     import torch
 

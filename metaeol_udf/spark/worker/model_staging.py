@@ -127,7 +127,7 @@ def _copy(source: Path, copy: Path, files: Sequence[ModelFile]) -> None:
     part = Path(tempfile.mkdtemp(prefix=f"{copy.name}.", suffix=".part", dir=copy.parent))
     try:
         for file in files:
-            _copy_file(source / file.name, part / file.name)
+            copy_file(source / file.name, part / file.name)
         verify_files(part, files, shown_as=source)
         write_manifest(part, source="copy of a verified model folder", dtype="as the source's")
         _sync_folder(part)
@@ -140,7 +140,8 @@ def _copy(source: Path, copy: Path, files: Sequence[ModelFile]) -> None:
     logger.info("copied the model to %s, %d bytes", copy, n_bytes)
 
 
-def _copy_file(source: Path, target: Path) -> None:
+def copy_file(source: Path, target: Path) -> None:
+    """Copy one file, and see that the copy reaches the disk."""
     if not source.is_file():
         raise ModelFilesError(f"model file {source} is missing; the driver has it")
     with open(source, "rb") as read, open(target, "xb") as written:

@@ -42,8 +42,8 @@ def test_a_decoder_over_two_devices_equals_one(
     if as_streams:
         split.set_batch_tokens(512)
     moved: list[torch.device] = []
-    carry = split._carry
-    monkeypatch.setattr(split, "_carry", lambda index, x, batch: (moved.append(index), carry(index, x, batch))[1])
+    carry = split.carry_to_layer
+    monkeypatch.setattr(split, "carry_to_layer", lambda index, x, batch: (moved.append(index), carry(index, x, batch))[1])
     cells, ours = both(encoder, split, [*TEXTS, *LOGS])
     assert worst_cosine(ours, cells) >= 0.99999
     assert moved
@@ -140,7 +140,7 @@ def test_a_model_that_is_too_large_for_a_device_is_placed_as_a_decoder(
     expected = MetaEOLEncoder.from_pretrained(str(folder), templates=TemplateSet.load("metaeol"), device="cpu", dtype="float32").encode(
         TEXTS
     )
-    monkeypatch.setattr(loading, "_fits", lambda model, device: False)
+    monkeypatch.setattr(loading, "fits_device", lambda model, device: False)
     placed = []
     monkeypatch.setattr(loading, "place", lambda *arguments: (placed.append(arguments), place(*arguments))[1])
     ours = load(folder, "metaeol")

@@ -196,7 +196,7 @@ def test_what_fails_on_the_device_when_results_are_read_fails_that_text_alone(
         poison.append(any(2 in cell.rows for cell in batch))
         return run(batch, ids)
 
-    monkeypatch.setattr(encoder.batch_runner, "_copier", Copier())
+    monkeypatch.setattr(encoder.batch_runner, "copier", Copier())
     monkeypatch.setattr(encoder.engine.runner, "run", note)
     assert encoder.encode_rows(TEXTS[:6]).errors == [None, None, "error: RuntimeError", None, None, None]
 
@@ -216,7 +216,7 @@ def test_a_graph_is_recorded_when_a_shape_comes_again_and_replayed_from_then_on(
         recorded.append(_Recording(Graph(), given, forward(given)))  # type: ignore[arg-type]
         return recorded[-1]
 
-    monkeypatch.setattr(GraphCache, "_record", record)
+    monkeypatch.setattr(GraphCache, "record", record)
     cache, passes = GraphCache(), []
     for number in range(4):
         given = torch.full((3,), float(number))
@@ -230,7 +230,7 @@ def test_a_pass_that_cannot_be_recorded_runs_as_it_is(monkeypatch: pytest.Monkey
         raise RuntimeError("capture failed")
 
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
-    monkeypatch.setattr(GraphCache, "_record", refuse)
+    monkeypatch.setattr(GraphCache, "record", refuse)
     cache = GraphCache()
     for number in range(4):
         assert cache.run("shape", torch.ones(2), lambda x, n=number: x * n).tolist() == [number] * 2

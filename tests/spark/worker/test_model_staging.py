@@ -32,13 +32,13 @@ from pathlib import Path
 from metaeol_udf.encoder.checkpoint.manifest import content_hash, deciding_files
 from metaeol_udf.spark.worker import model_staging
 source, cache, log = map(Path, sys.argv[1:])
-copy_file = model_staging._copy_file
+copy_file = model_staging.copy_file
 def slow(*paths):
     with open(log, "a") as file:
         file.write("copied\\n")
     time.sleep(0.2)  # both processes are here at the same time, or one of them waits
     copy_file(*paths)
-model_staging._copy_file = slow
+model_staging.copy_file = slow
 print(model_staging.cached_copy(source, content_hash(source), deciding_files(source), cache))
 """
 
@@ -128,7 +128,7 @@ def test_a_full_disk_is_said_before_and_while_copying(source: Path, tmp_path: Pa
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(model_staging, "_copy_file", full)
+        patched.setattr(model_staging, "copy_file", full)
         with pytest.raises(EnvironmentFault, match="No space left on device"):
             _copy(source, tmp_path / "cache")
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]

@@ -329,7 +329,7 @@ def test_a_worker_that_is_given_another_gpu_loads_there_and_both_loads_count(
     gpus = [Gpu("cpu", f"{gpu.uuid}{index}") for index in range(2)]
     monkeypatch.setattr(devices, "visible_gpus", lambda: gpus)
     loaded: list[str] = []
-    monkeypatch.setattr(encoder_cache, "_load", lambda request, device: loaded.append(device) or _Sums())
+    monkeypatch.setattr(encoder_cache, "load_encoder", lambda request, device: loaded.append(device) or _Sums())
     request = EncoderRequest(without_files(EmbeddingSpec(model="m")), "cuda", origin="run")
     try:
         load_ids = []
