@@ -169,7 +169,7 @@ def test_a_blank_text_is_refused_before_any_model_is_loaded(text: str) -> None:
 
 
 def test_a_model_without_a_head_is_refused(tiny_model_dir: Path) -> None:
-    with pytest.raises(ModelFilesError, match=r"lacks lm_head\.weight"):
+    with pytest.raises(ModelFilesError, match=r"has no language-model head \(lm_head\.weight is missing\)"):
         explain_text(spec_of(tiny_model_dir), TEXT, device="cpu")
 
 
