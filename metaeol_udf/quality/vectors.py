@@ -29,6 +29,7 @@ class LocalVectors:
 
     Attributes:
         spec: What is computed; resolved.
+        encoder: The loaded model; None before the first call.
         cost: What the last call took: texts, trimmed texts, tokens computed and saved, and seconds by phase.
     """
 
@@ -41,16 +42,16 @@ class LocalVectors:
         """
         self.spec: EmbeddingSpec = resolve_local(config.embedding).spec
         self._runtime = config.runtime
-        self._encoder: MetaEOLEncoder | None = None
+        self.encoder: MetaEOLEncoder | None = None
         self.cost: dict[str, Any] = {"through": "encoder"}
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed texts, none of them blank: shape ``(n_texts, dim)``, rows in their order. As `require_all` says, none may fail."""
-        if self._encoder is None:
+        if self.encoder is None:
             started, runtime = time.perf_counter(), self._runtime
-            self._encoder = MetaEOLEncoder.from_spec(self.spec, device=runtime.device, max_batch_tokens=runtime.max_batch_tokens)
+            self.encoder = MetaEOLEncoder.from_spec(self.spec, device=runtime.device, max_batch_tokens=runtime.max_batch_tokens)
             self.cost["seconds"] = {"load": time.perf_counter() - started}
-        encoder = self._encoder
+        encoder = self.encoder
         # Texts of like length side by side make full batches; the longest first, so that memory that is too small shows at once.
         order = np.argsort([-len(text) for text in texts], kind="stable")
         chunks = [order[start : start + _CHUNK_TEXTS] for start in range(0, len(texts), _CHUNK_TEXTS)]

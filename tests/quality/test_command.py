@@ -162,7 +162,9 @@ def test_a_missing_package_names_its_extra_before_anything_is_embedded(
 
 def test_a_text_that_fails_ends_it_with_counts_and_without_the_text(conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = LocalVectors(load_encoder_config(conf))
-    encoder = vectors._load()
+    vectors(["a first text, which loads the model"])
+    encoder = vectors.encoder
+    assert encoder is not None
     run = encoder.engine.runner.run
 
     def with_nan(batch: Any, ids: Any) -> Any:
