@@ -91,6 +91,7 @@ def test_a_text_that_breaks_the_tokenizer_is_isolated_too(tiny_model: Callable[.
     assert worst_cosine(np.delete(rows.vectors, [0, bad], 0), np.delete(expected, bad - 1, 0)) >= 0.99999
 
 
+@pytest.mark.long
 def test_out_of_memory_halves_the_batch_remembers_and_recovers(tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tiny_model("llama")
     ours, expected = encoder(folder, max_batch_tokens=800), encoder(folder).encode(TEXTS)
@@ -185,6 +186,7 @@ def test_a_model_that_is_not_there_is_refused() -> None:
         encoder(Path("models/no-such-model"))
 
 
+@pytest.mark.long
 def test_properties_of_nasty_texts_hold(tiny_model: Callable[..., Path]) -> None:
     ours = encoder(tiny_model("llama"), "metaeol-fast")
 
@@ -205,6 +207,7 @@ def test_properties_of_nasty_texts_hold(tiny_model: Callable[..., Path]) -> None
     check()
 
 
+@pytest.mark.long
 def test_nasty_texts_equal_one_prompt_at_a_time_on_smollm2(model_dir: Path) -> None:
     texts = ['She said: "No!"', "{text} and <|im_start|>", "عربي 日本語 😀", "x" * 100, "a\x00b\u200d?"]
     prompts = [t.prompt for t in TemplateSet.load("metaeol-separate").templates]
@@ -212,6 +215,7 @@ def test_nasty_texts_equal_one_prompt_at_a_time_on_smollm2(model_dir: Path) -> N
     assert worst_cosine(ours, one_at_a_time(model_dir, prompts, texts, -1)) >= 0.99999
 
 
+@pytest.mark.long
 def test_bfloat16_stays_near_float32_on_smollm2(model_dir: Path) -> None:
     texts = [*TEXTS[:8], "A man is playing a guitar.", "The stock market fell sharply on Monday."]
     exact = encoder(model_dir).encode(texts)

@@ -47,6 +47,7 @@ def test_every_layer_is_the_hidden_state_that_transformers_counts(shape: str, la
     assert worst_cosine(ours, one_at_a_time(folder, prompts("metaeol-fast"), TEXTS[:5], int(index))) >= 0.99999
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("tokenizer", TOKENIZERS)
 @pytest.mark.parametrize("templates", ["metaeol", "metaeol-fast", "metaeol-separate", "metaeol-two", "prompteol"])
 def test_every_tokenizer_and_template_set_equals_one_prompt_at_a_time(
@@ -70,6 +71,7 @@ def test_seams_of_any_kind_are_exact(prompt: str, cleanup: str, tokenizer: str, 
     assert worst_cosine(ours, plain) >= 0.99999
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shape", ["llama", "mistral", "gpt2"])
 def test_batch_size_and_order_do_not_change_vectors(shape: str, tiny_model: Callable[..., Path]) -> None:
     folder = tiny_model(shape)

@@ -31,6 +31,7 @@ def test_only_single_words_are_usable(line: str, words: tuple[str, ...]) -> None
     assert single_words(line, "Urgency") == words
 
 
+@pytest.mark.long
 def test_the_demo_model_proposes_words_and_the_same_ones_again(model_dir: Path) -> None:
     language_model = load_language_model(EmbeddingSpec(model=str(model_dir), dtype="float32"), "cpu")
     words = propose_aspects(language_model, "urgency")
@@ -39,6 +40,7 @@ def test_the_demo_model_proposes_words_and_the_same_ones_again(model_dir: Path) 
     assert propose_aspects(language_model, "urgency") == words
 
 
+@pytest.mark.long
 def test_a_draft_asks_for_the_models_words(model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "mine.yaml"
     command = [

@@ -16,6 +16,8 @@ from metaeol_udf.evaluation import StsTask, load_tasks, score_sts
 from metaeol_udf.quality.command import run_evaluate
 from metaeol_udf.quality.vectors import LocalVectors
 
+pytestmark = pytest.mark.long
+
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 

@@ -44,6 +44,7 @@ def test_every_python_example_shows_its_output() -> None:
     assert len(EXAMPLES) == README.count("```python") == 2
 
 
+@pytest.mark.long
 def test_the_encoder_example_prints_what_the_readme_says(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(model_dir.parents[1])
     code, output = EXAMPLES[0]

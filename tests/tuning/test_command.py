@@ -10,6 +10,8 @@ import yaml
 from metaeol_udf import EmbeddingSpec, MetaEOLEncoder, cli
 from metaeol_udf.encoder.checkpoint.resolve import resolve_local
 
+pytestmark = pytest.mark.long
+
 WORDS = ("cat", "dog", "horse", "bird", "fish", "mouse", "fox", "cow", "ant", "bee")
 
 

@@ -22,6 +22,8 @@ from tests.encoder.gpu.test_packed_batch import LOGS, both, load
 from tests.encoder.oracle import worst_cosine
 from tests.encoder.test_exactness import TEXTS
 
+pytestmark = pytest.mark.long
+
 
 def on_two(decoder: Decoder) -> Callable[[Layer], torch.device]:
     """Pretends that the last layers stand on a second device; to torch both are the CPU, so moves are made and change nothing."""
