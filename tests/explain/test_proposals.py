@@ -40,24 +40,16 @@ def test_the_demo_model_proposes_words_and_the_same_ones_again(model_dir: Path) 
     assert propose_aspects(language_model, "urgency") == words
 
 
+def draft_with(model: Path, path: Path) -> None:
+    """Draft a set for one meta-task with the model's words, as a user does."""
+    command = ["templates", "new", "mine", "--meta-task", "urgency", "--out", str(path), "--model", str(model), "--draft"]
+    assert cli.run([*command, "--device", "cpu"]) == 0
+
+
 @pytest.mark.long
 def test_a_draft_asks_for_the_models_words(model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "mine.yaml"
-    command = [
-        "templates",
-        "new",
-        "mine",
-        "--meta-task",
-        "urgency",
-        "--out",
-        str(path),
-        "--model",
-        str(model_dir),
-        "--draft",
-        "--device",
-        "cpu",
-    ]
-    assert cli.run(command) == 0
+    draft_with(model_dir, path)
     said = capsys.readouterr().err
     first = said.partition("the model's words for 'urgency': ")[2].split(",")[0].strip()
     assert [t.suffix for t in TemplateSet.load(path).templates] == ['" Urgency: "', f'" {first.capitalize()}: "']
@@ -72,21 +64,7 @@ def test_without_usable_words_the_form_stands_and_the_command_says_so(
     torch.nn.init.zeros_(model.lm_head.weight)  # all words are equally likely: it writes the first, a special token
     model.save_pretrained(silent)
     path = tmp_path / "mine.yaml"
-    command = [
-        "templates",
-        "new",
-        "mine",
-        "--meta-task",
-        "urgency",
-        "--out",
-        str(path),
-        "--model",
-        str(silent),
-        "--draft",
-        "--device",
-        "cpu",
-    ]
-    assert cli.run(command) == 0
+    draft_with(silent, path)
     assert "the model's words for 'urgency': nothing usable; the form's own word stays\n" in capsys.readouterr().err
     assert [t.suffix for t in TemplateSet.load(path).templates] == ['" Urgency: "', '" Answer: "']
 
