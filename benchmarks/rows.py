@@ -33,17 +33,17 @@ from metaeol_udf.spark.worker.embed_column import vector_column
 from metaeol_udf.spark.worker.encoder_cache import EncoderRequest
 
 PHASES = ("select", "embed", "publish", "verify")
-DIM = 576
 
 
 def stand_in(request: EncoderRequest) -> Callable[[Column], Column]:
-    """Like `result_udf`, but it knows no model: random vectors, every one at the same cost."""
+    """Like `result_udf`, but it knows no model: random vectors of the spec's length, every one at the same cost."""
+    dim = request.resolved.vector_length
 
     def embed(batches: Iterator[pd.Series]) -> Iterator[pd.DataFrame]:
         random = np.random.default_rng()
         for batch in batches:
             n = len(batch)
-            vectors = random.standard_normal((n, DIM), np.float32)
+            vectors = random.standard_normal((n, dim), np.float32)
             zeros = np.zeros(n, np.int64)
             yield pd.DataFrame(
                 {

@@ -1,0 +1,123 @@
+"""What a run costs beside the model must depend neither on the number of its waves nor, in the night, on the size of the vectors.
+
+Counted from Spark's event log, never by a clock. `python -m benchmarks.cost` shows the same counts on large tables.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.cost import VECTOR
+from benchmarks.event_log import Cost, read_event_log
+
+pytestmark = pytest.mark.slow  # a process of its own, with an event log
+
+ROOT = Path(__file__).resolve().parents[2]
+ROWS = 1_000  # a first run in four waves has 250 of them a wave
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The most that a run may cost; None sets no limit."""
+
+    jobs: int | None = None
+    text_scans: int | None = None  # of the source
+    target_scans: int | None = None
+    whole_vector_scans: int | None = None  # of all rows of the target
+
+
+LIMITS = {
+    "first run": Limit(text_scans=2),
+    "nothing new": Limit(text_scans=0),
+    "new rows": Limit(jobs=30, text_scans=1, target_scans=2, whole_vector_scans=0),
+}
+#: What a first run may shuffle in four waves, by what it shuffles in two. Smaller blocks compress a little worse, and each commit adds
+#: some kilobytes of Delta's own log.
+MOST_GROWTH = 1.1
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The runs over tables of one folder, by their name."""
+
+    folder: Path
+    costs: dict[str, Cost]
+
+    @property
+    def source(self) -> Path:
+        return self.folder / "source"
+
+    @property
+    def target(self) -> Path:
+        return self.folder / "target"
+
+    def appends(self) -> list[dict[str, Any]]:
+        """What Delta notes of each append to the journal."""
+        log = sorted((self.folder / "target__metaeol_journal" / "_delta_log").glob("*.json"))
+        actions = [json.loads(line) for path in log for line in path.read_text().splitlines()]
+        commits = [action["commitInfo"] for action in actions if "commitInfo" in action]
+        return [commit for commit in commits if commit["operation"] == "WRITE"]
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Runs]:
+    """Runs in two waves and in four, in a process of their own: a session's event log cannot be switched on later."""
+    folder = tmp_path_factory.mktemp("cost")
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    env.pop("PYSPARK_GATEWAY_PORT", None)
+    command = [sys.executable, str(Path(__file__).with_name("costed_job.py")), str(folder), str(tiny_model_dir), str(ROWS)]
+    done = subprocess.run(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert done.returncode == 0, done.stdout[-4000:]
+    log = read_event_log(folder / "log")
+    spans = json.loads((folder / "spans.json").read_text())
+    return {
+        n_waves: Runs(
+            folder / f"waves_{n_waves}",
+            {span["name"]: log.cost(span["since_s"], span["until_s"]) for span in spans[f"waves_{n_waves}"]},
+        )
+        for n_waves in (2, 4)
+    }
+
+
+def test_a_first_run_reads_the_texts_as_often_for_four_waves_as_for_two(runs: dict[int, Runs]) -> None:
+    passes = {n_waves: found.costs["first run"].passes(found.source, "text") for n_waves, found in runs.items()}
+    assert passes[4] == passes[2] > 0
+
+
+def test_a_first_run_shuffles_as_much_for_four_waves_as_for_two(runs: dict[int, Runs]) -> None:
+    shuffled = {n_waves: found.costs["first run"].shuffle_bytes for n_waves, found in runs.items()}
+    assert 0 < shuffled[4] < MOST_GROWTH * shuffled[2]
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_a_run_stays_within_its_limits(runs: dict[int, Runs], name: str) -> None:
+    found, limit = runs[4], LIMITS[name]
+    cost = found.costs[name]
+    counted = {
+        "jobs": cost.jobs,
+        "text_scans": cost.passes(found.source, "text"),
+        "target_scans": cost.passes(found.target),
+        "whole_vector_scans": cost.passes(found.target, VECTOR, min_rows=ROWS),
+    }
+    most = {what: getattr(limit, what) for what in counted}
+    assert not {what: (n, most[what]) for what, n in counted.items() if most[what] is not None and n > most[what]}
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_no_run_reads_files_that_no_plan_shows(runs: dict[int, Runs], name: str) -> None:
+    assert runs[4].costs[name].unattributed_input_bytes == 0
+
+
+@pytest.mark.parametrize("n_waves", [2, 4])
+def test_every_append_to_the_journal_is_a_blind_one(runs: dict[int, Runs], n_waves: int) -> None:
+    appends = runs[n_waves].appends()
+    assert len(appends) >= n_waves
+    assert all(commit["isBlindAppend"] for commit in appends)
