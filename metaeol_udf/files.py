@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +32,32 @@ def replace_file(path: str | Path, content: bytes, *, setting: str = "") -> None
     Raises:
         EnvironmentFault: The file cannot be written; the message begins with `setting`, which names the file.
     """
+    with _part_of(path, setting) as part:
+        part.write_bytes(content)
+        part.replace(path)
+
+
+def check_replaceable(path: str | Path, *, setting: str = "") -> None:
+    """Check that `replace_file` could write a file: makes its folder, and leaves no file behind.
+
+    Raises:
+        EnvironmentFault: It could not.
+    """
+    with _part_of(path, setting) as part:
+        if Path(path).is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        part.write_bytes(b"")
+        part.unlink()
+
+
+@contextmanager
+def _part_of(path: str | Path, setting: str) -> Iterator[Path]:
+    """Name the file that becomes the whole file; nothing stays of it where that goes wrong."""
     whole = Path(path)
     part = whole.with_name(f".{whole.name}.{os.getpid()}.part")
     try:
         whole.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
-        part.replace(whole)
+        yield part
     except OSError as error:
         if part.is_file():
             part.unlink()

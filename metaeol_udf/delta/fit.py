@@ -79,7 +79,7 @@ def _source(config: JobConfig, spark: SparkSession | None) -> DataFrame:
     ref = parse_table(config.source.table, "source.table")
     open_table(session, ref, "source.table")
     source = read(session, ref)
-    check_source_columns(source.schema, config.source.key, config.source.text, ref)
+    check_source_columns(source, config.source.key, config.source.text, ref)
     return filtered(source, config.source.where)
 
 

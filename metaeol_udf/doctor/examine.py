@@ -11,7 +11,6 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from metaeol_udf.config import JobConfig, load_config
-from metaeol_udf.delta.tables.refs import TableRef
 from metaeol_udf.doctor import executors, machine, model, resources, settings, tables
 from metaeol_udf.doctor.plan import Plan
 from metaeol_udf.errors import MetaEOLError
@@ -58,10 +57,10 @@ def examine(config: JobConfig, spark: SparkSession | None = None, *, all_keys: b
         yield from _guarded(check, plan)
     yield model.check_templates(config.embedding)
     yield from model.check_model(plan)
-    for setting in ("report", "report_page"):
+    for setting in ("report", "report_page", "prometheus"):
         file = getattr(config.runtime, setting)
         if file is not None:
-            yield tables.check_writable(TableRef(str(Path(file).resolve().parent), is_path=True), f"runtime.{setting}")
+            yield tables.check_file(Path(file).resolve(), f"runtime.{setting}")
     if running is None:
         yield warning("tables", "no Spark, so the tables were not looked at", "fix the java or session finding first")
         return

@@ -14,6 +14,7 @@ from pyspark.sql.types import StructType
 
 from metaeol_udf.config import JobConfig, SourceConfig
 from metaeol_udf.delta.select import selection
+from metaeol_udf.delta.tables.can_write import check_can_write
 from metaeol_udf.delta.tables.columns import VectorColumns, check_source_columns, check_vector_columns, require_field
 from metaeol_udf.delta.tables.refs import TableRef, exists, open_table, parse_table, read
 from metaeol_udf.delta.tables.target import check_target
@@ -21,10 +22,11 @@ from metaeol_udf.delta.tables.where_clause import filtered
 from metaeol_udf.doctor.machine import check_disk
 from metaeol_udf.doctor.plan import Plan
 from metaeol_udf.errors import MetaEOLError
-from metaeol_udf.spark.cluster.finding import Finding, ok, refused, warning, wrong_environment, wrong_setting
+from metaeol_udf.spark.cluster.finding import Finding, ok, refused, warning, wrong_environment
 from metaeol_udf.spark.cluster.resolve import resolve
 
 SAMPLE_ROWS = 100_000
+_OWN_TABLE = "target.table=<a table of its own>"
 _DAY_S = 86_400
 _UNIT_S = {"second": 1, "minute": 60, "hour": 3600, "day": _DAY_S, "week": 7 * _DAY_S, "month": 30 * _DAY_S, "year": 365 * _DAY_S}
 
@@ -46,7 +48,6 @@ def check_tables(spark: SparkSession, plan: Plan, all_keys: bool) -> Iterator[Fi
     yield check_vector_room(spark, config, source, target_ref, in_place)
     yield check_writable(target_ref, "target.table")
     properties = detail["properties"] if in_place else _detail(spark, target_ref)["properties"] if exists(spark, target_ref) else {}
-    yield check_append_only(properties, target_ref)
     yield check_change_feed(properties, in_place)
     yield check_retention(detail["properties"], source_ref)
     try:
@@ -62,7 +63,7 @@ def check_tables(spark: SparkSession, plan: Plan, all_keys: bool) -> Iterator[Fi
 def check_columns(source: DataFrame, config: SourceConfig, ref: TableRef) -> Finding:
     """The text column holds strings, the key columns plain values."""
     try:
-        check_source_columns(source.schema, config.key, config.text, ref)
+        check_source_columns(source, config.key, config.text, ref)
     except MetaEOLError as error:
         key = "source.key" if str(error).startswith("source.key") else "source.text"
         return refused("columns", error, f"{key}=<{', '.join(source.columns[:8])}>")
@@ -91,16 +92,18 @@ def check_keys(source: DataFrame, config: SourceConfig, all_keys: bool) -> Findi
 
 
 def check_vector_room(spark: SparkSession, config: JobConfig, source: DataFrame, target: TableRef, in_place: bool) -> Finding:
-    """The vectors' columns are free, or there with the job's types."""
+    """The vectors' columns are free, or there with the job's types, and Delta takes what is written into them."""
     columns = VectorColumns(config.column)
     try:
         if in_place:
             check_vector_columns(source.schema, columns, (*config.source.key, config.source.text), target)
+            check_can_write(spark, open_table(spark, target, "source.table"), target, columns, key=None)
         else:
             key = StructType([require_field(source.schema, name, "source.key", target) for name in config.source.key])
-            check_target(spark, target, key, columns)
+            check_target(spark, target, parse_table(config.source.table, "source.table"), key, columns)
     except MetaEOLError as error:
-        return refused("vector columns", error, f"embedding.column={config.column}_2")
+        is_of_column = str(error).startswith("embedding.column")
+        return refused("vector columns", error, f"embedding.column={config.column}_2" if is_of_column else _OWN_TABLE)
     return ok("vector columns", f"{config.column} may be written")
 
 
@@ -116,19 +119,18 @@ def check_writable(ref: TableRef, setting: str) -> Finding:
     return ok("writable", f"{folder} takes new files")
 
 
-def check_append_only(properties: Mapping[str, str], ref: TableRef) -> Finding:
-    """A MERGE updates rows."""
-    if properties.get("delta.appendOnly", "").lower() == "true":
-        found = f"{ref} has delta.appendOnly=true, so that no vector can be written into it"
-        return wrong_setting("append only", found, "target.table=<a table of its own>")
-    return ok("append only", "rows may be updated")
+def check_file(path: Path, setting: str) -> Finding:
+    """A file that the job writes at its end is no folder, and its folder takes new files."""
+    if path.is_dir():
+        return wrong_environment("writable", f"{path} is a folder, not a file", f"{setting}=<a file>")
+    return check_writable(TableRef(str(path.parent), is_path=True), setting)
 
 
 def check_change_feed(properties: Mapping[str, str], in_place: bool) -> Finding:
     """Whoever reads the table's change feed gets every vector twice, before and after."""
     if in_place and properties.get("delta.enableChangeDataFeed", "").lower() == "true":
         found = "the source has a change data feed: readers of it get an update for each vector that is written back"
-        return warning("change feed", found, "target.table=<a table of its own>")
+        return warning("change feed", found, _OWN_TABLE)
     return ok("change feed", "no reader of a change feed is disturbed")
 
 

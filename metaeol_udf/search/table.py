@@ -147,7 +147,7 @@ def _open(spark: SparkSession, config: JobConfig) -> tuple[DataFrame, DataFrame]
         open_table(spark, ref, setting)
         refs.append(ref)
     source, target = (read(spark, ref) for ref in refs)
-    check_source_columns(source.schema, config.source.key, config.source.text, refs[0])
+    check_source_columns(source, config.source.key, config.source.text, refs[0])
     for name in config.source.key:
         require_field(target.schema, name, "source.key", refs[1])
     for field in VectorColumns(config.column).fields:

@@ -6,7 +6,7 @@ import functools
 import operator
 from collections.abc import Sequence
 
-from pyspark.sql import Column
+from pyspark.sql import Column, SparkSession
 from pyspark.sql.types import StructField, StructType
 
 
@@ -16,8 +16,14 @@ def quoted(name: str) -> str:
 
 
 def find_field(schema: StructType, name: str) -> StructField | None:
-    """Find a top-level column by name, in any case, as Spark resolves it."""
-    return next((field for field in schema.fields if field.name.casefold() == name.casefold()), None)
+    """Find a top-level column by name, in any case: what is written so comes first."""
+    named = [field for field in schema.fields if field.name.casefold() == name.casefold()]
+    return next((field for field in named if field.name == name), named[0] if named else None)
+
+
+def is_case_sensitive() -> bool:
+    """Tell whether the active session takes `Id` and `id` for two names."""
+    return str(SparkSession.active().conf.get("spark.sql.caseSensitive")).lower() == "true"
 
 
 def same_key(left: Sequence[Column], right: Sequence[Column], *, null_safe: bool = False) -> Column:

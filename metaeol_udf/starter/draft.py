@@ -88,7 +88,7 @@ def draft_config(table: str, overrides: Iterable[str] = (), spark: SparkSession 
         if text is not None:
             require_field(rows.schema, text, "source.text", table)
         guess = guess_columns(filtered(rows, source.get("where")), taken, key, text)
-        check_source_columns(rows.schema, guess.key, guess.text, table)
+        check_source_columns(rows, guess.key, guess.text, table)
         n_rows = rows.count()
     content = _file_text(given, guess, column, n_rows, n_bytes)
     parse_config(yaml.safe_load(content))  # what is written can be read

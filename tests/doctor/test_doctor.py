@@ -65,7 +65,7 @@ def test_a_table_that_the_job_would_refuse_is_found(
 @pytest.mark.parametrize(
     ("check", "properties", "level", "setting"),
     [
-        ("append only", {"delta.appendOnly": "true"}, Level.PROBLEM, "target.table="),
+        ("vector columns", {"delta.appendOnly": "true"}, Level.PROBLEM, "target.table="),
         ("change feed", {"delta.enableChangeDataFeed": "true"}, Level.WARNING, "target.table="),
         ("retention", {"delta.deletedFileRetentionDuration": "interval 2 hours"}, Level.WARNING, "delta.deletedFileRetentionDuration="),
     ],
@@ -87,6 +87,15 @@ def test_a_target_under_a_file_is_found(bench: Bench) -> None:
     (bench.folder / "file").write_text("no folder")
     finding = examined(bench, target={"table": str(bench.folder / "file" / "target")})["writable"]
     assert (finding.level, finding.exit_code) == (Level.PROBLEM, 5)
+
+
+def test_a_folder_in_the_place_of_a_file_is_found(bench: Bench) -> None:
+    files = {"report": "r.json", "report_page": "r.html", "prometheus": "r.prom"}
+    for name in files.values():
+        (bench.folder / name).mkdir()
+    found = list(examine(bench.config(runtime={setting: str(bench.folder / name) for setting, name in files.items()}), bench.spark))
+    problems = [(finding.setting, finding.exit_code) for finding in found if finding.check == "writable" and finding.level is Level.PROBLEM]
+    assert problems == [(f"runtime.{name}=<a file>", 5) for name in files]
 
 
 def test_a_table_with_a_feature_that_the_installed_delta_lacks_is_found(bench: Bench) -> None:

@@ -6,13 +6,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pyspark.errors import AnalysisException
+from pyspark.sql import DataFrame
 from pyspark.sql.types import ArrayType, AtomicType, DataType, FloatType, StringType, StructField, StructType
 
 from metaeol_udf.errors import InputError, did_you_mean
-from metaeol_udf.spark.columns import find_field
+from metaeol_udf.spark.columns import find_field, is_case_sensitive, quoted
 
 _REFUSED = re.compile(r"[ ,;{}()\n\t=`]")  # Delta stores such names only with column mapping
-_QUARANTINE = ("text_hash", "fingerprint", "reason", "attempts", "last_run_id")  # stand beside the key there
+_QUARANTINE = ("vector_column", "text_hash", "fingerprint", "reason", "attempts", "last_run_id")  # stand beside the key there
 
 
 @dataclass(frozen=True)
@@ -54,34 +56,45 @@ def is_quarantine_name(name: str) -> bool:
 
 
 def require_field(schema: StructType, name: str, setting: str, table: object) -> StructField:
-    """A column that must be there.
+    """Require a column to be there, by a name as the session resolves it.
 
     Raises:
         InputError: It is not; the message lists the table's columns.
     """
     field = find_field(schema, name)
-    if field is None:
+    if field is None or (field.name != name and is_case_sensitive()):
         raise InputError(f"{setting}: column {name!r} is not in {table}; {did_you_mean(name, schema.names)}")
     return field
 
 
-def check_source_columns(schema: StructType, key: Sequence[str], text: str, table: object) -> None:
-    """See that the text column holds strings and every key column plain values.
+def check_source_columns(source: DataFrame, key: Sequence[str], text: str, table: object) -> None:
+    """Check that the text column holds strings, and every key column plain values that Spark can compare. Starts no Spark work.
 
     Raises:
         InputError: One is missing or of another kind.
     """
+    schema = source.schema
     field = require_field(schema, text, "source.text", table)
     if not isinstance(field.dataType, StringType):
         raise InputError(f"source.text: column {text!r} of {table} must be a string, found {field.dataType.simpleString()}")
     for name in key:
         kind = require_field(schema, name, "source.key", table).dataType
-        if not isinstance(kind, AtomicType):
+        if not isinstance(kind, AtomicType) or not _can_compare(source, name):
             raise InputError(f"source.key: column {name!r} of {table} must hold plain values, found {kind.simpleString()}")
         if is_quarantine_name(name):
             raise InputError(f"source.key: {name!r} is a column of the quarantine table: give the key another name in the source")
     if len({name.casefold() for name in key}) < len(key):
         raise InputError(f"source.key names a column twice: {', '.join(key)}")
+
+
+def _can_compare(rows: DataFrame, name: str) -> bool:
+    """Tell whether Spark can compare and group the values of a column, which the joins by key and the search for repeated keys need."""
+    try:
+        column = rows[quoted(name)]
+        rows.where(column == column).select(column).distinct()
+    except AnalysisException:
+        return False
+    return True
 
 
 def check_vector_columns(schema: StructType, columns: VectorColumns, taken: Sequence[str], table: object) -> None:
@@ -96,6 +109,11 @@ def check_vector_columns(schema: StructType, columns: VectorColumns, taken: Sequ
         if wanted.name.casefold() in {name.casefold() for name in taken}:
             raise InputError(f"embedding.column: {wanted.name!r} is the key or the text column of the source")
         found = find_field(schema, wanted.name)
+        if found is not None and found.name != wanted.name and is_case_sensitive():
+            raise InputError(
+                f"embedding.column: {table} has a column {found.name!r}, and Delta takes {wanted.name!r} for the same name, which this "
+                "session (spark.sql.caseSensitive) does not: write it in the same case"
+            )
         # By their names, which say nothing of NULL in an array.
         if found is not None and found.dataType.simpleString() != wanted.dataType.simpleString():
             raise InputError(

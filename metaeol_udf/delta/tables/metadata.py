@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from delta import DeltaTable
 from pyspark.sql import SparkSession
 
 import metaeol_udf
 from metaeol_udf.delta.tables.alter_table import alter_table
 from metaeol_udf.delta.tables.columns import VectorColumns
 from metaeol_udf.delta.tables.refs import TableRef, open_table
-from metaeol_udf.delta.tables.where_clause import columns_in
 from metaeol_udf.encoder.checkpoint.resolve import ResolvedSpec
 from metaeol_udf.errors import InputError
 from metaeol_udf.prompts import TemplateSet
 from metaeol_udf.spark.columns import find_field
 
 
-def vector_properties(column: str, resolved: ResolvedSpec) -> dict[str, str]:
-    """Make the table properties that say how a column's vectors were made: `metaeol.<column>.model`, as the user named it, and so on."""
+def vector_properties(column: str, resolved: ResolvedSpec, source: TableRef | None = None) -> dict[str, str]:
+    """Make the table properties that say how a column's vectors were made: `metaeol.<column>.model`, as the user named it, and so on.
+
+    Those of a target of its own name their `source`, too.
+    """
     spec = resolved.spec
     values = {
         "model": spec.model,
@@ -32,8 +33,25 @@ def vector_properties(column: str, resolved: ResolvedSpec) -> dict[str, str]:
         "dtype": spec.dtype,
         "package_version": metaeol_udf.__version__,
         "fingerprint": resolved.fingerprint,
+        "source": None if source is None else str(source),
     }
     return {f"metaeol.{column}.{name}": value for name, value in values.items() if value is not None}
+
+
+def check_source(properties: Mapping[str, str], ref: TableRef, column: str, source: TableRef) -> None:
+    """Check that a target's column holds vectors of this source: two sources with equal keys would overwrite each other's every time.
+
+    Raises:
+        InputError: It holds those of another source.
+    """
+    name = f"metaeol.{column}.source"
+    known = properties.get(name, str(source))
+    is_same = known == str(source) if source.is_path else known.casefold() == str(source).casefold()
+    if not is_same:
+        raise InputError(
+            f"target.table: column {column!r} of {ref} holds the vectors of {known}, not of {source}: name another target.table or "
+            f"embedding.column; where {source} took its place, allow it by ALTER TABLE {ref.sql} UNSET TBLPROPERTIES ('{name}')"
+        )
 
 
 def column_comment(properties: Mapping[str, str], column: str) -> str:
@@ -43,24 +61,6 @@ def column_comment(properties: Mapping[str, str], column: str) -> str:
         f"MetaEOL embedding (arXiv:2402.18458): model {of['model']}, templates {of['templates']}, layer {of['layer']}, "
         f"dimension {of['dim']}, dtype {of['dtype']}, spec {of['fingerprint']}"
     )
-
-
-def check_constraints(spark: SparkSession, table: DeltaTable, columns: VectorColumns, ref: TableRef) -> None:
-    """Check that no CHECK constraint ties the vectors to other columns: a violation would write these columns' values into logs.
-
-    Raises:
-        InputError: The table has such a constraint.
-    """
-    properties = table.detail().collect()[0]["properties"]
-    ours = {field.name.lower() for field in columns.fields}
-    for key, condition in properties.items():
-        mentioned = columns_in(spark, condition) if key.startswith("delta.constraints.") else set()
-        others = sorted(mentioned - ours)
-        if mentioned & ours and others:
-            raise InputError(
-                f"the CHECK constraint {key.removeprefix('delta.constraints.')!r} of {ref} ties {', '.join(sorted(mentioned & ours))} to "
-                f"{', '.join(others)}: a violation would put their values into logs; drop it, or use a target.table of its own"
-            )
 
 
 def prepare_table(spark: SparkSession, ref: TableRef, columns: VectorColumns, properties: Mapping[str, str]) -> None:

@@ -1,19 +1,31 @@
-"""Table names and paths: which are accepted, how they are opened, and what stands beside them."""
+"""Table names and paths: which are accepted, how tables are opened and made, and what stands beside them."""
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from delta import DeltaTable
 from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql.types import StructType
+from pyspark.sql.types import StructField, StructType
 
-from metaeol_udf.delta.tables.spark_errors import with_retries
+from metaeol_udf.delta.tables.spark_errors import is_lost_race, with_retries
 from metaeol_udf.errors import EnvironmentFault, InputError
-from metaeol_udf.spark.columns import quoted
+from metaeol_udf.spark.columns import find_field, quoted
+
+logger = logging.getLogger(__name__)
+
+#: Seconds to wait for the first commit of another run that is making the same table.
+FIRST_COMMIT_S = 10.0
+_LOOK_EVERY_S = 0.2
+#: Delta stores a column of such a name only with column mapping.
+NEEDS_MAPPING = re.compile(r"[ ,;{}()\n\t=]")
 
 _NAME_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 _SECRET_IN_PATH = re.compile(r"//[^/@]*:[^/@]*@")  # `s3a://key:secret@bucket`
@@ -42,6 +54,11 @@ class TableRef:
     def identifier(self) -> str:
         """What Spark's readers take: the path, or the back-quoted names."""
         return self.name if self.is_path else ".".join(quoted(part) for part in self.name.split("."))
+
+    @property
+    def sql(self) -> str:
+        """The table as a statement names it."""
+        return f"delta.{quoted(self.name)}" if self.is_path else self.identifier
 
     def beside(self, suffix: str) -> TableRef:
         """The table of that role which stands beside this one: same folder or schema, name with a suffix."""
@@ -96,8 +113,19 @@ def exists(spark: SparkSession, ref: TableRef) -> bool:
     return spark.catalog.tableExists(ref.identifier)
 
 
-def create(spark: SparkSession, ref: TableRef, schema: StructType, comment: str, stats: str) -> None:
-    """Create a table where there is none; two runs may do so at the same time.
+def create(
+    spark: SparkSession,
+    ref: TableRef,
+    schema: StructType,
+    comment: str,
+    stats: str,
+    *,
+    properties: Mapping[str, str] | None = None,
+    partitioned_by: Sequence[str] = (),
+) -> None:
+    """Create a table where there is none; of two runs that do so at once, the slower takes the other's table.
+
+    What a table of ours needs is written into its properties: a session may have other defaults.
 
     Args:
         spark: The session.
@@ -105,22 +133,113 @@ def create(spark: SparkSession, ref: TableRef, schema: StructType, comment: str,
         schema: Its columns.
         comment: For people who find it.
         stats: Columns, with commas between, whose smallest and largest values Delta may write into its log.
+        properties: More of its properties.
+        partitioned_by: Its partition columns.
+
+    Raises:
+        InputError: The folder holds other files, or another run is making the table with other columns.
     """
     if exists(spark, ref):
         return
-    if not ref.is_path:
-        statement = _create_statement(ref, schema, comment, stats)
-        with_retries(lambda: spark.sql(statement))
-        return
-    builder = DeltaTable.createIfNotExists(spark).addColumns(schema).comment(comment).property("delta.dataSkippingStatsColumns", stats)
-    with_retries(builder.location(ref.name).execute)
+    made = _Definition(schema, comment, _properties(schema, stats, properties or {}), tuple(partitioned_by))
+    try:
+        with_retries(lambda: made.execute(spark, ref))
+    except Exception as error:
+        if not is_lost_race(error):
+            raise
+        logger.info("%s is being made by another run: waiting for its first commit", ref)
+        if not _appears(spark, ref):
+            folder = _clear_empty_log(spark, ref, error)
+            if folder is not None:
+                raise InputError(
+                    f"{ref}: the folder {folder} holds files but no Delta table: move them away, or name another table"
+                ) from None
+            with_retries(lambda: made.execute(spark, ref))
+    found = open_table(spark, ref, "table").toDF().schema
+    lacking = [name for name in schema.names if find_field(found, name) is None]
+    if lacking:
+        raise InputError(
+            f"{ref} was made by another run and has no column {', '.join(map(repr, lacking))}: give each job a table of its own"
+        )
 
 
-def _create_statement(ref: TableRef, schema: StructType, comment: str, stats: str) -> str:
-    """SQL, because Delta's builder takes no name of three parts, as tables of Unity Catalog have."""
-    columns = ", ".join(f"{quoted(f.name)} {f.dataType.simpleString()}{'' if f.nullable else ' NOT NULL'}" for f in schema.fields)
-    properties = f"'delta.dataSkippingStatsColumns' = {_literal(stats)}"
-    return f"CREATE TABLE IF NOT EXISTS {ref.identifier} ({columns}) USING delta COMMENT {_literal(comment)} TBLPROPERTIES ({properties})"
+def replace(spark: SparkSession, ref: TableRef, schema: StructType, comment: str, stats: str) -> None:
+    """Replace a table of ours by an empty table with other columns; takes what `create` takes."""
+    # Of the ways to replace a table, the one that Delta takes for a path, too.
+    writer = spark.createDataFrame([], schema).writeTo(ref.sql).using("delta").tableProperty("comment", comment)
+    for key, value in _properties(schema, stats, {}).items():
+        writer = writer.tableProperty(key, value)
+    writer.createOrReplace()
+
+
+@dataclass(frozen=True)
+class _Definition:
+    """What a table is made from."""
+
+    schema: StructType
+    comment: str
+    properties: Mapping[str, str]
+    partitioned_by: tuple[str, ...]
+
+    def execute(self, spark: SparkSession, ref: TableRef) -> None:
+        """Execute the statement that makes the table, where there is none."""
+        if not ref.is_path:
+            spark.sql(self._statement(ref))
+            return
+        builder = DeltaTable.createIfNotExists(spark)
+        # Without the source's metadata of a column, such as a default value, which would ask for more of the new table.
+        plain = StructType([StructField(f.name, f.dataType, f.nullable) for f in self.schema.fields])
+        builder = builder.addColumns(plain).comment(self.comment).partitionedBy(*self.partitioned_by)
+        for key, value in self.properties.items():
+            builder = builder.property(key, value)
+        builder.location(ref.name).execute()
+
+    def _statement(self, ref: TableRef) -> str:
+        """Write the statement in SQL: Delta's builder takes no name of three parts, as tables of Unity Catalog have."""
+        fields = self.schema.fields
+        columns = ", ".join(f"{quoted(f.name)} {f.dataType.simpleString()}{'' if f.nullable else ' NOT NULL'}" for f in fields)
+        properties = ", ".join(f"{_literal(key)} = {_literal(value)}" for key, value in self.properties.items())
+        partitions = f" PARTITIONED BY ({', '.join(map(quoted, self.partitioned_by))})" if self.partitioned_by else ""
+        made = f"CREATE TABLE IF NOT EXISTS {ref.identifier} ({columns}) USING delta{partitions}"
+        return f"{made} COMMENT {_literal(self.comment)} TBLPROPERTIES ({properties})"
+
+
+def _properties(schema: StructType, stats: str, more: Mapping[str, str]) -> dict[str, str]:
+    """List the properties that a table of ours is made with."""
+    mapping = {"delta.columnMapping.mode": "name"} if any(NEEDS_MAPPING.search(name) for name in schema.names) else {}
+    return {"delta.appendOnly": "false", "delta.dataSkippingStatsColumns": stats, **mapping, **more}
+
+
+def _appears(spark: SparkSession, ref: TableRef) -> bool:
+    """Tell whether another run's table appears in time."""
+    deadline = time.monotonic() + FIRST_COMMIT_S
+    while True:
+        try:
+            read(spark, ref)  # looks at the log anew, while `exists` may go by what this session saw in it before
+            return True
+        except AnalysisException:
+            if time.monotonic() > deadline:
+                return False
+        time.sleep(_LOOK_EVERY_S)
+
+
+def _clear_empty_log(spark: SparkSession, ref: TableRef, error: Exception) -> str | None:
+    """Clear a log without a commit away, as a run leaves it that was killed while it made the table; gives a folder that holds more."""
+    parameters = error.getMessageParameters() if isinstance(error, AnalysisException) else None
+    folder = ref.name if ref.is_path else (parameters or {}).get("tableLocation")
+    if folder is None:
+        raise error
+    context: Any = spark.sparkContext
+    log = context._jvm.org.apache.hadoop.fs.Path(folder, "_delta_log")
+    storage = log.getFileSystem(context._jsc.hadoopConfiguration())
+    if storage.getContentSummary(log.getParent()).getFileCount():
+        return folder
+    logger.warning("%s holds a log without a commit, which a killed run left: making the table anew", folder)
+    # Folder by folder, which fails where a slow run has written its first commit meanwhile.
+    inner = [status.getPath() for status in storage.listStatus(log)] if storage.exists(log) else []
+    for path in (*inner, log):
+        storage.delete(path, False)
+    return None
 
 
 def _literal(text: str) -> str:
@@ -157,9 +276,14 @@ def current_version(table: DeltaTable) -> int:
         raise InputError("the table has no commit")
     nameless = sorted(row["version"] for row in newest if row["operation"] is None)
     if nameless:
-        raise EnvironmentFault(
-            f"{', '.join(f'{version:020d}.json' for version in nameless)} in the table's _delta_log is empty or was not written by Delta: "
-            "what it held is missing from the table; restore the table or the file, then run the job again"
-        )
+        raise unreadable_commits(nameless)
     version: int = max(row["version"] for row in newest)
     return version
+
+
+def unreadable_commits(versions: Sequence[int]) -> EnvironmentFault:
+    """Say that files of a table's log are none of Delta's."""
+    return EnvironmentFault(
+        f"{', '.join(f'{version:020d}.json' for version in versions)} in the table's _delta_log is empty or was not written by Delta: "
+        "what it held is missing from the table; restore the table or the file, then run the job again"
+    )

@@ -10,7 +10,7 @@ import logging
 import random
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, TypeVar
 
 from metaeol_udf import errors
@@ -35,12 +35,28 @@ _ADVICE = {
     "ProtocolChanged": "the table's protocol was upgraded meanwhile; if this Spark's Delta is older than it asks for, upgrade Delta",
     "MetadataChanged": "its columns or properties keep changing; run the job again when that is over",
 }
+#: How Spark and Delta say that another run has just made the table, or is making it: its folder is there, its first commit may not be.
+_MADE_MEANWHILE = (
+    "DELTA_CREATE_TABLE_WITH_",
+    "DELTA_CREATE_TABLE_SCHEME_MISMATCH",
+    "DELTA_MISSING_DELTA_TABLE",
+    "DELTA_TABLE_NOT_FOUND",
+    "ALREADY_EXISTS",
+    "TableAlreadyExistsException",
+)
 #: How Spark and Delta say that files of an old version are gone, which VACUUM does to versions that a long run still reads.
 _REMOVED = ("FAILED_READ_FILE.FILE_NOT_EXIST", "DELTA_FILE_NOT_FOUND", "DELTA_VERSIONS_NOT_CONTIGUOUS", "DELTA_CANNOT_RECONSTRUCT_VERSION")
+_LOST = "Checkpoint block"  # with it Spark says that rows were kept on an executor that is lost
+DOUBLED_KEY = "source.key: a key came to stand in several rows of the source while the job ran"
+_TOO_NEW = "this session's Delta does not know the table's format: install a newer Delta, or drop the new features from the table"
 _TABLE_REFUSES = {
-    "MULTIPLE_SOURCE_ROW_MATCHING": "source.key: a key came to stand in several rows of the source while the job ran",
+    "MULTIPLE_SOURCE_ROW_MATCHING": DOUBLED_KEY,
+    "DELTA_CANNOT_MODIFY_APPEND_ONLY": "a table that the job writes to has delta.appendOnly=true: set it to false by ALTER TABLE",
+    "DELTA_UNSUPPORTED_FEATURES": _TOO_NEW,
+    "DELTA_INVALID_PROTOCOL_VERSION": _TOO_NEW,
     "DELTA_VIOLATE_CONSTRAINT": "a CHECK constraint of the table refuses the vectors' columns: it must allow NULL and any value in them",
     "DELTA_NOT_NULL_CONSTRAINT": "a NOT NULL column of the table is none of the job's: give it a default, or use a target.table of its own",
+    "DELTA_CREATE_TABLE_WITH_NON_EMPTY_LOCATION": "the folder of a table of the job holds something else than a Delta table: move it away",
     "DELTA_FAILED_TO_MERGE_FIELDS": "embedding.column: the table's columns of that name are of another type",
 }
 _FROM_WORKER = re.compile(r"metaeol_udf\.errors\.(\w+): ([^\n]+)")
@@ -85,6 +101,16 @@ def conflict_in(error: BaseException) -> str | None:
     return None
 
 
+def rows_are_gone(error: BaseException) -> bool:
+    """Tell whether rows that a run counts on cannot be read any more: their files, or what a lost executor kept."""
+    return files_are_gone(error) or any(_LOST in cause for cause in causes(error))
+
+
+def is_lost_race(error: BaseException) -> bool:
+    """Tell whether a table could not be made because another run has just made it, or is making it."""
+    return conflict_in(error) is not None or any(mark in cause for cause in causes(error) for mark in _MADE_MEANWHILE)
+
+
 def files_are_gone(error: BaseException) -> bool:
     """Whether a version that was pinned cannot be read any more."""
     return any(mark in cause for cause in causes(error) for mark in _REMOVED)
@@ -121,8 +147,12 @@ def translate(error: Exception) -> MetaEOLError | None:
     return None
 
 
-def with_retries(commit: Callable[[], Result]) -> Result:
+def with_retries(commit: Callable[[], Result], but: Collection[str] = ()) -> Result:
     """Run a commit that starts from the tables' present state, again where another writer was quicker.
+
+    Args:
+        commit: What to run.
+        but: Conflicts that the caller handles: these are raised at once.
 
     Raises:
         ConflictError: It was quicker too often.
@@ -133,9 +163,14 @@ def with_retries(commit: Callable[[], Result]) -> Result:
             return commit()
         except Exception as error:
             conflict = conflict_in(error)
-            if conflict is None or tries.get(conflict, 0) >= RETRIES[conflict]:
+            if conflict is None or conflict in but or tries.get(conflict, 0) >= RETRIES[conflict]:
                 raise
             tries[conflict] = tries.get(conflict, 0) + 1
-            pause_s = min(MAX_PAUSE_S, random.uniform(0.2, 1.0) * 2 ** tries[conflict])  # random, so that two do not meet again
-            logger.warning("%s: another writer was quicker, trying again in %.1f s", conflict, pause_s)
-            time.sleep(pause_s)
+            pause(conflict, tries[conflict])
+
+
+def pause(conflict: str, tries: int) -> None:
+    """Pause after a conflict, longer after each try, and for a random time, so that two writers do not meet again."""
+    pause_s = min(MAX_PAUSE_S, random.uniform(0.2, 1.0) * 2**tries)
+    logger.warning("%s: another writer was quicker, trying again in %.1f s", conflict, pause_s)
+    time.sleep(pause_s)

@@ -2,41 +2,62 @@
 
 from __future__ import annotations
 
+from pyspark.errors import AnalysisException
 from pyspark.sql import SparkSession
 from pyspark.sql.types import StructType
 
+from metaeol_udf.delta.tables.can_write import check_can_write
 from metaeol_udf.delta.tables.columns import VectorColumns, check_vector_columns, require_field
-from metaeol_udf.delta.tables.metadata import check_constraints
-from metaeol_udf.delta.tables.refs import TableRef, create, current_version, exists, open_table
+from metaeol_udf.delta.tables.commits import newest_version
+from metaeol_udf.delta.tables.metadata import check_source
+from metaeol_udf.delta.tables.refs import TableRef, create, exists, open_table
 from metaeol_udf.errors import InputError
 from metaeol_udf.spark.columns import quoted
 
 
-def check_target(spark: SparkSession, ref: TableRef, key: StructType, columns: VectorColumns) -> int | None:
-    """Check that the target may be created, or has the source's key and room for the vectors.
+def check_target(spark: SparkSession, ref: TableRef, source: TableRef, key: StructType, columns: VectorColumns) -> int | None:
+    """Check that the target may be created, or has the source's key, room for the vectors, and no other source's vectors.
 
     Returns:
         The target's version; None where there is no such table yet.
 
     Raises:
-        InputError: The target's key differs from the source's, or a column name is taken.
+        InputError: The target's key differs from the source's, a column name is taken, Delta would refuse the vectors, or the
+            target belongs to another source.
     """
+    _check_schema(spark, ref)
     if not exists(spark, ref):
         check_vector_columns(key, columns, key.names, ref)
         return None
     table = open_table(spark, ref, "target.table")
-    version = current_version(table)
+    version = newest_version(spark, ref)
     schema = table.toDF().schema
     for field in key.fields:
         found = require_field(schema, field.name, "target.table", ref)
         if found.dataType != field.dataType:
             raise InputError(
                 f"target.table: key column {field.name!r} of {ref} is {found.dataType.simpleString()}, "
-                f"the source's is {field.dataType.simpleString()}"
+                f"the source's is {field.dataType.simpleString()}: where that is the wider type, widen the target's key "
+                f"(ALTER TABLE {ref.sql} SET TBLPROPERTIES ('delta.enableTypeWidening' = 'true'), then ALTER TABLE {ref.sql} "
+                f"ALTER COLUMN {quoted(found.name)} TYPE {field.dataType.simpleString()}), or name another target.table"
             )
     check_vector_columns(schema, columns, key.names, ref)
-    check_constraints(spark, table, columns, ref)
+    properties = check_can_write(spark, table, ref, columns, key.names)
+    check_source(properties, ref, columns.vector, source)
     return version
+
+
+def _check_schema(spark: SparkSession, ref: TableRef) -> None:
+    """Check that the schema (database) of a table that is to be made is there."""
+    schema = "" if ref.is_path else ref.name.rpartition(".")[0]
+    if not schema:
+        return
+    try:
+        is_there = spark.catalog.databaseExists(".".join(map(quoted, schema.split("."))))
+    except AnalysisException:  # not even the catalog is there
+        is_there = False
+    if not is_there:
+        raise InputError(f"target.table: there is no schema {schema!r} to make {ref} in: CREATE SCHEMA {schema}, or name another")
 
 
 def create_target(spark: SparkSession, ref: TableRef, key: StructType) -> None:

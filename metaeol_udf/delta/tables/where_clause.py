@@ -18,16 +18,19 @@ def filtered(source: DataFrame, condition: str | None, setting: str = "source.wh
     """The rows that a user's SQL condition, which messages call by its setting, keeps; None keeps all.
 
     Raises:
-        InputError: It cannot be parsed, names what is not there, is not a condition, or reaches beyond the row.
+        InputError: It cannot be parsed, names what is not there, is not a condition, reaches beyond the row, or says now this, now
+            that of the same row.
     """
     if condition is None:
         return source
     try:
         _check(source.sparkSession, condition, setting)
-        return source.where(F.expr(condition))
+        kept = source.where(F.expr(condition))
     except (ParseException, AnalysisException) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise InputError(f"{setting} {condition!r} is no condition over the source's columns: {lines[0]}") from None
+    _check_deterministic(kept, condition, setting)
+    return kept
 
 
 def columns_in(spark: SparkSession, condition: str) -> set[str]:
@@ -50,6 +53,17 @@ def _check(spark: SparkSession, condition: str, setting: str) -> None:
                 raise InputError(
                     f"{setting} {condition!r} calls {name}: it may call Spark's own functions only, and none that runs other code"
                 )
+
+
+def _check_deterministic(kept: DataFrame, condition: str, setting: str) -> None:
+    """Check that a condition says the same of a row each time: selection, MERGE and proof each ask it anew."""
+    frame: Any = kept
+    expressions = frame._jdf.queryExecution().analyzed().expressions()  # of the filter, the topmost step
+    if not all(expressions.apply(i).deterministic() for i in range(expressions.size())):
+        raise InputError(
+            f"{setting} {condition!r} is not deterministic: it may say something else of the same row each time; "
+            "use the row's own columns, for example pmod(hash(id), 10) = 0"
+        )
 
 
 def _parse(spark: SparkSession, condition: str) -> Any:

@@ -7,14 +7,18 @@ from metaeol_udf.delta.select.snapshot import Tables
 from metaeol_udf.delta.tables import metadata
 from metaeol_udf.delta.tables.spark_errors import with_retries
 from metaeol_udf.delta.tables.target import create_target
+from metaeol_udf.delta.write.quarantine import prepare_quarantine
 
 
 def prepare_tables(job: Job, tables: Tables, *, with_metadata: bool = True) -> None:
-    """Prepare the table that is written to: create it, and add the vectors' columns and properties. What is there costs no commit.
+    """Prepare the table that is written to: create it, and add the vectors' columns and properties; prepare its quarantine.
+    What is there costs no commit.
 
     Without `with_metadata` the properties that the table has stay as they are.
     """
     if not job.in_place:
         create_target(job.spark, job.target, tables.key)
-    properties = metadata.vector_properties(job.columns.vector, job.resolved) if with_metadata else {}
+    source = None if job.in_place else job.source
+    properties = metadata.vector_properties(job.columns.vector, job.resolved, source) if with_metadata else {}
     with_retries(lambda: metadata.prepare_table(job.spark, job.target, job.columns, properties))
+    prepare_quarantine(job.spark, job.target.beside("quarantine"), tables.key)

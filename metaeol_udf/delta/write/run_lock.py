@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ DEAD_AFTER_S = 35.0  # without a beat: three were missed
 SETTLE_S = 3.0  # longer than a run needs from writing its file to looking for other holders
 # Delta leaves alone what begins with an underscore, VACUUM too. Earlier versions, which may run beside, use this name and the files' names.
 _FOLDER = "_claims"
+_LOCK_FILE = re.compile(r"([^~]+)~([^~]+)~([0-9]+)~([0-9]+)")
 
 
 @dataclass(frozen=True)
@@ -59,10 +61,10 @@ class Holder:
         return f"{self.run_id}~{self.machine}~{self.pid}~{self.process_start}"
 
     @classmethod
-    def parse(cls, name: str) -> Holder:
-        """Parse the name of a lock's file."""
-        run_id, machine, pid, process_start = name.split("~")
-        return cls(run_id, machine, int(pid), int(process_start))
+    def parse(cls, name: str) -> Holder | None:
+        """Parse the name of a lock's file; None for the name of any other file."""
+        found = _LOCK_FILE.fullmatch(name)
+        return cls(found[1], found[2], int(found[3]), int(found[4])) if found else None
 
 
 class RunLock:
@@ -139,6 +141,9 @@ class RunLock:
         for status in self.storage.listStatus(folder):
             path = status.getPath()
             holder = Holder.parse(path.getName())
+            if holder is None or not status.isFile():
+                logger.info("%s is no lock file of a run: leaving it alone", path.getName())
+                continue
             if holder.run_id == self.holder.run_id:
                 continue
             if self._lives(holder, path):

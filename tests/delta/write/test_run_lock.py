@@ -34,3 +34,19 @@ def test_a_storage_that_shows_no_lock_files_shows_no_other_run(
         lock.storage = real
     assert "this storage shows no lock files" in caplog.text
     assert not list(tmp_path.rglob("20200101*"))
+
+
+def test_files_that_are_no_locks_are_left_alone_and_stop_no_run(
+    spark: SparkSession, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stray = ["_claims/README", "_claims/a_job/notes.txt", "_claims/a_job/a~b~c~d", "_claims/a_job/20200101T000000-x~here~1~2~3"]
+    for name in stray:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("mine")
+    (tmp_path / "_claims" / "a_job" / "20200101T000000-x~here~1~2").mkdir()
+    lock = RunLock(spark, str(tmp_path), "20200101T000000-here")
+    with caplog.at_level(logging.INFO, logger="metaeol_udf"), lock.hold("a_job"):
+        assert lock.is_alone()
+    assert "notes.txt is no lock file of a run" in caplog.text
+    assert [(tmp_path / name).read_text() for name in stray] == ["mine"] * len(stray)
+    assert (tmp_path / "_claims" / "a_job" / "20200101T000000-x~here~1~2").is_dir()

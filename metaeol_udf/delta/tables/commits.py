@@ -1,0 +1,222 @@
+"""What the commits of a Delta table did since a version, and the rows of the files that they added.
+
+The commits are read on the driver, file by file: no Spark job, whatever the size of the table. Delta has no public interface for
+this in a batch, so a Spark whose Delta hides its log (see `TableLog.of`) looks at whole tables instead.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from py4j.protocol import Py4JError
+from pyspark.sql import DataFrame, SparkSession
+
+from metaeol_udf.delta.tables.refs import TableRef, current_version, exists, open_table, unreadable_commits
+
+MOST_BYTES = 64 << 20  # of the commits that are looked at; beyond that a look at the whole table is no dearer
+MOST_COMMITS = 2_000
+_HEAD = 4_096
+_OPERATION = re.compile(r'"commitInfo"\s*:\s*\{[^{}]*"operation"\s*:\s*"')
+
+
+@dataclass(frozen=True)
+class Commit:
+    """One commit of a table.
+
+    Attributes:
+        version: Its number.
+        operation: What Delta calls it, for example `MERGE`; None where the commit does not say.
+        user_metadata: The text that the writer gave to the commit.
+        alters: Whether it changes columns, properties or the protocol.
+        added: By path, the actions that add files, as the log holds them.
+        removed: Paths of removed files.
+        changes_data: Whether rows come or go, rather than move between files.
+    """
+
+    version: int
+    operation: str | None
+    user_metadata: str | None
+    alters: bool
+    added: dict[str, str] = field(repr=False)
+    removed: frozenset[str] = field(repr=False)
+    changes_data: bool
+
+    @classmethod
+    def parse(cls, version: int, text: str) -> Commit:
+        """Parse the file of a commit."""
+        info: dict[str, Any] = {}
+        added, removed, changes_data, alters = {}, set(), False, False
+        for line in text.splitlines():
+            if not line.strip():
+                continue
+            action = json.loads(line)
+            if "commitInfo" in action:
+                info = action["commitInfo"]
+            for kind in ("add", "remove"):
+                if kind in action:
+                    changes_data |= action[kind].get("dataChange", True)
+            if "add" in action:
+                added[action["add"]["path"]] = line
+            if "remove" in action:
+                removed.add(action["remove"]["path"])
+            alters |= "metaData" in action or "protocol" in action
+        return cls(version, info.get("operation"), info.get("userMetadata"), alters, added, frozenset(removed), changes_data)
+
+    @property
+    def removes_rows(self) -> bool:
+        """Whether rows of an earlier version may be gone or changed."""
+        return self.changes_data and bool(self.removed)
+
+
+@dataclass(frozen=True)
+class Added:
+    """What came into a table.
+
+    Attributes:
+        rows: The rows; None where no file came in.
+        has_others: Whether there may be others among them, beside which they were written anew.
+    """
+
+    rows: DataFrame | None
+    has_others: bool
+
+
+class TableLog:
+    """The log of a table at one version.
+
+    Attributes:
+        table_id: The id that Delta gave to the table when it was made.
+        version: The version.
+        location: The table's folder.
+    """
+
+    def __init__(self, spark: SparkSession, log: Any) -> None:
+        self._spark, self._log = spark, log
+        none = self._jvm.scala.Option.empty()
+        self._snapshot: Any = log.update(False, none, none)
+        self.table_id: str = self._snapshot.metadata().id()
+        self.version: int = self._snapshot.version()
+        self.location: str = log.dataPath().toString()
+
+    @classmethod
+    def of(cls, spark: SparkSession, ref: TableRef, setting: str = "target.table") -> TableLog | None:
+        """Open the newest version of a table's log; None where there is no such table, or where this Delta does not show it."""
+        if not exists(spark, ref):
+            return None
+        table: Any = open_table(spark, ref, setting)
+        try:
+            return cls(spark, table._jdt.deltaLog())
+        except (Py4JError, TypeError):  # a name that Java does not know is no function
+            return None
+
+    def check_newest(self, n_commits: int = 20) -> None:
+        """Check that the newest commits say what they did.
+
+        Raises:
+            EnvironmentFault: One does not: a file of the log that was cut off or put there by something else than Delta. Delta reads on
+                without an error, and what the commit held is lost.
+        """
+        nameless = [n for n in range(max(0, self.version - n_commits + 1), self.version + 1) if not self._says_what_it_did(n)]
+        if nameless:
+            raise unreadable_commits(nameless)
+
+    def _says_what_it_did(self, number: int) -> bool:
+        """Tell whether the file of a commit names an operation; a file that is cleaned up is no matter."""
+        jvm = self._jvm
+        file = jvm.org.apache.hadoop.fs.Path(self._log.logPath(), f"{number:020d}.json")
+        try:
+            stream = self._files().open(file)
+        except Py4JError:
+            return True
+        try:
+            head = jvm.org.apache.commons.io.IOUtils.toString(jvm.org.apache.commons.io.input.BoundedInputStream(stream, _HEAD), "UTF-8")
+            if "commitInfo" not in head and len(head) == _HEAD:  # not every writer says it first
+                head += jvm.org.apache.commons.io.IOUtils.toString(stream, "UTF-8")
+        finally:
+            stream.close()
+        return _OPERATION.search(head) is not None
+
+    def _files(self) -> Any:
+        return self._log.logPath().getFileSystem(self._spark._jsparkSession.sessionState().newHadoopConf())
+
+    @property
+    def _jvm(self) -> Any:
+        return self._spark._jvm
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the table has no file."""
+        return bool(self._snapshot.numOfFiles() == 0)
+
+    def properties(self) -> dict[str, str]:
+        """Read the table's properties."""
+        return dict(self._jvm.scala.jdk.javaapi.CollectionConverters.asJava(self._snapshot.metadata().configuration()))
+
+    def commits_since(self, version: int) -> list[Commit] | None:
+        """Read the commits after a version, oldest first; None where they are too many, or some of them are gone."""
+        if not 0 <= self.version - version <= MOST_COMMITS:
+            return None
+        path = self._jvm.org.apache.hadoop.fs.Path
+        files = self._files()
+        left, commits = MOST_BYTES, []
+        for number in range(version + 1, self.version + 1):
+            file = path(self._log.logPath(), f"{number:020d}.json")
+            try:
+                left -= files.getFileStatus(file).getLen()
+                if left < 0:
+                    return None
+                stream = files.open(file)
+            except Py4JError:  # cleaned up, or kept elsewhere by the catalog
+                return None
+            try:
+                text = self._jvm.org.apache.commons.io.IOUtils.toString(stream, "UTF-8")
+            finally:
+                stream.close()
+            try:
+                commits.append(Commit.parse(number, text))
+            except (ValueError, KeyError, AttributeError):  # whoever wrote it, a look at the whole table says what is there
+                return None
+        return commits
+
+    def read_added(self, commits: Iterable[Commit], but: Callable[[Commit], bool] = lambda commit: False) -> Added:
+        """Read the rows of the files that commits added and that are there still.
+
+        Args:
+            commits: All commits since a version, oldest first.
+            but: Tells of which commits the added files are left out. A file into which rows of others moved, by such a commit or by
+                OPTIMIZE, is read all the same.
+        """
+        live: dict[str, str] = {}
+        has_others = False
+        for commit in commits:
+            moved = bool(commit.removed & live.keys())
+            has_others |= moved
+            for path in commit.removed:
+                live.pop(path, None)
+            if moved or (commit.changes_data and not but(commit)):
+                live |= commit.added
+        if not live:
+            return Added(None, has_others)
+        parse = self._jvm.org.apache.spark.sql.delta.actions.Action.fromJson
+        files = self._jvm.PythonUtils.toSeq([parse(line) for line in live.values()])
+        rows = self._log.createDataFrame(self._snapshot, files, False, self._jvm.scala.Option.empty())
+        return Added(DataFrame(rows, self._spark), has_others)
+
+
+def newest_version(spark: SparkSession, ref: TableRef, setting: str = "target.table") -> int:
+    """Find the number of a table's newest commit, after a look at the newest ones; starts no Spark job where the log can be read.
+
+    Raises:
+        InputError: There is no such table.
+        EnvironmentFault: As in `TableLog.check_newest`.
+    """
+    table = open_table(spark, ref, setting)
+    log = TableLog.of(spark, ref, setting)
+    if log is None:
+        return current_version(table)
+    log.check_newest()
+    return log.version

@@ -1,0 +1,37 @@
+"""Files that a run writes at its end are looked at before it begins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from metaeol_udf.delta.base.run_report import check_writable
+from metaeol_udf.errors import EnvironmentFault
+from tests.table_bench import TableBench
+
+
+def test_a_file_that_can_be_written_leaves_nothing_behind_but_its_folder(tmp_path: Path) -> None:
+    check_writable(str(tmp_path / "new" / "report.json"), "runtime.report")
+    (tmp_path / "old.json").write_text("of an earlier run")
+    check_writable(str(tmp_path / "old.json"), "runtime.report")
+    check_writable(None, "runtime.report")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["new", "old.json"]
+    assert (tmp_path / "old.json").read_text() == "of an earlier run"
+
+
+@pytest.mark.parametrize("path", ["{folder}/taken", "{folder}/file/report.json", "/proc/report.json"])
+def test_a_folder_in_its_place_a_file_above_it_and_a_closed_folder_are_refused(tmp_path: Path, path: str) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(EnvironmentFault, match=r"runtime\.report: cannot write .*: \w+"):
+        check_writable(path.format(folder=tmp_path), "runtime.report")
+
+
+@pytest.mark.parametrize(("setting", "name"), [("report", "r.json"), ("report_page", "r.html"), ("prometheus", "r.prom")])
+def test_a_run_whose_files_cannot_be_written_ends_before_it_begins(bench: TableBench, setting: str, name: str) -> None:
+    bench.write([(1, None)])
+    (bench.folder / name).mkdir()
+    with pytest.raises(EnvironmentFault, match=rf"runtime\.{setting}: cannot write"):
+        bench.run(runtime={setting: str(bench.folder / name)})
+    assert bench.versions() == 1

@@ -1,0 +1,69 @@
+"""Keys and conditions that Spark would refuse, or take now so and now so, after the model has run: refused before it."""
+
+from __future__ import annotations
+
+import pytest
+from pyspark.sql import SparkSession
+
+from metaeol_udf.delta.tables.columns import check_source_columns
+from metaeol_udf.delta.tables.where_clause import filtered
+from metaeol_udf.errors import InputError
+from tests.table_bench import Before, TableBench
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "rand() < 0.5",
+        "uuid() > id",
+        "shuffle(array(id, 2))[0] = 2",
+        "monotonically_increasing_id() < 3",
+        "input_file_name() = 'a'",
+        "spark_partition_id() = 0",
+        "exists(array(1, 2), x -> x > rand())",
+    ],
+)
+def test_a_condition_that_says_now_this_now_that_of_a_row_is_refused(spark: SparkSession, condition: str) -> None:
+    with pytest.raises(InputError, match="is not deterministic"):
+        filtered(spark.range(3), condition)
+
+
+@pytest.mark.parametrize("condition", ["pmod(hash(id), 3) = 0", "current_timestamp() > '2020-01-01'", "id IS NOT NULL"])
+def test_a_condition_over_the_row_s_own_columns_is_taken(spark: SparkSession, condition: str) -> None:
+    assert filtered(spark.range(3), condition).count() <= 3
+
+
+@pytest.mark.parametrize("kind", ["variant", "map<string,int>", "array<int>", "struct<a:int>"])
+def test_a_key_that_spark_cannot_group_or_compare_is_refused(spark: SparkSession, kind: str) -> None:
+    value = "parse_json('1')" if kind == "variant" else f"CAST(NULL AS {kind})"
+    rows = spark.sql(f"SELECT {value} AS k, 'a' AS text")
+    with pytest.raises(InputError, match=r"source\.key: column 'k' of t must hold plain values"):
+        check_source_columns(rows, ["k"], "text", "t")
+
+
+@pytest.mark.parametrize("kind", ["binary", "double", "decimal(38,10)", "date", "boolean", "timestamp_ntz", "interval day to second"])
+def test_a_key_of_any_plain_type_is_taken(spark: SparkSession, kind: str) -> None:
+    check_source_columns(spark.sql(f"SELECT CAST(NULL AS {kind}) AS k, 'a' AS text"), ["k"], "text", "t")
+
+
+def test_names_are_resolved_as_the_session_does(bench: TableBench) -> None:
+    bench.write([(1, None)], "Id long, text string")
+    assert bench.run()["rows_failed"] == 1
+    bench.spark.conf.set("spark.sql.caseSensitive", "true")
+    try:
+        with pytest.raises(InputError, match=r"source\.key: column 'id' is not in .*did you mean 'Id'"):
+            bench.run()
+        with pytest.raises(InputError, match=r"embedding\.column: .* has a column 'embedding'.* 'EMBEDDING'"):
+            bench.run(source={"key": ["Id"]}, embedding={"column": "EMBEDDING"})
+        assert bench.run(source={"key": ["Id"]})["status"] == "nothing_to_do"
+    finally:
+        bench.spark.conf.unset("spark.sql.caseSensitive")
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_key_that_is_doubled_while_the_job_runs_is_one_error_in_place_and_with_a_target(bench: TableBench, in_place: bool) -> None:
+    bench.write([(1, None), (2, None)])
+    target = None if in_place else str(bench.folder / "vectors")
+    twice = Before("publish", lambda: bench.write([(2, " ")], mode="append"))
+    with pytest.raises(InputError, match="a key came to stand in several rows of the source while the job ran"):
+        bench.run(between=twice, target={"table": target})
