@@ -26,6 +26,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "embedding.values": VALUES,
     "runtime.device": ("auto", "cpu", "cuda"),
     "runtime.max_batch_tokens": ("auto",),
+    "target.deleted": ("remove", "keep"),
     "stream.trigger": ("availableNow",),
     "stream.start": ("earliest", "latest"),
 }
@@ -51,6 +52,13 @@ class TargetConfig:
     """The table that vectors are written to; no table means back into the source."""
 
     table: str | None = None
+    deleted: str = "remove"  # of a target of its own, rows of keys that left the source: remove or keep
+    max_deleted_fraction: float = 0.2  # of the target's rows; a run that would remove more stops before it writes
+
+    def __post_init__(self) -> None:
+        check("target.deleted", self.deleted in CHOICES["target.deleted"], self.deleted, "remove or keep", CHOICES["target.deleted"])
+        in_range = 0.0 <= self.max_deleted_fraction <= 1.0
+        check("target.max_deleted_fraction", in_range, self.max_deleted_fraction, "a number from 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +70,7 @@ class RuntimeConfig:
     wave_rows: int = 50_000  # unique texts between two journal commits
     max_failed_fraction: float = 0.01  # of the selected rows; more end the job with status 3
     task_gpus: Annotated[int | None, _NULL_OR_COUNT] = None  # GPUs of a task in the embedding stages alone; null leaves that to the session
+    journal_retention_hours: int = 168  # that the journal's files stay in storage after their vectors are published
     model_cache: str | None = None  # folder on every machine for a copy of the model; null copies from slow mounts only
     report: str | None = None  # path of the JSON run report
     report_page: str | None = None  # path of the same as an HTML page, with a map of the vectors
@@ -75,6 +84,8 @@ class RuntimeConfig:
         check("runtime.wave_rows", is_count(self.wave_rows), self.wave_rows, "a positive integer")
         in_range = 0.0 <= self.max_failed_fraction <= 1.0
         check("runtime.max_failed_fraction", in_range, self.max_failed_fraction, "a number from 0 to 1")
+        kept = self.journal_retention_hours
+        check("runtime.journal_retention_hours", kept >= 0, kept, "an integer from 0")
         kind, _, number = self.device.partition(":")
         known = self.device in CHOICES["runtime.device"] or (kind == "cuda" and number.isdecimal())
         check("runtime.device", known, self.device, "auto, cpu, cuda or cuda:N", CHOICES["runtime.device"])

@@ -48,6 +48,9 @@ def _paths(incomplete: str) -> Iterator[str]:
                 yield f"{shown}{entry.name}"
 
 
+Full = Annotated[
+    bool, typer.Option("--full", help="Look at every row, not only at the files that were added since the last run proved the table.")
+]
 Conf = Annotated[Path, typer.Argument(metavar="CONF", help="The job's YAML file.", show_default=False, autocompletion=complete_conf)]
 Overrides = Annotated[
     list[str] | None,

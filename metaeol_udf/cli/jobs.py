@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from metaeol_udf.cli.arguments import AsJson, Conf, DryRun, Overrides
+from metaeol_udf.cli.arguments import AsJson, Conf, DryRun, Full, Overrides
 from metaeol_udf.cli.views import emit, show_plan, show_report, table_title
 from metaeol_udf.config import load_config
 
 
-def embed(conf: Conf, overrides: Overrides = None, dry_run: DryRun = False, as_json: AsJson = False) -> None:
+def embed(conf: Conf, overrides: Overrides = None, full: Full = False, dry_run: DryRun = False, as_json: AsJson = False) -> None:
     """Embed the rows that changed and write their vectors into the Delta table, once."""
-    _run_job("embed", conf, overrides, dry_run, as_json)
+    _run_job("embed", conf, overrides, dry_run, as_json, full=full)
 
 
 def stream(conf: Conf, overrides: Overrides = None, dry_run: DryRun = False, as_json: AsJson = False) -> None:
@@ -22,7 +22,7 @@ def retry(conf: Conf, overrides: Overrides = None, dry_run: DryRun = False, as_j
     _run_job("retry", conf, overrides, dry_run, as_json)
 
 
-def _run_job(command: str, conf: Conf, overrides: Overrides, dry_run: bool, as_json: bool) -> None:
+def _run_job(command: str, conf: Conf, overrides: Overrides, dry_run: bool, as_json: bool, full: bool = False) -> None:
     """Run a job that heeds SIGTERM and print its report, or print what the job would do."""
     config = load_config(conf, overrides or ())
     if dry_run:
@@ -37,5 +37,5 @@ def _run_job(command: str, conf: Conf, overrides: Overrides, dry_run: bool, as_j
     from metaeol_udf.delta.stream import run_stream
 
     with end_on_sigterm():
-        report = {"embed": run_embed, "stream": run_stream, "retry": run_retry}[command](config)
+        report = run_embed(config, full=full) if command == "embed" else {"stream": run_stream, "retry": run_retry}[command](config)
     emit(as_json, report, lambda console: show_report(console, table_title(config), report))

@@ -26,6 +26,8 @@ SUMMARY = (
     ("rows_embedded", "rows embedded"),
     ("rows_failed", "rows failed"),
     ("rows_skipped", "rows up to date"),
+    ("rows_deleted", "rows deleted"),
+    ("rows_orphaned", "rows whose key left the source"),
     ("rows_trimmed", "rows trimmed"),
     ("unique_texts", "unique texts"),
     ("tokens_computed", "tokens computed"),
@@ -76,7 +78,7 @@ PLAN = (
     ("fingerprint", "fingerprint"),
 )
 
-_MAYBE = ("quality", "migration")  # left out where they are None
+_MAYBE = ("quality", "migration", "rows_deleted", "rows_orphaned")  # left out where there is nothing to say
 _WORDS_WIDTH = 24  # characters of a template's column of words, lines and padding included
 
 
@@ -100,9 +102,7 @@ def table_title(config: JobConfig) -> str:
 
 def show_report(console: Console, title: str, report: Mapping[str, Any], summary: Sequence[tuple[str, str]] = SUMMARY) -> None:
     """Print a report's figures, one a line; keys that the report lacks are left out, and the gate's where it did not judge."""
-    show_figures(
-        console, title, {words: report[key] for key, words in summary if key in report and not (key in _MAYBE and report[key] is None)}
-    )
+    show_figures(console, title, {words: report[key] for key, words in summary if key in report and (report[key] or key not in _MAYBE)})
 
 
 def show_figures(console: Console, title: str, figures: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from metaeol_udf.delta.base.progress import Between, Progress
 from metaeol_udf.delta.base.run_report import Report, write_report
 from metaeol_udf.delta.base.shutdown import check_termination
 from metaeol_udf.delta.pipeline import EmbedRun
+from metaeol_udf.delta.select.row_scope import RowScope
 from metaeol_udf.delta.tables.spark_errors import translate
 from metaeol_udf.errors import BudgetError, MetaEOLError, QualityError, TerminatedError
 
@@ -25,7 +26,12 @@ _STOPPED = {BudgetError: "stopped_over_budget", QualityError: "blocked_by_qualit
 
 
 def run_embed(
-    config: JobConfig, spark: SparkSession | None = None, progress: Progress | None = None, *, between: Between | None = None
+    config: JobConfig,
+    spark: SparkSession | None = None,
+    progress: Progress | None = None,
+    *,
+    full: bool = False,
+    between: Between | None = None,
 ) -> dict[str, Any]:
     """Embed what is new or changed in a Delta table, and write the vectors back or to a table of their own.
 
@@ -36,6 +42,8 @@ def run_embed(
         config: All settings.
         spark: The session to use; by default the active one, or a new one.
         progress: The watcher of how far the run is; by default a bar on a terminal and lines in a log.
+        full: Whether to look at every row. By default a run looks at the files that were added since the last run, where nothing
+            happened since that an earlier run's proof cannot answer for; the report's `looked_at` says which.
         between: A function that is called with the name of each phase (`pipeline.PHASES`) before the phase begins. For tests and for
             tools that watch a run.
 
@@ -54,7 +62,7 @@ def run_embed(
     with known_errors():
         job = prepare_job(config, spark)
         with reported(job) as report:
-            EmbedRun(job, progress, report, between=between).run()
+            EmbedRun(job, progress, report, RowScope(full=full), between).run()
         return conclude(job, report)
 
 

@@ -8,25 +8,34 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
+from pyspark.sql import functions as F
+
 from metaeol_udf.delta.base.context import Job
 from metaeol_udf.delta.base.progress import Between, Progress, default_progress
 from metaeol_udf.delta.base.run_report import Report
 from metaeol_udf.delta.base.shutdown import check_termination
+from metaeol_udf.delta.select.pending import Pending, find_pending
+from metaeol_udf.delta.select.proof import noted_commits
 from metaeol_udf.delta.select.row_scope import RowScope
-from metaeol_udf.delta.select.selection import Outcomes, Pending, count_outcomes, find_pending
-from metaeol_udf.delta.select.snapshot import Snapshot, is_outdated, select, take_snapshot
-from metaeol_udf.delta.tables.refs import current_version, open_table, read
-from metaeol_udf.delta.tables.spark_errors import files_are_gone, with_retries
-from metaeol_udf.delta.write import merge
-from metaeol_udf.delta.write.journal import Journal
+from metaeol_udf.delta.select.selection import FINGERPRINT
+from metaeol_udf.delta.select.snapshot import Snapshot, is_outdated, save_proof, take_snapshot
+from metaeol_udf.delta.tables.commits import newest_version
+from metaeol_udf.delta.tables.refs import exists, read
+from metaeol_udf.delta.tables.spark_errors import rows_are_gone, with_retries
+from metaeol_udf.delta.write.deletions import count_orphans, remove_orphans, removes
+from metaeol_udf.delta.write.journal import Journal, forgotten_before
+from metaeol_udf.delta.write.merge import Published, publish
 from metaeol_udf.delta.write.prepare import prepare_tables
 from metaeol_udf.delta.write.quarantine import failing_rows, reconcile_quarantine, update_quarantine
+from metaeol_udf.delta.write.reuse import reuse_vectors
 from metaeol_udf.delta.write.run_lock import RunLock
+from metaeol_udf.delta.write.verify import Outcomes, verify
 from metaeol_udf.delta.write.wave_monitor import WaveMonitor
-from metaeol_udf.delta.write.waves import embed_waves
+from metaeol_udf.delta.write.waves import WavePlan, embed_waves
 from metaeol_udf.errors import MetaEOLError
 from metaeol_udf.spark.cluster.preflight import check_executors
 from metaeol_udf.spark.cluster.session import executor_count
+from metaeol_udf.spark.columns import quoted
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +50,7 @@ PHASES = {
     "gate": "quality",
     "publish": "publish",
     "verify": "verify",
+    "delete": "publish",
     "quarantine": "quarantine",
     "cleanup": None,
     "report": None,
@@ -69,18 +79,29 @@ class EmbedRun:
         self._job, self._config, self._spark = job, job.config, job.spark
         self._columns, self._scope, self._report = job.columns, scope or RowScope(), report
         self._progress, self._between = progress or default_progress(), between or (lambda phase: None)
-        self._journal = Journal(self._spark, job.target.beside("journal"), report.fingerprint, report.run_id)
+        self._journal = Journal(
+            self._spark,
+            job.target.beside("journal"),
+            report.fingerprint,
+            report.run_id,
+            job.resolved.vector_length,
+            job.config.runtime.journal_retention_hours,
+        )
+        self._monitor = WaveMonitor(job.budget, report)
         self._lock: RunLock | None = None
         self._attempts_left = _MAX_ATTEMPTS
         self._is_accepted = False  # by the quality gate
+        self._created_version: int | None = None  # of a target that this run made
+        self._journal_was_empty = False
 
     def run(self) -> None:
         """Run all phases in order, and fill the report; raises what `run_embed` names."""
-        with self._timed_report():
+        with self._timed_report(), noted_commits(self._job, self._report.run_id):
             check_termination()
             snapshot = self._take_snapshot()
             if self._report.migration:
                 logger.warning("%s", self._report.migration_line())
+            n_orphans = self._count_orphans(snapshot)
             if not snapshot.rows_to_do:
                 self._prepare_tables(snapshot)
             with self._hold_lock(snapshot) as snapshot:
@@ -91,19 +112,19 @@ class EmbedRun:
                         if not is_gated:
                             self._prepare_tables(snapshot)
                         texts = self._select_texts(snapshot)
-                        self._embed_and_journal(texts)
+                        plan = self._embed_and_journal(texts)
                         if is_gated:
                             self._pass_gate(snapshot)
                             self._prepare_tables(snapshot)
-                        n_missing = self._publish(snapshot)
-                        verified = self._verify(snapshot, n_missing)
-                        outcomes = self._count_outcomes(snapshot, verified)
+                        outcomes = self._publish_and_verify(snapshot, texts, plan)
                         self._update_quarantine(snapshot, outcomes)
-                        self._clean_up_journal(verified)
-                        n_left = self._count_lost(outcomes)
+                        n_left = outcomes.n_lost
                     if n_left:
-                        snapshot = self._take_another_snapshot()
-            self._reconcile_quarantine(snapshot)
+                        snapshot = self._take_another_snapshot(n_left)
+                self._remove_orphans(n_orphans)
+                self._reconcile_quarantine(snapshot)
+                self._clean_up_journal(snapshot)
+            self._save_proof(snapshot)
             self._finish_report(snapshot)
 
     @contextmanager
@@ -129,10 +150,16 @@ class EmbedRun:
         with self._phase("snapshot"):
             snapshot = take_snapshot(self._job, self._scope)
         self._report.count_selected(snapshot.counts)
+        look = snapshot.look
+        self._report.looked_at = f"all rows: {look.why_all}" if look.why_all else f"files added since version {look.since} of the source"
         return snapshot
 
-    def _take_another_snapshot(self) -> Snapshot:
+    def _take_another_snapshot(self, n_lost: int | None = None) -> Snapshot:
         """Take a snapshot of what is left: what is journalled or published is not computed again."""
+        if n_lost:
+            if not self._attempts_left:
+                raise MetaEOLError("rows that were embedded are in no journal, however often they are looked for: run the job again")
+            logger.warning("%d rows were dropped from the journal by another run: looking again", n_lost)
         snapshot = self._take_snapshot()
         self._journal = self._journal.for_another_snapshot()
         return snapshot
@@ -158,15 +185,22 @@ class EmbedRun:
 
     @contextmanager
     def _attempt(self, snapshot: Snapshot) -> Iterator[None]:
-        """Make an attempt to publish; while attempts are left, it may end because VACUUM removed files of the snapshot."""
+        """Make an attempt to publish; while attempts are left, it may end because rows of the snapshot are gone.
+
+        VACUUM removes files, and a lost executor takes along what it kept. An attempt that journalled a wave does not count.
+        """
         self._attempts_left -= 1
+        waves = self._report.waves
         try:
             yield
         except Exception as error:
-            if not self._attempts_left or not files_are_gone(error):
+            if not rows_are_gone(error):
                 raise
-            version = snapshot.tables.source_version
-            logger.warning("files of version %d of the source are gone: going on with the newest version", version)
+            if self._report.waves > waves:
+                self._attempts_left = _MAX_ATTEMPTS
+            if not self._attempts_left:
+                raise
+            logger.warning("rows of version %d of the source are gone: looking again", snapshot.tables.source_version)
 
     def _must_pass_gate(self, snapshot: Snapshot) -> bool:
         """Tell whether the run must pass the quality gate before it labels or publishes anything. Starts no Spark work.
@@ -181,29 +215,33 @@ class EmbedRun:
         """Bring the table that is written to into the state that a publication needs."""
         with self._phase("prepare"):
             prepare_tables(self._job, snapshot.tables)
+            if snapshot.tables.target_version is None and self._created_version is None and not self._job.in_place:
+                self._created_version = newest_version(self._spark, self._job.target)
 
     def _select_texts(self, snapshot: Snapshot) -> Pending:
         """Select the texts that no journal holds, each once."""
         with self._phase("select"):
-            return find_pending(snapshot.chosen, self._journal.finished())
+            self._journal_was_empty = self._journal.has_no_file()
+            pending = find_pending(snapshot, None if self._journal.is_empty() else self._journal.finished())
+            pending = reuse_vectors(self._job, pending, self._journal)
+        self._report.texts_reused += pending.n_reused
+        return pending
 
-    def _embed_and_journal(self, texts: Pending) -> None:
-        """Embed texts in waves, each of which is journalled before the next one begins; then report what this run computed."""
-        report, runtime = self._report, self._config.runtime
-        after_wave = WaveMonitor(self._journal, self._job.budget, report)
-        with report.timed("embed"):  # the waves announce their phases
-            embed_waves(
+    def _embed_and_journal(self, texts: Pending) -> WavePlan | None:
+        """Embed texts in waves, each of which is journalled before the next one begins."""
+        runtime = self._config.runtime
+        with self._report.timed("embed"):  # the waves announce their phases
+            return embed_waves(
                 self._spark,
                 texts,
                 self._journal,
-                self._job.request(report.run_id),
+                self._job.request(self._report.run_id),
                 runtime.wave_rows,
                 self._progress,
-                after_wave,
+                self._monitor,
                 runtime.task_gpus,
                 self._between,
             )
-        report.tokens_computed, report.tokens_saved, report.model_loads = self._journal.count_run()
 
     def _pass_gate(self, snapshot: Snapshot) -> None:
         """Pass the quality gate. Until then the target keeps the label of the vectors that it holds."""
@@ -214,65 +252,95 @@ class EmbedRun:
             pass_gate(self._job, self._scope, snapshot, self._journal, self._report)
         self._is_accepted = True
 
-    def _publish(self, snapshot: Snapshot) -> int:
-        """Publish the journal's outcomes; gives the rows that do not hold theirs even after the last MERGE."""
+    def _publish_and_verify(self, snapshot: Snapshot, texts: Pending, plan: WavePlan | None) -> Outcomes:
+        """Publish the journal's outcomes, and verify that the table holds them: again where another writer was in between."""
         check_termination()
+        published = Published(self._journal, texts.is_fresh, None if texts.n_reused else plan)
+        tables = snapshot.tables
+        since = tables.source_version if self._job.in_place else -1 if tables.target_version is None else tables.target_version
         for merges_left in reversed(range(_MAX_MERGES)):
             with self._phase("publish"):
-                with_retries(lambda: merge.publish(self._job, self._scope, snapshot.tables, self._journal.outcomes()))
+                publish(self._job, self._scope, snapshot, published)
             with self._phase("verify"):
-                # Whoever writes a journalled text just after the MERGE gets its vector from another one.
-                n_missing = merge.count_missing(self._job, self._scope, snapshot.tables, self._journal.digests())
-            if not n_missing or not merges_left:
+                outcomes = verify(self._job, self._scope, snapshot, published, since)
+            if not outcomes.n_missing:
                 break
-        return n_missing
-
-    def _verify(self, snapshot: Snapshot, n_missing: int) -> merge.Verified:
-        """Verify from the tables as they stand now that every row holds the vector of its present text."""
-        with self._report.timed("verify"):
-            present = select(self._job, self._scope, snapshot.tables, pinned=False, whole=True)
-            stored = self._scope.of_source(read(self._spark, self._job.target))
-            return merge.verify(snapshot.chosen, present, stored, self._columns, self._journal, n_missing)
-
-    def _count_outcomes(self, snapshot: Snapshot, verified: merge.Verified) -> Outcomes:
-        """Count what became of the rows, for the report."""
-        with self._report.timed("verify"):
-            outcomes = count_outcomes(snapshot.chosen, self._journal.digests())
+            if not merges_left:
+                raise MetaEOLError(
+                    f"{outcomes.n_missing} rows do not hold the vector that was computed for them, although the commit succeeded; "
+                    "the journal is kept, so that another run publishes again without computing"
+                )
         self._report.count_done(outcomes.n_embedded, outcomes.n_trimmed, outcomes.failures)
-        self._report.rows_stale += verified.rows_stale
+        self._report.rows_stale += outcomes.n_stale
         return outcomes
+
+    def _count_orphans(self, snapshot: Snapshot) -> int:
+        """Count the target's rows whose key left the source; raises where they are too many to be removed unasked."""
+        if self._job.in_place or snapshot.tables.target_version is None or not snapshot.look.may_have_orphans:
+            return 0
+        with self._phase("delete"):
+            return count_orphans(self._job)
+
+    def _remove_orphans(self, n_orphans: int) -> None:
+        """Remove the target's rows whose key left the source, or report them where they are kept."""
+        if not n_orphans:
+            return
+        if not removes(self._job):
+            self._report.rows_orphaned = n_orphans
+            return
+        with self._phase("delete"):
+            self._report.rows_deleted += remove_orphans(self._job)
 
     def _update_quarantine(self, snapshot: Snapshot, outcomes: Outcomes) -> None:
         """Update the quarantine: rows that failed enter it, rows that succeeded leave it."""
-        ref, key = self._job.target.beside("quarantine"), snapshot.tables.key
+        ref, key, column = self._job.target.beside("quarantine"), snapshot.tables.key, self._columns.vector
         with self._phase("quarantine"):
-            with_retries(lambda: update_quarantine(self._spark, ref, outcomes.rows, key, self._report.run_id, outcomes.n_failed))
-
-    def _clean_up_journal(self, verified: merge.Verified) -> None:
-        """Clean the journal of what is published, unless another run may count on what it found there."""
-        with self._phase("cleanup"):
-            if self._lock is None or self._lock.is_alone():
-                self._journal.drop_published(verified.fingerprints)
-
-    def _count_lost(self, outcomes: Outcomes) -> int:
-        """Count the rows that another attempt must embed, because another run dropped their texts from the journal."""
-        if outcomes.n_lost:
-            if not self._attempts_left:
-                raise MetaEOLError("rows that were embedded are in no journal, however often they are looked for: run the job again")
-            logger.warning("%d rows were dropped from the journal by another run: looking again", outcomes.n_lost)
-        return outcomes.n_lost
+            with_retries(lambda: update_quarantine(self._spark, ref, outcomes.rows, key, self._report.run_id, outcomes.n_failed, column))
 
     def _reconcile_quarantine(self, snapshot: Snapshot) -> None:
-        """Reconcile the quarantine with the table after a second try of failed rows, whatever killed runs and deleted rows left in it."""
-        if not self._scope.failed:
+        """Reconcile the quarantine with the table, whatever killed runs and deleted rows left in it.
+
+        A run that looked at the changes alone has nothing to reconcile, unless rows left the source.
+        """
+        look, ref, key = snapshot.look, self._job.target.beside("quarantine"), snapshot.tables.key
+        if not (self._scope.failed or (look.is_whole and (look.why_all is not None or look.rows_left))):
             return
-        ref, key, failing = self._job.target.beside("quarantine"), snapshot.tables.key, failing_rows(self._job, snapshot.tables)
-        with self._phase("quarantine"):
-            with_retries(lambda: reconcile_quarantine(self._spark, ref, failing, key, self._report.run_id))
+        if not (snapshot.n_failing or self._report.rows_failed or exists(self._spark, ref)):
+            return
+        with self._report.timed("quarantine"):
+            failing = failing_rows(self._job, snapshot.tables)
+            with_retries(lambda: reconcile_quarantine(self._spark, ref, failing, key, self._report.run_id, self._columns.vector))
+
+    def _clean_up_journal(self, snapshot: Snapshot) -> None:
+        """Drop from the journal what is published, and what is forgotten, unless another run may count on what it found there."""
+        if not exists(self._spark, self._job.target.beside("journal")) or self._journal.has_no_file():
+            return
+        with self._phase("cleanup"):
+            mine = (self._report.fingerprint, self._report.run_id)
+            runs = {mine} if self._journal_was_empty else self._journal.runs()
+            location = self._journal.open()
+            if not (self._lock or RunLock(self._spark, location, self._report.run_id)).is_alone():
+                return
+            done = {run for run in runs if run == mine or run[1] < forgotten_before()}
+            others = {run for run in runs - done if run[0] == self._report.fingerprint}
+            if others:
+                stored, column = read(self._spark, self._job.target), quoted(self._columns.fingerprint_column)
+                held = stored.select(F.col(column).alias("fingerprint")).where("fingerprint IS NOT NULL")
+                worked_on = snapshot.work.select(F.col(FINGERPRINT).alias("fingerprint"))
+                done |= others - self._journal.unpublished(others, held.union(worked_on))
+            self._journal.drop(done)
+            self._journal.tidy_up(location)
+
+    def _save_proof(self, snapshot: Snapshot) -> None:
+        """Save what this run proved, so that the next one looks at what is changed after it."""
+        if self._scope.kind == "all":
+            save_proof(self._job, self._report.run_id, snapshot.tables, snapshot.counts.rows_selected, self._created_version)
 
     def _finish_report(self, snapshot: Snapshot) -> None:
         """Finish the report with the tables' versions and the session's executors."""
         with self._phase("report"):
-            target = open_table(self._spark, self._job.target, "target.table")
-            self._report.delta_versions = {"source": snapshot.tables.source_version, "target": current_version(target)}
+            self._report.delta_versions = {
+                "source": snapshot.tables.source_version,
+                "target": newest_version(self._spark, self._job.target),
+            }
             self._report.executors = executor_count(self._spark)

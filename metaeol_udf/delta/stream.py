@@ -26,13 +26,17 @@ from metaeol_udf.delta.base.context import Job
 from metaeol_udf.delta.base.progress import Between, Progress
 from metaeol_udf.delta.base.run_report import Report
 from metaeol_udf.delta.base.shutdown import check_termination, was_requested
+from metaeol_udf.delta.base.small_files import SmallFile
 from metaeol_udf.delta.job import conclude, known_errors, prepare_job, reported, write_reports
 from metaeol_udf.delta.pipeline import EmbedRun
+from metaeol_udf.delta.select.proof import ProofStore, noted_commits, why_source_is_unproven, why_target_is_unproven
 from metaeol_udf.delta.select.row_scope import RowScope, row_scope_of_keys
+from metaeol_udf.delta.select.selection import DONE, HELD, select
 from metaeol_udf.delta.select.snapshot import open_checked, take_snapshot
-from metaeol_udf.delta.tables.fingerprint import row_fingerprint
-from metaeol_udf.delta.tables.refs import TableRef, current_version, exists, open_table
+from metaeol_udf.delta.tables.commits import TableLog, newest_version
+from metaeol_udf.delta.tables.refs import TableRef, exists, open_table
 from metaeol_udf.delta.tables.where_clause import filtered
+from metaeol_udf.delta.write.deletions import sweep_orphans
 from metaeol_udf.delta.write.prepare import prepare_tables
 from metaeol_udf.errors import InputError
 from metaeol_udf.spark.columns import quoted
@@ -87,11 +91,13 @@ class _Stream:
         self._job, self._report, self._progress, self._between = job, report, progress, between
         self._config = job.config.stream
         self._failure: Exception | None = None
+        self._swept: StartingPoint | None = None
 
     def run(self) -> None:
         """Bring the table up to date, then follow it."""
         # What must pass the quality gate first does not change the label of the vectors that the table holds.
         is_gated = self._forget_other_specs() and self._job.config.quality.gate
+        self._look_again()
         # Before the query starts: it fails when a column is added under it.
         prepare_tables(self._job, open_checked(self._job, RowScope()), with_metadata=not is_gated)
         checkpoint, feed = self.checkpoint()
@@ -100,11 +106,55 @@ class _Stream:
             start.set(self._begin())
         if is_gated:
             prepare_tables(self._job, open_checked(self._job, RowScope()))
+        self._swept = StartingPoint(self._job.spark, checkpoint, "swept")
+        if self._swept.version is None and start.version is not None:
+            self._swept.set(start.version)
         self._follow(self._writer(self._read(feed, start), checkpoint))
+        self._sweep(self._job)
         if not self._report.delta_versions:  # no batch
             tables = {"source": self._job.source, "target": self._job.target}
-            versions = {role: current_version(open_table(self._job.spark, ref, f"{role}.table")) for role, ref in tables.items()}
+            versions = {role: newest_version(self._job.spark, ref, f"{role}.table") for role, ref in tables.items()}
             self._report.delta_versions = versions
+
+    def _look_again(self) -> None:
+        """Look at the whole table once more, and follow it from there, where its commits do not show all that there is to do.
+
+        Somebody else wrote into the stored vectors, or a column was dropped or renamed, over which Delta follows no table.
+        """
+        job = self._job
+        why = self._why_look_again()
+        if why is None:
+            return
+        logger.info("looking at the whole table first: %s", why)
+        prepare_tables(job, open_checked(job, RowScope()), with_metadata=False)
+        version = newest_version(job.spark, job.source, "source.table")
+        self._run_part(job, None)
+        checkpoint = self.checkpoint()[0]
+        SmallFile(job.spark, checkpoint).delete(recursive=True)
+        StartingPoint(job.spark, checkpoint).set(version)
+
+    def _why_look_again(self) -> str | None:
+        """Say what happened since the last proof that a stream cannot go on from; None without a proof, too."""
+        job, proof = self._job, ProofStore(self._job).load()
+        source, target = (TableLog.of(job.spark, ref) for ref in (job.source, job.target))
+        if proof is None or source is None or target is None:
+            return None
+        if (proof.source_id, proof.target_id) != (source.table_id, target.table_id):
+            return "it is another table than before"
+        return why_source_is_unproven(job, source.commits_since(proof.source_version)) or why_target_is_unproven(
+            job, target.commits_since(proof.target_version)
+        )
+
+    def _sweep(self, job: Job) -> None:
+        """Remove from a target of its own the keys that left the source since the last sweep."""
+        log = None if job.in_place else TableLog.of(job.spark, job.source)
+        if log is None or self._swept is None or self._swept.version in (None, log.version):
+            return
+        commits = log.commits_since(self._swept.version)
+        if commits is None or any(commit.removes_rows for commit in commits):
+            with noted_commits(job, self._report.run_id):
+                self._report.rows_deleted += sweep_orphans(job, self._report.run_id)
+        self._swept.set(log.version)
 
     def _forget_other_specs(self) -> bool:
         """Forget where the stream is if another spec wrote into the target since: going on would leave its vectors beside ours.
@@ -147,7 +197,7 @@ class _Stream:
 
         The newest version is taken first: the stream looks once more at what is committed while the main job runs.
         """
-        start, newest = self._config.start, current_version(open_table(self._job.spark, self._job.source, "source.table"))
+        start, newest = self._config.start, newest_version(self._job.spark, self._job.source, "source.table")
         if start != "earliest" and not take_snapshot(self._job, RowScope(), check_keys=False).counts.rows_of_other_specs:
             version = newest if start == "latest" else int(start)
             if version > newest:
@@ -204,20 +254,20 @@ class _Stream:
         check_termination()
         job = dataclasses.replace(self._job, spark=batch.sparkSession)  # a stream works in a session of its own
         source = job.config.source
-        due = filtered(batch, source.where)
-        if job.in_place:
-            fingerprint = row_fingerprint(job.spec.fingerprint(), F.col(quoted(source.text)))
-            due = due.where(~F.col(quoted(job.columns.fingerprint_column)).eqNullSafe(fingerprint))
+        due = batch if job.in_place else filtered(batch, source.where)
+        if job.in_place:  # the job's own commits come back: their rows are current
+            fingerprint, length = job.spec.fingerprint(), job.resolved.vector_length
+            due = select(due, source, fingerprint, job.columns, length, None, in_place=True).rows.where(~F.col(DONE) & F.col(HELD).isNull())
         keys = due.select(*[F.col(quoted(name)) for name in source.key]).distinct().persist()
         try:
             scope, n_keys = row_scope_of_keys(keys)
-            if not n_keys:
-                return
-            logger.info("micro-batch %d: %d keys", batch_id, n_keys)
-            self._run_part(job, scope)
+            if n_keys:
+                logger.info("micro-batch %d: %d keys", batch_id, n_keys)
+                self._run_part(job, scope)
         finally:
             keys.unpersist()
         if self._config.trigger != "availableNow":
+            self._sweep(job)
             write_reports(job, self._report)
             job.budget.check_endless(self._report.rows_failed, self._report.rows_selected)
 
@@ -233,7 +283,7 @@ class _Stream:
 
 
 class StartingPoint:
-    """The version of the source that a stream began from, in a file beside its checkpoint.
+    """A version of the source that a stream must remember, in a file beside its checkpoint: by default that which it began from.
 
     Without it a stream that found nothing at first would begin anew with each run: `latest` would leave out what was
     committed between two runs, `earliest` would look at the whole table every time.
@@ -242,35 +292,21 @@ class StartingPoint:
         version: The version; None before the first run.
     """
 
-    def __init__(self, spark: SparkSession, checkpoint: str) -> None:
-        jvm: Any = spark._jvm
-        self._path = jvm.org.apache.hadoop.fs.Path(f"{checkpoint}.start")
-        self._files = self._path.getFileSystem(spark._jsparkSession.sessionState().newHadoopConf())
-        self.version = self._load()
+    def __init__(self, spark: SparkSession, checkpoint: str, kind: str = "start") -> None:
+        """Read the version; `kind` ends the file's name."""
+        self._file = SmallFile(spark, f"{checkpoint}.{kind}")
+        content = self._file.read()
+        self.version = int(content) if content else None
 
     def set(self, version: int) -> None:
         """Set where the stream begins."""
-        file = self._files.create(self._path)
-        try:
-            file.writeBytes(str(version))
-        finally:
-            file.close()
+        self._file.write(str(version))
         self.version = version
 
     def forget(self) -> None:
         """Forget where the stream began: the next run begins anew."""
-        self._files.delete(self._path, False)
+        self._file.delete()
         self.version = None
-
-    def _load(self) -> int | None:
-        if not self._files.exists(self._path):
-            return None
-        file = self._files.open(self._path)
-        try:
-            content = file.readLine()
-        finally:
-            file.close()
-        return int(content) if content else None  # a kill may have left it empty
 
 
 def _explained(error: StreamingQueryException) -> Exception:

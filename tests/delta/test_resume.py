@@ -100,7 +100,7 @@ print(*(name for name in sys.modules if name.startswith("metaeol_udf")))
     command = [sys.executable, "-c", script, json.dumps(blocks)]
     done = subprocess.run(command, cwd=bench.folder, env=env, text=True, capture_output=True, check=True, timeout=500)
     phases, modules = done.stdout.splitlines()[-2:]
-    assert phases == "done snapshot preflight prepare select publish verify quarantine cleanup report"
+    assert phases == "done snapshot preflight prepare select publish verify quarantine report"  # nothing was journalled
     optional = ("metaeol_udf.delta.gate", "metaeol_udf.delta.report", "metaeol_udf.evaluation", "metaeol_udf.report_page")
     assert not [name for name in modules.split() if name.startswith(optional)]
 

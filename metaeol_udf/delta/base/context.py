@@ -18,7 +18,7 @@ from metaeol_udf.delta.tables.columns import VectorColumns
 from metaeol_udf.delta.tables.refs import TableRef, parse_table
 from metaeol_udf.encoder.checkpoint.resolve import ResolvedSpec
 from metaeol_udf.spark.cluster.resolve import resolve
-from metaeol_udf.spark.cluster.session import get_session
+from metaeol_udf.spark.cluster.session import clone_session, get_session
 from metaeol_udf.spark.worker.encoder_cache import EncoderRequest
 from metaeol_udf.spec import EmbeddingSpec
 
@@ -61,7 +61,9 @@ class Job:
         resolved = resolve(config.embedding, lambda: get_session(config.spark, spark))
         settings = dataclasses.replace(config.spark, conf=dict.fromkeys(config.spark.conf, "…"))  # values may be secrets
         logger.info("%s", dataclasses.replace(config, spark=settings))
-        return cls(config, resolved, get_session(config.spark, spark), source, target, VectorColumns(config.column), pairs)
+        # Of its own: what the job writes on its commits must not come to stand on those of the caller.
+        session = clone_session(get_session(config.spark, spark))
+        return cls(config, resolved, session, source, target, VectorColumns(config.column), pairs)
 
     @property
     def spec(self) -> EmbeddingSpec:

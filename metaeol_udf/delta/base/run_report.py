@@ -7,11 +7,9 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from metaeol_udf.errors import EnvironmentFault
-from metaeol_udf.files import replace_file
+from metaeol_udf.files import check_replaceable, replace_file
 
 #: A run of ten billion texts has 200,000 waves; its report stays a file that a person can open.
 MOST_WAVES = 500
@@ -61,8 +59,12 @@ class Report:
             the specs.
         quality: None, or what the quality gate found in a migration: `verdict` (`passed`, `blocked`, or `not_judged` and let
             through), `reasons`, the spec in the table (`from`), texts compared, and the figures of `old` and `new` vectors.
+        rows_deleted: Rows that left the target because their key left the source.
+        rows_orphaned: Rows of the target whose key has left the source, and which `target.deleted: keep` leaves there.
+        looked_at: Which rows the run looked at: all of them, and why, or those of files that were added since a version of the source.
         rows_trimmed: Embedded rows whose text was longer than `max_tokens`.
         unique_texts: Texts that went through the model in this run; fewer than rows where texts repeat or were journalled.
+        texts_reused: Texts whose vectors a table held already, under another key or before it was overwritten.
         waves: Waves that this run journalled.
         wave_log: Their rates in order, at most `MOST_WAVES` entries: each with the number of `waves` in it, `started` (seconds since
             1970), `seconds`, `texts`, `tokens` and `failed`. In longer runs neighbours are added up.
@@ -87,8 +89,12 @@ class Report:
     migration: dict[str, Any] | None = None
     quality: dict[str, Any] | None = None
     rows_stale: int = 0
+    rows_deleted: int = 0
+    rows_orphaned: int = 0
+    looked_at: str | None = None
     rows_trimmed: int = 0
     unique_texts: int = 0
+    texts_reused: int = 0
     waves: int = 0
     wave_log: list[dict[str, float]] = field(default_factory=list)
     batches: int = 0
@@ -145,14 +151,14 @@ class Report:
 
     def add(self, part: Report) -> None:
         """Add a later run of the same command, such as a micro-batch: counts are summed, versions are the latest."""
-        for name in ("selected", "embedded", "failed", "skipped", "trimmed"):
+        for name in ("selected", "embedded", "failed", "skipped", "trimmed", "deleted"):
             setattr(self, f"rows_{name}", getattr(self, f"rows_{name}") + getattr(part, f"rows_{name}"))
-        for name in ("unique_texts", "waves", "tokens_computed", "tokens_saved", "model_loads"):
+        for name in ("unique_texts", "texts_reused", "waves", "tokens_computed", "tokens_saved", "model_loads"):
             setattr(self, name, getattr(self, name) + getattr(part, name))
         self.failures = {name: self.failures.get(name, 0) + part.failures.get(name, 0) for name in {**self.failures, **part.failures}}
         self.seconds = {name: round(self.seconds.get(name, 0) + part.seconds.get(name, 0), 3) for name in {**self.seconds, **part.seconds}}
         self.wave_log = shortened([*self.wave_log, *part.wave_log])
-        self.migration = self.migration or part.migration
+        self.migration, self.looked_at = self.migration or part.migration, self.looked_at or part.looked_at
         self.quality = part.quality or self.quality
         self.executors, self.delta_versions = part.executors, part.delta_versions or self.delta_versions
         self.set_rate()
@@ -180,13 +186,9 @@ def _added_up(waves: list[dict[str, float]]) -> dict[str, float]:
 
 
 def check_writable(path: str | None, setting: str) -> None:
-    """See, before any work, that the folder of a file can be made; raises where it cannot."""
-    if path is None:
-        return
-    try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise EnvironmentFault(f"{setting}: cannot make the folder of {path}: {error.strerror}") from None
+    """Check, before any work, that a file can be written: a part of it is written into its folder, and removed."""
+    if path is not None:
+        check_replaceable(path, setting=setting)
 
 
 def write_report(report: Report, path: str | None) -> None:

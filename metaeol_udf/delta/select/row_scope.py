@@ -10,12 +10,12 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import DateType, DecimalType, IntegralType, StringType
 
-from metaeol_udf.delta.select.selection import ERROR, STORED, Selection
+from metaeol_udf.delta.select.selection import DONE, ERROR, Selection
 from metaeol_udf.errors import InputError
 from metaeol_udf.spark.columns import quoted
 
 #: Reasons that another try cannot cure.
-TEXTLESS = ("null_text", "empty_text")
+TEXTLESS_ERRORS = ("null_text", "empty_text")
 _BOUNDED = (IntegralType, StringType, DateType, DecimalType)  # values that reach Python and return unchanged
 
 
@@ -27,11 +27,13 @@ class RowScope:
         keys: Only rows with these keys: columns with the key's names, no row twice. None: all.
         bounds: A condition over the key columns that holds for all of `keys`; lets Delta skip files by their statistics.
         failed: Whether only rows with an error that another try may cure are in scope.
+        full: Whether to look at every row, whatever an earlier run has proved.
     """
 
     keys: DataFrame | None = None
     bounds: Column | None = None
     failed: bool = False
+    full: bool = False
 
     @property
     def kind(self) -> str:
@@ -44,11 +46,11 @@ class RowScope:
         return bounded if self.keys is None else bounded.join(self.keys, self.keys.columns, "left_semi")
 
     def of_selection(self, chosen: Selection) -> Selection:
-        """Find the selection's rows in scope; rows to be tried again count as rows with nothing stored."""
+        """Find the selection's rows in scope; rows to be tried again need work, whatever their text is now."""
         if not self.failed:
             return chosen
-        curable = F.col(ERROR).isNotNull() & ~F.col(ERROR).isin(*TEXTLESS)
-        return Selection(chosen.rows.where(curable).withColumn(STORED, F.lit(None).cast("string")), chosen.key)
+        curable = F.col(ERROR).isNotNull() & ~F.col(ERROR).isin(*TEXTLESS_ERRORS)
+        return Selection(chosen.rows.where(curable).withColumn(DONE, F.lit(False)), chosen.key)
 
     def condition(self, where: str | None) -> Column | None:
         """Make the condition that a MERGE adds to its own: the user's condition and the bounds."""

@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, Observation
+from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
 from metaeol_udf.delta.base.context import Job
+from metaeol_udf.delta.base.kept_rows import keep
 from metaeol_udf.delta.base.run_report import Counts
 from metaeol_udf.delta.select import selection
+from metaeol_udf.delta.select.changed_files import Look, choose_look
+from metaeol_udf.delta.select.proof import Proof, ProofStore
 from metaeol_udf.delta.select.row_scope import RowScope
-from metaeol_udf.delta.select.selection import Selection
+from metaeol_udf.delta.select.selection import DONE, ERROR, FINGERPRINT, HELD, STORED, TEXT, TEXTLESS, Selection
+from metaeol_udf.delta.tables.can_write import check_can_write
 from metaeol_udf.delta.tables.columns import check_source_columns, check_vector_columns, require_field
-from metaeol_udf.delta.tables.metadata import check_constraints
-from metaeol_udf.delta.tables.refs import current_version, open_table, read
+from metaeol_udf.delta.tables.commits import TableLog, newest_version
+from metaeol_udf.delta.tables.fingerprint import row_fingerprint, spec_part
+from metaeol_udf.delta.tables.refs import open_table, read
+from metaeol_udf.delta.tables.spark_errors import DOUBLED_KEY
 from metaeol_udf.delta.tables.target import check_target
+from metaeol_udf.delta.tables.where_clause import filtered
+from metaeol_udf.errors import InputError
+from metaeol_udf.spark.columns import quoted, same_key
+
+logger = logging.getLogger(__name__)
+
+_FEW = 10_000
+MOST_BROADCAST = 500_000  # keys or fingerprints that every executor, and the driver, holds at a time
 
 
 @dataclass(frozen=True)
@@ -41,27 +59,129 @@ class Snapshot:
 
     Attributes:
         tables: The tables, at these versions.
-        chosen: The rows in scope.
-        counts: The numbers of these rows.
+        look: Which rows were looked at.
+        chosen: All rows in scope.
+        work: The rows that need work, kept on the executors: key columns, FINGERPRINT, TEXTLESS and HELD.
+        texts: FINGERPRINT, TEXTLESS and TEXT of the rows that were looked at.
+        counts: The numbers of the rows in scope.
+        n_looked_at: Rows that were looked at.
+        n_textless: Rows that need work and have no text.
+        n_failing: Rows that need no work and have an error.
     """
 
     tables: Tables
+    look: Look
     chosen: Selection
+    work: DataFrame
+    texts: DataFrame
     counts: Counts
+    n_looked_at: int
+    n_textless: int
+    n_failing: int
 
     @property
     def rows_to_do(self) -> int:
         """Rows that need work."""
         return self.counts.rows_selected - self.counts.rows_skipped
 
+    @property
+    def is_small(self) -> bool:
+        """Whether one task handles the rows that need work sooner than a shuffle does."""
+        return self.rows_to_do <= _FEW
+
 
 def take_snapshot(job: Job, scope: RowScope, *, check_keys: bool = True) -> Snapshot:
-    """Take a snapshot: pin the tables' versions, and count the rows that need work."""
+    """Take a snapshot: pin the tables' versions, and find the rows that need work.
+
+    Raises:
+        InputError: A table, column or key is not what the settings say.
+    """
     tables = open_checked(job, scope)
-    if check_keys:
-        selection.check_keys(tables.source, job.config.source)
     chosen = select(job, scope, tables, pinned=True)
-    return Snapshot(tables, chosen, selection.count(chosen))
+    look = choose_look(job, scope, tables.source, tables.source_version, tables.target_version, tables.key)
+    if look.why_all is not None:
+        logger.info("looking at all rows: %s", look.why_all)
+        return _look_at_all(job, tables, look, chosen, check_keys=check_keys)
+    logger.info("looking at the rows of files added since version %d of %s", look.since, job.source)
+    seen = _look_at_changes(job, scope, tables, look, chosen)
+    if not seen.counts.rows_of_other_specs:
+        return seen
+    return _look_at_all(job, tables, look.of_all("rows hold vectors of another spec"), chosen, check_keys=check_keys)
+
+
+def _look_at_all(job: Job, tables: Tables, look: Look, chosen: Selection, *, check_keys: bool) -> Snapshot:
+    """Look at all rows in scope, once without their texts; texts are read by whoever needs them."""
+    n_rows = selection.check_keys(tables.source, job.config.source) if check_keys else None
+    counted, counts = _counted(chosen.rows.drop(TEXT))
+    work = keep(_work(Selection(counted, chosen.key)))
+    found, n_textless, n_failing = counts()
+    if n_rows is not None and found.rows_selected > n_rows:
+        raise InputError(
+            f"target.table: {found.rows_selected - n_rows} rows of {job.target} have a key that stands there more than once: "
+            "delete the rows of these keys, then run the job again"
+        )
+    texts = chosen.rows.select(FINGERPRINT, TEXTLESS, TEXT)
+    return Snapshot(tables, look, chosen, work, texts, found, found.rows_selected, n_textless, n_failing)
+
+
+def _look_at_changes(job: Job, scope: RowScope, tables: Tables, look: Look, chosen: Selection) -> Snapshot:
+    """Look at the rows of added files and at those that failed before; they are kept with their texts."""
+    stored = read(job.spark, job.target, tables.target_version) if look.reads_target else None
+    looked_at = selection.select(
+        look.rows,
+        job.config.source,
+        job.spec.fingerprint(),
+        job.columns,
+        job.resolved.vector_length,
+        stored,
+        job.in_place,
+        proven=not job.in_place,
+    )
+    counted, counts = _counted(looked_at.rows)
+    rows = keep(counted)
+    found, n_textless, n_failing = counts()
+    if found.rows_selected:
+        among = rows if found.rows_selected <= MOST_BROADCAST else None
+        selection.check_keys(tables.source, job.config.source, among)
+    n_selected = look.n_selected(job, tables.source, found.rows_selected)
+    whole = Counts(
+        n_selected, n_selected - found.rows_selected + found.rows_skipped, found.rows_new, found.rows_of_other_specs, found.other_specs
+    )
+    texts = rows.select(FINGERPRINT, TEXTLESS, TEXT)
+    work = _work(Selection(rows, chosen.key))
+    return Snapshot(tables, look, chosen, work, texts, whole, found.rows_selected, n_textless, n_failing)
+
+
+def _work(chosen: Selection) -> DataFrame:
+    return chosen.changed.select(*[F.col(quoted(name)) for name in chosen.key], FINGERPRINT, TEXTLESS, HELD)
+
+
+def _counted(rows: DataFrame) -> tuple[DataFrame, Callable[[], tuple[Counts, int, int]]]:
+    """Count rows by what is stored for them, while an action that follows reads them.
+
+    The function that comes back gives the counts, the rows to do without a text, and the rows that are done and have an error.
+    """
+    stored, is_done = F.col(STORED), F.col(DONE)
+    is_other = stored.isNotNull() & (spec_part(stored) != spec_part(F.col(FINGERPRINT)))
+    is_new = ~is_done & (stored.isNull() | stored.eqNullSafe(F.col(FINGERPRINT)))
+    seen = Observation()
+    counted = rows.observe(
+        seen,
+        F.count(F.lit(1)).alias("n"),
+        F.count(F.when(is_done, True)).alias("done"),
+        F.count(F.when(is_new, True)).alias("new"),
+        F.count(F.when(is_other, True)).alias("other"),
+        F.collect_set(F.when(is_other, spec_part(stored))).alias("specs"),
+        F.count(F.when(~is_done & F.col(TEXTLESS).isNotNull(), True)).alias("textless"),
+        F.count(F.when(is_done & F.col(ERROR).isNotNull(), True)).alias("failing"),
+    )
+
+    def counts() -> tuple[Counts, int, int]:
+        found = seen.get
+        counted = Counts(found["n"], found["done"], found["new"], found["other"], tuple(sorted(found["specs"])))
+        return counted, found["textless"], found["failing"]
+
+    return counted, counts
 
 
 def open_checked(job: Job, scope: RowScope) -> Tables:
@@ -72,18 +192,18 @@ def open_checked(job: Job, scope: RowScope) -> Tables:
     """
     config = job.config.source
     table = open_table(job.spark, job.source, "source.table")
-    version = current_version(table)
+    version = newest_version(job.spark, job.source, "source.table")
     source = scope.of_source(read(job.spark, job.source, version))
-    check_source_columns(source.schema, config.key, config.text, job.source)
+    check_source_columns(source, config.key, config.text, job.source)
     key = StructType([require_field(source.schema, name, "source.key", job.source) for name in config.key])
     if job.in_place:
         check_vector_columns(source.schema, job.columns, (*config.key, config.text), job.source)
-        check_constraints(job.spark, table, job.columns, job.source)
-    target_version = None if job.in_place else check_target(job.spark, job.target, key, job.columns)
+        check_can_write(job.spark, table, job.source, job.columns, key=None)
+    target_version = None if job.in_place else check_target(job.spark, job.target, job.source, key, job.columns)
     return Tables(source, version, target_version, key)
 
 
-def select(job: Job, scope: RowScope, tables: Tables, *, pinned: bool, whole: bool = False) -> Selection:
+def select(job: Job, scope: RowScope, tables: Tables, *, pinned: bool) -> Selection:
     """Select the rows in scope.
 
     Args:
@@ -91,18 +211,68 @@ def select(job: Job, scope: RowScope, tables: Tables, *, pinned: bool, whole: bo
         scope: The rows of the run.
         tables: The tables as they were opened.
         pinned: Whether to read the pinned versions rather than the tables as they stand now.
-        whole: Whether to ignore the scope's filter on failed rows.
     """
     source = tables.source if pinned else scope.of_source(read(job.spark, job.source))
     stored = None
     if not job.in_place and not (pinned and tables.target_version is None):
         stored = read(job.spark, job.target, tables.target_version if pinned else None)
-    chosen = selection.select(source, job.config.source, job.spec.fingerprint(), job.columns, stored, job.in_place)
-    return chosen if whole else scope.of_selection(chosen)
+    fingerprint, length = job.spec.fingerprint(), job.resolved.vector_length
+    # A run over some keys trusts what the last look at all rows proved, rather than reading all vectors.
+    proven = scope.kind != "all"
+    return scope.of_selection(
+        selection.select(source, job.config.source, fingerprint, job.columns, length, stored, job.in_place, proven=proven)
+    )
+
+
+def unchanged_work(job: Job, scope: RowScope, snapshot: Snapshot, work: DataFrame | None = None) -> DataFrame:
+    """Find, of the rows that need work, those whose text is still the same: the source is read again only where it was changed.
+
+    `work` are some of the rows, with the key's columns and FINGERPRINT; by default all of the snapshot's.
+
+    Raises:
+        InputError: A key has come to stand in several rows of the source.
+    """
+    rows = snapshot.work if work is None else work
+    if work is None and newest_version(job.spark, job.source, "source.table") == snapshot.tables.source_version:
+        return rows
+    config = job.config.source
+    named = [F.col(quoted(name)).alias(f"metaeol_now_{i}") for i, name in enumerate(config.key)]
+    fingerprint = row_fingerprint(job.spec.fingerprint(), F.col(quoted(config.text))).alias("metaeol_now")
+    now = filtered(scope.of_source(read(job.spark, job.source)), config.where).select(*named, fingerprint)
+    key = [F.col(quoted(name)) for name in config.key]
+    pairs = rows.join(now, same_key(key, [F.col(f"metaeol_now_{i}") for i in range(len(key))]))
+    names = [F.col(quoted(name)) for name in rows.columns]
+    found = keep(pairs.select(*names, (F.col(FINGERPRINT) == F.col("metaeol_now")).alias("metaeol_is_same")))
+    if not found.groupBy(*key).agg(F.count(F.lit(1)).alias("metaeol_n")).where("metaeol_n > 1").isEmpty():
+        raise InputError(DOUBLED_KEY)
+    return found.where("metaeol_is_same").drop("metaeol_is_same")
+
+
+def save_proof(job: Job, run_id: str, tables: Tables, rows_selected: int, created_version: int | None) -> None:
+    """Save that each selected row of these tables holds its vector or its error now.
+
+    `created_version` is the version of a target that was made since the tables were opened, before any row came in.
+    """
+    source, target, quarantine = (TableLog.of(job.spark, ref) for ref in (job.source, job.target, job.target.beside("quarantine")))
+    target_version = tables.source_version if job.in_place else tables.target_version
+    if target_version is None:
+        target_version = created_version
+    if source is None or target is None or target_version is None:
+        return
+    listed = (None, -1) if quarantine is None else (quarantine.table_id, quarantine.version)
+    proof = Proof(
+        run_id, source.table_id, tables.source_version, target.table_id, target_version, tables.key.json(), rows_selected, *listed
+    )
+    store = ProofStore(job)
+    known = store.load()
+    if known is not None and proof == dataclasses.replace(known, run_id=run_id):
+        return
+    if not store.save(proof):
+        logger.info("this storage takes no file beside the journal: the next run looks at all rows again")
 
 
 def is_outdated(job: Job, tables: Tables) -> bool:
     """Tell whether a snapshot is outdated: the table that is written to has had another commit since."""
     if job.in_place:
-        return current_version(open_table(job.spark, job.target, "target.table")) != tables.source_version
-    return check_target(job.spark, job.target, tables.key, job.columns) != tables.target_version
+        return newest_version(job.spark, job.target) != tables.source_version
+    return check_target(job.spark, job.target, job.source, tables.key, job.columns) != tables.target_version

@@ -1,25 +1,34 @@
 """The journal: what was computed, by content, so that a run that is cut off never pays twice.
 
-One row a fingerprint and never a text. It is only appended to, which conflicts with no other writer, and it stands beside
-the target until what it holds is published and verified.
+One row a fingerprint and never a text. A wave is appended by a commit that reads no table, so that it conflicts with no other
+writer. It stands beside the target until it is published and verified. Each run's rows are a partition: dropping them is a commit
+that touches no file, and VACUUM takes the files away later.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import operator
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, BooleanType, FloatType, IntegerType, LongType, StringType, StructField, StructType
 
+from metaeol_udf.delta.base.small_files import SmallFile
 from metaeol_udf.delta.select.selection import FINGERPRINT
-from metaeol_udf.delta.tables.fingerprint import of_spec
+from metaeol_udf.delta.select.stored_vector import digest_of, is_whole
+from metaeol_udf.delta.tables.commits import TableLog
+from metaeol_udf.delta.tables.fingerprint import of_spec, spec_part
 from metaeol_udf.delta.tables.refs import TableRef, append, create, exists, open_table, read
 from metaeol_udf.delta.tables.spark_errors import conflict_in, with_retries
 
 _WAVES_OF_A_SNAPSHOT = 1_000_000  # more than there ever are
+_VACUUMED = "_vacuumed"  # a file that says when VACUUM ran last; Delta leaves it alone
+_VACUUM_EVERY_S = 86_400.0
 KEEP_DAYS = 30  # of what no row needs any more: texts that changed before a killed run could publish
 
 SCHEMA = StructType(
@@ -33,8 +42,30 @@ SCHEMA = StructType(
         StructField("load_id", StringType()),
         StructField("run_id", StringType()),
         StructField("wave", IntegerType()),
+        StructField("spec_fingerprint", StringType()),
     ]
 )
+_PARTITIONS = ("spec_fingerprint", "run_id")
+Run = tuple[str, str]  # the fingerprint of its spec, its id
+
+
+@dataclass(frozen=True)
+class WaveCounts:
+    """What a wave journalled.
+
+    Attributes:
+        n_texts: Texts.
+        tokens_computed: Tokens that went through the model.
+        tokens_saved: Tokens that one pass a prompt would have computed beyond those.
+        loads: Ids of the loads of the model that the run caused.
+        failures: Texts without a vector, by reason.
+    """
+
+    n_texts: int
+    tokens_computed: int
+    tokens_saved: int
+    loads: frozenset[str]
+    failures: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -46,6 +77,8 @@ class Journal:
         ref: The journal's table.
         spec_fingerprint: The digest of the job's spec; the journal shows no rows of other specs.
         run_id: The mark of what this run appends; sorts by time.
+        length: Values of a vector.
+        retention_hours: Hours that files stay in storage after their rows are dropped.
         waves_before: The number before that of the first wave: after a second snapshot wave 1 must have a number of its own,
             because Delta leaves out a commit whose number it has seen.
     """
@@ -54,6 +87,8 @@ class Journal:
     ref: TableRef
     spec_fingerprint: str
     run_id: str
+    length: int
+    retention_hours: int = 168
     waves_before: int = 0
 
     def for_another_snapshot(self) -> Journal:
@@ -62,7 +97,19 @@ class Journal:
 
     def open(self) -> str:
         """Open the journal, and make it where it is missing; gives the folder that it stands in."""
-        create(self.spark, self.ref, SCHEMA, "Computed embeddings on their way to a table; holds no text", stats="fingerprint,run_id,wave")
+        properties = {
+            "delta.deletedFileRetentionDuration": f"interval {self.retention_hours} hours",
+            "delta.enableDeletionVectors": "false",
+        }
+        create(
+            self.spark,
+            self.ref,
+            SCHEMA,
+            "Computed embeddings on their way to a table; holds no text",
+            stats="fingerprint,wave",
+            properties=properties,
+            partitioned_by=_PARTITIONS,
+        )
         if self.ref.is_path:
             return self.ref.name
         location: str = open_table(self.spark, self.ref, "journal").detail().collect()[0]["location"]
@@ -72,66 +119,98 @@ class Journal:
         """Read all rows of this spec as they stand now; there are none before the journal is made."""
         if not exists(self.spark, self.ref):
             return self.spark.createDataFrame([], SCHEMA)
-        return read(self.spark, self.ref).where(of_spec(self.spec_fingerprint, F.col("fingerprint")))
+        stored = self._read()
+        if self._is_partitioned(stored):
+            return stored.where(F.col("spec_fingerprint") == self.spec_fingerprint)
+        return stored.where(of_spec(self.spec_fingerprint, F.col("fingerprint")))
 
-    def outcomes(self) -> DataFrame:
-        """Read the outcomes, one row a fingerprint: a vector wins over an error, and the latest error over earlier errors."""
-        return self._best(self.rows(), "vector")
+    def _read(self) -> DataFrame:
+        return read(self.spark, self.ref)
 
-    def digests(self) -> DataFrame:
+    @staticmethod
+    def _is_partitioned(stored: DataFrame) -> bool:
+        """Tell whether the journal has its partitions; those of earlier versions had none."""
+        return "spec_fingerprint" in stored.columns
+
+    def _good(self) -> DataFrame:
+        """Read the rows that count: an error, or a vector that is whole."""
+        return self.rows().where(F.col("error").isNotNull() | is_whole(F.col("vector"), self.length))
+
+    def outcomes(self, *, own: bool = False) -> DataFrame:
+        """Read the outcomes, one row a fingerprint: a vector wins over an error, and the latest error over earlier errors.
+
+        With `own` only the rows of this run are read. No fingerprint stands twice there, so no vector is grouped.
+        """
+        if own:
+            return self._good().where(F.col("run_id") == self.run_id)
+        return self._best(self._good(), "vector")
+
+    def digests(self, *, own: bool = False) -> DataFrame:
         """Read the digests: like `outcomes`, with a 64-bit hash instead of the vector: 8 bytes in place of 4 a dimension."""
-        return self._best(self.rows().withColumn("digest", digest_of(F.col("vector"))), "digest")
+        rows = self._good().withColumn("digest", digest_of(F.col("vector")))
+        if own:
+            return rows.where(F.col("run_id") == self.run_id)
+        return self._best(rows, "digest")
 
     def _best(self, rows: DataFrame, vector: str) -> DataFrame:
-        names = [vector, *[field.name for field in SCHEMA.fields if field.name not in ("fingerprint", "vector")]]
+        names = [vector, *[field.name for field in SCHEMA.fields if field.name not in ("fingerprint", "vector", "spec_fingerprint")]]
         rank = F.struct(F.col("error").isNull(), F.col("run_id"), F.col("wave"))
         return rows.groupBy("fingerprint").agg(F.max_by(F.struct(*names), rank).alias("best")).select("fingerprint", "best.*")
 
+    def is_empty(self) -> bool:
+        """Tell whether the journal holds nothing of the spec."""
+        return self.has_no_file() or self.rows().isEmpty()
+
+    def has_no_file(self) -> bool:
+        """Tell, without a Spark job, whether the journal is known to hold nothing at all."""
+        log = TableLog.of(self.spark, self.ref)
+        return log is not None and log.is_empty
+
     def finished(self) -> DataFrame:
-        """Read the finished fingerprints, which need no more work: one column, `fingerprint`."""
-        return self.rows().where(F.col("error").isNull()).select("fingerprint").distinct()
+        """Find the finished fingerprints, which need no more work: one column, `fingerprint`, each once."""
+        return self._good().where(F.col("error").isNull()).select("fingerprint").distinct()
 
-    def count_wave(self, wave: int) -> tuple[int, int, dict[str, int]]:
-        """Count the texts and tokens of one wave of this run, and by reason the texts without a vector.
-
-        Delta skips files of other waves by their statistics.
-        """
-        mine = self._wave(self.waves_before + wave)
-        found = mine.groupBy("error").agg(F.count(F.lit(1)).alias("n"), F.sum("tokens_computed").alias("tokens")).collect()
-        failures = {row["error"]: row["n"] for row in found if row["error"] is not None}
-        return sum(row["n"] for row in found), sum(row["tokens"] or 0 for row in found), failures
-
-    def count_run(self) -> tuple[int, int, int]:
-        """Count the tokens that this run computed in all its waves, those that it saved, and the loads of the model that it caused."""
-        mine = self.rows().where(F.col("run_id") == self.run_id)
-        loaded_now = F.when(F.col("load_id").endswith(f":{self.run_id}"), F.col("load_id"))
-        found = mine.agg(
-            F.coalesce(F.sum("tokens_computed"), F.lit(0)).alias("computed"),
-            F.coalesce(F.sum("tokens_saved"), F.lit(0)).alias("saved"),
-            F.count_distinct(loaded_now).alias("loads"),
-        ).collect()[0]
-        return found["computed"], found["saved"], found["loads"]
-
-    def append_textless(self, textless: DataFrame) -> None:
-        """Append NULL and blank texts, which no model sees."""
-        nothing = {field.name: F.lit(None).cast(field.dataType) for field in SCHEMA.fields}
-        values = nothing | {"fingerprint": F.col(FINGERPRINT), "error": F.col("error"), "trimmed": F.lit(False)}
-        values |= {"tokens_computed": F.lit(0).cast("long"), "tokens_saved": F.lit(0).cast("long")}
-        self._append(textless, values, wave=0)
+    def count(self, journalled: DataFrame) -> WaveCounts:
+        """Count the rows of a wave that was appended: FINGERPRINT and `result`, a struct of `RESULT_TYPE`."""
+        names = ("error", "load_id", "tokens_computed", "tokens_saved")
+        rows = journalled.select(*[F.col(f"result.{name}").alias(name) for name in names])
+        sums = (F.count(F.lit(1)).alias("n"), F.sum("tokens_computed").alias("computed"), F.sum("tokens_saved").alias("saved"))
+        found = rows.groupBy("error", "load_id").agg(*sums).collect()
+        failures: dict[str, int] = {}
+        for row in found:
+            if row["error"] is not None:
+                failures[row["error"]] = failures.get(row["error"], 0) + row["n"]
+        n_texts, computed, saved = (sum(row[name] or 0 for row in found) for name in ("n", "computed", "saved"))
+        loads = frozenset(row["load_id"] for row in found if (row["load_id"] or "").endswith(f":{self.run_id}"))
+        return WaveCounts(n_texts, computed, saved, loads, failures)
 
     def append_wave(self, embedded: DataFrame, wave: int) -> None:
-        """Append one wave, numbered from 1, as one commit: FINGERPRINT and `result`, a struct of `RESULT_TYPE`."""
-        names = ("vector", "error", "trimmed", "tokens_computed", "tokens_saved", "load_id")
-        values: dict[str, Column] = {name: F.col(f"result.{name}") for name in names}
-        self._append(embedded, {"fingerprint": F.col(FINGERPRINT), **values}, wave)
+        """Append one wave, numbered from 1, as one commit: FINGERPRINT and `result`, a struct of `RESULT_TYPE`.
 
-    def _append(self, rows: DataFrame, values: dict[str, Column], wave: int) -> None:
+        `embedded` must read no table, so that the commit depends on none, and must give the same rows when it is read again: a commit
+        that fails because of another writer is tried again.
+        """
+        names = ("vector", "error", "trimmed", "tokens_computed", "tokens_saved", "load_id")
+        self._append(embedded, {"fingerprint": F.col(FINGERPRINT), **{name: F.col(f"result.{name}") for name in names}}, wave)
+
+    def append_reused(self, vectors: DataFrame) -> None:
+        """Append vectors that a table held, FINGERPRINT and `vector`, as wave 0."""
+        values = {field.name: F.lit(None).cast(field.dataType) for field in SCHEMA.fields}
+        values |= {"fingerprint": F.col(FINGERPRINT), "vector": F.col("vector"), "trimmed": F.lit(False)}
+        self._append(vectors, values, 0)
+
+    def _append(self, computed: DataFrame, values: dict[str, Column], wave: int) -> None:
         wave += self.waves_before
-        stamped = values | {"run_id": F.lit(self.run_id), "wave": F.lit(wave).cast("int")}
+        values = values | {"run_id": F.lit(self.run_id), "wave": F.lit(wave).cast("int")}
+        if self._is_partitioned(self._read()):
+            values["spec_fingerprint"] = F.lit(self.spec_fingerprint)
+        else:
+            values.pop("spec_fingerprint", None)
+        rows = computed.select(*[column.alias(name) for name, column in values.items()])
         # The transaction id lets Delta recognise a commit whose answer was lost; the run id in it is never used again.
-        options = {"txnAppId": f"metaeol-{self.run_id}", "txnVersion": str(wave)}
+        options = {"txnAppId": f"metaeol-{self.run_id}", "txnVersion": str(wave), "optimizeWrite": "false"}
         try:
-            append(rows.select(*[column.alias(name) for name, column in stamped.items()]), self.ref, options)
+            with_retries(lambda: append(rows, self.ref, options))
         except Exception as error:
             # Nobody else uses this id: the commit whose answer was lost is in the table, or else the run is over.
             if conflict_in(error) != "ConcurrentTransaction" or self._wave(wave).isEmpty():
@@ -140,24 +219,43 @@ class Journal:
     def _wave(self, number: int) -> DataFrame:
         return self.rows().where((F.col("run_id") == self.run_id) & (F.col("wave") == number))
 
-    def drop_published(self, published: DataFrame) -> None:
-        """Drop the runs of which all is published: whole runs, whose files Delta then removes without rewriting them.
-
-        `published` has one column, `fingerprint`, of the vectors that are in the target now. What a killed run computed for rows
-        that are not in this run stays for `KEEP_DAYS`, for a run that has these rows.
-        """
+    def runs(self) -> set[Run]:
+        """Find the runs, of any spec, of which the journal holds rows."""
         if not exists(self.spark, self.ref):
-            return
-        mine = self.rows().select("fingerprint", "run_id")
-        runs = {row["run_id"] for row in mine.select("run_id").distinct().collect()}
-        left = mine.join(published.distinct(), "fingerprint", "left_anti").select("run_id").distinct().collect()
-        forgotten = time.strftime("%Y%m%dT", time.gmtime(time.time() - KEEP_DAYS * 86_400))
-        done = sorted(runs - {row["run_id"] for row in left if row["run_id"] > forgotten})
-        if done:
-            condition = F.col("run_id").isin(done) & of_spec(self.spec_fingerprint, F.col("fingerprint"))
+            return set()
+        stored = self._read()
+        spec = F.col("spec_fingerprint") if self._is_partitioned(stored) else spec_part(F.col("fingerprint"))
+        return {(row["spec"], row["run_id"]) for row in stored.select(spec.alias("spec"), "run_id").distinct().collect()}
+
+    def unpublished(self, runs: Iterable[Run], held: DataFrame) -> set[Run]:
+        """Find which of some runs of this spec computed something that no row holds, of whose fingerprints `held` has one column."""
+        mine = self.rows().where(F.col("run_id").isin([run_id for _, run_id in runs])).select("fingerprint", "run_id")
+        left = mine.join(held.distinct(), "fingerprint", "left_anti").select("run_id").distinct().collect()
+        return {(self.spec_fingerprint, row["run_id"]) for row in left}
+
+    def drop(self, runs: Iterable[Run]) -> None:
+        """Drop the rows of some runs: whole partitions, so that no file is read or rewritten."""
+        stored = self._read()
+        spec = F.col("spec_fingerprint") if self._is_partitioned(stored) else spec_part(F.col("fingerprint"))
+        by_spec: dict[str, list[str]] = {}
+        for spec_fingerprint, run_id in sorted(runs):
+            by_spec.setdefault(spec_fingerprint, []).append(run_id)
+        parts = [(spec == fingerprint) & F.col("run_id").isin(run_ids) for fingerprint, run_ids in by_spec.items()]
+        if parts:
+            condition = functools.reduce(operator.or_, parts)
             with_retries(lambda: open_table(self.spark, self.ref, "journal").delete(condition))
 
+    def tidy_up(self, location: str) -> None:
+        """Remove the files of dropped rows whose retention is over, once in a while; `location` is the journal's folder."""
+        file, now = SmallFile(self.spark, f"{location}/{_VACUUMED}"), time.time()
+        last = file.read()
+        if last is None:
+            file.write(f"{now:.0f}")
+        elif now - float(last or 0) > min(self.retention_hours * 3600, _VACUUM_EVERY_S):
+            open_table(self.spark, self.ref, "journal").vacuum()
+            file.write(f"{now:.0f}")
 
-def digest_of(vector: Column) -> Column:
-    """Make the digest of a vector: a 64-bit hash; NULL for NULL."""
-    return F.when(vector.isNotNull(), F.xxhash64(vector))
+
+def forgotten_before() -> str:
+    """Make the smallest run id that is not forgotten yet, however little of it was published."""
+    return time.strftime("%Y%m%dT", time.gmtime(time.time() - KEEP_DAYS * 86_400))

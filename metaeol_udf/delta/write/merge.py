@@ -1,7 +1,11 @@
-"""From the journal into the table: one MERGE whose plan holds no model, and the proof that it did its work."""
+"""From the journal into the table, by MERGE. Its plan holds no model, and it moves each vector at most once."""
 
 from __future__ import annotations
 
+import functools
+import logging
+import math
+import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -11,62 +15,155 @@ from pyspark.sql import functions as F
 
 from metaeol_udf.delta.base.context import Job
 from metaeol_udf.delta.select.row_scope import RowScope
-from metaeol_udf.delta.select.selection import FINGERPRINT, Selection
-from metaeol_udf.delta.select.snapshot import Tables, select
+from metaeol_udf.delta.select.selection import FINGERPRINT, HELD, TEXTLESS
+from metaeol_udf.delta.select.snapshot import MOST_BROADCAST, Snapshot, unchanged_work
 from metaeol_udf.delta.tables.columns import VectorColumns
 from metaeol_udf.delta.tables.fingerprint import row_fingerprint
 from metaeol_udf.delta.tables.refs import TableRef, open_table
-from metaeol_udf.delta.write.journal import Journal, digest_of
-from metaeol_udf.errors import ConflictError, MetaEOLError
+from metaeol_udf.delta.tables.spark_errors import conflict_in, pause, with_retries
+from metaeol_udf.delta.write.journal import Journal
+from metaeol_udf.delta.write.waves import WavePlan
+from metaeol_udf.errors import ConflictError
 from metaeol_udf.spark.columns import find_field, quoted, same_key
 
-_NEAR = 0.03  # relative distance, which is a cosine above 0.9995
-_COUNT = "metaeol_count"
-_PREFIX = "metaeol_new_"  # of the journal's columns inside a MERGE, so that a user's names stay unambiguous
+logger = logging.getLogger(__name__)
+
+PREFIX = "metaeol_new_"  # of the journal's columns inside a MERGE, so that a user's names stay unambiguous
+PIECE_ROWS = 200_000  # of one MERGE into a target of its own
+_MOST_PIECES = 50
+_MOST_PARTS = 16  # of a piece that meets other writers
+_SPLIT_AT = ("ConcurrentAppend", "ConcurrentDeleteRead", "ConcurrentDeleteDelete", "ConcurrentWrite")
 
 
-def publish(job: Job, scope: RowScope, tables: Tables, outcomes: DataFrame) -> None:
-    """Publish `outcomes`, the journal's rows one a fingerprint, for the rows in scope as the tables stand now: one MERGE."""
+@dataclass(frozen=True)
+class Published:
+    """What a run may publish.
+
+    Attributes:
+        journal: The run's journal.
+        own: Whether all that the run's rows need was computed by this run, so that no fingerprint stands twice.
+        plan: How the run's texts were cut into waves; None where it computed nothing.
+    """
+
+    journal: Journal
+    own: bool
+    plan: WavePlan | None
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of the rows of a run, which one MERGE publishes.
+
+    Attributes:
+        waves: The waves that the rows' texts were in; None: all.
+        n_parts: Parts by the hash of the key.
+        part: Which of them.
+    """
+
+    waves: range | None = None
+    n_parts: int = 1
+    part: int = 0
+
+    def halves(self) -> list[Piece]:
+        """Cut the piece in two."""
+        return [Piece(self.waves, 2 * self.n_parts, part) for part in (self.part, self.part + self.n_parts)]
+
+
+def publish(job: Job, scope: RowScope, snapshot: Snapshot, published: Published) -> None:
+    """Publish what the journal holds for the rows of a snapshot whose text is still the same, piece by piece.
+
+    A conflict with another writer costs one piece: what is published stays so, and the piece is tried again in two halves. Where
+    rows hold vectors of another spec there is one piece, which is not cut: all of them are replaced at once.
+    """
+    work = snapshot.work if job.in_place else unchanged_work(job, scope, snapshot)
+    pieces = _first_pieces(job, snapshot, published)[::-1]
+    most_parts, tries = 1 if snapshot.counts.rows_of_other_specs else _MOST_PARTS, 0
+    while pieces:
+        piece = pieces.pop()
+        merge = functools.partial(_merge, job, scope, snapshot, work, published, piece)
+        may_split = piece.n_parts < most_parts
+        try:
+            with_retries(merge, but=_SPLIT_AT if may_split else ())
+            tries = 0
+        except Exception as error:
+            conflict = conflict_in(error)
+            if not may_split or conflict not in _SPLIT_AT:
+                raise
+            tries += 1
+            pause(conflict, tries)
+            pieces += piece.halves()[::-1]
+
+
+def _first_pieces(job: Job, snapshot: Snapshot, published: Published) -> list[Piece]:
+    """Cut the rows into pieces by wave, for a target of its own.
+
+    In place, where each MERGE reads all texts, one piece is tried first.
+    """
+    plan = published.plan
+    n_pieces = min(math.ceil(snapshot.rows_to_do / PIECE_ROWS), _MOST_PIECES)
+    if job.in_place or plan is None or not published.own or n_pieces <= 1 or snapshot.counts.rows_of_other_specs:
+        return [Piece()]
+    step = math.ceil(plan.n_waves / n_pieces)
+    return [Piece(range(first, min(first + step, plan.n_waves + 1))) for first in range(1, plan.n_waves + 1, step)]
+
+
+def _merge(job: Job, scope: RowScope, snapshot: Snapshot, work: DataFrame, published: Published, piece: Piece) -> None:
+    """Publish one piece: one MERGE."""
     source, columns = job.config.source, job.columns
-    target = open_table(job.spark, job.target, "target.table")
-    _check_still_fits(target, columns, [source.text] if job.in_place else source.key, job.target)
+    table = open_table(job.spark, job.target, "target.table")
+    _check_still_fits(table, columns, [*source.key, *([source.text] if job.in_place else [])], job.target)
+    rows = _outcomes(snapshot, work, published, piece, source.key)
+    matches = same_key([F.col(quoted(name)) for name in source.key], _new_key(source.key))
+    condition = scope.condition(source.where) if job.in_place else scope.bounds
+    if condition is not None:
+        matches = matches & condition
     if job.in_place:
-        publish_in_place(target, outcomes, columns, job.spec.fingerprint(), source.text, scope.condition(source.where))
-    else:
-        _publish_to_target(target, select(job, scope, tables, pinned=False), outcomes, columns, scope.bounds)
+        # The fingerprint of the text as it is now: a row that was changed or deleted since it was read gets nothing.
+        matches = matches & (row_fingerprint(job.spec.fingerprint(), F.col(quoted(source.text))) == F.col(f"{PREFIX}fingerprint"))
+        table.merge(rows, matches).whenMatchedUpdate(set=_assignments(columns)).execute()
+        return
+    inserted = _assignments(columns) | {quoted(name): new for name, new in zip(source.key, _new_key(source.key), strict=True)}
+    table.merge(rows, matches).whenMatchedUpdate(set=_assignments(columns)).whenNotMatchedInsert(values=inserted).execute()
 
 
-def publish_in_place(
-    table: DeltaTable, outcomes: DataFrame, columns: VectorColumns, spec_fingerprint: str, text: str, within: Column | None
-) -> None:
-    """Publish vectors beside the texts that they belong to.
+def _outcomes(snapshot: Snapshot, work: DataFrame, published: Published, piece: Piece, key: tuple[str, ...]) -> DataFrame:
+    """Find the new values of a piece's rows: key, fingerprint, vector and error, with names of their own.
 
-    The MERGE matches the fingerprint of the text as it stands now: a row that was changed or deleted since it was read gets nothing.
-    Rows outside `within`, the user's condition and the run's scope, are left alone though their text may be known.
+    A row whose error stands already is left out: a second try that failed again is stored as it was before.
     """
-    values = _renamed(outcomes)
-    new = F.col(f"{_PREFIX}fingerprint")
-    matches = row_fingerprint(spec_fingerprint, F.col(quoted(text))) == new
-    cured = F.col(quoted(columns.error)).isNotNull() & F.col(f"{_PREFIX}error").isNull()
-    matches = matches & (~F.col(quoted(columns.fingerprint_column)).eqNullSafe(new) | cured)
-    if within is not None:
-        matches = matches & within
-    table.merge(values, matches).whenMatchedUpdate(set=_assignments(columns)).execute()
+    named = [F.col(quoted(name)).alias(f"{PREFIX}key_{i}") for i, name in enumerate(key)]
+    chosen = work.where(_is_in(piece, published.plan, key))
+    known = published.journal.outcomes(own=published.own)
+    if piece.waves is not None:
+        before = published.journal.waves_before
+        known = known.where(F.col("wave").between(before + piece.waves.start, before + piece.waves.stop - 1))
+    new = known.select(*[F.col(name).alias(f"{PREFIX}{name}") for name in ("fingerprint", "vector", "error")])
+    embedded = chosen.where(F.col(TEXTLESS).isNull()).select(*named, FINGERPRINT, HELD)
+    if snapshot.rows_to_do <= MOST_BROADCAST or piece.waves is not None:
+        embedded = F.broadcast(embedded)
+    rows = new.join(embedded, F.col(FINGERPRINT) == F.col(f"{PREFIX}fingerprint")).drop(FINGERPRINT)
+    if snapshot.n_textless:
+        nothing = F.lit(None).cast(known.schema["vector"].dataType)
+        textless = chosen.where(F.col(TEXTLESS).isNotNull()).select(
+            *named,
+            F.col(FINGERPRINT).alias(f"{PREFIX}fingerprint"),
+            nothing.alias(f"{PREFIX}vector"),
+            F.col(TEXTLESS).alias(f"{PREFIX}error"),
+            HELD,
+        )
+        rows = rows.unionByName(textless)
+    stands_already = F.coalesce(F.col(HELD) == F.col(f"{PREFIX}error"), F.lit(False))
+    return rows.where(~stands_already).drop(HELD)
 
 
-def _publish_to_target(table: DeltaTable, selection: Selection, outcomes: DataFrame, columns: VectorColumns, bounds: Column | None) -> None:
-    """Publish vectors by key to a table of their own: insert or update. Delta does not read the target's files outside `bounds`.
-
-    The selection is of the source as it stands now, so that a changed text gets no stale vector. Keys that left it are left alone.
-    """
-    keys = [F.col(quoted(name)).alias(f"{_PREFIX}key_{i}") for i, name in enumerate(selection.key)]
-    rows = selection.changed.select(*keys, FINGERPRINT).join(_renamed(outcomes), F.col(FINGERPRINT) == F.col(f"{_PREFIX}fingerprint"))
-    matches = _same_key(selection)
-    if bounds is not None:
-        matches = matches & bounds
-    inserted = _assignments(columns) | {quoted(name): F.col(f"{_PREFIX}key_{i}") for i, name in enumerate(selection.key)}
-    merge = table.merge(rows.drop(FINGERPRINT), matches)
-    merge.whenMatchedUpdate(set=_assignments(columns)).whenNotMatchedInsert(values=inserted).execute()
+def _is_in(piece: Piece, plan: WavePlan | None, key: Iterable[str]) -> Column:
+    """Tell whether a row belongs to a piece."""
+    parts = [F.lit(True)]
+    if piece.waves is not None and plan is not None:
+        parts.append(plan.wave_of(F.col(FINGERPRINT)).between(piece.waves.start, piece.waves.stop - 1))
+    if piece.n_parts > 1:
+        parts.append(F.pmod(F.xxhash64(*[F.col(quoted(name)) for name in key]), F.lit(piece.n_parts)) == piece.part)
+    return functools.reduce(operator.and_, parts)
 
 
 def _check_still_fits(table: DeltaTable, columns: VectorColumns, matched_by: Iterable[str], ref: TableRef) -> None:
@@ -84,104 +181,13 @@ def _check_still_fits(table: DeltaTable, columns: VectorColumns, matched_by: Ite
         )
 
 
-@dataclass(frozen=True)
-class Verified:
-    """What the proof found.
-
-    Attributes:
-        fingerprints: One column, `fingerprint`, of what the journal need not hold any longer: published, or of a text that is gone.
-        rows_stale: Rows that were changed or deleted after they were read: no row holds a vector of its old text.
-    """
-
-    fingerprints: DataFrame
-    rows_stale: int
-
-
-def count_missing(job: Job, scope: RowScope, tables: Tables, digests: DataFrame) -> int:
-    """Count the rows, as they are now, whose text is in the journal and which do not hold its fingerprint."""
-    # A second try that failed again is stored as it was before.
-    due = digests.where(F.col("error").isNull()) if scope.failed else digests
-    known = due.select(F.col("fingerprint").alias(FINGERPRINT))
-    return select(job, scope, tables, pinned=False).changed.join(known, FINGERPRINT, "left_semi").count()
-
-
-def verify(chosen: Selection, present: Selection, stored: DataFrame, columns: VectorColumns, journal: Journal, n_missing: int) -> Verified:
-    """Verify, from the tables as they stand now, that every row holds the vector that was computed for its present text.
-
-    `chosen` are the rows of the run as they were read, `present` those in scope as they are now; `stored` are those of the table
-    that was written to, and `n_missing` is what `count_missing` gave.
-
-    Raises:
-        MetaEOLError: A row's text is in the journal, yet the row does not hold that fingerprint, or it does and with another
-            vector; or a key has come to stand in several rows.
-    """
-    keys = [F.col(quoted(name)) for name in present.key]
-    counts = {
-        "rows do not hold the vector that was computed for them": n_missing,
-        "rows hold another vector than was computed for them": _count_wrong(stored, columns, journal),
-        "keys stand in several rows": present.rows.groupBy(*keys).agg(F.count(F.lit(1)).alias(_COUNT)).where(F.col(_COUNT) > 1).count(),
-    }
-    complaints = [f"{n} {what}" for what, n in counts.items() if n]
-    if complaints:
-        raise MetaEOLError(
-            f"{' and '.join(complaints)}, although the commit succeeded; "
-            "the journal is kept, so that another run publishes again without computing"
-        )
-    held = stored.select(F.col(quoted(columns.fingerprint_column)).alias("fingerprint"))
-    worked_on = chosen.changed.select(F.col(FINGERPRINT).alias("fingerprint"))
-    return Verified(held.where(F.col("fingerprint").isNotNull()).union(worked_on), _count_stale(chosen, present))
-
-
-def _count_wrong(stored: DataFrame, columns: VectorColumns, journal: Journal) -> int:
-    """Count rows that hold a different vector than the journal has for their fingerprint, or neither vector nor error.
-
-    An equal text may have failed in one run and not in another run: a row's error is no contradiction to the journal's vector.
-    """
-    fingerprint, vector, error = (F.col(quoted(name)) for name in (columns.fingerprint_column, columns.vector, columns.error))
-    held = stored.select(fingerprint.alias("fingerprint"), vector.alias("held"), error.alias("held_error"))
-    digests = held.select("fingerprint", digest_of(F.col("held")).alias("held_digest"), "held_error")
-    pairs = digests.join(journal.digests().select("fingerprint", "digest"), "fingerprint")
-    neither = F.col("held_digest").isNull() & F.col("held_error").isNull()
-    differ = pairs.where(F.col("held_digest") != F.col("digest"))
-    found = pairs.agg(
-        F.count(F.when(neither, True)).alias("neither"), F.count(F.when(F.col("held_digest") != F.col("digest"), True)).alias("differ")
-    )
-    n_neither, n_differ = found.collect()[0]
-    if n_differ:  # another run may have stored the same text's vector first
-        suspects = differ.select("fingerprint").distinct()
-        both = held.join(suspects, "fingerprint", "left_semi").join(journal.outcomes().select("fingerprint", "vector"), "fingerprint")
-        n_differ = both.where(F.col("held").isNotNull() & F.col("vector").isNotNull() & ~_near(F.col("held"), F.col("vector"))).count()
-    return int(n_neither + n_differ)
-
-
-def _count_stale(chosen: Selection, present: Selection) -> int:
-    """Count stale rows: rows of the run whose key now has another text, or is gone."""
-    keys = [F.col(quoted(name)).alias(f"{_PREFIX}key_{i}") for i, name in enumerate(chosen.key)]
-    now = present.rows.select(*keys, F.col(FINGERPRINT).alias(f"{_PREFIX}fingerprint"))
-    read = chosen.changed.select(*[F.col(quoted(name)) for name in chosen.key], FINGERPRINT)
-    return read.join(now, _same_key(chosen) & (F.col(FINGERPRINT) == F.col(f"{_PREFIX}fingerprint")), "left_anti").count()
-
-
-def _near(one: Column, other: Column) -> Column:
-    """Tell whether two vectors are as near as two runs of one model over one text come in low precision."""
-    zero = F.lit(0.0).cast("float")
-    distance = F.aggregate(F.zip_with(one, other, lambda x, y: (x - y) * (x - y)), zero, lambda total, x: total + x)
-    length = F.aggregate(one, zero, lambda total, x: total + x * x)
-    return F.coalesce((F.size(one) == F.size(other)) & (distance <= _NEAR * _NEAR * length), F.lit(False))
-
-
-def _renamed(outcomes: DataFrame) -> DataFrame:
-    return outcomes.select(*[F.col(name).alias(f"{_PREFIX}{name}") for name in ("fingerprint", "vector", "error")])
+def _new_key(key: Iterable[str]) -> list[Column]:
+    return [F.col(f"{PREFIX}key_{i}") for i, _ in enumerate(key)]
 
 
 def _assignments(columns: VectorColumns) -> dict[str, Column | str]:
     return {
-        quoted(columns.vector): F.col(f"{_PREFIX}vector"),
-        quoted(columns.error): F.col(f"{_PREFIX}error"),
-        quoted(columns.fingerprint_column): F.col(f"{_PREFIX}fingerprint"),
+        quoted(columns.vector): F.col(f"{PREFIX}vector"),
+        quoted(columns.error): F.col(f"{PREFIX}error"),
+        quoted(columns.fingerprint_column): F.col(f"{PREFIX}fingerprint"),
     }
-
-
-def _same_key(selection: Selection) -> Column:
-    """Make the condition that a row has the same key as a row whose key columns were renamed."""
-    return same_key([F.col(quoted(name)) for name in selection.key], [F.col(f"{_PREFIX}key_{i}") for i in range(len(selection.key))])

@@ -134,6 +134,12 @@ def _require_delta(session: SparkSession) -> None:
         raise EnvironmentFault(f"the running Spark session lacks Delta's JARs; start it with --packages {delta_package()}") from None
 
 
+def clone_session(spark: SparkSession) -> SparkSession:
+    """Make a session with the same settings, views and catalog, whose settings may be changed without a change to the given one."""
+    session: Any = spark
+    return SparkSession(spark.sparkContext, session._jsparkSession.cloneSession())
+
+
 def executor_count(spark: SparkSession) -> int:
     """Executors of the session; in local mode the driver is the one."""
     context: Any = spark.sparkContext._jsc

@@ -12,7 +12,7 @@ from metaeol_udf.config import RuntimeConfig
 from metaeol_udf.delta.base.run_report import Report
 from metaeol_udf.delta.report import exporters
 from metaeol_udf.errors import BudgetError, ConfigError
-from tests.table_bench import Bench
+from tests.table_bench import Before, Bench
 
 
 def test_every_wave_is_one_log_line(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
@@ -104,6 +104,5 @@ def test_a_monitor_that_cannot_be_reached_is_a_warning_and_the_job_is_done(
     pytest.importorskip("prometheus_client")
     bench.write([(1, "one")])
     folder = tmp_path / "x.prom"
-    folder.mkdir()
-    assert bench.run(runtime={"prometheus": str(folder)})["status"] == "done"
+    assert bench.run(runtime={"prometheus": str(folder)}, between=Before("report", folder.mkdir))["status"] == "done"
     assert "runtime.prometheus: the run's figures could not be written (Is a directory)" in caplog.text

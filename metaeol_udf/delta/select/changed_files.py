@@ -1,0 +1,143 @@
+"""Which rows a run looks at: those of the files that came into the source since the last proof, or all of them, and then why."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
+
+from metaeol_udf.delta.base.context import Job
+from metaeol_udf.delta.select.proof import Proof, ProofStore, is_answered_for, why_source_is_unproven, why_target_is_unproven, wrote_after
+from metaeol_udf.delta.select.row_scope import TEXTLESS_ERRORS, RowScope
+from metaeol_udf.delta.tables.commits import Commit, TableLog
+from metaeol_udf.delta.tables.refs import read
+from metaeol_udf.delta.tables.where_clause import filtered
+from metaeol_udf.spark.columns import quoted
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a run looks at.
+
+    Attributes:
+        why_all: Why all rows in scope are looked at; None: only what changed since a proof.
+        rows: The rows of the source that are looked at.
+        since: The version of the source that was proved; -1 without a proof.
+        n_proved: Rows that were selected then, where all rows that are looked at came since; else None.
+        rows_left: Whether rows may have left the source, or changed in it, since then.
+        reads_target: Whether the rows' stored state must be read from a target of its own.
+        is_whole: Whether the run is over all rows, and not over named ones.
+    """
+
+    why_all: str | None
+    rows: DataFrame
+    since: int = -1
+    n_proved: int | None = None
+    rows_left: bool = True
+    reads_target: bool = True
+    is_whole: bool = True
+
+    @property
+    def may_have_orphans(self) -> bool:
+        """Whether a target of its own may hold keys that left the source."""
+        return self.is_whole and (self.why_all is not None or self.rows_left)
+
+    def of_all(self, why: str) -> Look:
+        """Make the look at all rows instead."""
+        return dataclasses.replace(self, why_all=why, rows_left=True)
+
+    def n_selected(self, job: Job, source: DataFrame, n_added: int) -> int:
+        """Count the rows that the condition selects, of which so many were added since the proof."""
+        return filtered(source, job.config.source.where).count() if self.n_proved is None else self.n_proved + n_added
+
+
+def choose_look(job: Job, scope: RowScope, source: DataFrame, source_version: int, target_version: int | None, key: StructType) -> Look:
+    """Choose what a run looks at. Reads the commits since the last proof, and starts no Spark work where no row failed before.
+
+    Args:
+        job: Settings and session.
+        scope: The rows of the run.
+        source: The source's rows in scope, at the pinned version.
+        source_version: The pinned version of the source.
+        target_version: The pinned version of a target of its own.
+        key: Fields of the key columns.
+    """
+    if scope.kind != "all":
+        return Look("the rows of the run are named", source, is_whole=False)
+    if scope.full:
+        return Look("it was asked for", source)
+    proof = ProofStore(job).load()
+    if proof is None:
+        return Look("no earlier run of this job has proved the table", source)
+    log = TableLog.of(job.spark, job.source, "source.table")
+    written_to = log if job.in_place or log is None or target_version is None else TableLog.of(job.spark, job.target)
+    if log is None or written_to is None:
+        return Look("this Delta does not show the commits of a table", source)
+    if log.version != source_version or (target_version is not None and written_to.version != target_version):
+        return Look("another writer was at work at this moment", source)
+    why = _why_unproven(job, proof, log, written_to, key)
+    if why is not None:
+        return Look(why, source)
+    commits = log.commits_since(proof.source_version) or []
+
+    def is_own(commit: Commit) -> bool:
+        return job.in_place and is_answered_for(job, commit)
+
+    quarantine = TableLog.of(job.spark, job.target.beside("quarantine"))
+    why = _why_quarantine_is_unproven(job, proof, quarantine)
+    if why is not None:
+        return Look(why, source)
+    added = log.read_added(commits, but=is_own)
+    failed = None if quarantine is None else _failed_before(job, source)
+    rows = _united([part for part in (added.rows, failed) if part is not None], source, key)
+    rows_left = any(commit.removes_rows and not is_own(commit) for commit in commits)
+    are_new = not rows_left and not added.has_others and failed is None
+    n_proved = proof.rows_selected if are_new else None
+    may_be_stored = not are_new or wrote_after(job, proof, written_to.commits_since(proof.target_version) or [])
+    return Look(None, rows, proof.source_version, n_proved, rows_left, reads_target=may_be_stored and not job.in_place)
+
+
+def _why_unproven(job: Job, proof: Proof, log: TableLog, written_to: TableLog, key: StructType) -> str | None:
+    """Say why the proof does not answer for the rows that no commit has touched since; None where it does."""
+    if proof.source_id != log.table_id:
+        return f"{job.source} is another table than before"
+    if proof.target_id != written_to.table_id:
+        return f"{job.target} is another table than before"
+    if proof.key != key.json():
+        return "the columns of the key were changed"
+    return why_source_is_unproven(job, log.commits_since(proof.source_version)) or why_target_is_unproven(
+        job, written_to.commits_since(proof.target_version)
+    )
+
+
+def _why_quarantine_is_unproven(job: Job, proof: Proof, quarantine: TableLog | None) -> str | None:
+    """Say what happened to the quarantine since the proof; None where this package's own runs alone wrote to it."""
+    if quarantine is None:
+        return None if proof.quarantine_id is None else "the quarantine is gone"
+    if proof.quarantine_id not in (None, quarantine.table_id):
+        return "the quarantine is another table than before"
+    commits = quarantine.commits_since(proof.quarantine_version)
+    if commits is None or any(commit.changes_data and not is_answered_for(job, commit) for commit in commits):
+        return "another writer changed the quarantine"
+    return None
+
+
+def _failed_before(job: Job, source: DataFrame) -> DataFrame | None:
+    """Find the rows that failed before and that another try may cure; None where there is none."""
+    names = list(job.config.source.key)
+    listed = read(job.spark, job.target.beside("quarantine"))
+    is_mine = F.col("vector_column").eqNullSafe(job.columns.vector) & ~F.col("reason").isin(*TEXTLESS_ERRORS)
+    keys = listed.where(is_mine).select(*[F.col(quoted(name)) for name in names])
+    return None if keys.isEmpty() else source.join(F.broadcast(keys), names, "left_semi")
+
+
+def _united(parts: list[DataFrame], source: DataFrame, key: StructType) -> DataFrame:
+    """Unite rows that were added and rows that failed; a row may be both."""
+    if not parts:
+        return source.limit(0)
+    if len(parts) == 1:
+        return parts[0]
+    return parts[0].unionByName(parts[1]).dropDuplicates(key.names)

@@ -1,0 +1,159 @@
+"""What the last run proved, so that the next one looks at what was changed since, and not at the whole table.
+
+A proof says: at these versions of the tables, each selected row held the vector of its text, or an error that the quarantine lists.
+It is a small file beside the journal's data. A table property would be a change of metadata, at which every other writer's
+transaction fails, and a commit of its own each night.
+
+Where anything happened since that the proof cannot answer for, the run looks at the whole table, and says why.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+
+from py4j.protocol import Py4JError
+
+from metaeol_udf.delta.base.context import Job
+from metaeol_udf.delta.base.small_files import SmallFile
+from metaeol_udf.delta.tables.commits import Commit, TableLog
+from metaeol_udf.delta.tables.refs import exists
+
+_FOLDER = "_proofs"  # Delta leaves alone what begins with an underscore, VACUUM too
+_USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
+_NOTE = re.compile(r"metaeol_udf (\S+) (\S+) (\S+)$")
+#: Commits that change no row and none of the columns that a proof speaks of.
+_HARMLESS = frozenset(
+    {
+        "SET TBLPROPERTIES", "UNSET TBLPROPERTIES", "ADD COLUMNS", "CHANGE COLUMN", "ADD CONSTRAINT", "DROP CONSTRAINT", "UPGRADE PROTOCOL",
+        "CLUSTER BY", "OPTIMIZE", "REORG", "VACUUM START", "VACUUM END", "ANALYZE", "COMPUTE STATS",
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was proved.
+
+    Attributes:
+        run_id: The run that proved it.
+        source_id: The id of the source table.
+        source_version: Its version whose rows were looked at.
+        target_id: The id of the table that was written to.
+        target_version: A version of it since which the proof answers for every commit of this job.
+        key: The key's columns with their types.
+        rows_selected: Rows that the condition selected.
+        quarantine_id: The id of the quarantine; None where there was none.
+        quarantine_version: Its version.
+    """
+
+    run_id: str
+    source_id: str
+    source_version: int
+    target_id: str
+    target_version: int
+    key: str
+    rows_selected: int
+    quarantine_id: str | None
+    quarantine_version: int
+
+
+class ProofStore:
+    """The proofs of one target, of which this job's is one."""
+
+    def __init__(self, job: Job) -> None:
+        """Find the folder of the proofs; reads nothing."""
+        self._spark = job.spark
+        tables = (job.config.source, str(job.source), str(job.target), job.config.target.deleted)
+        parts = (*tables, job.columns.vector, job.spec.fingerprint())
+        self._name = f"{hashlib.sha256(repr(parts).encode()).hexdigest()[:32]}.json"
+        self._journal = job.target.beside("journal")
+
+    def load(self) -> Proof | None:
+        """Load the job's proof; None where there is none that can be read."""
+        try:
+            file = self._file()
+            content = None if file is None else file.read()
+            return Proof(**json.loads(content)) if content else None
+        except (Py4JError, ValueError, TypeError):  # refused by the storage, cut off by a kill, or of another version
+            return None
+
+    def save(self, proof: Proof) -> bool:
+        """Save the job's proof; tells whether the storage took it."""
+        try:
+            file = self._file()
+            if file is None:
+                return False
+            file.write(json.dumps(asdict(proof)))
+        except Py4JError:
+            return False
+        return True
+
+    def _file(self) -> SmallFile | None:
+        """Find the file of the proof; None while there is no journal."""
+        if not exists(self._spark, self._journal):
+            return None
+        log = None if self._journal.is_path else TableLog.of(self._spark, self._journal)
+        if log is None and not self._journal.is_path:
+            return None
+        return SmallFile(self._spark, f"{self._journal.name if log is None else log.location}/{_FOLDER}/{self._name}")
+
+
+@contextmanager
+def noted_commits(job: Job, run_id: str) -> Iterator[None]:
+    """Write on every commit that the block makes which run, column and spec it is of; people see it in the table's history."""
+    before = job.spark.conf.get(_USER_METADATA, None)
+    note = f"metaeol_udf {run_id} {job.columns.vector} {job.spec.fingerprint()}"
+    job.spark.conf.set(_USER_METADATA, f"{before} {note}" if before else note)
+    try:
+        yield
+    finally:
+        if before is None:
+            job.spark.conf.unset(_USER_METADATA)
+        else:
+            job.spark.conf.set(_USER_METADATA, before)
+
+
+def is_answered_for(job: Job, commit: Commit) -> bool:
+    """Tell whether a commit is by a run of this package that leaves the job's own vectors right: of the same spec or another column."""
+    found = _NOTE.search(commit.user_metadata or "")
+    return found is not None and (found.group(2) != job.columns.vector or found.group(3) == job.spec.fingerprint())
+
+
+def wrote_after(job: Job, proof: Proof, commits: Sequence[Commit]) -> bool:
+    """Tell whether another run than the proving one wrote the job's vectors since: a stream, a retry, or a run that was killed."""
+    notes = [_NOTE.search(commit.user_metadata or "") for commit in commits if commit.changes_data]
+    return any(note is not None and note.group(2) == job.columns.vector and note.group(1) != proof.run_id for note in notes)
+
+
+def why_target_is_unproven(job: Job, commits: Sequence[Commit] | None) -> str | None:
+    """Say what happened to the stored vectors since the proof that it cannot answer for; None where nothing did.
+
+    `commits` are those of the table that was written to; for vectors in the source itself, rows that others wrote are no reason.
+    """
+    if commits is None:
+        return f"the commits of {job.target} since the last proof cannot be read"
+    for commit in commits:
+        if commit.operation in _HARMLESS and not commit.changes_data:
+            continue
+        if commit.alters or commit.operation in ("RESTORE", "CLONE", None):
+            return f"{commit.operation or 'an unknown writer'} changed {job.target} in version {commit.version}"
+        if not job.in_place and commit.changes_data and not is_answered_for(job, commit):
+            return f"another writer changed {job.target} by {commit.operation} in version {commit.version}"
+    return None
+
+
+def why_source_is_unproven(job: Job, commits: Sequence[Commit] | None) -> str | None:
+    """Say why the files that were added to the source since the proof are not all that changed; None where they are."""
+    if commits is None:
+        return f"the commits of {job.source} since the last proof cannot be read"
+    for commit in commits:
+        if commit.operation in _HARMLESS and not commit.changes_data:
+            continue
+        if commit.alters or commit.operation in ("RESTORE", "CLONE", None):
+            return f"{commit.operation or 'an unknown writer'} changed {job.source} in version {commit.version}"
+    return None

@@ -1,0 +1,94 @@
+"""Vectors of keys that left the source: they leave a target of its own, too.
+
+A key counts as gone where the whole source does not have it, whatever `source.where` selects: another job may be responsible for the
+rows that this job's condition leaves out.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from metaeol_udf.delta.base.context import Job
+from metaeol_udf.delta.select.row_scope import RowScope
+from metaeol_udf.delta.select.snapshot import open_checked
+from metaeol_udf.delta.tables.commits import TableLog
+from metaeol_udf.delta.tables.refs import open_table, read
+from metaeol_udf.delta.tables.spark_errors import with_retries
+from metaeol_udf.delta.write.quarantine import failing_rows, reconcile_quarantine
+from metaeol_udf.errors import InputError
+from metaeol_udf.spark.columns import quoted, same_key
+
+logger = logging.getLogger(__name__)
+
+_GONE = "metaeol_gone_"
+
+
+def count_orphans(job: Job) -> int:
+    """Count the target's rows whose key has left the source.
+
+    Raises:
+        InputError: They are to be removed, and are more than `target.max_deleted_fraction` of the target's rows.
+    """
+    n_orphans = _orphans(job).count()
+    if not n_orphans or not removes(job):
+        return n_orphans
+    n_rows, most = read(job.spark, job.target).count(), job.config.target.max_deleted_fraction
+    if n_orphans > most * n_rows:
+        raise InputError(
+            f"{n_orphans:,} of the {n_rows:,} rows of {job.target} have a key that left {job.source}, more than "
+            f"target.max_deleted_fraction={most} allows in one run. If they are to go, run once with "
+            f"target.max_deleted_fraction=1; to keep such rows for good, set target.deleted=keep"
+        )
+    return n_orphans
+
+
+def removes(job: Job) -> bool:
+    """Tell whether the job removes the rows of keys that left its source: not where the target holds vectors of other sources too."""
+    if job.config.target.deleted == "keep":
+        return False
+    log = TableLog.of(job.spark, job.target)
+    sources = {} if log is None else {name: value for name, value in log.properties().items() if _is_source(name)}
+    others = sorted({value for value in sources.values() if value != str(job.source)})
+    if others:
+        logger.warning("%s holds vectors of %s too: rows of keys that left the source are kept", job.target, ", ".join(others))
+    return not others
+
+
+def _is_source(name: str) -> bool:
+    return name.startswith("metaeol.") and name.endswith(".source")
+
+
+def sweep_orphans(job: Job, run_id: str) -> int:
+    """Remove the rows of keys that left the source from target and quarantine, at the end of a stream; gives their number."""
+    if not count_orphans(job) or not removes(job):
+        return 0
+    n_removed = remove_orphans(job)
+    tables = open_checked(job, RowScope())
+    reconcile_quarantine(job.spark, job.target.beside("quarantine"), failing_rows(job, tables), tables.key, run_id, job.columns.vector)
+    return n_removed
+
+
+def remove_orphans(job: Job) -> int:
+    """Remove the target's rows whose key is not in the source now; gives their number."""
+    names = job.config.source.key
+    gone = _orphans(job).select(*[F.col(quoted(name)).alias(f"{_GONE}{i}") for i, name in enumerate(names)]).distinct()
+    matches = same_key([F.col(quoted(name)) for name in names], [F.col(f"{_GONE}{i}") for i in range(len(names))])
+
+    def delete() -> None:
+        open_table(job.spark, job.target, "target.table").merge(gone, matches).whenMatchedDelete().execute()
+
+    n_orphans = gone.count()
+    if n_orphans:
+        with_retries(delete)
+    return n_orphans
+
+
+def _orphans(job: Job) -> DataFrame:
+    """Find the target's rows whose key is not in the source now: the key's columns."""
+    key = [F.col(quoted(name)) for name in job.config.source.key]
+    there = read(job.spark, job.source).select(*[column.alias(f"{_GONE}{i}") for i, column in enumerate(key)])
+    matches = same_key(key, [F.col(f"{_GONE}{i}") for i in range(len(key))])
+    return read(job.spark, job.target).select(*key).join(there, matches, "left_anti")

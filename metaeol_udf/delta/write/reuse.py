@@ -1,0 +1,81 @@
+"""Vectors that a table holds already, under another key or before it was overwritten: they cost no pass of the model.
+
+A vector is known by the fingerprint of its spec and text, so whatever row held it, it is the right one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+from pyspark.errors import AnalysisException
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from metaeol_udf.delta.base.context import Job
+from metaeol_udf.delta.base.kept_rows import keep_counted
+from metaeol_udf.delta.select.pending import Pending
+from metaeol_udf.delta.select.proof import ProofStore, is_answered_for
+from metaeol_udf.delta.select.selection import FINGERPRINT
+from metaeol_udf.delta.select.snapshot import MOST_BROADCAST
+from metaeol_udf.delta.select.stored_vector import is_whole
+from metaeol_udf.delta.tables.commits import TableLog
+from metaeol_udf.delta.tables.refs import read
+from metaeol_udf.delta.write.journal import Journal
+from metaeol_udf.spark.columns import find_field, quoted
+
+logger = logging.getLogger(__name__)
+
+
+def reuse_vectors(job: Job, pending: Pending, journal: Journal) -> Pending:
+    """Journal the vectors of pending texts that a table holds; gives what is left for the model.
+
+    A run that only sees new rows looks for none: that would cost it a scan of the table.
+    """
+    look = pending.snapshot.look
+    if not pending.n_texts or not look.is_whole or (look.why_all is None and not look.rows_left):
+        return pending
+    for version in _versions(job, pending):
+        found = _find(job, pending, version)
+        if found is None:
+            continue
+        vectors, n_found = keep_counted(found)
+        if n_found:
+            logger.info("%d texts have their vector in version %d of %s: it is taken from there", n_found, version, job.target)
+            journal.append_reused(vectors)
+            return pending.without(vectors.select(FINGERPRINT), n_found)
+    return pending
+
+
+def _versions(job: Job, pending: Pending) -> Iterator[int]:
+    """Find the versions that may hold vectors: the present one, and for vectors in the source that before it was overwritten."""
+    tables = pending.snapshot.tables
+    if not job.in_place:
+        if tables.target_version is not None:
+            yield tables.target_version
+        return
+    proof, log = ProofStore(job).load(), TableLog.of(job.spark, job.source)
+    commits = None if proof is None or log is None else log.commits_since(proof.target_version)
+    overwritten = [commit.version for commit in commits or [] if commit.removes_rows and not is_answered_for(job, commit)]
+    if overwritten:
+        yield overwritten[0] - 1
+    yield tables.source_version
+
+
+def _find(job: Job, pending: Pending, version: int) -> DataFrame | None:
+    """Find FINGERPRINT and `vector`, each fingerprint once, in a version of the table that is written to; None where there is none."""
+    columns = job.columns
+    try:
+        held = read(job.spark, job.target, version)
+        names = (columns.fingerprint_column, columns.vector, columns.error)
+        if any(find_field(held.schema, name) is None for name in names):
+            return None
+    except AnalysisException:  # its commits are gone
+        return None
+    fingerprint, vector, error = (F.col(quoted(name)) for name in names)
+    due = F.broadcast(pending.due) if pending.n_texts <= MOST_BROADCAST else pending.due
+    known = held.where(error.isNull())
+    if known.select(fingerprint.alias(FINGERPRINT)).join(due, FINGERPRINT, "left_semi").isEmpty():  # without a look at a vector
+        return None
+    whole = known.where(is_whole(vector, job.resolved.vector_length)).select(fingerprint.alias(FINGERPRINT), vector.alias("vector"))
+    return whole.join(due, FINGERPRINT, "left_semi").groupBy(FINGERPRINT).agg(F.first("vector").alias("vector"))
