@@ -47,11 +47,11 @@ def _die() -> NoReturn:
 
 def _die_at_new_file(folder: Path) -> None:
     """Die when a data file of the next commit is there: written, and in no version of the table."""
-    known = set(folder.glob("*.parquet"))
+    known = set(folder.rglob("*.parquet"))
 
     def watch() -> None:
         while True:
-            if set(folder.glob("*.parquet")) - known:
+            if set(folder.rglob("*.parquet")) - known:
                 _die()
             time.sleep(0.001)
 
