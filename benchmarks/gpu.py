@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.encode import show
+from benchmarks.results import show
 from metaeol_udf.encoder.batch_runner import BatchRunner
 from metaeol_udf.encoder.forward.batching import plan_batches
 from metaeol_udf.encoder.forward.decoder import Decoder, Layer, Linear, Mlp, Norm

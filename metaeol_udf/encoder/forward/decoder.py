@@ -18,7 +18,8 @@ from torch import Tensor
 V = TypeVar("V")
 
 
-@dataclass(frozen=True)
+# Compared by identity: the compiler of torch 2.11 hashes an object while it is made, before its fields are there.
+@dataclass(frozen=True, eq=False)
 class Linear:
     """``x @ weight.T + bias`` with `weight` of shape ``(n_out, n_in)``."""
 

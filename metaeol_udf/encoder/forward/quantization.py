@@ -18,7 +18,7 @@ from metaeol_udf.encoder.forward.decoder import Layer, Linear
 _GROUP = 32  # weights of a row that share a scale in 4 bits; rows that it does not divide are one group
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)  # as `Linear`
 class QuantizedLinear(Linear):
     """As `Linear`, with integer weights.
 
