@@ -254,10 +254,13 @@ class _Stream:
         check_termination()
         job = dataclasses.replace(self._job, spark=batch.sparkSession)  # a stream works in a session of its own
         source = job.config.source
-        due = batch if job.in_place else filtered(batch, source.where)
-        if job.in_place:  # the job's own commits come back: their rows are current
+        if not job.in_place:
+            due = filtered(batch, source.where)
+        else:  # the job's own commits come back: their rows are current
             fingerprint, length = job.spec.fingerprint(), job.resolved.vector_length
-            due = select(due, source, fingerprint, job.columns, length, None, in_place=True).rows.where(~F.col(DONE) & F.col(HELD).isNull())
+            due = select(batch, source, fingerprint, job.columns, length, None, in_place=True).rows.where(
+                ~F.col(DONE) & F.col(HELD).isNull()
+            )
         keys = due.select(*[F.col(quoted(name)) for name in source.key]).distinct().persist()
         try:
             scope, n_keys = row_scope_of_keys(keys)

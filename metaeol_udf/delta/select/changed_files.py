@@ -78,10 +78,12 @@ def choose_look(job: Job, scope: RowScope, source: DataFrame, source_version: in
         return Look("this Delta does not show the commits of a table", source)
     if log.version != source_version or (target_version is not None and written_to.version != target_version):
         return Look("another writer was at work at this moment", source)
-    why = _why_unproven(job, proof, log, written_to, key)
-    if why is not None:
+    commits, written = log.commits_since(proof.source_version), written_to.commits_since(proof.target_version)
+    why = (
+        _why_another_table(job, proof, log, written_to, key) or why_source_is_unproven(job, commits) or why_target_is_unproven(job, written)
+    )
+    if why is not None or commits is None or written is None:
         return Look(why, source)
-    commits = log.commits_since(proof.source_version) or []
 
     def is_own(commit: Commit) -> bool:
         return job.in_place and is_answered_for(job, commit)
@@ -96,21 +98,17 @@ def choose_look(job: Job, scope: RowScope, source: DataFrame, source_version: in
     rows_left = any(commit.removes_rows and not is_own(commit) for commit in commits)
     are_new = not rows_left and not added.has_others and failed is None
     n_proved = proof.rows_selected if are_new else None
-    may_be_stored = not are_new or wrote_after(job, proof, written_to.commits_since(proof.target_version) or [])
+    may_be_stored = not are_new or wrote_after(job, proof, written)
     return Look(None, rows, proof.source_version, n_proved, rows_left, reads_target=may_be_stored and not job.in_place)
 
 
-def _why_unproven(job: Job, proof: Proof, log: TableLog, written_to: TableLog, key: StructType) -> str | None:
-    """Say why the proof does not answer for the rows that no commit has touched since; None where it does."""
+def _why_another_table(job: Job, proof: Proof, log: TableLog, written_to: TableLog, key: StructType) -> str | None:
+    """Say which table is another than the proof's, or has another key; None where none is."""
     if proof.source_id != log.table_id:
         return f"{job.source} is another table than before"
     if proof.target_id != written_to.table_id:
         return f"{job.target} is another table than before"
-    if proof.key != key.json():
-        return "the columns of the key were changed"
-    return why_source_is_unproven(job, log.commits_since(proof.source_version)) or why_target_is_unproven(
-        job, written_to.commits_since(proof.target_version)
-    )
+    return "the columns of the key were changed" if proof.key != key.json() else None
 
 
 def _why_quarantine_is_unproven(job: Job, proof: Proof, quarantine: TableLog | None) -> str | None:

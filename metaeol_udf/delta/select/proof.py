@@ -21,7 +21,7 @@ from py4j.protocol import Py4JError
 from metaeol_udf.delta.base.context import Job
 from metaeol_udf.delta.base.small_files import SmallFile
 from metaeol_udf.delta.tables.commits import Commit, TableLog
-from metaeol_udf.delta.tables.refs import exists
+from metaeol_udf.delta.tables.refs import TableRef, exists
 
 _FOLDER = "_proofs"  # Delta leaves alone what begins with an underscore, VACUUM too
 _USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
@@ -135,25 +135,24 @@ def why_target_is_unproven(job: Job, commits: Sequence[Commit] | None) -> str | 
 
     `commits` are those of the table that was written to; for vectors in the source itself, rows that others wrote are no reason.
     """
-    if commits is None:
-        return f"the commits of {job.target} since the last proof cannot be read"
-    for commit in commits:
-        if commit.operation in _HARMLESS and not commit.changes_data:
-            continue
-        if commit.alters or commit.operation in ("RESTORE", "CLONE", None):
-            return f"{commit.operation or 'an unknown writer'} changed {job.target} in version {commit.version}"
-        if not job.in_place and commit.changes_data and not is_answered_for(job, commit):
-            return f"another writer changed {job.target} by {commit.operation} in version {commit.version}"
-    return None
+    why = _why_altered(job.target, commits)
+    if why is not None or job.in_place:
+        return why
+    foreign = [commit for commit in commits or () if commit.changes_data and not is_answered_for(job, commit)]
+    return f"another writer changed {job.target} by {foreign[0].operation} in version {foreign[0].version}" if foreign else None
 
 
 def why_source_is_unproven(job: Job, commits: Sequence[Commit] | None) -> str | None:
     """Say why the files that were added to the source since the proof are not all that changed; None where they are."""
+    return _why_altered(job.source, commits)
+
+
+def _why_altered(table: TableRef, commits: Sequence[Commit] | None) -> str | None:
+    """Say which commit did more to a table than bring and take rows; None where none did."""
     if commits is None:
-        return f"the commits of {job.source} since the last proof cannot be read"
+        return f"the commits of {table} since the last proof cannot be read"
     for commit in commits:
-        if commit.operation in _HARMLESS and not commit.changes_data:
-            continue
-        if commit.alters or commit.operation in ("RESTORE", "CLONE", None):
-            return f"{commit.operation or 'an unknown writer'} changed {job.source} in version {commit.version}"
+        is_harmless = commit.operation in _HARMLESS and not commit.changes_data
+        if not is_harmless and (commit.alters or commit.operation in ("RESTORE", "CLONE", None)):
+            return f"{commit.operation or 'an unknown writer'} changed {table} in version {commit.version}"
     return None

@@ -214,9 +214,8 @@ def newest_version(spark: SparkSession, ref: TableRef, setting: str = "target.ta
         InputError: There is no such table.
         EnvironmentFault: As in `TableLog.check_newest`.
     """
-    table = open_table(spark, ref, setting)
     log = TableLog.of(spark, ref, setting)
     if log is None:
-        return current_version(table)
+        return current_version(open_table(spark, ref, setting))
     log.check_newest()
     return log.version

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import math
 import operator
 from collections.abc import Iterable
@@ -26,9 +25,7 @@ from metaeol_udf.delta.write.waves import WavePlan
 from metaeol_udf.errors import ConflictError
 from metaeol_udf.spark.columns import find_field, quoted, same_key
 
-logger = logging.getLogger(__name__)
-
-PREFIX = "metaeol_new_"  # of the journal's columns inside a MERGE, so that a user's names stay unambiguous
+_PREFIX = "metaeol_new_"  # of the journal's columns inside a MERGE, so that a user's names stay unambiguous
 PIECE_ROWS = 200_000  # of one MERGE into a target of its own
 _MOST_PIECES = 50
 _MOST_PARTS = 16  # of a piece that meets other writers
@@ -119,7 +116,7 @@ def _merge(job: Job, scope: RowScope, snapshot: Snapshot, work: DataFrame, publi
         matches = matches & condition
     if job.in_place:
         # The fingerprint of the text as it is now: a row that was changed or deleted since it was read gets nothing.
-        matches = matches & (row_fingerprint(job.spec.fingerprint(), F.col(quoted(source.text))) == F.col(f"{PREFIX}fingerprint"))
+        matches = matches & (row_fingerprint(job.spec.fingerprint(), F.col(quoted(source.text))) == F.col(f"{_PREFIX}fingerprint"))
         table.merge(rows, matches).whenMatchedUpdate(set=_assignments(columns)).execute()
         return
     inserted = _assignments(columns) | {quoted(name): new for name, new in zip(source.key, _new_key(source.key), strict=True)}
@@ -131,28 +128,28 @@ def _outcomes(snapshot: Snapshot, work: DataFrame, published: Published, piece: 
 
     A row whose error stands already is left out: a second try that failed again is stored as it was before.
     """
-    named = [F.col(quoted(name)).alias(f"{PREFIX}key_{i}") for i, name in enumerate(key)]
+    named = [F.col(quoted(name)).alias(f"{_PREFIX}key_{i}") for i, name in enumerate(key)]
     chosen = work.where(_is_in(piece, published.plan, key))
     known = published.journal.outcomes(own=published.own)
     if piece.waves is not None:
         before = published.journal.waves_before
         known = known.where(F.col("wave").between(before + piece.waves.start, before + piece.waves.stop - 1))
-    new = known.select(*[F.col(name).alias(f"{PREFIX}{name}") for name in ("fingerprint", "vector", "error")])
+    new = known.select(*[F.col(name).alias(f"{_PREFIX}{name}") for name in ("fingerprint", "vector", "error")])
     embedded = chosen.where(F.col(TEXTLESS).isNull()).select(*named, FINGERPRINT, HELD)
     if snapshot.rows_to_do <= MOST_BROADCAST or piece.waves is not None:
         embedded = F.broadcast(embedded)
-    rows = new.join(embedded, F.col(FINGERPRINT) == F.col(f"{PREFIX}fingerprint")).drop(FINGERPRINT)
+    rows = new.join(embedded, F.col(FINGERPRINT) == F.col(f"{_PREFIX}fingerprint")).drop(FINGERPRINT)
     if snapshot.n_textless:
         nothing = F.lit(None).cast(known.schema["vector"].dataType)
         textless = chosen.where(F.col(TEXTLESS).isNotNull()).select(
             *named,
-            F.col(FINGERPRINT).alias(f"{PREFIX}fingerprint"),
-            nothing.alias(f"{PREFIX}vector"),
-            F.col(TEXTLESS).alias(f"{PREFIX}error"),
+            F.col(FINGERPRINT).alias(f"{_PREFIX}fingerprint"),
+            nothing.alias(f"{_PREFIX}vector"),
+            F.col(TEXTLESS).alias(f"{_PREFIX}error"),
             HELD,
         )
         rows = rows.unionByName(textless)
-    stands_already = F.coalesce(F.col(HELD) == F.col(f"{PREFIX}error"), F.lit(False))
+    stands_already = F.coalesce(F.col(HELD) == F.col(f"{_PREFIX}error"), F.lit(False))
     return rows.where(~stands_already).drop(HELD)
 
 
@@ -182,12 +179,12 @@ def _check_still_fits(table: DeltaTable, columns: VectorColumns, matched_by: Ite
 
 
 def _new_key(key: Iterable[str]) -> list[Column]:
-    return [F.col(f"{PREFIX}key_{i}") for i, _ in enumerate(key)]
+    return [F.col(f"{_PREFIX}key_{i}") for i, _ in enumerate(key)]
 
 
 def _assignments(columns: VectorColumns) -> dict[str, Column | str]:
     return {
-        quoted(columns.vector): F.col(f"{PREFIX}vector"),
-        quoted(columns.error): F.col(f"{PREFIX}error"),
-        quoted(columns.fingerprint_column): F.col(f"{PREFIX}fingerprint"),
+        quoted(columns.vector): F.col(f"{_PREFIX}vector"),
+        quoted(columns.error): F.col(f"{_PREFIX}error"),
+        quoted(columns.fingerprint_column): F.col(f"{_PREFIX}fingerprint"),
     }
