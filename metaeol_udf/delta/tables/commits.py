@@ -20,6 +20,7 @@ from metaeol_udf.delta.tables.refs import TableRef, current_version, exists, ope
 MOST_BYTES = 64 << 20  # of the commits that are looked at; beyond that a look at the whole table is no dearer
 MOST_COMMITS = 2_000
 _HEAD = 4_096
+_NO_COMMIT = (ValueError, KeyError, AttributeError, TypeError)  # what parsing another thing than a commit raises
 _OPERATION = re.compile(r'"commitInfo"\s*:\s*\{[^{}]*"operation"\s*:\s*"')
 
 
@@ -50,7 +51,7 @@ class Commit:
         """Parse the file of a commit."""
         info: dict[str, Any] = {}
         added, removed, changes_data, alters = {}, set(), False, False
-        for line in text.splitlines():
+        for line in text.split("\n"):  # a name may hold other ends of lines
             if not line.strip():
                 continue
             action = json.loads(line)
@@ -126,19 +127,30 @@ class TableLog:
 
     def _says_what_it_did(self, number: int) -> bool:
         """Tell whether the file of a commit names an operation; a file that is cleaned up is no matter."""
-        jvm = self._jvm
-        file = jvm.org.apache.hadoop.fs.Path(self._log.logPath(), f"{number:020d}.json")
-        try:
-            stream = self._files().open(file)
-        except Py4JError:
+        head = self._read(number, _HEAD)
+        if head is None or _OPERATION.search(head):
             return True
+        try:  # not every writer says it first
+            return Commit.parse(number, self._read(number) or "").operation is not None
+        except _NO_COMMIT:
+            return False
+
+    def _read(self, number: int, most: int | None = None) -> str | None:
+        """Read the file of a commit, or so many bytes of it; None where it is cleaned up, or kept elsewhere by the catalog."""
+        jvm = self._jvm
         try:
-            head = jvm.org.apache.commons.io.IOUtils.toString(jvm.org.apache.commons.io.input.BoundedInputStream(stream, _HEAD), "UTF-8")
-            if "commitInfo" not in head and len(head) == _HEAD:  # not every writer says it first
-                head += jvm.org.apache.commons.io.IOUtils.toString(stream, "UTF-8")
+            stream = self._files().open(self._file(number))
+        except Py4JError:
+            return None
+        try:
+            source = stream if most is None else jvm.org.apache.commons.io.input.BoundedInputStream(stream, most)
+            text: str = jvm.org.apache.commons.io.IOUtils.toString(source, "UTF-8")
+            return text
         finally:
             stream.close()
-        return _OPERATION.search(head) is not None
+
+    def _file(self, number: int) -> Any:
+        return self._jvm.org.apache.hadoop.fs.Path(self._log.logPath(), f"{number:020d}.json")
 
     def _files(self) -> Any:
         return self._log.logPath().getFileSystem(self._spark._jsparkSession.sessionState().newHadoopConf())
@@ -160,25 +172,18 @@ class TableLog:
         """Read the commits after a version, oldest first; None where they are too many, or some of them are gone."""
         if not 0 <= self.version - version <= MOST_COMMITS:
             return None
-        path = self._jvm.org.apache.hadoop.fs.Path
-        files = self._files()
         left, commits = MOST_BYTES, []
         for number in range(version + 1, self.version + 1):
-            file = path(self._log.logPath(), f"{number:020d}.json")
             try:
-                left -= files.getFileStatus(file).getLen()
-                if left < 0:
-                    return None
-                stream = files.open(file)
-            except Py4JError:  # cleaned up, or kept elsewhere by the catalog
+                left -= self._files().getFileStatus(self._file(number)).getLen()
+            except Py4JError:
+                return None
+            text = self._read(number) if left >= 0 else None
+            if text is None:
                 return None
             try:
-                text = self._jvm.org.apache.commons.io.IOUtils.toString(stream, "UTF-8")
-            finally:
-                stream.close()
-            try:
                 commits.append(Commit.parse(number, text))
-            except (ValueError, KeyError, AttributeError):  # whoever wrote it, a look at the whole table says what is there
+            except _NO_COMMIT:  # whoever wrote it, a look at the whole table says what is there
                 return None
         return commits
 
