@@ -118,9 +118,9 @@ class EmbedRun:
                             self._prepare_tables(snapshot)
                         outcomes = self._publish_and_verify(snapshot, texts, plan)
                         self._update_quarantine(snapshot, outcomes)
-                        n_left = outcomes.n_lost
+                        n_left = self._count_lost(outcomes)
                     if n_left:
-                        snapshot = self._take_another_snapshot(n_left)
+                        snapshot = self._take_another_snapshot()
                 self._remove_orphans(n_orphans)
                 self._reconcile_quarantine(snapshot)
                 self._clean_up_journal(snapshot)
@@ -154,12 +154,8 @@ class EmbedRun:
         self._report.looked_at = f"all rows: {look.why_all}" if look.why_all else f"files added since version {look.since} of the source"
         return snapshot
 
-    def _take_another_snapshot(self, n_lost: int | None = None) -> Snapshot:
+    def _take_another_snapshot(self) -> Snapshot:
         """Take a snapshot of what is left: what is journalled or published is not computed again."""
-        if n_lost:
-            if not self._attempts_left:
-                raise MetaEOLError("rows that were embedded are in no journal, however often they are looked for: run the job again")
-            logger.warning("%d rows were dropped from the journal by another run: looking again", n_lost)
         snapshot = self._take_snapshot()
         self._journal = self._journal.for_another_snapshot()
         return snapshot
@@ -276,7 +272,7 @@ class EmbedRun:
 
     def _count_orphans(self, snapshot: Snapshot) -> int:
         """Count the target's rows whose key left the source; raises where they are too many to be removed unasked."""
-        if self._job.in_place or snapshot.tables.target_version is None or not snapshot.look.may_have_orphans:
+        if self._job.in_place or snapshot.tables.target_version is None or not snapshot.look.sees_old_rows:
             return 0
         with self._phase("delete"):
             return count_orphans(self._job)
@@ -297,13 +293,21 @@ class EmbedRun:
         with self._phase("quarantine"):
             with_retries(lambda: update_quarantine(self._spark, ref, outcomes.rows, key, self._report.run_id, outcomes.n_failed, column))
 
+    def _count_lost(self, outcomes: Outcomes) -> int:
+        """Count the rows that another attempt must embed, because another run dropped their texts from the journal."""
+        if outcomes.n_lost:
+            if not self._attempts_left:
+                raise MetaEOLError("rows that were embedded are in no journal, however often they are looked for: run the job again")
+            logger.warning("%d rows were dropped from the journal by another run: looking again", outcomes.n_lost)
+        return outcomes.n_lost
+
     def _reconcile_quarantine(self, snapshot: Snapshot) -> None:
         """Reconcile the quarantine with the table, whatever killed runs and deleted rows left in it.
 
         A run that looked at the changes alone has nothing to reconcile, unless rows left the source.
         """
-        look, ref, key = snapshot.look, self._job.target.beside("quarantine"), snapshot.tables.key
-        if not (self._scope.failed or (look.is_whole and (look.why_all is not None or look.rows_left))):
+        ref, key = self._job.target.beside("quarantine"), snapshot.tables.key
+        if not (self._scope.failed or snapshot.look.sees_old_rows):
             return
         if not (snapshot.n_failing or self._report.rows_failed or exists(self._spark, ref)):
             return

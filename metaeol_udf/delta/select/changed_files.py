@@ -41,8 +41,8 @@ class Look:
     is_whole: bool = True
 
     @property
-    def may_have_orphans(self) -> bool:
-        """Whether a target of its own may hold keys that left the source."""
+    def sees_old_rows(self) -> bool:
+        """Whether rows that were there at the proof may be gone or changed: not where named rows, or new rows alone, are looked at."""
         return self.is_whole and (self.why_all is not None or self.rows_left)
 
     def of_all(self, why: str) -> Look:

@@ -103,7 +103,7 @@ def take_snapshot(job: Job, scope: RowScope, *, check_keys: bool = True) -> Snap
         logger.info("looking at all rows: %s", look.why_all)
         return _look_at_all(job, tables, look, chosen, check_keys=check_keys)
     logger.info("looking at the rows of files added since version %d of %s", look.since, job.source)
-    seen = _look_at_changes(job, scope, tables, look, chosen)
+    seen = _look_at_changes(job, tables, look, chosen)
     if not seen.counts.rows_of_other_specs:
         return seen
     return _look_at_all(job, tables, look.of_all("rows hold vectors of another spec"), chosen, check_keys=check_keys)
@@ -124,7 +124,7 @@ def _look_at_all(job: Job, tables: Tables, look: Look, chosen: Selection, *, che
     return Snapshot(tables, look, chosen, work, texts, found, found.rows_selected, n_textless, n_failing)
 
 
-def _look_at_changes(job: Job, scope: RowScope, tables: Tables, look: Look, chosen: Selection) -> Snapshot:
+def _look_at_changes(job: Job, tables: Tables, look: Look, chosen: Selection) -> Snapshot:
     """Look at the rows of added files and at those that failed before; they are kept with their texts."""
     stored = read(job.spark, job.target, tables.target_version) if look.reads_target else None
     looked_at = selection.select(

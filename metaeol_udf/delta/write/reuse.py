@@ -32,8 +32,7 @@ def reuse_vectors(job: Job, pending: Pending, journal: Journal) -> Pending:
 
     A run that only sees new rows looks for none: that would cost it a scan of the table.
     """
-    look = pending.snapshot.look
-    if not pending.n_texts or not look.is_whole or (look.why_all is None and not look.rows_left):
+    if not pending.n_texts or not pending.snapshot.look.sees_old_rows:
         return pending
     for version in _versions(job, pending):
         found = _find(job, pending, version)
