@@ -1,133 +1,54 @@
-"""Texts and tokens a second on a GPU, and the share of its matrix products' peak (MFU), for models of several sizes.
+"""Texts a second on a GPU beside other people's loops, and the share of its matrix products' peak (MFU), for models of several sizes.
 
-    python -m benchmarks.gpu [--shapes 135M,0.5B,1.5B,8B] [--lengths 12,30,100,500] [--seconds S] [--json FILE]
+    python -m benchmarks.gpu [--shapes 135M,0.6B,1.5B,8B] [--lengths 12,30,100,500,mix] [--seconds S] [--json FILE]
     python -m benchmarks.gpu --device cpu --tiny        # the same on a CPU, to try it
 
-Weights are random and made on the device, texts are random tokens, so nothing is downloaded: what is timed is the forward pass of
-the engine with four prefixes of two suffixes each, from planned batches to float32 vectors on the host. MFU counts the linear layers'
-operations for the tokens that are computed, against the best rate of matrix products at the model's own shapes in the same run.
+Weights are random and made on the device, texts are random tokens, so nothing is downloaded. Prompts have as many tokens as `metaeol`
+has with SmolLM2's tokenizer. What is timed is the forward pass of the engine, from planned batches to float32 vectors on the host; the
+loops are timed on the first texts of the same ones. MFU counts the linear layers' operations for the tokens that are computed (in the last
+layer the outputs alone), against the best rate of matrix products at the model's own shapes in the same run.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import functools
 import json
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from benchmarks.results import show
+from benchmarks import gpu_loops
+from benchmarks.gpu_shapes import (
+    MAX_TEXTS,
+    MIX,
+    PUBLISHED,
+    SHAPES,
+    TEMPLATES,
+    TINY,
+    Shape,
+    build_decoder,
+    draw_lengths,
+    draw_texts,
+    make_groups,
+    make_prepared,
+    seconds_of,
+)
+from benchmarks.results import Row, show, significant
 from metaeol_udf.encoder.batch_runner import BatchRunner
-from metaeol_udf.encoder.forward.batching import plan_batches
-from metaeol_udf.encoder.forward.decoder import Decoder, Layer, Linear, Mlp, Norm
+from metaeol_udf.encoder.forward.decoder import Decoder
+from metaeol_udf.encoder.gpu.packed_forward import PackedPass
 from metaeol_udf.encoder.loading import Engine, choose_runner
 from metaeol_udf.encoder.preparation import PreparedTexts
-from metaeol_udf.prompts.trie import PrefixGroup
 
-
-@dataclasses.dataclass(frozen=True)
-class Shape:
-    """A Llama: sizes without weights."""
-
-    n_layers: int
-    hidden_size: int
-    intermediate_size: int
-    n_heads: int
-    n_kv_heads: int
-    head_dim: int
-    vocabulary: int = 49_152
-
-
-SHAPES = {
-    "135M": Shape(30, 576, 1536, 9, 3, 64),  # SmolLM2-135M
-    "0.5B": Shape(24, 896, 4864, 14, 2, 64),
-    "1.5B": Shape(28, 1536, 8960, 12, 2, 128),
-    "8B": Shape(32, 4096, 14_336, 32, 8, 128),
-}
-TINY = {"tiny": Shape(2, 64, 128, 4, 2, 16, 512)}
-PREFIXES, SUFFIXES = (52, 47, 55, 50), (9, 12)  # tokens of prefixes and of each prefix's two suffixes, about what `metaeol` has
-MAX_TEXTS = 8192  # of a chunk, as the encoder plans
-
-
-def build_decoder(shape: Shape, device: torch.device, dtype: torch.dtype) -> Decoder:
-    """Random weights whose activations stay of the order of one."""
-
-    def linear(n_out: int, n_in: int) -> Linear:
-        return Linear(torch.randn(n_out, n_in, dtype=dtype, device=device) * n_in**-0.5)
-
-    def norm() -> Norm:
-        return Norm(torch.ones(shape.hidden_size, device=device), None, 1e-5)
-
-    n_query, n_key, n_inner = shape.n_heads * shape.head_dim, shape.n_kv_heads * shape.head_dim, shape.intermediate_size
-    layers = [
-        Layer(
-            attention_norm=norm(), qkv=linear(n_query + 2 * n_key, shape.hidden_size), q_norm=None, k_norm=None,
-            attention_out=linear(shape.hidden_size, n_query), after_attention_norm=None, mlp_norm=norm(),
-            mlp=Mlp(linear(2 * n_inner, shape.hidden_size), linear(shape.hidden_size, n_inner), "silu", is_gated=True),
-            after_mlp_norm=None, scaling=shape.head_dim**-0.5,
-        )
-        for _ in range(shape.n_layers)
-    ]  # fmt: skip
-    angles = torch.arange(2048)[:, None] * 10_000.0 ** -(torch.arange(shape.head_dim // 2) * 2 / shape.head_dim)
-    rope = torch.polar(torch.ones_like(angles), angles).to(device)
-    return Decoder(
-        token_table=torch.randn(shape.vocabulary, shape.hidden_size, dtype=dtype, device=device), token_scale=None, position_table=None,
-        ropes=(rope,), layers=layers, final_norm=norm(), softcap=None,
-        n_heads=shape.n_heads, n_kv_heads=shape.n_kv_heads, head_dim=shape.head_dim,
-    )  # fmt: skip
-
-
-def make_groups(vocabulary: int) -> list[PrefixGroup]:
-    """Prefix groups of random tokens: a prefix with two suffixes each."""
-    rng = np.random.default_rng(5)
-    n_suffix = sum(SUFFIXES)
-    depths = tuple(depth for n in SUFFIXES for depth in range(1, n + 1))
-    sees = np.zeros((n_suffix, n_suffix), bool)
-    for start, n in zip(np.cumsum((0, *SUFFIXES)), SUFFIXES, strict=False):
-        sees[start : start + n, start : start + n] = np.tri(n, dtype=bool)
-    ends = tuple((np.cumsum(SUFFIXES) - 1).tolist())
-    return [
-        PrefixGroup(
-            prefix_ids=tuple(rng.integers(vocabulary, size=n_prefix).tolist()), template_indices=(2 * index, 2 * index + 1),
-            suffix_ids=tuple(rng.integers(vocabulary, size=n_suffix).tolist()), suffix_depths=depths, suffix_sees=sees, outputs=ends,
-            prompt_lengths=tuple(n_prefix + n for n in SUFFIXES),
-        )
-        for index, n_prefix in enumerate(PREFIXES)
-    ]  # fmt: skip
-
-
-def make_prepared(groups: Sequence[PrefixGroup], n_texts: int, length: int, vocabulary: int, max_batch_tokens: int) -> PreparedTexts:
-    """Texts of random tokens, planned as the encoder plans them."""
-    ids = np.random.default_rng(length).integers(vocabulary, size=(n_texts, length)).tolist()
-    text_ids = [dict(enumerate(ids)) for _ in groups]
-    batches = plan_batches([dict.fromkeys(range(n_texts), length) for _ in groups], [len(g.suffix_ids) for g in groups], max_batch_tokens)
-    n_computed = sum(length + len(group.suffix_ids) for group in groups)
-    n_whole = sum(len(g.prompt_lengths) * length + sum(g.prompt_lengths) for g in groups)
-    return PreparedTexts(
-        groups, text_ids, batches, n_texts, np.arange(n_texts), np.zeros(n_texts, bool),
-        np.full(n_texts, n_computed, np.int64), np.full(n_texts, n_whole, np.int64),
-    )  # fmt: skip
+Texts = dict[str, list[list[int]]]  # token ids by what their lengths are
 
 
 def linears(decoder: Decoder) -> list[torch.Tensor]:
+    """Weights of the linear layers, four a layer."""
     return [linear.weight for layer in decoder.layers for linear in (layer.qkv, layer.attention_out, layer.mlp.into, layer.mlp.out)]
-
-
-def seconds_of(work: Callable[[], object], device: torch.device, least: float) -> float:
-    """Seconds of one call, after one that is not timed, over at least so many seconds."""
-    work()
-    _wait(device)
-    n_calls, started = 0, time.perf_counter()
-    while not n_calls or time.perf_counter() - started < least:
-        work()
-        _wait(device)
-        n_calls += 1
-    return (time.perf_counter() - started) / n_calls
 
 
 def gemm_peak(weights: Sequence[torch.Tensor], n_tokens: int, device: torch.device, least: float) -> float:
@@ -158,62 +79,119 @@ def to_fp8(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return (x.float() / scale).to(torch.float8_e4m3fn), scale
 
 
+class Ours:
+    """The engine over random weights."""
+
+    def __init__(self, shape: Shape, device: torch.device, dtype: torch.dtype, max_batch_tokens: int) -> None:
+        with torch.inference_mode():
+            self.decoder = build_decoder(shape, device, dtype)
+        self.groups = make_groups(TEMPLATES["metaeol"], shape.vocabulary)
+        self.runner = choose_runner(self.decoder, self.groups, tokens_before=0)
+        engine = Engine(None, self.runner, device, dtype, shape.hidden_size, shape.n_layers, 1, True)  # type: ignore[arg-type]  # nothing is tokenised
+        self.batches = BatchRunner(engine, max_batch_tokens)
+
+    def embed(self, prepared: PreparedTexts) -> None:
+        """Compute the vectors of some texts."""
+        _, errors = self.batches.run(prepared, sum(len(group.outputs) for group in self.groups))
+        if found := {error for error in errors if error}:
+            raise SystemExit(f"texts failed with {sorted(found)}")
+
+    def operations(self, prepared: PreparedTexts) -> int:
+        """Operations of the linear layers over some texts: in the last layer keys and values of all tokens, and the rest for outputs."""
+        n_tokens, n_outputs = int(prepared.tokens_computed.sum()), prepared.n_unique * sum(len(group.outputs) for group in self.groups)
+        last = linears(self.decoder)[-4:]
+        n_keys = 2 * self.decoder.n_kv_heads * self.decoder.head_dim * self.decoder.hidden_size
+        whole = sum(weight.numel() for weight in linears(self.decoder)[:-4])
+        return 2 * (n_tokens * (whole + n_keys) + n_outputs * (sum(weight.numel() for weight in last) - n_keys))
+
+    def paths(self) -> str:
+        """Batches by the path that they took."""
+        counts = self.runner.n_batches if isinstance(self.runner, PackedPass) else {"cells": "all"}
+        return ", ".join(f"{path} {n}" for path, n in sorted(counts.items()))
+
+
 def measure(
-    name: str, shape: Shape, lengths: Sequence[int], device: torch.device, least: float, max_batch_tokens: int
-) -> list[dict[str, object]]:
+    name: str, shape: Shape, lengths: Sequence[str], device: torch.device, least: float, max_batch_tokens: int, with_loops: bool
+) -> Iterator[tuple[str, Row]]:
+    """Measure one model: for each length of texts what is found out, as it comes."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    n_suffix = [len(group.suffix_ids) for group in make_groups(TEMPLATES["metaeol"], shape.vocabulary)]
+    texts = {}
+    for length in lengths:
+        drawn = draw_lengths(length, MAX_TEXTS)
+        n_texts = int(16 * max_batch_tokens / sum(sum(drawn) / len(drawn) + n for n in n_suffix))
+        texts[length] = draw_texts(drawn[: max(1, n_texts)], shape.vocabulary)
+    speeds = {}
+    for length, row in our_rows(name, shape, texts, device, dtype, least, max_batch_tokens):
+        speeds[length] = row["texts/s"]
+        yield length, row
+    if with_loops:
+        for length, loop, speed in loop_rates(shape, texts, device, dtype, least, max_batch_tokens):
+            yield length, {f"{loop}, texts/s": significant(speed), f"times {loop}": round(speeds[length] / speed, 1)}
+
+
+def our_rows(
+    name: str, shape: Shape, texts: Texts, device: torch.device, dtype: torch.dtype, least: float, max_batch_tokens: int
+) -> Iterator[tuple[str, Row]]:
+    """Measure the engine, a row a length of texts."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
+    ours = Ours(shape, device, dtype, max_batch_tokens)
     with torch.inference_mode():
-        decoder = build_decoder(shape, device, dtype)
-        weights = linears(decoder)
-        peak, narrow_peak = (rate(weights, max_batch_tokens, device, least) for rate in (gemm_peak, fp8_peak))
-    groups = make_groups(shape.vocabulary)
-    runner = choose_runner(decoder, groups, tokens_before=0)
-    engine = Engine(None, runner, device, dtype, shape.hidden_size, len(decoder.layers), 1, True)  # type: ignore[arg-type]  # nothing is tokenised here
-    batches = BatchRunner(engine, max_batch_tokens)
-    rows: list[dict[str, object]] = []
-    for length in lengths:
-        n_texts = min(MAX_TEXTS, max(1, 16 * max_batch_tokens // sum(length + len(group.suffix_ids) for group in groups)))
-
-        prepared = make_prepared(groups, n_texts, length, shape.vocabulary, max_batch_tokens)
-
-        def embed(prepared: PreparedTexts = prepared, length: int = length) -> None:
-            _, errors = batches.run(prepared, 2 * len(groups), False)
-            if any(errors):
-                raise SystemExit(f"{name}, {length} tokens: texts failed with {sorted({e for e in errors if e})}")
-
-        embed()  # compiles, and records graphs at the second batch of a shape
-        seconds = seconds_of(embed, device, least)
-        n_tokens = n_texts * sum(length + len(group.suffix_ids) for group in groups)
-        row: dict[str, object] = {
-            "model": name, "text tokens": length, "path": "streams" if getattr(runner, "sizes", ()) else "cells",
-            "texts/s": round(n_texts / seconds, 1), "tokens/s": round(n_tokens / seconds),
-            "MFU": round(2 * sum(w.numel() for w in weights) * n_tokens / seconds / peak, 3),
-            "GEMM peak, TFLOP/s": round(peak / 1e12, 2),
+        peak, narrow_peak = (rate(linears(ours.decoder), max_batch_tokens, device, least / 2) for rate in (gemm_peak, fp8_peak))
+    for length, some in texts.items():
+        prepared = make_prepared(ours.groups, some, max_batch_tokens)
+        for _ in range(2):  # compiled and recorded; then replays are proved
+            ours.embed(prepared)
+        if isinstance(ours.runner, PackedPass):
+            ours.runner.n_batches.clear()
+        seconds = seconds_of(functools.partial(ours.embed, prepared), device, least)
+        row: Row = {
+            "model": name, "text tokens": length if length == MIX else int(length), "path": ours.paths(),
+            "texts/s": round(len(some) / seconds, 1),
+            "tokens/s": round(int(prepared.tokens_computed.sum()) / seconds),
+            "MFU": round(ours.operations(prepared) / seconds / peak, 3), "GEMM peak, TFLOP/s": round(peak / 1e12, 2),
         }  # fmt: skip
         if narrow_peak is not None:
             row["fp8 GEMM, TFLOP/s"] = round(narrow_peak / 1e12, 2)
         if device.type == "cuda":
             row["memory, GiB"] = round(torch.cuda.max_memory_allocated(device) / 2**30, 1)
-        rows.append(row)
-    return rows
+        if isinstance(ours.runner, PackedPass):
+            row["cosine to cells"] = round(ours.runner.worst_proof, 6)
+        yield length, row
 
 
-def _wait(device: torch.device) -> None:
+def loop_rates(
+    shape: Shape, texts: Texts, device: torch.device, dtype: torch.dtype, least: float, max_batch_tokens: int
+) -> Iterator[tuple[str, str, float]]:
+    """Measure the loops: a length of texts, a loop's name, and its texts a second."""
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
+        torch.cuda.empty_cache()
+    model = gpu_loops.make_model(shape, device, dtype)
+    of_paper, of_ours = (gpu_loops.make_prompts(which, shape.vocabulary) for which in (PUBLISHED, TEMPLATES["metaeol"]))
+    few = gpu_loops.PUBLISHED_TEXTS
+    loops: dict[str, tuple[int, Callable[[list[list[int]]], object]]] = {
+        "published loop": (few, lambda some: gpu_loops.run_published(model, of_paper, some)),
+        "published loop, our prompts": (few, lambda some: gpu_loops.run_published(model, of_ours, some)),
+        "careful loop": (256, lambda some: gpu_loops.run_careful(model, of_ours, some, max_batch_tokens)),
+    }
+    for length, all_texts in texts.items():
+        for loop, (n_texts, run) in loops.items():
+            some = all_texts[:n_texts]
+            yield length, loop, len(some) / seconds_of(functools.partial(run, some), device, least / 2)
 
 
 def main() -> None:
+    """Measure what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", default=",".join(SHAPES), help=f"of {', '.join(SHAPES)}")
-    parser.add_argument("--lengths", default="12,30,100,500", help="tokens of a text")
+    parser.add_argument("--lengths", default="12,30,100,500,mix", help="tokens of a text; mix: of many lengths")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="a model of two narrow layers and small batches")
     parser.add_argument("--seconds", type=float, default=3.0, help="that each figure is measured for")
     parser.add_argument("--batch-tokens", type=int, default=None)
+    parser.add_argument("--no-loops", action="store_true", help="measure the engine alone")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
@@ -226,15 +204,19 @@ def main() -> None:
         parser.error(f"unknown shapes {', '.join(sorted(unknown))}; known: {', '.join(SHAPES)}")
     shapes = TINY if arguments.tiny else {name: SHAPES[name] for name in arguments.shapes.split(",")}
     n_batch = arguments.batch_tokens or (1024 if arguments.tiny else 16_384)
-    rows = []
-    for name, shape in shapes.items():
-        rows += measure(name, shape, [int(length) for length in arguments.lengths.split(",")], device, arguments.seconds, n_batch)
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     print(f"{machine}, torch {torch.__version__}, {n_batch:,} tokens a batch")
+    found: dict[tuple[str, str], Row] = {}
+    for name, shape in shapes.items():
+        for length, news in measure(name, shape, arguments.lengths.split(","), device, arguments.seconds, n_batch, not arguments.no_loops):
+            found.setdefault((name, length), {}).update(news)
+            print(f"{name}, {length} tokens: {json.dumps(news)}", flush=True)
+            if arguments.json:  # as it comes, so that a run that is stopped leaves what it has
+                arguments.json.parent.mkdir(parents=True, exist_ok=True)
+                measured = {"machine": machine, "torch": torch.__version__, "rows": list(found.values())}
+                arguments.json.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
+    rows = list(found.values())
     show(rows)
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps({"machine": machine, "torch": torch.__version__, "rows": rows}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

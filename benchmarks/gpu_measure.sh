@@ -2,14 +2,14 @@
 # Measure the engine on a machine with a GPU, torch and transformers alone: no Spark, no network, no model files.
 #
 #   OUT=build/gpu bash benchmarks/gpu_measure.sh
-#   OUT=build/gpu DEVICE=cpu TINY=--tiny SECONDS_EACH=0.2 bash benchmarks/gpu_measure.sh   # on a CPU, to try it
+#   OUT=build/gpu DEVICE=cpu TINY=--tiny EACH=0.2 bash benchmarks/gpu_measure.sh   # on a CPU, to try it
 #
 # Stages run in order of worth, each with a time limit of its own; no stage begins once LIMIT seconds are over. A stage that fails or is
 # stopped leaves its log, and the next one begins.
 set -u
-OUT=${OUT:-build/gpu} LIMIT=${LIMIT:-560} DEVICE=${DEVICE:-cuda} TINY=${TINY:-} SECONDS_EACH=${SECONDS_EACH:-1.5} PYTHON=${PYTHON:-python3}
+OUT=${OUT:-build/gpu} LIMIT=${LIMIT:-560} DEVICE=${DEVICE:-cuda} TINY=${TINY:-} EACH=${EACH:-1.5} PYTHON=${PYTHON:-python3}
 mkdir -p "$OUT"
-export PYTHONUNBUFFERED=1 PYTHONPATH=. HF_HUB_OFFLINE=1
+export PYTHONUNBUFFERED=1 PYTHONPATH=. HF_HUB_OFFLINE=1 TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-$(mktemp -d)}
 
 stage() { # name, most seconds, command
     local name=$1 most=$2 left=$((LIMIT - SECONDS)) began=$SECONDS
@@ -20,15 +20,25 @@ stage() { # name, most seconds, command
     fi
     timeout -k 5 "$((most < left ? most : left))" "$@" >"$OUT/$name.log" 2>&1
     echo "$name: status $?, $((SECONDS - began)) s"
-    tail -n 14 "$OUT/$name.log"
+    cut -c-700 "$OUT/$name.log" | tail -n 16
 }
 
 speed() { # name, most seconds, shapes, lengths
     # shellcheck disable=SC2086 # TINY is a word or none
-    stage "$1" "$2" "$PYTHON" -m benchmarks.gpu --device "$DEVICE" $TINY --seconds "$SECONDS_EACH" --shapes "$3" --lengths "$4" --json "$OUT/$1.json"
+    stage "speed-$1" "$2" "$PYTHON" -m benchmarks.gpu --device "$DEVICE" $TINY --seconds "$EACH" --shapes "$1" --lengths "$3" --json "$OUT/speed-$1.json"
 }
 
-stage exact 120 "$PYTHON" -m pytest -q -p no:cacheprovider -m gpu -k windows tests/encoder/gpu/test_gpu.py
-speed speed-8B 120 8B 12,100
-speed speed-135M 90 135M 12,30,100,500
-speed speed-between 120 0.5B,1.5B 12,100
+probe() { # name, most seconds, arguments
+    local name=$1 most=$2
+    shift 2
+    # shellcheck disable=SC2086
+    stage "$name" "$most" "$PYTHON" -m benchmarks.gpu_probe "$@" --out "$OUT" --device "$DEVICE" $TINY --seconds "$EACH"
+}
+
+probe exact 100 exact --cases llama,gemma3
+speed 8B 100 12,100
+speed 135M 80 12,30,100,500,mix
+probe profile 60 profile
+speed 1.5B 60 12,100
+speed 0.6B 60 12,100
+probe exact-rest 100 exact --cases qwen3,gemma2,gpt2,mistral

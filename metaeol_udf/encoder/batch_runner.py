@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from metaeol_udf.encoder.forward.batching import Cell
 from metaeol_udf.encoder.gpu.device_copy import ResultCopier, Results
+from metaeol_udf.encoder.gpu.device_map import current_device
 from metaeol_udf.encoder.gpu.packed_forward import PackedPass
 from metaeol_udf.encoder.loading import Engine
 from metaeol_udf.encoder.preparation import PreparedTexts
@@ -108,8 +109,9 @@ class BatchRunner:
     def _start(self, batch: Sequence[Cell], text_ids: Sequence[Mapping[int, Sequence[int]]]) -> _Started:
         """Run a batch, in a thread; on a GPU that is to launch it. What goes wrong is not raised: other rows are fine."""
         try:
-            states = self._engine.runner.run(batch, text_ids)
-            return [state.cpu().numpy() for state in states] if self.copier is None else self.copier.start(states)
+            with current_device(self._engine.device):
+                states = self._engine.runner.run(batch, text_ids)
+                return [state.cpu().numpy() for state in states] if self.copier is None else self.copier.start(states)
         except Exception as error:  # noqa: BLE001 - whatever one text does to the model, the others are embedded
             return _explain(batch, error)
 

@@ -112,7 +112,7 @@ def load_engine(spec: EmbeddingSpec, templates: TemplateSet, device_name: str) -
     check_room(spec, templates, tokenizer, model)
     expected = encode_plainly(model, tokenizer, templates, _PROBES, layers)
     release_clean_pages()
-    runner: TriePass | WholePass | None = _fast_pass(model, spec, trie, layers, devices if is_apart else ())
+    runner: TriePass | WholePass | None = make_fast_pass(model, spec, trie, layers, devices if is_apart else ())
     why = f"architecture {model.config.model_type!r} is not one of {', '.join(KNOWN_MODEL_TYPES)}"
     if runner is not None:
         model = None  # its weights were given up for the fast path; what it still holds keeps the file of weights in memory
@@ -197,10 +197,10 @@ def keep_softcap(model: Any) -> None:
 
 def fits_device(model: Any, device: torch.device) -> bool:
     """Tell whether a device has room for a whole model; a CPU's memory is not asked."""
-    return device.type != "cuda" or sum(p.numel() * p.element_size() for p in model.parameters()) <= _room(device)
+    return device.type != "cuda" or sum(p.numel() * p.element_size() for p in model.parameters()) <= room_for_weights(device)
 
 
-def _room(device: torch.device) -> int:
+def room_for_weights(device: torch.device) -> int:
     """Bytes of a device that weights may take."""
     return int(torch.cuda.mem_get_info(device)[0] * _DEVICE_SHARE) if device.type == "cuda" else sys.maxsize
 
@@ -213,29 +213,38 @@ def _refuse_slow(spec: EmbeddingSpec, is_apart: bool, why: str) -> None:
         raise EnvironmentFault(f"{spec.model} is larger than a GPU and cannot be split: {why}")
 
 
-def _fast_pass(
+def make_fast_pass(
     model: Any, spec: EmbeddingSpec, trie: PromptTrie, layers: Sequence[int], devices: Sequence[torch.device]
 ) -> TriePass | None:
     """The fast path, or None for an unknown architecture; where `devices` are given, the decoder is moved to them."""
     longest = max(max(group.prompt_lengths) for group in trie.groups)
     with torch.inference_mode():
         n_layers, n_positions = layers[-1], longest + 2 * spec.max_tokens + 64
-        decoder = build_decoder(model, n_positions, n_layers, partial(_convert_layer, n_layers - 1, spec.quantization))
+        runs_here = not devices or devices[0].type == "cpu"  # what is laid out for oneDNN cannot be moved to a GPU
+        convert = partial(_convert_layer, n_layers - 1 if runs_here else None, spec.quantization)
+        decoder = build_decoder(model, n_positions, n_layers, convert)
         if decoder is None:
             return None
         if not devices and decoder.token_table.device.type == "cpu":
             # What lies in the mapped file of weights would keep all of it in memory.
             decoder = map_tensors(decoder, lambda tensor: tensor if tensor.is_mkldnn else tensor.clone())
         if devices:
-            decoder = place(decoder, devices, [_room(device) for device in devices])
+            decoder = place(decoder, devices, [room_for_weights(device) for device in devices])
         return choose_runner(decoder, trie.groups, layers)
 
 
-def _convert_layer(last: int, quantization: str | None, index: int, layer: Layer) -> Layer:
-    """Convert a layer to the form that runs: quantized, laid out for oneDNN, or as it is."""
+def _convert_layer(last: int | None, quantization: str | None, index: int, layer: Layer) -> Layer:
+    """Convert a layer to the form that runs: quantized, laid out for oneDNN, or as it is.
+
+    Args:
+        last: The layer that computes parts of its weights and stays as it is; None where no layer is laid out for oneDNN.
+        quantization: Of the spec.
+        index: The layer's.
+        layer: As the model has it.
+    """
     if quantization is not None:
         layer = quantize(layer, quantization)
-    elif index != last and fits_onednn(layer):
+    elif last is not None and index != last and fits_onednn(layer):
         layer = to_onednn(layer)
     return_freed_memory()
     return layer
@@ -254,7 +263,7 @@ def choose_runner(decoder: Decoder, groups: Sequence[PrefixGroup], taps: Sequenc
         return TriePass(decoder, groups, taps)
     runner = PackedPass(decoder, groups, layer_function=compile_layer(), tokens_before=tokens_before, taps=taps)
     if len(runner.stages) == 1 and count_bytes(decoder.layers) <= _GRAPH_BYTES:
-        runner.graphs = GraphCache()
+        runner.graphs = GraphCache(decoder.token_table.device)
     return runner
 
 

@@ -18,19 +18,23 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.slow
 def test_the_script_runs_all_stages_and_leaves_their_figures(tmp_path: Path) -> None:
-    env = {**os.environ, "OUT": str(tmp_path), "DEVICE": "cpu", "TINY": "--tiny", "SECONDS_EACH": "0.1", "PYTHON": sys.executable}
-    done = subprocess.run(["bash", "benchmarks/gpu_measure.sh"], cwd=ROOT, env=env, text=True, capture_output=True, check=True, timeout=500)
-    assert [line.partition(",")[0] for line in done.stdout.splitlines() if ": status" in line] == [
-        f"{stage}: status 0" for stage in ("exact", "speed-8B", "speed-135M", "speed-between")
-    ]
+    env = {**os.environ, "OUT": str(tmp_path), "DEVICE": "cpu", "TINY": "--tiny", "EACH": "0.1", "PYTHON": sys.executable}
+    done = subprocess.run(["bash", "benchmarks/gpu_measure.sh"], cwd=ROOT, env=env, text=True, capture_output=True, check=True, timeout=590)
+    stages = ("exact", "speed-8B", "speed-135M", "profile", "speed-1.5B", "speed-0.6B", "exact-rest")
+    assert [line.partition(",")[0] for line in done.stdout.splitlines() if ": status" in line] == [f"{stage}: status 0" for stage in stages]
     rows = json.loads((tmp_path / "speed-135M.json").read_text())["rows"]
-    assert [row["text tokens"] for row in rows] == [12, 30, 100, 500]
-    assert all(row["texts/s"] > 0 for row in rows)
+    assert [row["text tokens"] for row in rows] == [12, 30, 100, 500, "mix"]
+    assert all(row["texts/s"] > 0 and row["times published loop"] > 0 and row["times careful loop"] > 0 for row in rows)
+    exact = [json.loads(line) for line in (tmp_path / "exact.jsonl").read_text().splitlines()]
+    least = {"float32": 0.99999, "bfloat16": 0.9995}
+    assert all(row["worst cosine"] >= least[row["dtype"]] for row in exact)
+    assert {row["model"].split()[0] for row in exact} == {"llama", "gemma3", "qwen3", "gemma2", "gpt2", "mistral"}
+    assert "Self CPU" in (tmp_path / "profiles.txt").read_text()
 
 
 def test_the_script_is_short_and_its_benchmark_imports_no_spark() -> None:
     assert (ROOT / "benchmarks" / "gpu_measure.sh").stat().st_size < 2_000
-    script = "import sys; sys.modules['pyspark'] = None; import benchmarks.gpu"
+    script = "import sys; sys.modules['pyspark'] = None; import benchmarks.gpu, benchmarks.gpu_probe"
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=200)
 
 

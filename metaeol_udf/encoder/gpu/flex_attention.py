@@ -8,6 +8,7 @@ and kind of window, is shared by all layers. Who sees whom is in `packed_batch.p
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,8 @@ from metaeol_udf.encoder.gpu.packed_batch import BLOCK, PackedBatch
 logger = logging.getLogger(__name__)
 
 _MOST_SHAPES = 64  # compiled; torch's own limit of 8 is met by two sizes of packed batches, two windows and a few sizes of outputs
+
+_COMPILE_PROCESSES = "4"  # torch would start one a core in each Python worker
 
 _ALIGNED = 32  # integers; compiled kernels copy what does not begin at a whole 128 bytes
 
@@ -42,7 +45,7 @@ class DevicePackedBatch:
         masks: For each window in use, the block mask with all tokens as queries.
         output_masks: The same with the outputs as queries.
         rotations: Cosines and sines at `positions`, shape ``(n_tokens, 1, head_dim)``, for each rotary table in use: both numbers of a pair
-            have its own, the first one with the sine negated.
+            have its own, the first one with the sine negated. In float32, as cells rotate.
         output_rotations: The same at the outputs.
     """
 
@@ -102,7 +105,7 @@ def unflatten_packed_batch(flat: Tensor, n_tokens: int, n_slab: int, n_outputs: 
     for rope in {layer.rope for layer in decoder.layers if decoder.ropes}:
         at = decoder.ropes[rope].to(flat.device).index_select(0, positions)[:, None]
         pairs = ((at.real, at.real), (-at.imag, at.imag))
-        cos, sin = (torch.stack(pair, dim=-1).flatten(-2).to(decoder.token_table.dtype) for pair in pairs)
+        cos, sin = (torch.stack(pair, dim=-1).flatten(-2) for pair in pairs)
         rotations[rope] = (cos, sin)
     return DevicePackedBatch(
         ids, positions, outputs, make_masks(tokens, counts, order), make_masks(outputs, output_counts, output_order),
@@ -174,7 +177,7 @@ def compile_layer() -> Callable[..., Tensor] | None:
     if not has_triton():
         logger.warning("batches run cell by cell, which is slower on a GPU: Triton, which compiles attention, is not usable here")
         return None
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_SHAPES)
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", _COMPILE_PROCESSES)
     compiled: Callable[..., Tensor] = torch.compile(run_layer, fullgraph=True, dynamic=False)
     return compiled
 
@@ -189,7 +192,7 @@ def _place(x: Tensor, norm: Norm | None, rotation: Rotation | None) -> Tensor:
         x = norm(x)
     if rotation is not None:
         cos, sin = rotation
-        x = x * cos + x.view(*x.shape[:-1], -1, 2).flip(-1).flatten(-2) * sin
+        x = (x * cos + x.view(*x.shape[:-1], -1, 2).flip(-1).flatten(-2) * sin).to(x.dtype)
     return x.transpose(1, 2)
 
 
@@ -213,14 +216,15 @@ def run_layers(
     shape = Shape(decoder.n_heads, decoder.n_kv_heads, decoder.head_dim, decoder.softcap)
     packed = packed_batches[stages[0].device]
     x = decoder.embed(packed.ids, packed.positions)
-    for stage in stages:
-        packed, x = packed_batches[stage.device], x.to(stage.device)
-        for index in stage.layers:
-            layer = decoder.layers[index]
-            arguments = (layer, shape, x, slab[index], packed.rotations.get(layer.rope))
-            if index < len(decoder.layers) - 1:
-                x = layer_function(*arguments, packed.masks[layer.window])
-            else:
-                rotation = packed.output_rotations.get(layer.rope)
-                x = layer_function(*arguments, packed.output_masks[layer.window], packed.outputs, rotation)
+    with torch._dynamo.config.patch(recompile_limit=_MOST_SHAPES):  # here, since newer releases keep a limit for each thread
+        for stage in stages:
+            packed, x = packed_batches[stage.device], x.to(stage.device)
+            for index in stage.layers:
+                layer = decoder.layers[index]
+                arguments = (layer, shape, x, slab[index], packed.rotations.get(layer.rope))
+                if index < len(decoder.layers) - 1:
+                    x = layer_function(*arguments, packed.masks[layer.window])
+                else:
+                    rotation = packed.output_rotations.get(layer.rope)
+                    x = layer_function(*arguments, packed.output_masks[layer.window], packed.outputs, rotation)
     return (x if decoder.final_norm is None else decoder.final_norm(x)).float()

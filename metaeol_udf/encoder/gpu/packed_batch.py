@@ -156,7 +156,7 @@ def lay_out_packed_batch(
         outputs.append((rows + n_text + suffix.outputs).ravel())
         start = place.stop
     n_outputs = sum(map(len, outputs))
-    wanted = np.concatenate([*outputs, np.zeros(_output_size(n_outputs, n_tokens) - n_outputs, np.int64)])
+    wanted = np.concatenate([*outputs, np.zeros(output_size(n_outputs, n_tokens) - n_outputs, np.int64)])
     enters, prefix_leaves, prefix_positions = _slab_sight(slab, prefixes)
     return PackedBatch(
         ids=ids,
@@ -171,8 +171,8 @@ def lay_out_packed_batch(
     )
 
 
-def _output_size(n_outputs: int, n_tokens: int) -> int:
-    """A few sizes only, so that few shapes are compiled: what is wanted is a small and steady part of the tokens."""
+def output_size(n_outputs: int, n_tokens: int) -> int:
+    """Return what outputs are padded to: a few sizes, so that few shapes are compiled, as outputs are a small and steady part of tokens."""
     sizes = (_whole_blocks(n_tokens >> shift) for shift in (6, 5, 4, 3, 2, 1, 0))
     return next((size for size in sizes if size >= n_outputs), _whole_blocks(n_outputs))
 

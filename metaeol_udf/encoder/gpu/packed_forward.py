@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from metaeol_udf.encoder.forward.batching import Cell
@@ -17,28 +17,40 @@ from metaeol_udf.encoder.gpu.cuda_graphs import GraphCache
 from metaeol_udf.encoder.gpu.device_copy import to_device
 from metaeol_udf.encoder.gpu.device_map import DeviceOf, device_of, find_stages, move
 from metaeol_udf.encoder.gpu.flex_attention import LayerCache, flatten_packed_batch, run_layer, run_layers, unflatten_packed_batch
-from metaeol_udf.encoder.gpu.packed_batch import BLOCK, SlabLayout, SuffixOrder, lay_out_packed_batch, lay_out_slab, order_suffixes
+from metaeol_udf.encoder.gpu.packed_batch import (
+    BLOCK,
+    SlabLayout,
+    SuffixOrder,
+    lay_out_packed_batch,
+    lay_out_slab,
+    order_suffixes,
+    output_size,
+)
+from metaeol_udf.encoder.gpu.proof import MIN_COSINE, explain, worst_cosine
 from metaeol_udf.prompts.trie import PrefixGroup
 
 logger = logging.getLogger(__name__)
 
-_MIN_COSINE = 0.995  # packed batch against cells on the first batch, whatever the dtype: a wrong mask is far below it
-
 Cells = Sequence[Cell]
 TextIds = Sequence[Mapping[int, Sequence[int]]]
+Shape = tuple[int, int, int]  # tokens, tokens of prefixes, outputs: what is compiled anew
 
 
 class PackedPass(TriePass):
     """Runs full batches as one packed batch, padded to one of a few sizes, so that compiled code and CUDA graphs fit them.
 
     Prefixes, and batches that fill no size well (the last ones of a chunk, those after running out of memory), run cell by cell.
-    The first packed batch is proved against cells; where it differs, or cannot be compiled, cells are used from then on.
+    The first packed batch of each shape is proved against cells. Where it differs, or cannot be compiled, batches of that shape run cell
+    by cell from then on.
 
     Attributes:
         sizes: Tokens that packed batches are padded to, ascending; without any, all batches run cell by cell.
         stages: The decoder's layers by device.
         graphs: Records passes, where a model is so small that launches cost; else None.
         tokens_before: Tokens that still run cell by cell, so that a short job does not wait for a compiler.
+        n_batches: Batches by the path that they took: `graph`, `compiled` or `cells`.
+        refused: Why batches of a shape run cell by cell.
+        worst_proof: Least cosine of a packed batch to its cells that was found.
     """
 
     def __init__(
@@ -62,7 +74,10 @@ class PackedPass(TriePass):
         self._layer_function = layer_function
         self._least_full = least_full
         self.graphs: GraphCache | None = None
-        self._is_proved = False
+        self._proved: set[Shape] = set()
+        self.refused: dict[Shape, str] = {}
+        self.n_batches: Counter[str] = Counter()
+        self.worst_proof = 1.0
         self._own_groups = tuple(groups)
         self._suffixes: list[SuffixOrder] = []
         self._slabs: dict[SlabLayout, list[LayerCache]] = {}  # that of the template set, and the latest one with more prefixes
@@ -77,8 +92,9 @@ class PackedPass(TriePass):
     def use_groups(self, groups: Sequence[PrefixGroup]) -> None:
         """As `TriePass.use_groups`."""
         super().use_groups(groups)
-        orders = {id(group.suffix_sees): order_suffixes(group) for group in {id(group.suffix_sees): group for group in groups}.values()}
-        self._suffixes = [orders[id(group.suffix_sees)] for group in groups]  # texts with a common start keep their group's suffixes
+        keys = [(group.suffix_ids, group.suffix_depths, group.outputs, id(group.suffix_sees)) for group in groups]
+        orders = {key: order_suffixes(group) for key, group in dict(zip(keys, groups, strict=True)).items()}
+        self._suffixes = [orders[key] for key in keys]  # texts with a common start keep their group's suffixes
 
     @torch.inference_mode()
     def run(self, batch: Cells, text_ids: TextIds) -> list[Tensor]:
@@ -87,31 +103,44 @@ class PackedPass(TriePass):
         size = next((size for size in self.sizes if size >= n_tokens), 0)
         self.tokens_before = max(0, self.tokens_before - n_tokens)
         if n_tokens < self._least_full * size or not size or self.tokens_before:
-            return super().run(batch, text_ids)
+            return self._run_cells(batch, text_ids)
+        layout, caches, is_constant = self._slab_for(batch)
+        n_outputs = sum(len(cell.rows) * len(self._groups[cell.group].outputs) for cell in batch)
+        shape = (size, layout.n_tokens, output_size(n_outputs, size))
+        if shape in self.refused:
+            return self._run_cells(batch, text_ids)
         try:
-            states = self._run_stream(batch, text_ids, size)
+            states = self._run_packed(batch, text_ids, size, layout, caches, is_constant)
         except torch.OutOfMemoryError:
             if self.graphs is not None:
                 self.graphs.clear()
             raise
-        except torch._dynamo.exc.TorchDynamoException as error:
-            return self._give_up(batch, text_ids, f"the compiler failed with {type(error).__name__}")
-        return states if self._is_proved else self._prove(batch, text_ids, states)
+        except Exception as error:  # noqa: BLE001 - compilers fail in many ways; what is wrong with a text fails in cells as well
+            self._refuse(shape, explain(error))
+            return self._run_cells(batch, text_ids)
+        return states if shape in self._proved else self._prove(shape, batch, text_ids, states)
 
-    def _prove(self, batch: Cells, text_ids: TextIds, states: Sequence[Tensor]) -> list[Tensor]:
-        expected = super().run(batch, text_ids)
-        cosines = [F.cosine_similarity(ours, cells, dim=-1).flatten() for ours, cells in zip(states, expected, strict=True)]
-        cosine = float(torch.cat(cosines).nan_to_num(nan=-1.0).min())
-        self._is_proved = True
-        return expected if cosine >= _MIN_COSINE else self._give_up(batch, text_ids, f"its cosine to them is {cosine:.6f}")
-
-    def _give_up(self, batch: Cells, text_ids: TextIds, why: str) -> list[Tensor]:
-        logger.warning("batches run cell by cell, which is slower on a GPU: a whole packed batch at once is not used, %s", why)
-        self.sizes, self._layer_function = (), None
+    def _run_cells(self, batch: Cells, text_ids: TextIds) -> list[Tensor]:
+        self.n_batches["cells"] += 1
         return super().run(batch, text_ids)
 
-    def _run_stream(self, batch: Cells, text_ids: TextIds, size: int) -> list[Tensor]:
-        layout, caches, is_constant = self._slab_for(batch)
+    def _prove(self, shape: Shape, batch: Cells, text_ids: TextIds, states: Sequence[Tensor]) -> list[Tensor]:
+        expected = super().run(batch, text_ids)
+        cosine = min(worst_cosine(ours, cells) for ours, cells in zip(states, expected, strict=True))
+        self.worst_proof = min(self.worst_proof, cosine)
+        if cosine >= MIN_COSINE[self.decoder.token_table.dtype]:
+            self._proved.add(shape)
+        else:
+            self._refuse(shape, f"its cosine to cells is {cosine:.6f}")
+        return expected
+
+    def _refuse(self, shape: Shape, why: str) -> None:
+        self.refused[shape] = why
+        logger.warning("packed batches of %d tokens, %d of prefixes and %d outputs run cell by cell, which is slower: %s", *shape, why)
+
+    def _run_packed(
+        self, batch: Cells, text_ids: TextIds, size: int, layout: SlabLayout, caches: Sequence[LayerCache], is_constant: bool
+    ) -> list[Tensor]:
         packed = lay_out_packed_batch(batch, self._groups, self._suffixes, layout, text_ids, size)
         n_wanted = len(packed.outputs)
 
@@ -125,8 +154,9 @@ class PackedPass(TriePass):
 
         flat = to_device(flatten_packed_batch(packed), self.decoder.token_table.device)
         # A recording reads the slab that it was made with, so passes over other prefixes than the template set's are not recorded.
-        graphs = self.graphs if is_constant else None
-        states = forward(flat) if graphs is None else graphs.run((size, n_wanted, layout), flat, forward)
+        graphs, shape = self.graphs if is_constant else None, (size, n_wanted, layout)
+        self.n_batches["graph" if graphs is not None and graphs.replays(shape) else "compiled"] += 1
+        states = forward(flat) if graphs is None else graphs.run(shape, flat, forward)
         sizes = [len(batch[index].rows) * len(self._groups[batch[index].group].outputs) for index in packed.cells]
         parts = dict(zip(packed.cells, torch.split(states[: packed.n_outputs], sizes), strict=True))
         return [parts[index].view(len(cell.rows), -1, states.shape[-1]) for index, cell in enumerate(batch)]

@@ -72,6 +72,22 @@ def test_placing_moves_every_tensor_and_loses_none(tiny_model: Callable[..., Pat
     assert count_bytes(placed.layers) == 4 * size
 
 
+@pytest.mark.parametrize("quantization", [None, "int8"])
+def test_a_model_larger_than_one_gpu_is_loaded_layer_by_layer_onto_several(
+    quantization: str | None, tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to the copy itself: torch's `meta` refuses what a GPU refuses."""
+    encoder = load(tiny_model("llama"), "metaeol")
+    spec, trie = dataclasses.replace(encoder.spec, quantization=quantization), encoder.engine.trie
+    model, _ = loading.load_hf_model(Path(encoder.spec.model), torch.bfloat16)
+    made: list[Decoder] = []
+    monkeypatch.setattr(loading, "choose_runner", lambda decoder, groups, layers: made.append(decoder))
+    monkeypatch.setattr(loading, "room_for_weights", lambda device: 10**9)
+    loading.make_fast_pass(model, spec, trie, (4,), [torch.device("meta"), torch.device("meta", 1)])
+    assert [stage.device.type for stage in find_stages(made[0])] == ["meta"]
+    assert made[0].token_table.device.type == "meta"
+
+
 @pytest.mark.parametrize(("kind", "bits", "least"), [("int8", 8, 0.9999), ("int4", 4, 0.99)])
 def test_a_quantized_linear_layer_is_close_and_small(kind: str, bits: int, least: float, tiny_model: Callable[..., Path]) -> None:
     decoder = load(tiny_model("llama"), "metaeol").engine.runner.decoder

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import shutil
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +15,12 @@ import torch
 from torch._dynamo.testing import CompileCounter
 from torch.nn.attention import flex_attention as flex_module
 
+from benchmarks import gpu_shapes
 from metaeol_udf import MetaEOLEncoder, TemplateSet
-from metaeol_udf.encoder import loading
+from metaeol_udf.encoder import batch_runner, loading
 from metaeol_udf.encoder.batch_runner import BatchRunner
 from metaeol_udf.encoder.forward.trie_forward import TriePass
-from metaeol_udf.encoder.gpu.cuda_graphs import GraphCache
+from metaeol_udf.encoder.gpu.cuda_graphs import GraphCache, Recording
 from metaeol_udf.encoder.gpu.flex_attention import run_layer
 from metaeol_udf.encoder.gpu.packed_forward import PackedPass
 from metaeol_udf.encoder.preparation import prepare_texts
@@ -119,26 +123,69 @@ def test_a_short_job_does_not_wait_for_a_compiler(counted: tuple[MetaEOLEncoder,
 
 def test_a_stream_that_differs_from_its_cells_is_not_used(tiny_model: Callable[..., Path], caplog: pytest.LogCaptureFixture) -> None:
     encoder = load(tiny_model("llama"), "metaeol")
-    wrong = as_stream(encoder, layer_function=lambda *arguments: -run_layer(*arguments))
+    wrong = as_stream(encoder, least_full=0.0, layer_function=lambda *arguments: -run_layer(*arguments))
     wrong.set_batch_tokens(512)
     cells, ours = both(encoder, wrong, TEXTS)
     assert worst_cosine(ours, cells) >= 0.99999
-    assert wrong.sizes == ()
-    assert "cell by cell" in caplog.text
-    wrong.set_batch_tokens(512)
-    assert wrong.sizes == ()
+    assert wrong.refused
+    assert all("cosine to cells" in why for why in wrong.refused.values())
+    assert caplog.text.count("run cell by cell") == len(wrong.refused)
+    n_packed = wrong.n_batches["compiled"]
+    both(encoder, wrong, TEXTS)
+    assert wrong.n_batches["compiled"] == n_packed  # none is tried again
 
 
-def test_where_nothing_compiles_cells_are_used_with_one_warning(tiny_model: Callable[..., Path], caplog: pytest.LogCaptureFixture) -> None:
-    def fail(*arguments: object) -> torch.Tensor:
-        raise torch._dynamo.exc.Unsupported("no compiler")
+def test_a_shape_that_does_not_compile_runs_cell_by_cell_and_the_others_do_not(
+    tiny_model: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail_at_512(*arguments: object) -> torch.Tensor:
+        if arguments[2].shape[0] == 512:  # type: ignore[attr-defined]
+            raise torch._dynamo.exc.FailOnRecompileLimitHit("the limit is reached")
+        return run_layer(*arguments)  # type: ignore[arg-type]
 
     encoder = load(tiny_model("llama"), "metaeol")
-    stream = as_stream(encoder, layer_function=fail)
+    stream = as_stream(encoder, least_full=0.0, layer_function=fail_at_512)
     stream.set_batch_tokens(512)
-    cells, ours = both(encoder, stream, TEXTS)
-    assert worst_cosine(ours, cells) >= 0.99999
-    assert caplog.text.count("cell by cell") == 1
+    for texts in (TEXTS, TEXTS[:1]):
+        cells, ours = both(encoder, stream, texts)
+        assert worst_cosine(ours, cells) >= 0.99999
+    assert {shape[0] for shape in stream.refused} == {512}
+    assert set(stream.refused.values()) == {"FailOnRecompileLimitHit: the limit is reached"}
+    assert caplog.text.count("the limit is reached") == len(stream.refused)
+    assert stream.n_batches["compiled"] > len(stream.refused)  # the quarter's batches
+
+
+@pytest.mark.parametrize("n_sizes", [10])
+def test_more_shapes_than_torch_compiles_by_default_are_compiled_in_another_thread(
+    n_sizes: int, tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch._dynamo.reset()
+    monkeypatch.setattr(loading, "fits_onednn", lambda layer: False)
+    encoder = load(tiny_model("llama"), "metaeol")
+    counter = CompileCounter()
+    stream = as_stream(encoder, least_full=0.0, layer_function=torch.compile(run_layer, backend=counter, fullgraph=True, dynamic=False))
+    expected = encoder.encode(TEXTS[:2])
+    object.__setattr__(encoder.engine, "runner", stream)
+    encoder.batch_runner = BatchRunner(encoder.engine, 1024)  # its lane is a thread of its own
+    for number in range(n_sizes):
+        stream.sizes = (128 * (number + 2),)
+        assert worst_cosine(encoder.encode(TEXTS[:2]), expected) >= 0.99999
+    assert stream.refused == {}
+    assert counter.frame_count >= n_sizes
+
+
+def test_groups_that_share_who_sees_whom_keep_their_own_suffixes() -> None:
+    groups = gpu_shapes.make_groups(gpu_shapes.TEMPLATES["metaeol"], 512)
+    alike = [dataclasses.replace(group, suffix_sees=groups[0].suffix_sees) for group in groups]
+    with torch.inference_mode():
+        decoder = gpu_shapes.build_decoder(gpu_shapes.TINY["tiny"], torch.device("cpu"), torch.float32)
+    stream, cells = PackedPass(decoder, alike, least_full=0.0), TriePass(decoder, alike)
+    stream.set_batch_tokens(1024)
+    prepared = gpu_shapes.make_prepared(alike, gpu_shapes.draw_texts([5, 9, 12, 30], 512), 1024)
+    for batch in prepared.batches:
+        for ours, expected in zip(stream.run(batch, prepared.text_ids), cells.run(batch, prepared.text_ids), strict=True):
+            torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+    assert stream.worst_proof >= 0.99999
 
 
 def test_all_middle_layers_and_all_batches_of_a_size_share_one_compiled_function(
@@ -152,7 +199,7 @@ def test_all_middle_layers_and_all_batches_of_a_size_share_one_compiled_function
     stream.sizes = (1024,)
     cells, ours = both(encoder, stream, [*TEXTS, *(f"{text} again" for text in TEXTS)])
     assert worst_cosine(ours, cells) >= 0.99999
-    assert stream.sizes  # nothing was given up
+    assert stream.refused == {}
     assert counter.frame_count <= 1 + 2  # the last layer's outputs come in a few sizes
 
 
@@ -203,40 +250,97 @@ def test_what_fails_on_the_device_when_results_are_read_fails_that_text_alone(
     assert encoder.encode_rows(TEXTS[:6]).errors == [None, None, "error: RuntimeError", None, None, None]
 
 
-def test_a_graph_is_recorded_when_a_shape_comes_again_and_replayed_from_then_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bookkeeping alone: recording itself needs CUDA, see test_gpu.py."""
-    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
-    recorded = []
+class Graphs(GraphCache):
+    """Graphs whose recordings are pretended: a replay computes what `replayed` says of what it was given."""
 
-    class Graph:
-        def replay(self) -> None:
-            recorded[-1].result.copy_(recorded[-1].given * 2)
+    def __init__(self, replayed: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__(torch.device("cpu"))
+        self._replayed = replayed
+        self.n_recorded = 0
 
-    def record(self: GraphCache, given: torch.Tensor, forward: Callable[[torch.Tensor], torch.Tensor]) -> object:
-        from metaeol_udf.encoder.gpu.cuda_graphs import _Recording
+    def record(self, given: torch.Tensor, forward: Callable[[torch.Tensor], torch.Tensor]) -> Recording:
+        """As `GraphCache.record`."""
+        result, replayed = forward(given), self._replayed
+        self.n_recorded += 1
 
-        recorded.append(_Recording(Graph(), given, forward(given)))  # type: ignore[arg-type]
-        return recorded[-1]
+        class Graph:
+            def replay(self) -> None:
+                result.copy_(replayed(given))
 
-    monkeypatch.setattr(GraphCache, "record", record)
-    cache, passes = GraphCache(), []
-    for number in range(4):
-        given = torch.full((3,), float(number))
-        result = cache.run("shape", given, lambda x: passes.append(1) or x * 2)
-        assert result.tolist() == [2.0 * number] * 3
-    assert (len(passes), len(recorded)) == (2, 1)
+        return Recording(Graph(), given, result)  # type: ignore[arg-type]
 
 
-def test_a_pass_that_cannot_be_recorded_runs_as_it_is(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    def refuse(*arguments: object) -> None:
-        raise RuntimeError("capture failed")
+def batch_of(number: int) -> torch.Tensor:
+    return torch.tensor([[1.0, float(number)]])
 
-    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
-    monkeypatch.setattr(GraphCache, "record", refuse)
-    cache = GraphCache()
-    for number in range(4):
-        assert cache.run("shape", torch.ones(2), lambda x, n=number: x * n).tolist() == [number] * 2
-    assert caplog.text.count("CUDA graphs are not used") == 1
+
+def test_a_graph_is_recorded_at_the_second_batch_proved_at_the_third_and_replayed_from_then_on() -> None:
+    cache, passes = Graphs(lambda x: x * 2), []
+    for number in range(6):
+        result = cache.run("shape", batch_of(number), lambda x: passes.append(1) or x * 2)
+        assert result.tolist() == (batch_of(number) * 2).tolist()
+        assert cache.replays("shape") == (number >= 2)
+    assert (len(passes), cache.n_recorded) == (4, 1)  # as it is, recorded and as it is, proved
+
+
+def test_a_replay_that_ignores_its_input_is_found_out(caplog: pytest.LogCaptureFixture) -> None:
+    cache = Graphs(lambda x: batch_of(1) * 2)  # the vectors of the batch that was recorded, for ever
+    for number in (0, 1, 1, 1, 5, 6, 7):  # the recorded batch again proves nothing
+        assert cache.run("shape", batch_of(number), lambda x: x * 2).tolist() == (batch_of(number) * 2).tolist()
+    assert not cache.replays("shape")
+    assert caplog.text.count("the cosine of its replay") == 1
+
+
+def test_a_shape_that_cannot_be_recorded_runs_as_it_is_and_others_are_recorded(caplog: pytest.LogCaptureFixture) -> None:
+    class Refusing(Graphs):
+        def record(self, given: torch.Tensor, forward: Callable[[torch.Tensor], torch.Tensor]) -> Recording:
+            if given.shape[0] == 2:
+                raise RuntimeError("capture failed")
+            return super().record(given, forward)
+
+    cache = Refusing(lambda x: x * 2)
+    for number in range(5):
+        for shape in (1, 2):
+            assert cache.run(shape, batch_of(number).repeat(shape, 1), lambda x: x * 2).tolist() == [[2.0, 2.0 * number]] * shape
+    assert (cache.replays(1), cache.replays(2)) == (True, False)
+    assert caplog.text.count("RuntimeError: capture failed") == 1
+
+
+def test_graphs_are_recorded_again_after_memory_ran_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    pools, used, streams = iter(range(9)), [], []
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: next(pools))
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: None)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: streams.append(device) or f"stream of {device}")
+
+    @contextlib.contextmanager
+    def graph(graph: None, pool: int, stream: str, capture_error_mode: str) -> Iterator[None]:
+        used.append((pool, stream))
+        yield
+
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    cache = GraphCache(torch.device("cuda", 1))
+    cache.record(batch_of(1), lambda x: x)
+    cache.record(batch_of(2), lambda x: x)
+    cache.clear()
+    cache.record(batch_of(3), lambda x: x)
+    # A pool whose graphs are all gone cannot be captured into again; and a capture happens on the device's own stream.
+    assert used == [(0, "stream of cuda:1"), (0, "stream of cuda:1"), (1, "stream of cuda:1")]
+    assert streams == [torch.device("cuda", 1)]
+
+
+def test_a_lane_works_on_the_engines_device(counted: tuple[MetaEOLEncoder, PackedPass, list[int]], monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, _, _ = counted
+    entered: list[tuple[torch.device, str]] = []
+
+    @contextlib.contextmanager
+    def note(device: torch.device) -> Iterator[None]:
+        entered.append((device, threading.current_thread().name))
+        yield
+
+    monkeypatch.setattr(batch_runner, "current_device", note)
+    encoder.encode(TEXTS[:3])
+    assert entered
+    assert all(device == encoder.engine.device and name != threading.main_thread().name for device, name in entered)
 
 
 @pytest.mark.slow
@@ -251,4 +355,4 @@ def test_a_stream_that_is_really_compiled_equals_its_cells(shape: str, tmp_path:
     stream.sizes = (512,)
     cells, ours = both(encoder, stream, [*TEXTS, *LOGS])
     assert worst_cosine(ours, cells) >= 0.99999
-    assert stream.sizes, "the stream was given up"
+    assert stream.refused == {}
