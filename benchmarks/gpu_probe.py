@@ -162,7 +162,9 @@ def profile(arguments: argparse.Namespace, device: torch.device) -> Iterator[Row
         for _ in range(3):  # compiled, recorded, proved
             ours.embed(prepared)
         seconds = seconds_of(lambda ours=ours, prepared=prepared: ours.embed(prepared), device, arguments.seconds)  # type: ignore[misc]
-        with torch.profiler.profile(activities=activities) as recorded:
+        # The engine's lane is a thread of its own, which the profiler does not look at by default.
+        every_thread = torch._C._profiler._ExperimentalConfig(profile_all_threads=True)
+        with torch.profiler.profile(activities=activities, experimental_config=every_thread, acc_events=True) as recorded:
             started = time.perf_counter()
             ours.embed(prepared)
             wait(device)
