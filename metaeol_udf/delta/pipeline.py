@@ -26,7 +26,7 @@ from metaeol_udf.delta.write.deletions import count_orphans, remove_orphans, rem
 from metaeol_udf.delta.write.journal import Journal, forgotten_before
 from metaeol_udf.delta.write.merge import Published, publish
 from metaeol_udf.delta.write.prepare import prepare_tables
-from metaeol_udf.delta.write.quarantine import failing_rows, reconcile_quarantine, update_quarantine
+from metaeol_udf.delta.write.quarantine import failing_rows, prepare_quarantine, reconcile_quarantine, update_quarantine
 from metaeol_udf.delta.write.reuse import reuse_vectors
 from metaeol_udf.delta.write.run_lock import RunLock
 from metaeol_udf.delta.write.verify import Outcomes, verify
@@ -109,7 +109,9 @@ class EmbedRun:
                 while n_left:
                     with self._attempt(snapshot):
                         is_gated = self._must_pass_gate(snapshot)
-                        if not is_gated:
+                        if is_gated:
+                            self._prepare_quarantine(snapshot)
+                        else:
                             self._prepare_tables(snapshot)
                         texts = self._select_texts(snapshot)
                         plan = self._embed_and_journal(texts)
@@ -213,6 +215,11 @@ class EmbedRun:
             prepare_tables(self._job, snapshot.tables)
             if snapshot.tables.target_version is None and self._created_version is None and not self._job.in_place:
                 self._created_version = newest_version(self._spark, self._job.target)
+
+    def _prepare_quarantine(self, snapshot: Snapshot) -> None:
+        """Bring the quarantine into its state before the model runs; what the gate decides on comes after it."""
+        with self._phase("prepare"):
+            prepare_quarantine(self._spark, self._job.target.beside("quarantine"), snapshot.tables.key)
 
     def _select_texts(self, snapshot: Snapshot) -> Pending:
         """Select the texts that no journal holds, each once."""

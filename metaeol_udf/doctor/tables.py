@@ -17,11 +17,12 @@ from metaeol_udf.delta.select import selection
 from metaeol_udf.delta.tables.can_write import check_can_write
 from metaeol_udf.delta.tables.columns import VectorColumns, check_source_columns, check_vector_columns, require_field
 from metaeol_udf.delta.tables.refs import TableRef, exists, open_table, parse_table, read
-from metaeol_udf.delta.tables.target import check_target
+from metaeol_udf.delta.tables.target import check_target, rewritten_bytes
 from metaeol_udf.delta.tables.where_clause import filtered
 from metaeol_udf.doctor.machine import check_disk
 from metaeol_udf.doctor.plan import Plan
 from metaeol_udf.errors import MetaEOLError
+from metaeol_udf.spark.cluster.cluster_settings import MIB
 from metaeol_udf.spark.cluster.finding import Finding, ok, refused, warning, wrong_environment
 from metaeol_udf.spark.cluster.resolve import resolve
 
@@ -47,7 +48,8 @@ def check_tables(spark: SparkSession, plan: Plan, all_keys: bool) -> Iterator[Fi
     in_place = source_ref == target_ref
     yield check_vector_room(spark, config, source, target_ref, in_place)
     yield check_writable(target_ref, "target.table")
-    properties = detail["properties"] if in_place else _detail(spark, target_ref)["properties"] if exists(spark, target_ref) else {}
+    written = detail if in_place else _detail(spark, target_ref) if exists(spark, target_ref) else None
+    properties = written["properties"] if written is not None else {}
     yield check_change_feed(properties, in_place)
     yield check_retention(detail["properties"], source_ref)
     try:
@@ -56,8 +58,12 @@ def check_tables(spark: SparkSession, plan: Plan, all_keys: bool) -> Iterator[Fi
         yield ok("fingerprint", "the model or the templates cannot be read: see their own findings")
         return
     yield check_migration(properties, config.column, resolved.fingerprint)
-    rewritten_bytes = int(detail["sizeInBytes"]) if in_place else 0
-    yield check_disk(plan, nearest_folder(target_ref), source.count(), resolved.vector_length, rewritten_bytes)
+    n_rows, is_there = source.count(), config.column in source.columns
+    if written is not None:
+        missing_bytes = n_rows * resolved.vector_length * 4 if in_place and not is_there else 0
+        yield check_rewrites(written, missing_bytes, target_ref, in_place)
+    rewritten = int(detail["sizeInBytes"]) if in_place else 0
+    yield check_disk(plan, nearest_folder(target_ref), n_rows, resolved.vector_length, rewritten)
 
 
 def check_columns(source: DataFrame, config: SourceConfig, ref: TableRef) -> Finding:
@@ -132,6 +138,24 @@ def check_change_feed(properties: Mapping[str, str], in_place: bool) -> Finding:
         found = "the source has a change data feed: readers of it get an update for each vector that is written back"
         return warning("change feed", found, _OWN_TABLE)
     return ok("change feed", "no reader of a change feed is disturbed")
+
+
+def check_rewrites(detail: Any, missing_bytes: int, ref: TableRef, in_place: bool) -> Finding:
+    """A night that changes a few rows copies the files that hold them, vectors and all, unless the table has deletion vectors.
+
+    Args:
+        detail: Of the table that is written to.
+        missing_bytes: Bytes of vectors that its files do not hold yet.
+        ref: The table.
+        in_place: Whether the vectors go into the source.
+    """
+    estimated = rewritten_bytes(detail, missing_bytes)
+    if estimated is None:
+        return ok("rewrites", "a night that changes a few rows rewrites little")
+    file, files = (f"{n_bytes / MIB:,.0f} MiB" for n_bytes in estimated)
+    found = f"each changed row rewrites its file of {ref}, {file} with its vectors; rows changed in every file rewrite {files}"
+    turn_on = f"ALTER TABLE {ref.sql} SET TBLPROPERTIES ('delta.enableDeletionVectors' = 'true')"
+    return warning("rewrites", found, f"{turn_on}, or {_OWN_TABLE}" if in_place else turn_on)
 
 
 def check_retention(properties: Mapping[str, str], ref: TableRef) -> Finding:

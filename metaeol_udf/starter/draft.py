@@ -14,6 +14,7 @@ from metaeol_udf.config import parse_config, read_overrides
 from metaeol_udf.delta.job import known_errors
 from metaeol_udf.delta.tables.columns import VectorColumns, check_source_columns, check_vector_columns, require_field
 from metaeol_udf.delta.tables.refs import TableRef, open_table, parse_table, read
+from metaeol_udf.delta.tables.target import rewritten_bytes
 from metaeol_udf.delta.tables.where_clause import filtered
 from metaeol_udf.errors import InputError
 from metaeol_udf.prompts.templates import builtin_names
@@ -78,7 +79,7 @@ def draft_config(table: str, overrides: Iterable[str] = (), spark: SparkSession 
         asked = parse_config({**given, "source": {"key": ["id"], **source}, "embedding": {"model": _MODEL, **embedding}})
         ref = parse_table(table, "TABLE")
         session = get_session(asked.spark, spark)
-        n_bytes = int(open_table(session, ref, "TABLE").detail().collect()[0]["sizeInBytes"])
+        detail = open_table(session, ref, "TABLE").detail().collect()[0]
         rows = read(session, ref)
         column = embedding.get("column") or _free_column(rows, ref)
         taken = [field.name for field in VectorColumns(column).fields]
@@ -90,7 +91,8 @@ def draft_config(table: str, overrides: Iterable[str] = (), spark: SparkSession 
         guess = guess_columns(filtered(rows, source.get("where")), taken, key, text)
         check_source_columns(rows, guess.key, guess.text, table)
         n_rows = rows.count()
-    content = _file_text(given, guess, column, n_rows, n_bytes)
+    n_bytes = int(detail["sizeInBytes"])
+    content = _file_text(given, guess, column, n_rows, n_bytes, rewritten_bytes(detail))
     parse_config(yaml.safe_load(content))  # what is written can be read
     return Draft(content, table, guess, n_rows, n_bytes)
 
@@ -106,7 +108,7 @@ def _free_column(rows: DataFrame, ref: TableRef) -> str:
     raise InputError("TABLE has columns of every name that vectors might have: give embedding.column=NAME")
 
 
-def _file_text(given: Mapping[str, Any], guess: Guess, column: str, n_rows: int, n_bytes: int) -> str:
+def _file_text(given: Mapping[str, Any], guess: Guess, column: str, n_rows: int, n_bytes: int, rewritten: tuple[int, int] | None) -> str:
     """The YAML, section by section; a comment holds names and numbers, never a value of the table."""
     found: dict[str, dict[str, Any]] = {
         "source": {"table": None, "key": list(guess.key), "text": guess.text, "where": None},
@@ -118,6 +120,11 @@ def _file_text(given: Mapping[str, Any], guess: Guess, column: str, n_rows: int,
     if (given.get("embedding") or {}).get("spec"):
         found["embedding"] = {"column": column}  # the others come from the spec's file
     comments = _comments(guess, is_key_given=bool(given["source"].get("key")))
+    if rewritten is not None:
+        comments["target.table"] += (
+            f"; a changed text then rewrites its file, {rewritten[0] / 2**20:,.0f} MiB on average and more with vectors, "
+            "unless the table has deletion vectors or the vectors a table of their own"
+        )
     lines = [
         f"# Drafted by `metaeol init` from {n_rows:,} rows in {n_bytes:,} bytes; columns were looked at in {guess.n_sampled:,} of them.",
         "# Next: `metaeol doctor` on this file, then `metaeol embed` with --dry-run, then without.",

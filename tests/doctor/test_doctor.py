@@ -12,6 +12,7 @@ import yaml
 from delta import DeltaTable
 
 from metaeol_udf import cli
+from metaeol_udf.delta.tables import target
 from metaeol_udf.doctor import Finding, Level, examine, exit_code
 from tests.table_bench import Bench
 
@@ -80,6 +81,35 @@ def test_a_table_property_that_is_in_the_way_is_found(
     finding = examined(bench)[check]
     assert finding.level is level
     assert finding.setting.startswith(setting)
+
+
+@pytest.mark.parametrize(
+    ("sections", "setting"),
+    [({}, ", or target.table=<a table of its own>"), ({"target": {"table": "target"}}, "'delta.enableDeletionVectors' = 'true')")],
+    ids=["in place", "target"],
+)
+def test_a_table_whose_files_are_rewritten_for_few_rows_is_found(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, sections: dict[str, Any], setting: str
+) -> None:
+    bench.write(ROWS)
+    if sections:
+        sections["target"]["table"] = str(bench.folder / "target")
+        bench.run(**sections)
+    assert examined(bench, **sections)["rewrites"].level is Level.OK  # so few rows are no matter
+    monkeypatch.setattr(target, "LARGE_BYTES", 1)
+    finding = examined(bench, **sections)["rewrites"]
+    written = bench.folder / "target" if sections else bench.path
+    assert (finding.level, finding.setting.endswith(setting)) == (Level.WARNING, True), finding
+    assert "each changed row rewrites its file" in finding.found
+    bench.spark.sql(f"ALTER TABLE delta.`{written}` SET TBLPROPERTIES ('delta.enableDeletionVectors' = 'true')")
+    assert examined(bench, **sections)["rewrites"].level is Level.OK
+
+
+def test_the_estimate_of_what_is_rewritten_counts_vectors_that_are_to_come() -> None:
+    detail = {"sizeInBytes": 600 * 2**20, "numFiles": 3, "properties": {}}
+    assert target.rewritten_bytes(detail) is None
+    assert target.rewritten_bytes(detail, 600 * 2**20) == (400 * 2**20, 1200 * 2**20)
+    assert target.rewritten_bytes({**detail, "properties": {"delta.enableDeletionVectors": "true"}}, 2**40) is None
 
 
 def test_a_target_under_a_file_is_found(bench: Bench) -> None:

@@ -13,6 +13,7 @@ from pyspark.sql import SparkSession
 from metaeol_udf import cli
 from metaeol_udf.config import load_config
 from metaeol_udf.delta import run_embed
+from metaeol_udf.delta.tables import target
 from metaeol_udf.delta.tables.refs import parse_table, read
 from metaeol_udf.doctor import Level
 from metaeol_udf.doctor.tables import check_columns, check_keys
@@ -45,6 +46,15 @@ def test_the_file_names_key_and_text_loads_and_suits_the_job(spark: SparkSession
     again = draft_config(table, (), spark)  # the job's own columns are neither key nor text
     assert (again.guess.key, again.guess.text) == (("review_id",), "body")
     assert yaml.safe_load(again.text)["embedding"]["column"] == "embedding"
+
+
+def test_the_file_says_what_a_changed_text_rewrites_where_that_is_much(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = make(spark, tmp_path / "table")
+    assert "rewrites its file" not in draft_config(table, (), spark).text
+    monkeypatch.setattr(target, "LARGE_BYTES", 1)
+    assert "a changed text then rewrites its file, 0 MiB on average and more with vectors" in draft_config(table, (), spark).text
 
 
 def test_no_value_of_the_table_stands_in_the_file(spark: SparkSession, tmp_path: Path) -> None:

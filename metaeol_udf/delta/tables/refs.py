@@ -13,6 +13,7 @@ from typing import Any
 from delta import DeltaTable
 from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 from pyspark.sql.types import StructField, StructType
 
 from metaeol_udf.delta.tables.spark_errors import is_lost_race, with_retries
@@ -163,12 +164,23 @@ def create(
         )
 
 
-def replace(spark: SparkSession, ref: TableRef, schema: StructType, comment: str, stats: str) -> None:
+def replace(
+    spark: SparkSession,
+    ref: TableRef,
+    schema: StructType,
+    comment: str,
+    stats: str,
+    *,
+    properties: Mapping[str, str] | None = None,
+    partitioned_by: Sequence[str] = (),
+) -> None:
     """Replace a table of ours by an empty table with other columns; takes what `create` takes."""
     # Of the ways to replace a table, the one that Delta takes for a path, too.
     writer = spark.createDataFrame([], schema).writeTo(ref.sql).using("delta").tableProperty("comment", comment)
-    for key, value in _properties(schema, stats, {}).items():
+    for key, value in _properties(schema, stats, properties or {}).items():
         writer = writer.tableProperty(key, value)
+    if partitioned_by:
+        writer = writer.partitionedBy(*map(F.col, partitioned_by))
     writer.createOrReplace()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pyspark.errors import AnalysisException
 from pyspark.sql import SparkSession
 from pyspark.sql.types import StructType
@@ -13,6 +15,8 @@ from metaeol_udf.delta.tables.metadata import check_source
 from metaeol_udf.delta.tables.refs import TableRef, create, exists, open_table
 from metaeol_udf.errors import InputError
 from metaeol_udf.spark.columns import quoted
+
+LARGE_BYTES = 2**30  # bytes of a table whose files are worth advice
 
 
 def check_target(spark: SparkSession, ref: TableRef, source: TableRef, key: StructType, columns: VectorColumns) -> int | None:
@@ -58,6 +62,24 @@ def _check_schema(spark: SparkSession, ref: TableRef) -> None:
         is_there = False
     if not is_there:
         raise InputError(f"target.table: there is no schema {schema!r} to make {ref} in: CREATE SCHEMA {schema}, or name another")
+
+
+def rewritten_bytes(detail: Any, vector_bytes: int = 0) -> tuple[int, int] | None:
+    """Estimate what a MERGE writes anew where it changes rows: whole files, unless the table has deletion vectors.
+
+    Args:
+        detail: The row of `DESCRIBE DETAIL` of the table that is written to.
+        vector_bytes: Bytes of vectors that its files do not hold yet.
+
+    Returns:
+        Bytes of a file on average and of all files, vectors included; None where deletion vectors are on, or the files are less than
+        1 GiB in all.
+    """
+    n_bytes = int(detail["sizeInBytes"]) + vector_bytes
+    has_deletion_vectors = detail["properties"].get("delta.enableDeletionVectors", "").lower() == "true"
+    if has_deletion_vectors or n_bytes < LARGE_BYTES or not detail["numFiles"]:
+        return None
+    return n_bytes // int(detail["numFiles"]), n_bytes
 
 
 def create_target(spark: SparkSession, ref: TableRef, key: StructType) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from pyspark.sql import functions as F
 from metaeol_udf import MetaEOLEncoder, cli
 from metaeol_udf.delta.retry import run_retry
 from metaeol_udf.delta.stream import run_stream
-from metaeol_udf.errors import ConfigError, QualityError
+from metaeol_udf.errors import ConfigError, InputError, QualityError
 from metaeol_udf.spec import EmbeddingSpec
 from tests.table_bench import POISON, Bench
 
@@ -94,6 +95,18 @@ def test_a_migration_that_is_stopped_leaves_the_table_and_costs_nothing_when_it_
     assert (accepted["tokens_computed"], accepted["model_loads"]) == (0, 0)
     assert label_of(bench, name) == accepted["fingerprint"] != first["fingerprint"]
     assert bench.run(target=target, embedding=OTHER, quality=SHUT)["status"] == "nothing_to_do"
+
+
+def test_a_quarantine_that_cannot_be_made_ends_a_migration_before_the_model(bench: Bench) -> None:
+    bench.write(TEXTS)
+    bench.run()
+    shutil.rmtree(bench.folder / "table__metaeol_quarantine", ignore_errors=True)
+    (bench.folder / "table__metaeol_quarantine").mkdir()
+    (bench.folder / "table__metaeol_quarantine" / "notes.txt").write_text("somebody's")
+    phases: list[str] = []
+    with pytest.raises(InputError, match=r"quarantine.*holds files but no Delta table"):
+        bench.run(between=phases.append, embedding=OTHER, quality=OPEN)
+    assert "embed" not in phases
 
 
 def test_a_migration_that_is_good_enough_is_published_with_its_figures(bench: Bench) -> None:
