@@ -87,7 +87,7 @@ class BatchRunner:
         return states, errors
 
     def _outcomes(self, prepared: PreparedTexts) -> Iterator[tuple[Sequence[Cell], _Outcome]]:
-        """Batches as they were run in the end, in the order of the plan, so that sums do not depend on which thread was faster."""
+        """Yield batches as they were run in the end, in the order of the plan, so that sums do not depend on which thread was faster."""
         waiting = deque(prepared.batches)
         running: deque[tuple[Sequence[Cell], Future[_Started]]] = deque()
         threads = self._threads = self._threads or start_threads(self.n_threads)
@@ -142,7 +142,7 @@ class BatchRunner:
 
 
 def _explain(batch: Sequence[Cell], error: Exception) -> str:
-    """The code of what went wrong. The message of an error may quote a text, so only its type goes on."""
+    """Return the code of what went wrong. The message of an error may quote a text, so only its type goes on."""
     if _is_out_of_memory(error):
         return "oom"
     n_rows = sum(len(cell.rows) for cell in batch)

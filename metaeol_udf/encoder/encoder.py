@@ -28,7 +28,7 @@ _CHUNK_CHARACTERS = 2_000_000  # about half a million tokens, which bounds the p
 
 @dataclass(frozen=True)
 class Encoded:
-    """What became of a list of texts. All arrays follow the order of the texts.
+    """Holds what became of a list of texts. All arrays follow the order of the texts.
 
     Attributes:
         vectors: float32, shape ``(n_texts, dim)``; zeros where there is an error.
@@ -47,7 +47,7 @@ class Encoded:
 
 
 class MetaEOLEncoder:
-    """A loaded model with a template set (MetaEOL: Lei et al. 2024, arXiv:2402.18458).
+    """Embeds texts with a loaded model and a template set (MetaEOL: Lei et al. 2024, arXiv:2402.18458).
 
     Made where it runs and never pickled: a driver may have no GPU. Not thread-safe.
 

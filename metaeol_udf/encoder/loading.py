@@ -57,7 +57,7 @@ _GRAPH_BYTES = 4 * 2**30  # larger models keep a GPU busy without CUDA graphs
 
 @dataclass(frozen=True)
 class Engine:
-    """A loaded model with its tokenizer: all that turns token ids into hidden states.
+    """Holds a loaded model with its tokenizer: all that turns token ids into hidden states.
 
     Attributes:
         trie: Tokenises prompts.
@@ -139,7 +139,7 @@ def load_engine(spec: EmbeddingSpec, templates: TemplateSet, device_name: str) -
 
 
 def choose_devices(name: str) -> list[torch.device]:
-    """The devices that `runtime.device` means on this machine; several where a model may be split: `auto`, or `cuda:0,1`.
+    """Return the devices that `runtime.device` means on this machine; several where a model may be split: `auto`, or `cuda:0,1`.
 
     Raises:
         EnvironmentFault: A GPU is asked for and is not there.
@@ -155,7 +155,7 @@ def choose_devices(name: str) -> list[torch.device]:
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The dtype that `embedding.dtype` means on a device; `auto` is bfloat16 where the hardware multiplies it, else float32."""
+    """Return the dtype that `embedding.dtype` means on a device; `auto` is bfloat16 where the hardware multiplies it, else float32."""
     if name != "auto":
         dtype: torch.dtype = getattr(torch, name)
         return dtype
@@ -201,12 +201,12 @@ def fits_device(model: Any, device: torch.device) -> bool:
 
 
 def room_for_weights(device: torch.device) -> int:
-    """Bytes of a device that weights may take."""
+    """Count the bytes of a device that weights may take."""
     return int(torch.cuda.mem_get_info(device)[0] * _DEVICE_SHARE) if device.type == "cuda" else sys.maxsize
 
 
 def _refuse_slow(spec: EmbeddingSpec, is_apart: bool, why: str) -> None:
-    """Quantized and split models exist on the fast path only."""
+    """Refuse quantized and split models, which exist on the fast path only."""
     if spec.quantization is not None:
         raise ConfigError(f"embedding.quantization is {spec.quantization!r}, which {spec.model} cannot use: {why}; set it to null")
     if is_apart:
@@ -216,7 +216,7 @@ def _refuse_slow(spec: EmbeddingSpec, is_apart: bool, why: str) -> None:
 def make_fast_pass(
     model: Any, spec: EmbeddingSpec, trie: PromptTrie, layers: Sequence[int], devices: Sequence[torch.device]
 ) -> TriePass | None:
-    """The fast path, or None for an unknown architecture; where `devices` are given, the decoder is moved to them."""
+    """Make the fast path, or return None for an unknown architecture; where `devices` are given, the decoder is moved to them."""
     longest = max(max(group.prompt_lengths) for group in trie.groups)
     with torch.inference_mode():
         n_layers, n_positions = layers[-1], longest + 2 * spec.max_tokens + 64
@@ -251,7 +251,7 @@ def _convert_layer(last: int | None, quantization: str | None, index: int, layer
 
 
 def choose_runner(decoder: Decoder, groups: Sequence[PrefixGroup], taps: Sequence[int] = (), tokens_before: int = _CELL_TOKENS) -> TriePass:
-    """The fast path for the devices that a decoder stands on.
+    """Choose the fast path for the devices that a decoder stands on.
 
     Args:
         decoder: In place.
@@ -283,7 +283,7 @@ def _text_config(model: Any) -> Any:
 
 
 def _run(trie: PromptTrie, runner: TriePass, templates: TemplateSet) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Hidden states of the probe texts by the fast path, shape ``(n_texts, n_templates, n_taps, hidden_size)``."""
+    """Compute the hidden states of the probe texts by the fast path, shape ``(n_texts, n_templates, n_taps, hidden_size)``."""
     prepared = prepare_texts(_PROBES, trie, templates, max_tokens=1024, max_batch_tokens=1024, shares_starts=True)
     runner.use_groups(prepared.groups)
     states = np.zeros((len(_PROBES), len(templates.templates), len(runner.taps), runner.decoder.hidden_size), np.float32)
@@ -301,7 +301,7 @@ def _worst_cosine(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Progress bars and load reports are for people at a terminal, not for a worker's log."""
+    """Hide progress bars and load reports, which are for people at a terminal, not for a worker's log."""
     verbosity = hf_logging.get_verbosity()
     had_bars = hf_logging.is_progress_bar_enabled()
     hf_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers leaves it untyped

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class PreparedTexts:
-    """A chunk of texts, ready for the model.
+    """Holds a chunk of texts, ready for the model.
 
     Attributes:
         groups: Prefix groups: those of the template set, then those of texts with a common start.

@@ -17,7 +17,7 @@ from metaeol_udf.prompts.tokenizer import PromptTokenizer
 def encode_plainly(
     model: Any, tokenizer: PromptTokenizer, templates: TemplateSet, texts: Sequence[str], layers: Sequence[int]
 ) -> NDArray[np.float32]:
-    """Hidden state of every prompt's last token, one forward pass a prompt.
+    """Compute the hidden state of every prompt's last token, one forward pass a prompt.
 
     Args:
         model: A transformers base model (no language-model head), in eval mode.

@@ -59,7 +59,7 @@ def plan_dry_run(config: JobConfig, command: str = "embed", spark: SparkSession 
 
 
 def _target_changes(job: Job, seen: Snapshot) -> tuple[bool, list[str]]:
-    """Whether the target is to be created, and the columns that it lacks."""
+    """Tell whether the target is to be created, and which columns it lacks."""
     tables = seen.tables
     if job.in_place:
         schema = tables.source.schema

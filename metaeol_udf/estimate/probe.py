@@ -25,7 +25,7 @@ _CPU_SHARE = 8
 
 @dataclass(frozen=True)
 class Probe:
-    """What the model does here.
+    """Describes what the model does here.
 
     Attributes:
         workers: Python workers that took part: the slots of the session.

@@ -17,7 +17,7 @@ _SLOT_SECONDS = 3.8e-7
 
 @dataclass(frozen=True)
 class Rates:
-    """How fast one executor is.
+    """Describes how fast one executor is.
 
     Attributes:
         tokens_per_second: Marginal rate of one executor: what more tokens cost, start-up left out.
@@ -57,5 +57,5 @@ def written_bytes(rows_pending: int, unique_texts: int, dim: int, rewritten_byte
 
 
 def wave_count(unique_texts: int, wave_rows: int) -> int:
-    """Journal commits of a run."""
+    """Count the journal commits of a run."""
     return math.ceil(unique_texts / wave_rows)

@@ -24,7 +24,7 @@ from metaeol_udf.spark.cluster.session import executor_count, slot_count
 
 @dataclass(frozen=True, kw_only=True)
 class EstimateOptions:
-    """What to estimate, and from how much.
+    """Says what to estimate, and from how much.
 
     Attributes:
         executors: Numbers of executors to project to; empty takes the session's.
@@ -124,7 +124,7 @@ def work_report(job: Job, work: Workload, counted: TokenCount, n_loads: int) -> 
 
 
 def _tokens_per_second(options: EstimateOptions, probe: Probe | None, n_executors: int) -> float:
-    """Of one executor; 0 where there is nothing to do."""
+    """Return the tokens per second of one executor; 0 where there is nothing to do."""
     if options.tokens_per_second is not None:
         return options.tokens_per_second
     if probe is None:

@@ -16,7 +16,7 @@ _SCHEMA = "texts long, tokens_computed long, tokens_whole long, trimmed long, pr
 
 @dataclass(frozen=True)
 class TokenCount:
-    """Tokens of a sample.
+    """Holds the token counts of a sample.
 
     Attributes:
         texts: Texts counted.

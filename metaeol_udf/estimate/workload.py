@@ -20,7 +20,7 @@ from metaeol_udf.delta.write.journal import Journal
 
 @dataclass(frozen=True)
 class Workload:
-    """What a run would select.
+    """Holds what a run would select.
 
     Attributes:
         snapshot: Tables, columns and counts, as the run itself would see them.

@@ -31,7 +31,7 @@ _SUFFIXES = (".tsv.gz", ".tsv")
 
 @dataclass(frozen=True)
 class StsTask:
-    """Pairs of sentences with gold scores; all attributes but `name` follow the order of the pairs.
+    """Holds pairs of sentences with gold scores; all attributes but `name` follow the order of the pairs.
 
     Attributes:
         name: The file's.
@@ -49,13 +49,13 @@ class StsTask:
 
     @property
     def texts(self) -> list[str]:
-        """All first sentences, then all second ones."""
+        """Return all first sentences, then all second ones."""
         return self.sentences1 + self.sentences2
 
 
 @dataclass(frozen=True)
 class TransferTask:
-    """Texts with class labels; all attributes but `name` follow the order of the rows.
+    """Holds texts with class labels; all attributes but `name` follow the order of the rows.
 
     Attributes:
         name: The file's.
@@ -97,7 +97,7 @@ def load_tasks(folder: str | Path, names: Sequence[str] | None = None, limit: in
 
 
 def _find_files(folder: Path) -> dict[str, tuple[str, Path]]:
-    """Kind and path of every task by its name, in the order of the tasks."""
+    """Find the kind and path of every task by its name, in the order of the tasks."""
     found: dict[str, tuple[str, Path]] = {}
     for kind in ("sts", "transfer"):
         for path in sorted((folder / kind).rglob("*.tsv*")):
@@ -199,7 +199,7 @@ def _check(path: Path, line: int, holds: bool, rule: str) -> None:
 
 
 def _sample(task: Task, limit: int, seed: int) -> Task:
-    """Rows drawn at random, in their order: the rows of many published sets are sorted by class or source."""
+    """Draw rows at random, in their order: the rows of many published sets are sorted by class or source."""
     n_rows = len(task.gold) if isinstance(task, StsTask) else len(task.texts)
     rows = np.sort(np.random.default_rng(seed).permutation(n_rows)[:limit])
     columns = {field.name: getattr(task, field.name) for field in fields(task) if field.name != "name"}

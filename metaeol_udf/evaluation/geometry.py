@@ -18,7 +18,7 @@ _SAME = 1e-9  # mean squared distance between unit vectors that is rounding of f
 
 @dataclass(frozen=True)
 class Geometry:
-    """How the vectors of one model lie.
+    """Describes how the vectors of one model lie.
 
     Attributes:
         dim: Numbers in a vector.
@@ -39,13 +39,13 @@ def measure_geometry(vectors: NDArray[np.floating]) -> Geometry:
 
 
 def is_usable(vectors: NDArray[np.floating]) -> NDArray[np.bool_]:
-    """Which vectors have a direction: finite and not all zeros, shape ``(n_texts,)``."""
+    """Tell which vectors have a direction: finite and not all zeros, shape ``(n_texts,)``."""
     usable: NDArray[np.bool_] = np.isfinite(vectors).all(axis=1) & (vectors != 0).any(axis=1)
     return usable
 
 
 def neighbour_agreement(one: NDArray[np.floating], other: NDArray[np.floating], k: int) -> float:
-    """Mean share of a text's `k` nearest neighbours, by cosine, that two models have in common.
+    """Compute the mean share of a text's `k` nearest neighbours, by cosine, that two models have in common.
 
     1 where both find the same neighbours for every text, as after a rotation; about ``k / (n_texts - 1)`` by chance.
 
@@ -73,7 +73,7 @@ def neighbour_agreement(one: NDArray[np.floating], other: NDArray[np.floating], 
 
 
 def _neighbours(unit: NDArray[np.float64], rows: NDArray[np.intp], k: int) -> NDArray[np.bool_]:
-    """Which texts are among the `k` nearest of each of `rows`, shape ``(n_rows, n_texts)``."""
+    """Tell which texts are among the `k` nearest of each of `rows`, shape ``(n_rows, n_texts)``."""
     cosines = unit[rows] @ unit.T
     cosines[np.arange(len(rows)), rows] = -np.inf
     nearest = np.argpartition(-cosines, k - 1, axis=1)[:, :k]
@@ -83,7 +83,7 @@ def _neighbours(unit: NDArray[np.float64], rows: NDArray[np.intp], k: int) -> ND
 
 
 def _participation_ratio(unit: NDArray[np.float64]) -> float:
-    """``(sum of eigenvalues)^2 / sum of their squares``, from traces: no eigenvalue is computed."""
+    """Return ``(sum of eigenvalues)^2 / sum of their squares``, from traces: no eigenvalue is computed."""
     if len(unit) < 2:
         return 0.0
     centred = unit - unit.mean(axis=0)

@@ -17,7 +17,7 @@ MIN_PAIRS = 20  # fewer say nothing
 
 @dataclass(frozen=True)
 class LabelledPairs:
-    """Pairs of keys, and how alike people find the rows' texts; all attributes follow the order of the file.
+    """Holds pairs of keys, and how alike people find the rows' texts; all attributes follow the order of the file.
 
     Attributes:
         firsts: Key values of the first rows as the file writes them, in the order of `source.key`.

@@ -61,5 +61,5 @@ def check_tasks(tasks: Sequence[Task]) -> None:
 
 
 def distinct_texts(tasks: Sequence[Task]) -> list[str]:
-    """Every text of the tasks once, in the order of first appearance."""
+    """List every text of the tasks once, in the order of first appearance."""
     return list(dict.fromkeys(text for task in tasks for text in task.texts))

@@ -18,7 +18,7 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class StsScore:
-    """Spearman's correlation of cosines with gold scores, times 100; NaN where one of the two does not vary.
+    """Holds Spearman's correlation of cosines with gold scores, times 100; NaN where one of the two does not vary.
 
     Attributes:
         n_pairs: Pairs scored.
@@ -79,7 +79,7 @@ def score_sts(
 
 
 def pair_cosines(vectors1: NDArray[np.floating], vectors2: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Cosine of each pair, computed in float64, shape ``(n_pairs,)``; 0 where a vector is all zeros.
+    """Compute the cosine of each pair in float64, shape ``(n_pairs,)``; 0 where a vector is all zeros.
 
     Raises:
         ValueError: The shapes differ, or a vector is not finite.
@@ -96,13 +96,13 @@ def pair_cosines(vectors1: NDArray[np.floating], vectors2: NDArray[np.floating])
 
 
 def spearman(values: NDArray[np.float64], gold: NDArray[np.float64]) -> float:
-    """Spearman's rank correlation times 100, tied values at their mean rank; NaN where either does not vary."""
+    """Compute Spearman's rank correlation times 100, tied values at their mean rank; NaN where either does not vary."""
     weights = np.ones(len(values))
     return _correlation(_ranker(values)(weights), _ranker(gold)(weights), weights)
 
 
 def percentile_interval(samples: NDArray[np.float64]) -> Interval | None:
-    """Bounds of the middle 95 % of bootstrap samples, shape ``(n_resamples,)``; NaN samples do not count. None without samples."""
+    """Find the bounds of the middle 95 % of bootstrap samples, shape ``(n_resamples,)``; NaN samples do not count. None without samples."""
     if not samples.size:
         return None
     known = samples[~np.isnan(samples)]
@@ -111,7 +111,7 @@ def percentile_interval(samples: NDArray[np.float64]) -> Interval | None:
 
 
 def _resampled(values: NDArray[np.float64], gold: NDArray[np.float64], resamples: int, seed: int) -> NDArray[np.float64]:
-    """Spearman of pairs drawn with replacement, shape ``(resamples,)``.
+    """Compute Spearman's correlation of pairs drawn with replacement, shape ``(resamples,)``.
 
     A resample is a count a pair, and ranks follow from counts along an order that is sorted once: no resample is sorted.
     """
@@ -125,7 +125,7 @@ def _resampled(values: NDArray[np.float64], gold: NDArray[np.float64], resamples
 
 
 def _ranker(values: NDArray[np.float64]) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
-    """A function from how often each value counts to the mean rank of each, equal values sharing theirs."""
+    """Make a function from how often each value counts to the mean rank of each, equal values sharing theirs."""
     _, group, sizes = np.unique(values, return_inverse=True, return_counts=True)
     n_groups = len(sizes)
 
@@ -138,7 +138,7 @@ def _ranker(values: NDArray[np.float64]) -> Callable[[NDArray[np.float64]], NDAr
 
 
 def _correlation(x: NDArray[np.float64], y: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
-    """Pearson's correlation times 100 of values that count `weights` times each."""
+    """Compute Pearson's correlation times 100 of values that count `weights` times each."""
     total = weights.sum()
     x, y = x - (weights @ x) / total, y - (weights @ y) / total
     x_spread, y_spread = weights @ (x * x), weights @ (y * y)

@@ -32,7 +32,7 @@ _MAX_ITERATIONS = 2_000
 
 @dataclass(frozen=True)
 class TransferScore:
-    """Accuracy of a classifier on vectors that it changes nothing of.
+    """Holds the accuracy of a classifier on vectors that it changes nothing of.
 
     Attributes:
         n_texts: Texts whose class was predicted: all, or those of split `test`.
@@ -130,7 +130,7 @@ def check_classes(labels: Sequence[str], splits: Sequence[str], name: str = "the
 
 
 def _choose(x: NDArray[np.float64], y: NDArray[Any], n_folds: int, seed: int) -> float:
-    """C of the best mean accuracy over folds; of equal ones the smallest, which regularises most."""
+    """Choose the C of the best mean accuracy over folds; of equal ones the smallest, which regularises most."""
     right = np.zeros(len(STRENGTHS))
     for fitted, held_out in _folds(x, y, n_folds, seed):
         right += [(predicted == y[held_out]).mean() for predicted in _predict(x[fitted], y[fitted], x[held_out], STRENGTHS)]
@@ -138,7 +138,7 @@ def _choose(x: NDArray[np.float64], y: NDArray[Any], n_folds: int, seed: int) ->
 
 
 def _predict(x: NDArray[np.float64], y: NDArray[Any], held_out: NDArray[np.float64], strengths: Sequence[float]) -> list[NDArray[Any]]:
-    """Classes of held-out vectors for each C, ascending, so that each fit starts from the one before."""
+    """Predict the classes of held-out vectors for each C, ascending, so that each fit starts from the one before."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 

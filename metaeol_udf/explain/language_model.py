@@ -25,7 +25,7 @@ _FINAL_NORMS = ("norm", "ln_f", "final_layer_norm")  # transformers' names of wh
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A loaded model.
+    """Holds a loaded model.
 
     Attributes:
         model: transformers' model with its head, in eval mode.
@@ -90,7 +90,7 @@ def open_tokenizer(model: str) -> tuple[PromptTokenizer, bool]:
 
 @torch.inference_mode()
 def next_token_probabilities(language_model: LanguageModel, ids: Sequence[int], layer: int) -> Tensor:
-    """Probabilities of the token after a prompt, as the model's own head gives them.
+    """Compute the probabilities of the token after a prompt, as the model's own head gives them.
 
     Args:
         language_model: The model.

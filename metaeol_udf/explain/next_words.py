@@ -23,7 +23,7 @@ _SPACE = "␣"
 
 @dataclass(frozen=True)
 class Word:
-    """A token that may come next. Tokens that differ in a leading space or in case are words of their own.
+    """Describes a token that may come next. Tokens that differ in a leading space or in case are words of their own.
 
     Attributes:
         text: Its characters, a leading space included; `<token N>` where it is only a part of a character, or none.
@@ -37,7 +37,7 @@ class Word:
 
     @property
     def visible(self) -> str:
-        """The text with its leading spaces, line ends and the like made visible."""
+        """Return the text with its leading spaces, line ends and the like made visible."""
         rest = self.text.lstrip(" ")
         start = _SPACE * (len(self.text) - len(rest))
         return start + "".join(char if char.isprintable() else repr(char)[1:-1] for char in rest)
@@ -45,7 +45,7 @@ class Word:
 
 @dataclass(frozen=True)
 class TemplateWords:
-    """The most probable words after one template's prompt.
+    """Holds the most probable words after one template's prompt.
 
     Attributes:
         meta_task: The template's.
@@ -59,13 +59,13 @@ class TemplateWords:
 
     @property
     def cue(self) -> str:
-        """What the prompt asks after the text, such as `Topic:`."""
+        """Return what the prompt asks after the text, such as `Topic:`."""
         return self.prompt.partition(TEXT_SLOT)[2].strip().strip("\"'“”«»").strip()
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """A text's words.
+    """Holds a text's words.
 
     Attributes:
         text: The cleaned text, as it stood in the prompts.
@@ -82,7 +82,7 @@ class Explanation:
     templates: tuple[TemplateWords, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return plain values, for JSON."""
         return dataclasses.asdict(self)
 
 
@@ -127,7 +127,7 @@ def _explain_prompt(language_model: LanguageModel, template: PromptTemplate, ids
 
 
 def spell(tokenizer: Any, token_id: int) -> str:
-    """A token's characters as they stand inside a text.
+    """Return a token's characters as they stand inside a text.
 
     Some tokenizers drop the first token's leading space when they decode, so the token is decoded behind another one.
     """

@@ -53,7 +53,7 @@ def _draw_template(panel: Any, template: TemplateWords, colour: str, most: float
 
 
 def _literal(text: str) -> str:
-    """Text as matplotlib draws it: dollar signs would mean formulas, and what its font lacks becomes a box."""
+    """Return text as matplotlib draws it: dollar signs would mean formulas, and what its font lacks becomes a box."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
     known = get_font(findfont(FontProperties())).get_charmap()

@@ -33,7 +33,7 @@ def propose_aspects(language_model: LanguageModel, meta_task: str) -> tuple[str,
 
 
 def single_words(line: str, meta_task: str) -> tuple[str, ...]:
-    """The usable words of what a model wrote: its first line, split at commas."""
+    """Return the usable words of what a model wrote: its first line, split at commas."""
     known = set(meta_task.casefold().split())
     parts = (part.strip(" .;'\"").lower() for part in line.strip().partition("\n")[0].split(","))
     return tuple(dict.fromkeys(part for part in parts if _WORD.fullmatch(part) and part.casefold() not in known))

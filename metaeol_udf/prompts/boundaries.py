@@ -20,7 +20,7 @@ _CUTS = ((1, 1), (2, 1), (1, 2), (2, 2), (3, 3), (4, 4))  # tokens of the prefix
 
 @dataclass(frozen=True)
 class Cut:
-    """One template, cut: ``prompt ids = prefix_ids + ids(prefix_end + text + suffix_start) + suffix_ids``."""
+    """Holds one template, cut: ``prompt ids = prefix_ids + ids(prefix_end + text + suffix_start) + suffix_ids``."""
 
     prefix_ids: tuple[int, ...]
     prefix_end: str
@@ -28,7 +28,7 @@ class Cut:
     suffix_ids: tuple[int, ...]
 
     def equals(self, tokenizer: PromptTokenizer, texts: Sequence[str], whole: Sequence[Sequence[int]]) -> bool:
-        """Whether cutting gives the ids of the whole prompts, for each of these cleaned texts."""
+        """Tell whether cutting gives the ids of the whole prompts, for each of these cleaned texts."""
         middles = tokenizer.tokenize_inside([self.prefix_end + text + self.suffix_start for text in texts])
         return all([*self.prefix_ids, *middle, *self.suffix_ids] == list(ids) for middle, ids in zip(middles, whole, strict=True))
 

@@ -21,7 +21,7 @@ _SAMPLE = "The parcel came on Tuesday, two days later than we had been told, and
 
 @dataclass(frozen=True)
 class TokenCost:
-    """Tokens that a set makes of one text, by the real trie.
+    """Holds the counts of tokens that a set makes of one text, by the real trie.
 
     Attributes:
         n_text_tokens: Of the text by itself.
@@ -43,13 +43,13 @@ class TokenCost:
 
     @property
     def computed(self) -> int:
-        """Tokens computed for each text."""
+        """Count the tokens computed for each text."""
         return self.texts + self.suffixes
 
 
 @dataclass(frozen=True)
 class SetCheck:
-    """What is known of a template set.
+    """Holds what is known of a template set.
 
     Attributes:
         name: The set's.
@@ -70,12 +70,12 @@ class SetCheck:
     tokens: TokenCost | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return plain values, for JSON."""
         return dataclasses.asdict(self) | {"tokens_per_text": None if self.tokens is None else self.tokens.computed}
 
 
 def ends_in_cue(template: PromptTemplate) -> bool:
-    """Whether a prompt ends where one word would stand: after a few words, behind an opening quote or a colon."""
+    """Tell whether a prompt ends where one word would stand: after a few words, behind an opening quote or a colon."""
     return _CUE.search(template.suffix.rstrip()) is not None
 
 

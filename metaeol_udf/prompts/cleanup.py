@@ -28,5 +28,5 @@ def clean_text(text: str, cleanup: str) -> str:
 
 
 def is_blank(text: str | None) -> bool:
-    """Whether nothing is left of a text after stripping: such a text has no embedding."""
+    """Tell whether nothing is left of a text after stripping: such a text has no embedding."""
     return text is None or not text.strip()

@@ -15,7 +15,7 @@ HEADER = "# A template set of your own: `embedding.templates` names this file. R
 
 @dataclass(frozen=True)
 class MetaTaskForm:
-    """What a user says of a meta-task.
+    """Holds what a user says of a meta-task.
 
     Attributes:
         name: What a text is asked for, as a noun: `urgency`, `product area`.

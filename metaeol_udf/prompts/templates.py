@@ -20,7 +20,7 @@ TEXT_SLOT = "{text}"
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    """A prompt with one slot for the text.
+    """Holds a prompt with one slot for the text.
 
     Attributes:
         meta_task: What the template asks for, such as `sentiment`.
@@ -37,18 +37,18 @@ class PromptTemplate:
 
     @property
     def prefix(self) -> str:
-        """The characters before the text."""
+        """Return the characters before the text."""
         return self.prompt.partition(TEXT_SLOT)[0]
 
     @property
     def suffix(self) -> str:
-        """The characters after the text."""
+        """Return the characters after the text."""
         return self.prompt.partition(TEXT_SLOT)[2]
 
 
 @dataclass(frozen=True)
 class TemplateSet:
-    """The prompt templates whose hidden states are averaged into one embedding.
+    """Holds the prompt templates whose hidden states are averaged into one embedding.
 
     Attributes:
         name: For people; not part of the content.
@@ -103,17 +103,17 @@ class TemplateSet:
 
     @classmethod
     def from_spec(cls, spec: EmbeddingSpec) -> TemplateSet:
-        """The set that a spec names: from its content where it is resolved, else from the name or path."""
+        """Return the set that a spec names: from its content where it is resolved, else from the name or path."""
         if spec.templates_json is None:
             return cls.load(spec.templates)
         return cls.from_mapping({"name": spec.templates, **json.loads(spec.templates_json)})
 
     def to_json(self) -> str:
-        """The content that changes vectors, in one canonical form: clean-up and templates, not the name."""
+        """Return the content that changes vectors, in one canonical form: clean-up and templates, not the name."""
         return json.dumps(self._content(), sort_keys=True)
 
     def to_yaml(self) -> str:
-        """The file that `load` reads again: name, clean-up and templates, each prompt on one line."""
+        """Return the file that `load` reads again: name, clean-up and templates, each prompt on one line."""
         return yaml.safe_dump({"name": self.name, **self._content()}, sort_keys=False, allow_unicode=True, width=100_000)
 
     def _content(self) -> dict[str, Any]:
@@ -121,11 +121,11 @@ class TemplateSet:
         return {"text_cleanup": self.text_cleanup, "templates": templates}
 
     def digest(self) -> str:
-        """SHA-256 of the content, 64 hexadecimal digits."""
+        """Compute the SHA-256 of the content, 64 hexadecimal digits."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def fill(self, template: PromptTemplate, cleaned_text: str) -> str:
-        """The prompt for a cleaned text: what `reference.py` gives the model, and what every fast path must equal.
+        """Return the prompt for a cleaned text: what `reference.py` gives the model, and what every fast path must equal.
 
         The text is put in as it is: braces and slots inside it are characters like any other.
         """
@@ -134,7 +134,7 @@ class TemplateSet:
 
 
 def builtin_names() -> list[str]:
-    """Names of the template sets that ship with the package."""
+    """List the names of the template sets that ship with the package."""
     return sorted(_builtin_files())
 
 

@@ -9,7 +9,7 @@ _CHARACTERS_LOOKED_AT = 64  # per token kept, when a text is trimmed
 
 
 class PromptTokenizer:
-    """A tokenizer under which a text is only ever data: special tokens that stand in it are split like other characters.
+    """Tokenises prompts in which a text is only ever data: special tokens that stand in the text are split like other characters.
 
     Special tokens that the tokenizer adds by itself, such as a beginning-of-sequence token, are kept.
 
@@ -25,15 +25,15 @@ class PromptTokenizer:
         self.n_leading = next((i for i in range(len(alone)) if alone[i : i + len(inside)] == inside), 0)
 
     def tokenize(self, prompts: Sequence[str]) -> list[list[int]]:
-        """Token ids of whole prompts, one list each, without padding or truncation."""
+        """Return the token ids of whole prompts, one list each, without padding or truncation."""
         return self._encode(prompts)["input_ids"] if prompts else []
 
     def tokenize_inside(self, parts: Sequence[str]) -> list[list[int]]:
-        """Token ids of parts of prompts: no special tokens are added."""
+        """Return the token ids of parts of prompts: no special tokens are added."""
         return self._encode(parts, add_special_tokens=False)["input_ids"] if parts else []
 
     def offsets(self, part: str) -> list[tuple[int, int]]:
-        """First and past-the-last character of each token of a part of a prompt."""
+        """Return the first and past-the-last character of each token of a part of a prompt."""
         return self._encode([part], add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"][0] if part else []
 
     def trim(self, text: str, max_tokens: int) -> tuple[str, bool]:

@@ -33,7 +33,7 @@ _MIN_SAVED = 64  # tokens that a common start must save in all
 
 @dataclass(frozen=True)
 class PrefixGroup:
-    """Templates that share a prefix, and the trie of their suffixes.
+    """Holds templates that share a prefix, and the trie of their suffixes.
 
     Attributes:
         prefix_ids: Tokens before the middle.
@@ -82,7 +82,7 @@ class PromptTrie:
         self.groups = self._make_groups()
 
     def tokenize(self, cleaned_texts: Sequence[str]) -> list[list[list[int]]]:
-        """Tokens that follow each group's prefix and precede its suffixes.
+        """Return the tokens that follow each group's prefix and precede its suffixes.
 
         Args:
             cleaned_texts: Texts after `clean_text`, not blank.
@@ -153,7 +153,7 @@ def _paths(ids: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
 
 @dataclass(frozen=True)
 class CommonStart:
-    """Texts that begin with the same tokens.
+    """Describes texts that begin with the same tokens.
 
     Attributes:
         n_tokens: Tokens in common; every text has at least one more.
@@ -166,7 +166,7 @@ class CommonStart:
 
 @dataclass
 class _Interval:
-    """Consecutive sorted texts from `first` that share `n_tokens`, with the best that was found inside them."""
+    """Describes consecutive sorted texts from `first` that share `n_tokens`, with the best that was found inside them."""
 
     n_tokens: int
     first: int
@@ -205,7 +205,7 @@ def find_common_starts(ids: Sequence[Sequence[int]]) -> list[CommonStart]:
 
 
 def _shared(a: Sequence[int], b: Sequence[int]) -> int:
-    """Tokens in common that leave each text one of its own; 0 where they are too few."""
+    """Count the tokens in common that leave each text one of its own; 0 where they are too few."""
     n_most = min(len(a), len(b)) - 1
     if n_most < _MIN_SHARED or a[:_MIN_SHARED] != b[:_MIN_SHARED]:
         return 0

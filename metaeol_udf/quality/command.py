@@ -37,7 +37,7 @@ _SHOWN = (
 
 
 class Vectors(Protocol):
-    """A function from texts to vectors that knows what it computes and what that cost."""
+    """Turns texts into vectors, and knows what it computes and what that cost."""
 
     spec: EmbeddingSpec
     cost: dict[str, Any]

@@ -15,7 +15,7 @@ from metaeol_udf.errors import ConfigError
 
 
 class MtebModel:
-    """What `mteb.evaluate(model, tasks)` takes: an encoder in the shape of mteb's `EncoderProtocol`.
+    """Gives `mteb.evaluate(model, tasks)` what it takes: an encoder in the shape of mteb's `EncoderProtocol`.
 
     Tasks whose data is on this machine run without a network. mteb's own prompts are not used: the template set says what a
     text is asked. mteb files results under the model's name and revision; the revision is the spec's fingerprint, so other
@@ -67,13 +67,13 @@ class MtebModel:
         return self.encoder.encode([text for batch in inputs for text in batch["text"]])
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
-        """Cosine of each of the first with each of the second, shape ``(n_1, n_2)``."""
+        """Compute the cosine of each of the first with each of the second, shape ``(n_1, n_2)``."""
         from mteb.similarity_functions import cos_sim
 
         return cos_sim(embeddings1, embeddings2)
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
-        """Cosine of each pair, shape ``(n_pairs,)``."""
+        """Compute the cosine of each pair, shape ``(n_pairs,)``."""
         from mteb.similarity_functions import pairwise_cos_sim
 
         return pairwise_cos_sim(embeddings1, embeddings2)

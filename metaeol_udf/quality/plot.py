@@ -24,7 +24,7 @@ def plot_scores(report: Mapping[str, Any], path: Path) -> None:
 
 
 def _draw(axes: Any, report: Mapping[str, Any], kind: str) -> None:
-    """Points with their intervals, first task on top."""
+    """Draw points with their intervals, first task on top."""
     key, tasks = _KEYS[kind], report[kind]
     known = [(place, task[key], task[f"{key}_interval"]) for place, task in enumerate(tasks.values()) if task[key] is not None]
     for place, value, interval in known:

@@ -18,7 +18,7 @@ _HEAD = ("task", "figure", "score", "95 % interval", "on")
 
 
 def make_report(scores: Scores) -> dict[str, Any]:
-    """Scores as plain values; what is not defined (no spread, no resamples) is None.
+    """Return scores as plain values; what is not defined (no spread, no resamples) is None.
 
     Returns:
         `sts` and `transfer`, each a mapping of tasks by name; `sts_average`, the mean over tasks of Spearman's correlation over

@@ -21,7 +21,7 @@ _SCHEMA = StructType([StructField("number", LongType()), StructField("text", Str
 
 
 class SparkVectors:
-    """A function from texts to vectors that runs on the executors of a session. The model is loaded by their Python workers.
+    """Turns texts into vectors on the executors of a session. The model is loaded by their Python workers.
 
     Attributes:
         spec: What is computed; resolved.

@@ -25,7 +25,7 @@ _CHUNK_TEXTS = 2048  # planned together, and how often the bar moves
 
 
 class LocalVectors:
-    """A function from texts to vectors, with the settings of a job. Loads the model when it is first called.
+    """Turns texts into vectors, with the settings of a job. Loads the model when it is first called.
 
     Attributes:
         spec: What is computed; resolved.
@@ -75,7 +75,7 @@ class LocalVectors:
 
 
 def require_all(errors: Iterable[str | None]) -> None:
-    """Scores over some of the texts would not be those of the set, so every text needs its vector.
+    """Require a vector for every text: scores over some of the texts would not be those of the set.
 
     Raises:
         MetaEOLError: One has none; the message counts them by reason.

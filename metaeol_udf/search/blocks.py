@@ -21,7 +21,7 @@ _CANCELLED = 1e-6  # of the summed squares: a squared distance below that is mos
 
 
 class Metric(str, Enum):
-    """How near two vectors are."""
+    """Names a measure of how near two vectors are."""
 
     COSINE = "cosine"
     DOT = "dot"
@@ -29,7 +29,7 @@ class Metric(str, Enum):
 
     @classmethod
     def parse(cls, name: str, allowed: Sequence[str] = ("cosine", "dot", "euclidean")) -> Metric:
-        """The metric of a name.
+        """Return the metric of a name.
 
         Raises:
             ConfigError: It is none of those allowed.
@@ -41,7 +41,7 @@ class Metric(str, Enum):
 
 @dataclass(frozen=True)
 class Side:
-    """Vectors of one side of a search, with their keys in the same order.
+    """Holds the vectors of one side of a search, with their keys in the same order.
 
     Attributes:
         keys: Key columns, one row a vector.
@@ -88,7 +88,7 @@ def to_matrix(column: pa.Array | pa.ChunkedArray, name: str, dim: int | None = N
 
 
 def sorted_by(keys: pa.Table) -> NDArray[np.int64]:
-    """Positions of a table's rows in the order of all its columns, as Spark sorts them: NULL first, strings by their bytes."""
+    """Return the positions of a table's rows in the order of all its columns, as Spark sorts them: NULL first, strings by their bytes."""
     if keys.num_columns == 0 or keys.num_rows == 0:
         return np.arange(keys.num_rows)
     columns = [column for values in keys.columns for column in (values.is_valid().cast(pa.int8()), values)]  # NULL before every value
@@ -97,7 +97,7 @@ def sorted_by(keys: pa.Table) -> NDArray[np.int64]:
 
 
 def closeness(queries: NDArray[np.float64], rows: NDArray[np.float64], metric: Metric) -> NDArray[np.float32]:
-    """How near each row is to each query: the cosine, the dot product, or the distance with a minus; larger is nearer.
+    """Compute how near each row is to each query: the cosine, the dot product, or the distance with a minus; larger is nearer.
 
     Computed in float64 and rounded to float32, so that equal vectors get equal values wherever in a block they stand.
 
@@ -122,7 +122,7 @@ def closeness(queries: NDArray[np.float64], rows: NDArray[np.float64], metric: M
 def best_pairs(
     near: NDArray[np.float32], best: NDArray[np.float32], order: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Which rows of a block may be among the best of all.
+    """Find the rows of a block that may be among the best of all.
 
     Args:
         near: Closeness, shape ``(n_queries, n_rows)``.
@@ -146,5 +146,5 @@ def best_pairs(
 
 
 def blocks(n: int, size: int) -> Iterator[slice]:
-    """Slices of at most `size` that cover `n`."""
+    """Yield slices of at most `size` that cover `n`."""
     return (slice(start, min(start + size, n)) for start in range(0, n, size))

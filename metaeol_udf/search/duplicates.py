@@ -80,7 +80,7 @@ def near_duplicates(
 
 
 def bucket_length(metric: Metric, threshold: float, dim: int, recall: float) -> float:
-    """Width of the projections' buckets with which a pair exactly at the threshold is a candidate with probability `recall`.
+    """Compute the width of the projections' buckets with which a pair exactly at the threshold is a candidate with probability `recall`.
 
     The difference of such a pair, of length r, projected on a random direction in `dim` dimensions is nearly normal with deviation
     r / sqrt(dim), whatever the vectors; the pair falls into one bucket with the probability that Datar et al. (2004) give, must do so
@@ -96,7 +96,7 @@ def bucket_length(metric: Metric, threshold: float, dim: int, recall: float) -> 
 
 
 def same_bucket(width: float) -> float:
-    """Probability that two points fall into one bucket, whose width is given in standard deviations of their distance."""
+    """Compute the probability that two points fall into one bucket, whose width is given in standard deviations of their distance."""
     inside = math.erf(width / math.sqrt(2))
     return inside - 2 / (math.sqrt(2 * math.pi) * width) * (1 - math.exp(-(width**2) / 2))
 
@@ -117,7 +117,7 @@ def _as_double(schema: StructType) -> StructType:
 
 
 def _prepare(metric: Metric, vector: str, dim: int) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-    """For executors: check vectors, and scale them to length 1 for cosine; vectors of zeros, similar to nothing, are dropped then."""
+    """Make a function for executors: check vectors, and for cosine scale them to length 1 and drop vectors of zeros, similar to nothing."""
 
     def prepare(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
@@ -134,7 +134,7 @@ def _prepare(metric: Metric, vector: str, dim: int) -> Callable[[Iterator[pa.Rec
 
 
 def _candidates(prepared: DataFrame, key: Sequence[str], length: float, seed: int) -> DataFrame:
-    """Pairs of keys that share a bucket of at least one table, as structs `one` < `other`, each pair once."""
+    """Find the pairs of keys that share a bucket of at least one table, as structs `one` < `other`, each pair once."""
     model = BucketedRandomProjectionLSH(
         inputCol="metaeol_features", outputCol="metaeol_hashes", numHashTables=TABLES * PROJECTIONS, bucketLength=length, seed=seed
     ).fit(prepared.select(array_to_vector(F.col(VECTOR)).alias("metaeol_features")))
@@ -149,7 +149,7 @@ def _candidates(prepared: DataFrame, key: Sequence[str], length: float, seed: in
 
 
 def _verified(candidates: DataFrame, prepared: DataFrame, key: Sequence[str], metric: Metric, threshold: float) -> DataFrame:
-    """The candidates whose similarity, computed from both vectors, reaches the threshold."""
+    """Keep the candidates whose similarity, computed from both vectors, reaches the threshold."""
     rows = prepared.select(_key(key).alias("metaeol_key"), VECTOR)
     ones = rows.select(F.col("metaeol_key").alias("one"), F.col(VECTOR).alias("vector1"))
     others = rows.select(F.col("metaeol_key").alias("other"), F.col(VECTOR).alias("vector2"))
@@ -159,7 +159,7 @@ def _verified(candidates: DataFrame, prepared: DataFrame, key: Sequence[str], me
 
 
 def _score(metric: Metric, threshold: float) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-    """For executors: from pairs of vectors to the scores of those that are similar enough."""
+    """Make a function for executors: from pairs of vectors to the scores of those that are similar enough."""
 
     def score(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
@@ -176,12 +176,12 @@ def _score(metric: Metric, threshold: float) -> Callable[[Iterator[pa.RecordBatc
 
 
 def _similar(near: np.ndarray, metric: Metric, threshold: float) -> np.ndarray:
-    """Compared as float32, as scores are written: equal vectors reach a cosine of 1, and a written score is never past the threshold."""
+    """Compare as float32, as scores are written: equal vectors reach a cosine of 1, and a written score is never past the threshold."""
     return np.asarray(near >= np.float32(threshold if metric is Metric.COSINE else -threshold))
 
 
 def _exact_pairs(rows: DataFrame, key: Sequence[str], metric: Metric, threshold: float, vector: str) -> DataFrame:
-    """All pairs, by products of blocks of the streaming rows with a copy of all rows."""
+    """Find all pairs, by products of blocks of the streaming rows with a copy of all rows."""
     held = collect_side(rows, metric, vector, "df")
     key_type = key_fields(rows)
     schema = StructType([StructField("one", key_type, False), StructField("other", key_type, False), StructField("score", FloatType())])

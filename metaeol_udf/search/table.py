@@ -41,7 +41,7 @@ _QUERY, _TEXT = "metaeol_asked", "metaeol_text"
 
 @dataclass(frozen=True)
 class Hit:
-    """A row near a query.
+    """Holds a row near a query.
 
     Attributes:
         key: Key columns by name.
@@ -90,7 +90,7 @@ def search_table(
 
 @dataclass(frozen=True)
 class OpenJob:
-    """An embedded table, found to be what its configuration says.
+    """Holds an embedded table, found to be what its configuration says.
 
     Attributes:
         spark: The session.
@@ -140,7 +140,7 @@ def worker_errors() -> Iterator[None]:
 
 
 def _open(spark: SparkSession, config: JobConfig) -> tuple[DataFrame, DataFrame]:
-    """The table that holds the texts and the one that holds the vectors; they may be one."""
+    """Open the table that holds the texts and the one that holds the vectors; they may be one."""
     refs: list[TableRef] = []
     for name, setting in ((config.source.table, "source.table"), (config.target_table, "target.table")):
         ref = parse_table(name, setting)
@@ -172,7 +172,7 @@ def _check_vectors(target: DataFrame, config: JobConfig, spec_fingerprint: str) 
 
 
 def _embed_queries(spark: SparkSession, resolved: ResolvedSpec, config: JobConfig, queries: Sequence[str]) -> NDArray[np.float32]:
-    """Vectors of the queries, shape ``(n_queries, dim)``, computed by one Python worker as the table's were."""
+    """Compute the vectors of the queries, shape ``(n_queries, dim)``, in one Python worker as the table's were."""
     schema = StructType([StructField("number", LongType()), StructField("query", StringType())])
     rows = spark.createDataFrame(list(enumerate(queries)), schema).coalesce(1)
     embedded = with_embeddings(rows, resolved, "query", "vector", config.runtime.device, config.runtime.max_batch_tokens)

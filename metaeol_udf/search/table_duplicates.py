@@ -19,7 +19,7 @@ from metaeol_udf.spark.columns import quoted
 
 @dataclass(frozen=True)
 class DuplicatePair:
-    """Two rows whose vectors are nearly the same.
+    """Holds two rows whose vectors are nearly the same.
 
     Attributes:
         keys: Key columns by name, of both rows, the smaller key first.

@@ -81,12 +81,12 @@ def search_vectors(
 
 
 def names_of(key: str | Sequence[str]) -> list[str]:
-    """One name or several as a list."""
+    """Return one name or several as a list."""
     return [key] if isinstance(key, str) else list(key)
 
 
 def with_vectors(df: DataFrame, key: Sequence[str], vector: str, what: str, prefix: str = "") -> DataFrame:
-    """Key columns and vector of the rows that have one, the vector as VECTOR.
+    """Select the key columns and the vector of the rows that have a vector, the vector as VECTOR.
 
     Raises:
         InputError: A column is missing, the vector is no array of floats, or a key column has a name of ours.
@@ -107,7 +107,7 @@ def with_vectors(df: DataFrame, key: Sequence[str], vector: str, what: str, pref
 
 
 def key_fields(rows: DataFrame) -> StructType:
-    """The key columns of rows that `with_vectors` made."""
+    """Return the key columns of rows that `with_vectors` made."""
     return StructType([field for field in rows.schema.fields if field.name != VECTOR])
 
 
@@ -167,7 +167,7 @@ def _result(ranked: DataFrame, query_key: Sequence[str], key: Sequence[str], met
 def _stream(
     held: Side, k: int, metric: Metric, vector: str, streams_queries: bool
 ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-    """A function for executors, once a task: from Arrow batches of the streaming side to the pairs that may be among the best."""
+    """Make a function for executors, once a task: from Arrow batches of the streaming side to the pairs that may be among the best."""
 
     def candidates(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         # Of a task's rows so far; a row that is farther than the k-th of these cannot be among the best of all.

@@ -20,7 +20,7 @@ _LEAST_WORDS = 8  # of a text that is cut in two
 
 @dataclass(frozen=True)
 class Objective:
-    """Pairs of texts and how good vectors of them are.
+    """Holds pairs of texts, and tells how good vectors of them are.
 
     Attributes:
         name: The task's.
@@ -35,24 +35,24 @@ class Objective:
     gold: NDArray[np.float64] | None
 
     def score(self, vectors1: NDArray[np.float32], vectors2: NDArray[np.float32]) -> float:
-        """Spearman's correlation times 100, or the mean reciprocal rank of a half's other half among all, times 100."""
+        """Return Spearman's correlation times 100, or the mean reciprocal rank of a half's other half among all, times 100."""
         if self.gold is not None:
             return score_sts(vectors1, vectors2, self.gold).all
         return mean_reciprocal_rank(vectors1, vectors2)
 
     def taken(self, rows: Sequence[int]) -> Objective:
-        """Some of the pairs."""
+        """Return some of the pairs."""
         gold = None if self.gold is None else self.gold[list(rows)]
         return Objective(self.name, [self.firsts[row] for row in rows], [self.seconds[row] for row in rows], gold)
 
 
 def labelled(tasks: Sequence[StsTask]) -> list[Objective]:
-    """Labelled pairs as objectives."""
+    """Return labelled pairs as objectives."""
     return [Objective(task.name, task.sentences1, task.sentences2, task.gold) for task in tasks]
 
 
 def halves(texts: Sequence[str]) -> Objective:
-    """The proxy for texts without labels: each is cut in two by its words, and the halves shall be each other's nearest.
+    """Make the proxy for texts without labels: each is cut in two by its words, and the halves shall be each other's nearest.
 
     Raises:
         InputError: Too few texts are long enough.
@@ -67,7 +67,7 @@ def halves(texts: Sequence[str]) -> Objective:
 
 
 def mean_reciprocal_rank(vectors1: NDArray[np.float32], vectors2: NDArray[np.float32]) -> float:
-    """Of each second vector among all second ones, by cosine to its first one; times 100."""
+    """Compute the mean reciprocal rank of each second vector among all second ones, by cosine to its first one; times 100."""
     own = pair_cosines(vectors1, vectors2)
     cosines = unit_rows(vectors1) @ unit_rows(vectors2).T
     ranks = 1 + (cosines > own[:, None] + 1e-12).sum(1)
@@ -75,7 +75,7 @@ def mean_reciprocal_rank(vectors1: NDArray[np.float32], vectors2: NDArray[np.flo
 
 
 def split_in_two(objectives: Sequence[Objective], seed: int = 0) -> tuple[list[Objective], list[Objective]]:
-    """One half to choose on and one to score on, so that no text is in both.
+    """Split objectives into one half to choose on and one to score on, so that no text is in both.
 
     Pairs that share a text, directly or through others, stay together, over all objectives: sets overlap.
 
@@ -106,12 +106,12 @@ def split_in_two(objectives: Sequence[Objective], seed: int = 0) -> tuple[list[O
 
 
 def texts_of(objectives: Sequence[Objective]) -> list[str]:
-    """All their texts, each once."""
+    """List all texts of the objectives, each once."""
     return list(dict.fromkeys(chain.from_iterable((*o.firsts, *o.seconds) for o in objectives)))
 
 
 def _connected(pairs: Sequence[tuple[str, str]]) -> NDArray[np.int64]:
-    """Number of the group of texts that each pair belongs to."""
+    """Return the number of the group of texts that each pair belongs to."""
     parent: dict[str, str] = {}
 
     def root(text: str) -> str:

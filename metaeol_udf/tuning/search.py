@@ -24,7 +24,7 @@ _LARGEST_MEAN = 4  # layers that are averaged
 
 @dataclass(frozen=True)
 class Recipe:
-    """Which post-processing is fitted: the arguments of `fit_postprocess`; `method` None fits none."""
+    """Says which post-processing is fitted: the arguments of `fit_postprocess`; `method` None fits none."""
 
     method: str | None = None
     n_components: int | None = None
@@ -62,7 +62,7 @@ RECIPES = (
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to make vectors, and what it came to.
+    """Describes one way to make vectors, and what it came to.
 
     Attributes:
         templates: Positions in the template set.
@@ -85,7 +85,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Tuned:
-    """What tuning found.
+    """Holds what tuning found.
 
     Attributes:
         baseline: The configured templates and layer, without post-processing.
@@ -98,7 +98,7 @@ class Tuned:
     n_tried: int
 
     def best(self, max_cost: float) -> Candidate:
-        """The front's best one, by the half it was chosen on, at no more than `max_cost` times the baseline's cost."""
+        """Return the front's best one, by the half it was chosen on, at no more than `max_cost` times the baseline's cost."""
         affordable = [c for c in self.front if c.cost <= max_cost * self.baseline.cost * (1 + 1e-9)]
         return max(affordable, key=lambda c: c.chosen_on, default=self.baseline)
 
@@ -124,7 +124,7 @@ def tune(bank: StateBank, choose_on: Sequence[Objective], held_out: Sequence[Obj
 
 
 def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Those that no other candidate beats at the same or a lower cost, cheapest first."""
+    """Return the candidates that no other one beats at the same or a lower cost, cheapest first."""
     front: list[Candidate] = []
     for candidate in sorted(candidates, key=lambda c: (c.cost, -c.chosen_on)):
         if not front or candidate.chosen_on > front[-1].chosen_on:
@@ -133,17 +133,17 @@ def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def vectors_of(bank: StateBank, candidate: Candidate, fit_on: Sequence[str]) -> NDArray[np.float32]:
-    """A candidate's vectors of all texts of the bank, its post-processing fitted on some of them."""
+    """Compute a candidate's vectors of all texts of the bank, its post-processing fitted on some of them."""
     return candidate.recipe.apply(bank.mean(candidate.templates, candidate.layers), bank.rows(fit_on))
 
 
 def score_each(vectors: NDArray[np.float32], bank: StateBank, objectives: Sequence[Objective]) -> dict[str, float]:
-    """Score of each objective by its name."""
+    """Return the score of each objective by its name."""
     return {o.name: o.score(vectors[bank.rows(o.firsts)], vectors[bank.rows(o.seconds)]) for o in objectives}
 
 
 def mean(scores: dict[str, float]) -> float:
-    """Average over objectives."""
+    """Average the scores over objectives."""
     return float(np.mean(list(scores.values())))
 
 
@@ -182,7 +182,7 @@ def _scored(bank: StateBank, choose_on: Sequence[Objective], held_out: Sequence[
 
 
 def _layer_choices(layers: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """Single layers, and means of adjacent ones and of every other one."""
+    """Yield single layers, and means of adjacent ones and of every other one."""
     yield from ((layer,) for layer in layers)
     for step in (1, 2):
         for span in range(step, step * _LARGEST_MEAN, step):

@@ -20,7 +20,7 @@ _CHUNK = 128  # texts whose hidden states are in float32 twice
 
 @dataclass(frozen=True)
 class StateBank:
-    """Hidden states of distinct texts.
+    """Holds hidden states of distinct texts.
 
     Attributes:
         texts: Distinct texts, in the order of the first axis.
@@ -40,7 +40,7 @@ class StateBank:
     tokens: dict[tuple[int, ...], float]
 
     def rows(self, texts: Sequence[str]) -> NDArray[np.int64]:
-        """Places of texts in `states`."""
+        """Return the places of texts in `states`."""
         return np.array([self._places[text] for text in texts], np.int64)
 
     @cached_property
@@ -48,7 +48,7 @@ class StateBank:
         return {text: place for place, text in enumerate(self.texts)}
 
     def mean(self, templates: Sequence[int], layers: Sequence[int]) -> NDArray[np.float32]:
-        """Mean hidden state of every text over some templates and layers, shape ``(n_texts, hidden_size)``."""
+        """Compute the mean hidden state of every text over some templates and layers, shape ``(n_texts, hidden_size)``."""
         total = np.zeros((len(self.texts), self.states.shape[-1]), np.float32)
         for layer in layers:
             for template in templates:  # slices are views; an index of lists would copy hundreds of megabytes
@@ -56,7 +56,7 @@ class StateBank:
         return total / np.float32(len(templates) * len(layers))
 
     def cost(self, templates: Sequence[int], layers: Sequence[int]) -> float:
-        """Tokens computed a text, times the share of the model's layers that run; prefixes count as run before."""
+        """Return the tokens computed a text, times the share of the model's layers that run; prefixes count as run before."""
         key = tuple(templates)
         if key not in self.tokens:
             self.tokens[key] = tokens_per_text(self.encoder, subset(self.templates, key), self.texts)
@@ -85,12 +85,12 @@ def fill_bank(encoder: MetaEOLEncoder, texts: Sequence[str], on_progress: Callab
 
 
 def subset(templates: TemplateSet, chosen: Sequence[int], name: str | None = None) -> TemplateSet:
-    """Some templates of a set, as a set."""
+    """Return some templates of a set, as a set."""
     return TemplateSet(name or templates.name, templates.text_cleanup, tuple(templates.templates[index] for index in chosen))
 
 
 def tokens_per_text(encoder: MetaEOLEncoder, templates: TemplateSet, texts: Sequence[str]) -> float:
-    """Tokens that a template set's trie computes for a text, the mean over some."""
+    """Count the tokens that a template set's trie computes for a text, the mean over some."""
     sample = texts[:: max(1, len(texts) // 1000)]
     trie = PromptTrie(templates, encoder.engine.trie.tokenizer)
     prepared = prepare_texts(sample, trie, templates, encoder.spec.max_tokens, encoder.batch_runner.max_batch_tokens, shares_starts=False)

@@ -21,7 +21,7 @@ _MAX_HEADER_BYTES = 100_000_000  # the safetensors format allows no longer heade
 
 
 def model_shape(folder: Path) -> tuple[int, int]:
-    """Number of layers and hidden size, from `config.json`, whatever names the architecture gives them.
+    """Read the number of layers and the hidden size from `config.json`, whatever names the architecture gives them.
 
     Raises:
         ModelFilesError: `config.json` is missing, damaged or names neither.
@@ -77,7 +77,7 @@ def _no_weights(folder: Path) -> str:
 
 
 def _check_safetensors(path: Path) -> None:
-    """A safetensors file is 8 bytes of header length, the header as JSON, then the tensors without gaps."""
+    """Check a safetensors file: 8 bytes of header length, the header as JSON, then the tensors without gaps."""
     n_bytes = path.stat().st_size
     with open(path, "rb") as file:
         start = file.read(8)

@@ -39,13 +39,13 @@ def model_folder(model: str, revision: str | None = None) -> Path:
 
 
 def is_local(model: str) -> bool:
-    """Whether a model's name is a path or a hub id, rather than a URI of a remote file system."""
+    """Tell whether a model's name is a path or a hub id, rather than a URI of a remote file system."""
     scheme, colon, _ = model.partition(":")
     return not colon or "/" in scheme or scheme in _LOCAL_SCHEMES
 
 
 def local_path(model: str) -> Path:
-    """The path that a model's name means: `file:` and `dbfs:` are other ways to write one."""
+    """Return the path that a model's name means: `file:` and `dbfs:` are other ways to write one."""
     scheme, _, rest = model.partition(":")
     if scheme not in _LOCAL_SCHEMES:
         return Path(model)

@@ -27,7 +27,7 @@ _WAY_OUT = " `metaeol model prepare SRC DEST --force` makes the folder anew"
 
 @dataclass(frozen=True)
 class ModelFile:
-    """What a file of a model must be: its name, SHA-256 in hexadecimal, and size."""
+    """Describes what a file of a model must be: its name, SHA-256 in hexadecimal, and size."""
 
     name: str
     sha256: str
@@ -35,13 +35,13 @@ class ModelFile:
 
 
 def decides_vectors(name: str) -> bool:
-    """Whether a file of this name in a model folder can change a vector; chat templates and read-me files cannot."""
+    """Tell whether a file of this name in a model folder can change a vector; chat templates and read-me files cannot."""
     by_name = name == "config.json" or name in _TOKENIZER_FILES or name.startswith("tokenizer")
     return by_name or name.endswith((".safetensors", ".safetensors.index.json", ".tiktoken", ".py"))
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, 64 hexadecimal digits; computed once per process while size and time stamp stay.
+    """Compute the SHA-256 of a file, 64 hexadecimal digits, once per process while size and time stamp stay.
 
     Raises:
         ModelFilesError: The file is missing or cannot be read.
@@ -63,13 +63,13 @@ def _sha256(path: str, size: int, mtime_ns: int) -> str:
 
 
 def content_hash(folder: Path) -> str:
-    """Digest of the files that decide a vector, 64 hexadecimal digits: the same with a manifest and without one."""
+    """Return the digest of the files that decide a vector, 64 hexadecimal digits: the same with a manifest and without one."""
     entries = [[file.name, file.sha256] for file in deciding_files(folder)]
     return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
 
 
 def deciding_files(folder: Path) -> tuple[ModelFile, ...]:
-    """The files of a model folder that decide a vector, as they are, by name."""
+    """List the files of a model folder that decide a vector, as they are, by name."""
     paths = sorted(path for path in folder.iterdir() if path.is_file() and decides_vectors(path.name))
     return tuple(ModelFile(path.name, file_sha256(path), path.stat().st_size) for path in paths)
 
@@ -117,7 +117,7 @@ def write_manifest(folder: str | Path, *, source: str, dtype: str) -> None:
 
 
 def read_manifest(folder: str | Path) -> Mapping[str, Any] | None:
-    """The manifest of a model folder; None where there is none.
+    """Read the manifest of a model folder; return None where there is none.
 
     Raises:
         ModelFilesError: The manifest is there but cannot be understood.

@@ -24,7 +24,7 @@ from metaeol_udf.spec import DTYPES
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareOptions:
-    """What a user allows and asks for."""
+    """Holds what a user allows and asks for."""
 
     dtype: str = "bfloat16"  # of the weights; auto keeps the source's
     revision: str | None = None  # of a hub id: a commit, so that the same model comes back next year
@@ -39,7 +39,7 @@ class PrepareOptions:
 
 @dataclass(frozen=True)
 class _Source:
-    """Where a model is read from.
+    """Describes where a model is read from.
 
     Attributes:
         label: For the manifest: a name without the path of this machine.
@@ -113,7 +113,7 @@ def _folder_source(folder: Path) -> _Source:
 
 
 def _is_there(destination: Path, source: _Source, options: PrepareOptions) -> bool:
-    """Whether the very model that is asked for stands at the destination, whole."""
+    """Tell whether the very model that is asked for stands at the destination, whole."""
     if not destination.exists() or (destination.is_dir() and not any(destination.iterdir())):
         return False
     if not destination.is_dir():
@@ -131,7 +131,7 @@ def _is_there(destination: Path, source: _Source, options: PrepareOptions) -> bo
 
 
 def _check_replaceable(destination: Path) -> None:
-    """Never delete what is no model: --force replaces model folders only."""
+    """Refuse to delete what is no model: --force replaces model folders only."""
     if not destination.exists():
         return
     looks_like_model = destination.is_dir() and ((destination / "config.json").exists() or (destination / MANIFEST).exists())
@@ -141,7 +141,7 @@ def _check_replaceable(destination: Path) -> None:
 
 @contextmanager
 def _partial_folder(destination: Path) -> Iterator[Path]:
-    """An empty folder beside the destination, gone afterwards unless it was renamed."""
+    """Make an empty folder beside the destination, gone afterwards unless it was renamed."""
     owner = f".{destination.name}.{socket.gethostname()}-"
     destination.parent.mkdir(parents=True, exist_ok=True)
     for left_over in destination.parent.glob(f"{owner}*.partial"):

@@ -61,7 +61,7 @@ def keep_freed_memory() -> bool:
 
 
 def _clean_mappings(smaps: str) -> Iterator[tuple[int, int, int]]:
-    """Begin, end and resident bytes of mapped files, no page of which is a copy of the process's own.
+    """Yield begin, end and resident bytes of mapped files, no page of which is a copy of the process's own.
 
     A library's data is private and written to, so it never is among them; neither are devices and shared memory.
     """

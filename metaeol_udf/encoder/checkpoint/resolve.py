@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ResolvedSpec:
-    """A spec with the content of all that it names, and the facts about its model that a run needs.
+    """Holds a spec with the content of all that it names, and the facts about its model that a run needs.
 
     Everything below a command takes this type: nothing looks for the model, the template set or the post-processing again.
 

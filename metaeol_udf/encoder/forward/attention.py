@@ -20,7 +20,7 @@ _MAX_PADDING = 1.3  # scores of cells that are taken together, over those of the
 
 @dataclass(frozen=True)
 class Layout:
-    """What the rows of a cell share.
+    """Describes what the rows of a cell share.
 
     Attributes:
         n_tokens: Tokens of a row: text, then suffix trie.
@@ -65,7 +65,7 @@ def make_layout(group: PrefixGroup, n_text: int, decoder: Decoder) -> Layout:
 
 @dataclass(frozen=True)
 class Part:
-    """A cell's place in the token sequence of a batch: its tokens from `start` to `stop`."""
+    """Describes a cell's place in the token sequence of a batch: its tokens from `start` to `stop`."""
 
     layout: Layout
     prefix: PrefixCache | None
@@ -74,14 +74,14 @@ class Part:
     stop: int
 
     def output_rows(self) -> Tensor:
-        """Places of the outputs in the token sequence, row after row."""
+        """Return the places of the outputs in the token sequence, row after row."""
         rows = torch.arange(self.n_rows, device=self.layout.outputs.device)
         return (self.start + rows[:, None] * self.layout.n_tokens + self.layout.outputs[None]).flatten()
 
 
 @dataclass(frozen=True)
 class Gather:
-    """Where the padded rows of a block stand in a token sequence without padding, and the other way round.
+    """Says where the padded rows of a block stand in a token sequence without padding, and the other way round.
 
     Attributes:
         places: Token of the token sequence for each token of the block; what pads stands for the first token of its row. Shape ``(n_rows *
@@ -95,7 +95,7 @@ class Gather:
 
 @dataclass(frozen=True)
 class Block:
-    """Rows that attention takes together: those of one cell, or of several, padded to their longest prefix and row.
+    """Describes rows that attention takes together: those of one cell, or of several, padded to their longest prefix and row.
 
     Tables have one row where all rows are alike.
 
@@ -142,7 +142,7 @@ def make_blocks(parts: Sequence[Part]) -> list[Block]:
 
 
 def _similar(parts: Sequence[Part]) -> Iterator[list[Part]]:
-    """Neighbours whose padding costs little. Long rows stand alone: they are taken in blocks of their own."""
+    """Yield neighbours whose padding costs little. Long rows stand alone: they are taken in blocks of their own."""
     together: list[Part] = []
     n_rows, n_tokens, n_prefix, own = 0, 0, 0, 0
     for part in parts:
@@ -193,14 +193,14 @@ def _pad_rows(parts: Sequence[Part], first_output: int) -> Block:
 
 
 def _padded(tables: Sequence[Tensor], parts: Sequence[Part]) -> Tensor:
-    """A table a part, repeated for its rows and filled up with its first value, shape ``(n_rows, longest)``."""
+    """Join the parts' tables, each repeated for its part's rows and filled up with its first value, to shape ``(n_rows, longest)``."""
     longest = max(map(len, tables))
     filled = [torch.cat([table, table[:1].expand(longest - len(table))]) for table in tables]
     return torch.cat([table.expand(part.n_rows, longest) for table, part in zip(filled, parts, strict=True)])
 
 
 def _gather(lengths: Sequence[int], parts: Sequence[Part]) -> Gather | None:
-    """How rows of such lengths, a number for each part, are padded to the longest; None where all are alike."""
+    """Return how rows of such lengths, a number for each part, are padded to the longest; None where all are alike."""
     longest, device = max(lengths), parts[0].layout.positions.device
     if min(lengths) == longest:
         return None
@@ -249,7 +249,7 @@ def attend(
     decoder: Decoder, layer: Layer, index: int, block: Block, projected: Sequence[Tensor], *, of_outputs: bool,
     kept: list[Tensor] | None,
 ) -> Tensor:  # fmt: skip
-    """Attention of a block's tokens to their prefix, to their own text and to their own branch of the suffix trie.
+    """Compute the attention of a block's tokens to their prefix, to their own text and to their own branch of the suffix trie.
 
     Args:
         decoder: Head counts.
@@ -297,14 +297,14 @@ def _pad(x: Tensor, gather: Gather | None) -> Tensor:
 
 
 def _pick(table: Tensor, outputs: Tensor) -> Tensor:
-    """Of a table with a value a token, those of the outputs."""
+    """Pick the outputs' values from a table with a value a token."""
     if len(outputs) == 1:
         return table[:, outputs[0]]
     return table[torch.arange(len(outputs), device=outputs.device)[:, None], outputs]
 
 
 def _weigh(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, softcap: float | None) -> Tensor:
-    """Softmax attention.
+    """Compute softmax attention.
 
     Args:
         q: Shape ``(n_rows, n_kv_heads, n_queries, n_shared, head_dim)``, scaled.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Cell:
-    """Texts of one prefix group with the same number of tokens, so that attention runs over them as one dense block.
+    """Holds texts of one prefix group with the same number of tokens, so that attention runs over them as one dense block.
 
     Attributes:
         group: Index of the prefix group.

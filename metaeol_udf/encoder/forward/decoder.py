@@ -21,23 +21,23 @@ V = TypeVar("V")
 # Compared by identity: the compiler of torch 2.11 hashes an object while it is made, before its fields are there.
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """``x @ weight.T + bias`` with `weight` of shape ``(n_out, n_in)``."""
+    """Computes ``x @ weight.T + bias`` with `weight` of shape ``(n_out, n_in)``."""
 
     weight: Tensor
     bias: Tensor | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Shape ``(..., n_in)`` to ``(..., n_out)``."""
+        """Map shape ``(..., n_in)`` to ``(..., n_out)``."""
         return F.linear(x, self.weight, self.bias)
 
     def rows(self, start: int, stop: int) -> Linear:
-        """The part that computes outputs `start` to `stop`; shares memory."""
+        """Return the part that computes outputs `start` to `stop`, in shared memory."""
         return Linear(self.weight[start:stop], None if self.bias is None else self.bias[start:stop])
 
 
 @dataclass(frozen=True)
 class Norm:
-    """RMSNorm, or LayerNorm where `centers`, over the last axis.
+    """Applies RMSNorm, or LayerNorm where `centers`, over the last axis.
 
     Attributes:
         weight: Shape ``(size,)``, float32 unless it `centers`; for Gemma already ``1 + weight``.
@@ -72,7 +72,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class Mlp:
-    """The feed-forward part of a layer.
+    """Holds the feed-forward part of a layer.
 
     Attributes:
         into: First projection; where the MLP is gated, gate and up projections stacked.
@@ -87,7 +87,7 @@ class Mlp:
     is_gated: bool
 
     def inner(self, x: Tensor) -> Tensor:
-        """What goes into the last projection, shape ``(n_tokens, intermediate_size)``."""
+        """Compute what goes into the last projection, shape ``(n_tokens, intermediate_size)``."""
         activate = ACTIVATIONS[self.activation]
         if not self.is_gated:
             return activate(self.into(x))
@@ -97,7 +97,7 @@ class Mlp:
 
 @dataclass(frozen=True)
 class Layer:
-    """One decoder layer. Norms after attention and after the MLP exist in Gemma 2 and 3 only; with them, sums cannot be fused."""
+    """Holds one decoder layer. Norms after attention and after the MLP exist in Gemma 2 and 3 only; with them, sums cannot be fused."""
 
     attention_norm: Norm
     qkv: Linear  # queries of all heads, then keys, then values; of queries and keys, what is rotated together stands side by side
@@ -115,7 +115,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Decoder:
-    """A whole decoder without its language-model head.
+    """Holds a whole decoder without its language-model head.
 
     Attributes:
         token_table: Shape ``(vocabulary, hidden_size)``.
@@ -141,11 +141,11 @@ class Decoder:
 
     @property
     def hidden_size(self) -> int:
-        """Length of a hidden state."""
+        """Return the length of a hidden state."""
         return self.token_table.shape[1]
 
     def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
-        """Hidden state 0 of a sequence of tokens, shape ``(n_tokens, hidden_size)``."""
+        """Compute hidden state 0 of a sequence of tokens, shape ``(n_tokens, hidden_size)``."""
         x = F.embedding(ids, self.token_table)
         if self.token_scale is not None:
             x = x * self.token_scale
@@ -153,7 +153,7 @@ class Decoder:
 
 
 def map_tensors(value: V, function: Callable[[Tensor], Tensor]) -> V:
-    """A dataclass, sequence or mapping, such as a decoder or a part of one, with `function` applied to each of its tensors."""
+    """Return a dataclass, sequence or mapping, such as a decoder or a part of one, with `function` applied to each of its tensors."""
     result: Any = value
     if isinstance(value, Tensor):
         result = function(value)

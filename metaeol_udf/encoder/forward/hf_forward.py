@@ -29,11 +29,11 @@ class WholePass:
         self.layers = layers
 
     def use_groups(self, groups: Sequence[PrefixGroup]) -> None:
-        """Nothing to do: whole prompts have no prefixes."""
+        """Do nothing: whole prompts have no prefixes."""
 
     @torch.inference_mode()
     def run(self, batch: Sequence[Cell], text_ids: Sequence[Mapping[int, Sequence[int]]]) -> list[Tensor]:
-        """Hidden state of every prompt's last token; as `TriePass.run`."""
+        """Compute the hidden state of every prompt's last token, as `TriePass.run` does."""
         states = []
         for cell in batch:
             ids = torch.tensor([list(text_ids[cell.group][row]) for row in cell.rows], device=self._model.device)

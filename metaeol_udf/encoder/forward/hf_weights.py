@@ -55,7 +55,7 @@ def build_decoder(
 
 
 def _build_rotary(model: Any, n_positions: int, collect: Collect) -> Decoder | None:
-    """Llama, Mistral, Qwen2, Qwen3 and Gemma 1 to 3: RMSNorm, rotary positions, gated MLP."""
+    """Build the decoder of Llama, Mistral, Qwen2, Qwen3 and Gemma 1 to 3: RMSNorm, rotary positions, gated MLP."""
     config = model.config
     kinds = list(getattr(config, "layer_types", None) or [])
     kinds = kinds or ["sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"] * len(model.layers)
@@ -107,12 +107,12 @@ def _rotary_layer(block: Any, kind: str, rope: int, config: Any) -> Layer:
 
 
 def _pairs(head_dim: int) -> Tensor:
-    """Rows of a head in another order: halves rotate with each other, and what rotates together is to stand side by side."""
+    """Return the rows of a head in another order: halves rotate with each other, and what rotates together is to stand side by side."""
     return torch.arange(head_dim).view(2, -1).t().flatten()
 
 
 def _rotary_tables(model: Any, kinds: Sequence[str], n_positions: int) -> dict[str, Tensor] | None:
-    """Cosines and sines from the model's own rotary module as complex numbers, for each kind of layer that has its own."""
+    """Return cosines and sines from the model's own rotary module as complex numbers, for each kind of layer that has its own."""
     parameters = model.config.rope_parameters
     per_kind = not isinstance(parameters.get("rope_type"), str)
     types = [p["rope_type"] for p in parameters.values() if p] if per_kind else [parameters["rope_type"]]
@@ -178,7 +178,7 @@ def _layer_norm_layer(norm: Any, qkv: Linear, out: Linear, mlp_norm: Any, mlp: M
 
 
 def _rms_norm(norm: Any, order: Tensor | None = None) -> Norm:
-    """Gemma keeps ``weight - 1``; `order` is that of a head's rows."""
+    """Convert an RMSNorm. Gemma keeps ``weight - 1``; `order` is that of a head's rows."""
     is_gemma = type(norm).__name__.startswith("Gemma")
     weight = norm.weight.float() + (1.0 if is_gemma else 0.0)
     return Norm(weight if order is None else weight[order], None, norm.eps if is_gemma else norm.variance_epsilon)
@@ -195,14 +195,14 @@ def _linear(module: Any) -> Linear:
 
 
 def _transposed(conv: Any) -> Linear:
-    """GPT-2 stores its projections as ``(n_in, n_out)``."""
+    """Convert a projection of GPT-2, which stores projections as ``(n_in, n_out)``."""
     linear = Linear(conv.weight.t().contiguous(), conv.bias)
     _release([conv])
     return linear
 
 
 def _stack(modules: Sequence[Any], orders: Sequence[Tensor | None] = ()) -> Linear:
-    """Projections of the same input as one, whose originals are given up at once: weights are never held twice.
+    """Join projections of the same input into one, and give up the originals at once: weights are never held twice.
 
     Args:
         modules: The projections.

@@ -20,28 +20,28 @@ _N_TOKENS = 1024  # of a forward pass; the layout is best there and right for an
 
 @dataclass(frozen=True)
 class OneDnnLinear(Linear):
-    """As `Linear`; `weight` is opaque to everything but oneDNN."""
+    """Works as `Linear`; `weight` is opaque to everything but oneDNN."""
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Shape ``(n_tokens, n_in)`` to ``(n_tokens, n_out)``."""
+        """Map shape ``(n_tokens, n_in)`` to ``(n_tokens, n_out)``."""
         return self.activated(x, "none", "")
 
     def activated(self, x: Tensor, kind: str, algorithm: str) -> Tensor:
-        """The result after an element-wise function."""
+        """Return the result after an element-wise function."""
         out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, kind, [], algorithm)
         return out
 
 
 @dataclass(frozen=True)
 class OneDnnMlp(Mlp):
-    """As `Mlp`, with the gate's projection apart from the other one, so that its activation runs inside it."""
+    """Works as `Mlp`, with the gate's projection apart from the other one, so that its activation runs inside it."""
 
     into: OneDnnLinear
     out: OneDnnLinear
     gate: OneDnnLinear | None = None
 
     def inner(self, x: Tensor) -> Tensor:
-        """What goes into the last projection."""
+        """Compute what goes into the last projection."""
         if self.gate is None:
             return self.into.activated(x, *_FUSED[self.activation])
         gate = self.gate.activated(x, *_FUSED[self.activation])

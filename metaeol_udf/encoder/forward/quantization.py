@@ -20,7 +20,7 @@ _GROUP = 32  # weights of a row that share a scale in 4 bits; rows that it does 
 
 @dataclass(frozen=True, kw_only=True, eq=False)  # as `Linear`
 class QuantizedLinear(Linear):
-    """As `Linear`, with integer weights.
+    """Works as `Linear`, with integer weights.
 
     Attributes:
         weight: int8, shape ``(n_out, n_in)``; or in 4 bits uint8, shape ``(n_out, n_in / 2)``, the first half of a row in the low bits.
@@ -30,7 +30,7 @@ class QuantizedLinear(Linear):
     scale: Tensor
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Shape ``(..., n_in)`` to ``(..., n_out)``."""
+        """Map shape ``(..., n_in)`` to ``(..., n_out)``."""
         steps = self.weight
         if steps.dtype == torch.uint8:
             steps = torch.cat([steps & 15, steps >> 4], dim=1).to(torch.int8) - 8
@@ -41,7 +41,7 @@ class QuantizedLinear(Linear):
         return F.linear(x, wide.view(len(steps), -1), self.bias)
 
     def rows(self, start: int, stop: int) -> QuantizedLinear:
-        """As `Linear.rows`."""
+        """Return a part, as `Linear.rows` does."""
         bias = None if self.bias is None else self.bias[start:stop]
         return QuantizedLinear(self.weight[start:stop], bias, scale=self.scale[start:stop])
 

@@ -18,7 +18,7 @@ _MAX_KEPT_TEXT_TOKENS = 96  # layouts of longer texts are large and rarely met a
 
 @dataclass(frozen=True)
 class Batch:
-    """Cells in one token sequence, as layers take them.
+    """Holds cells in one token sequence, as layers take them.
 
     Attributes:
         blocks: Rows that attention takes together.
@@ -63,7 +63,7 @@ class TriePass:
 
     @torch.inference_mode()
     def run(self, batch: Sequence[Cell], text_ids: Sequence[Mapping[int, Sequence[int]]]) -> list[Tensor]:
-        """Hidden state of every prompt's last token.
+        """Compute the hidden state of every prompt's last token.
 
         Args:
             batch: Cells that go through the model together.
@@ -96,7 +96,7 @@ class TriePass:
 
     @torch.inference_mode()
     def _run_prefix(self, group: PrefixGroup) -> PrefixCache | None:
-        """Keys and values of a prefix, a layer each; what it inherits is not run again."""
+        """Compute the keys and values of a prefix, a layer each; what the prefix inherits is not run again."""
         if not group.prefix_ids:
             return None
         inherited, own = group.prefix_ids[: group.n_inherited], group.prefix_ids[group.n_inherited :]
@@ -107,7 +107,7 @@ class TriePass:
         return tuple(kept)
 
     def _forward(self, ids: Tensor, parts: Sequence[Part], kept: list[Tensor] | None) -> Tensor:
-        """Hidden states at the outputs of all parts, one after the other, shape ``(n_outputs, n_taps * hidden_size)``."""
+        """Compute the hidden states at the outputs of all parts, one after the other, shape ``(n_outputs, n_taps * hidden_size)``."""
         decoder = self.decoder
         positions = torch.cat([part.layout.positions.repeat(part.n_rows) for part in parts])
         outputs = torch.cat([part.output_rows() for part in parts])
@@ -129,7 +129,7 @@ class TriePass:
         return x, batch
 
     def _run_layer(self, index: int, x: Tensor, batch: Batch, kept: list[Tensor] | None) -> Tensor:
-        """One layer over the token sequence `x`, which it may overwrite.
+        """Run one layer over the token sequence `x`, which the layer may overwrite.
 
         The last layer makes keys and values of all tokens, and the rest only for the outputs.
         """
@@ -156,6 +156,6 @@ def _rotate_at(positions: Tensor, decoder: Decoder) -> dict[tuple[int, float], T
 
 
 def _add(residual: Tensor, linear: Linear, x: Tensor, norm: Norm | None) -> Tensor:
-    """The residual stream after another part of the layer; overwrites `residual`."""
+    """Add another part of the layer to the residual stream; overwrite `residual`."""
     added = linear(x)
     return residual.add_(added if norm is None else norm(added))

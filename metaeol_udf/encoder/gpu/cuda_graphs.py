@@ -19,7 +19,7 @@ _MIN_COSINE = 0.9999  # a replay runs the kernels of the pass that it was record
 
 @dataclass(frozen=True)
 class Recording:
-    """A recorded pass.
+    """Holds a recorded pass.
 
     Attributes:
         graph: What is replayed.

@@ -19,14 +19,14 @@ DeviceOf = Callable[[Layer], torch.device]
 
 @dataclass(frozen=True)
 class Stage:
-    """Layers next to each other that stand on one device."""
+    """Describes layers next to each other that stand on one device."""
 
     device: torch.device
     layers: range
 
 
 def device_of(layer: Layer) -> torch.device:
-    """Where a layer's weights are."""
+    """Return the device that a layer's weights are on."""
     return layer.attention_norm.weight.device
 
 
@@ -36,7 +36,7 @@ def current_device(device: torch.device) -> AbstractContextManager[object]:
 
 
 def find_stages(decoder: Decoder, where: DeviceOf = device_of) -> tuple[Stage, ...]:
-    """A decoder's layers by device, in order; `where` says on which device each one is."""
+    """Group a decoder's layers by device, in order; `where` says on which device each one is."""
     stages: list[Stage] = []
     for index, layer in enumerate(decoder.layers):
         if stages and stages[-1].device == where(layer):
@@ -47,12 +47,12 @@ def find_stages(decoder: Decoder, where: DeviceOf = device_of) -> tuple[Stage, .
 
 
 def move(value: V, device: torch.device) -> V:
-    """A decoder, a part of one or a cell's layout on another device."""
+    """Return a decoder, a part of one or a cell's layout on another device."""
     return map_tensors(value, lambda tensor: tensor.to(device))
 
 
 def fill_devices(sizes: Sequence[int], rooms: Sequence[int]) -> list[int]:
-    """Which device each layer goes to: as few devices as hold them all, in order.
+    """Choose the device that each layer goes to: as few devices as hold them all, in order.
 
     Args:
         sizes: Bytes of each layer.
@@ -95,7 +95,7 @@ def place(decoder: Decoder, devices: Sequence[torch.device], rooms: Sequence[int
 
 
 def count_bytes(value: Any) -> int:
-    """Bytes of a tensor, or of all in a sequence or a dataclass."""
+    """Count the bytes of a tensor, or of all tensors in a sequence or a dataclass."""
     if isinstance(value, Tensor):
         return value.numel() * value.element_size()
     parts = value if isinstance(value, (tuple, list)) else [getattr(value, field.name) for field in _fields(value)]

@@ -37,7 +37,7 @@ MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class DevicePackedBatch:
-    """A `PackedBatch` on a device, integers as int32.
+    """Holds a `PackedBatch` on a device, integers as int32.
 
     Attributes:
         ids, positions: Of the tokens, shape ``(n_tokens,)``.
@@ -60,7 +60,7 @@ class DevicePackedBatch:
 
 @dataclass(frozen=True)
 class Shape:
-    """What attention needs to know of a decoder: plain numbers, so that one compiled function serves all layers alike."""
+    """Holds what attention needs to know of a decoder: plain numbers, so that one compiled function serves all layers alike."""
 
     n_heads: int
     n_kv_heads: int
@@ -69,7 +69,7 @@ class Shape:
 
 
 def flatten_packed_batch(packed: PackedBatch) -> Tensor:
-    """All integers of a packed batch in one tensor, so that one copy brings them to the device."""
+    """Join all integers of a packed batch in one tensor, so that one copy brings them to the device."""
     parts = (
         packed.ids, packed.enters, packed.leaves, packed.positions, packed.outputs,
         packed.blocks.counts, packed.blocks.order, packed.output_blocks.counts, packed.output_blocks.order,
@@ -79,7 +79,7 @@ def flatten_packed_batch(packed: PackedBatch) -> Tensor:
 
 
 def unflatten_packed_batch(flat: Tensor, n_tokens: int, n_slab: int, n_outputs: int, decoder: Decoder) -> DevicePackedBatch:
-    """Views into what `flatten_packed_batch` made, once it is on the device, with masks and rotations over them."""
+    """Make views into what `flatten_packed_batch` made, once it is on the device, with masks and rotations over them."""
     n_keys, n_query, n_wanted = n_slab + n_tokens, n_tokens // BLOCK, n_outputs // BLOCK
     n_key = n_keys // BLOCK
     sizes = (n_tokens, n_keys, n_keys, n_keys, n_outputs, n_query, n_query * n_key, n_wanted, n_wanted * n_key)
@@ -114,7 +114,7 @@ def unflatten_packed_batch(flat: Tensor, n_tokens: int, n_slab: int, n_outputs: 
 
 
 def _make_mask(enters: Tensor, leaves: Tensor, key_positions: Tensor, queries: Tensor, positions: Tensor, window: int | None) -> MaskMod:
-    """Whether query `q` sees key `k`; `queries` says which tokens of the packed batch the queries are."""
+    """Make the function that tells whether query `q` sees key `k`; `queries` says which tokens of the packed batch the queries are."""
 
     def sees(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         token = queries[q]
@@ -134,7 +134,7 @@ def run_layer(
     layer: Layer, shape: Shape, x: Tensor, slab: LayerCache, rotation: Rotation | None, mask: BlockMask,
     outputs: Tensor | None = None, output_rotation: Rotation | None = None,
 ) -> Tensor:  # fmt: skip
-    """One layer over a packed batch. Free of side effects, so that it can be compiled.
+    """Run one layer over a packed batch. Free of side effects, so that it can be compiled.
 
     Args:
         layer: Weights.
@@ -173,7 +173,7 @@ def run_layer(
 
 
 def compile_layer() -> Callable[..., Tensor] | None:
-    """`run_layer` compiled for CUDA when it is first called; None, with a warning, where Triton is missing."""
+    """Return `run_layer`, compiled for CUDA when it is first called; None, with a warning, where Triton is missing."""
     if not has_triton():
         logger.warning("batches run cell by cell, which is slower on a GPU: Triton, which compiles attention, is not usable here")
         return None
@@ -204,7 +204,7 @@ def run_layers(
     decoder: Decoder, stages: Sequence[Stage], packed_batches: Mapping[torch.device, DevicePackedBatch], slab: Sequence[LayerCache],
     layer_function: Callable[..., Tensor],
 ) -> Tensor:  # fmt: skip
-    """From token ids to the hidden states of the outputs, shape ``(n_outputs, hidden_size)``, float32.
+    """Run the layers, from token ids to the hidden states of the outputs, shape ``(n_outputs, hidden_size)``, float32.
 
     Args:
         decoder: At least one layer.

@@ -24,7 +24,7 @@ Ints = NDArray[np.int32]
 
 @dataclass(frozen=True)
 class SlabLayout:
-    """Where the prefixes stand in the slab. A prefix that extends another holds its own tokens only.
+    """Says where the prefixes stand in the slab. A prefix that extends another holds its own tokens only.
 
     Attributes:
         prefixes: Their tokens, depth first: a prefix is followed by those that extend it.
@@ -41,7 +41,7 @@ class SlabLayout:
 
 @dataclass(frozen=True)
 class SuffixOrder:
-    """A prefix group's suffixes, depth first.
+    """Holds a prefix group's suffixes, depth first.
 
     Attributes:
         ids: Tokens, shape ``(n_suffix,)``.
@@ -58,7 +58,7 @@ class SuffixOrder:
 
 @dataclass(frozen=True)
 class Blocks:
-    """Which blocks of keys each block of queries reads: how many, and which ones first."""
+    """Says which blocks of keys each block of queries reads: how many, and which ones first."""
 
     counts: Ints  # shape (n_query_blocks,)
     order: Ints  # shape (n_query_blocks, n_key_blocks)
@@ -66,7 +66,7 @@ class Blocks:
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """A batch on the host. Sizes are padded; what pads sees itself, and nothing sees it.
+    """Holds a batch on the host. Sizes are padded; what pads sees itself, and nothing sees it.
 
     Attributes:
         ids: Tokens, shape ``(n_tokens,)``.
@@ -178,7 +178,7 @@ def output_size(n_outputs: int, n_tokens: int) -> int:
 
 
 def _slab_sight(slab: SlabLayout, prefixes: Ints) -> tuple[Ints, Ints, Ints]:
-    """`enters`, `leaves` and `positions` of the slab's tokens; a prefix that no text of the batch has is seen by none."""
+    """Return `enters`, `leaves` and `positions` of the slab's tokens; a prefix that no text of the batch has is seen by none."""
     enters, leaves = np.ones(slab.n_tokens, np.int32), np.zeros(slab.n_tokens, np.int32)
     positions = np.zeros(slab.n_tokens, np.int32)
     for prefix, tokens in enumerate(slab.prefixes):
@@ -192,7 +192,7 @@ def _slab_sight(slab: SlabLayout, prefixes: Ints) -> tuple[Ints, Ints, Ints]:
 
 
 def _find_blocks(queries: NDArray[np.int64], starts: Ints, prefixes: Ints, slab: SlabLayout) -> Blocks:
-    """Blocks of keys for blocks of queries; `starts` and `prefixes` say for each token where its row begins, and its prefix."""
+    """Find the blocks of keys for blocks of queries; `starts` and `prefixes` say for each token where its row begins, and its prefix."""
     n_slab, n_query = slab.n_tokens // BLOCK, len(queries) // BLOCK
     n_key = n_slab + len(starts) // BLOCK
     change = np.zeros((n_query, n_key + 1), np.int32)

@@ -90,7 +90,7 @@ class PackedPass(TriePass):
         self.sizes = tuple(sorted({-(-size // BLOCK) * BLOCK for size in wanted if size})) if usable else ()
 
     def use_groups(self, groups: Sequence[PrefixGroup]) -> None:
-        """As `TriePass.use_groups`."""
+        """Set the groups, as `TriePass.use_groups` does."""
         super().use_groups(groups)
         keys = [(group.suffix_ids, group.suffix_depths, group.outputs, id(group.suffix_sees)) for group in groups]
         orders = {key: order_suffixes(group) for key, group in dict(zip(keys, groups, strict=True)).items()}
@@ -98,7 +98,7 @@ class PackedPass(TriePass):
 
     @torch.inference_mode()
     def run(self, batch: Cells, text_ids: TextIds) -> list[Tensor]:
-        """As `TriePass.run`; the result holds until the next call."""
+        """Run a batch, as `TriePass.run` does; the result holds until the next call."""
         n_tokens = sum(cell.n_tokens for cell in batch)
         size = next((size for size in self.sizes if size >= n_tokens), 0)
         self.tokens_before = max(0, self.tokens_before - n_tokens)
@@ -162,7 +162,7 @@ class PackedPass(TriePass):
         return [parts[index].view(len(cell.rows), -1, states.shape[-1]) for index, cell in enumerate(batch)]
 
     def _slab_for(self, batch: Cells) -> tuple[SlabLayout, list[LayerCache], bool]:
-        """The prefixes of the template set, and of the batch's groups where they have others; and whether they have none."""
+        """Return the prefixes of the template set, and of the batch's groups where they have others; and whether they have none."""
         own = [group for group in self._own_groups if group.prefix_ids in self._prefixes]
         always = lay_out_slab(own)
         layout = lay_out_slab([*own, *(self._groups[index] for index in sorted({cell.group for cell in batch}))])

@@ -45,7 +45,7 @@ def add_states(
 
 @dataclass(frozen=True)
 class PostProcessing:
-    """``x -> (x - mean) * scale``, less its part along `removed`, times `matrix`; what is None is left out.
+    """Applies ``x -> (x - mean) * scale``, less its part along `removed`, times `matrix`; what is None is left out.
 
     Attributes:
         mean: Shape ``(hidden_size,)``.
@@ -63,16 +63,16 @@ class PostProcessing:
 
     @property
     def hidden_size(self) -> int:
-        """Length of what goes in."""
+        """Return the length of what goes in."""
         return len(self.mean)
 
     @property
     def dim(self) -> int:
-        """Length of what comes out."""
+        """Return the length of what comes out."""
         return len(self.mean) if self.matrix is None else self.matrix.shape[1]
 
     def __call__(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Shape ``(n_texts, hidden_size)`` to ``(n_texts, dim)``, float32."""
+        """Map shape ``(n_texts, hidden_size)`` to ``(n_texts, dim)``, float32."""
         vectors: NDArray[np.float32] = states - self.mean
         if self.scale is not None:
             vectors *= self.scale
@@ -81,7 +81,7 @@ class PostProcessing:
         return vectors if self.matrix is None else np.matmul(vectors, self.matrix, dtype=np.float32)
 
     def to_bytes(self) -> bytes:
-        """The content of a safetensors file."""
+        """Return the content of a safetensors file."""
         tensors = {name: getattr(self, name) for name in _SHAPES if getattr(self, name) is not None}
         contiguous = {name: np.ascontiguousarray(tensor, dtype=np.float32) for name, tensor in tensors.items()}
         return save(contiguous, {_FITTED_FOR: json.dumps(self.fitted_for or {}, sort_keys=True)})
@@ -129,7 +129,7 @@ def finish_vectors(states: NDArray[np.float32], spec: EmbeddingSpec, post: PostP
 
 
 def _divide(vectors: NDArray[np.float32], by: NDArray[np.float32]) -> NDArray[np.float32]:
-    """By lengths that may be 0, which gives zeros; what is not finite stays so, and is seen as failed."""
+    """Divide by lengths that may be 0, which gives zeros; what is not finite stays so, and is seen as failed."""
     return np.divide(vectors, by, out=np.zeros_like(vectors), where=by != 0)
 
 

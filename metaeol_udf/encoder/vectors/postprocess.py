@@ -14,7 +14,7 @@ METHODS = ("mean", "standardize", "remove_top", "whiten")
 
 
 def load_postprocess(spec: EmbeddingSpec) -> PostProcessing | None:
-    """What a spec's `postprocess` names: from its content where the spec is resolved, else from the file.
+    """Load what a spec's `postprocess` names: from its content where the spec is resolved, else from the file.
 
     Raises:
         ConfigError: The file is missing, damaged or of another kind.
@@ -29,7 +29,7 @@ def load_postprocess(spec: EmbeddingSpec) -> PostProcessing | None:
 
 
 def read_content(spec: EmbeddingSpec) -> str:
-    """The file that `postprocess` names, as base64: how it travels to workers.
+    """Read the file that `postprocess` names, as base64: how it travels to workers.
 
     Raises:
         ConfigError: The file cannot be read.

@@ -16,7 +16,7 @@ _LEAST_TEXTS = 100  # fewer say nothing about hundreds of dimensions
 
 @dataclass(frozen=True)
 class Moments:
-    """Sums over vectors, in float64.
+    """Holds sums over vectors, in float64.
 
     Attributes:
         n: Number of vectors.
@@ -30,7 +30,7 @@ class Moments:
 
     @classmethod
     def of(cls, vectors: NDArray[np.float32]) -> Moments:
-        """The moments of ``(n_texts, hidden_size)`` vectors."""
+        """Compute the moments of ``(n_texts, hidden_size)`` vectors."""
         wide = vectors.astype(np.float64)
         return cls(len(wide), wide.sum(0), wide.T @ wide)
 
@@ -39,12 +39,12 @@ class Moments:
 
     @property
     def mean(self) -> NDArray[np.float64]:
-        """Shape ``(hidden_size,)``."""
+        """Return the mean, shape ``(hidden_size,)``."""
         return self.total / self.n
 
     @property
     def covariance(self) -> NDArray[np.float64]:
-        """Shape ``(hidden_size, hidden_size)``, of the vectors as a whole population."""
+        """Return the covariance of the vectors as a whole population, shape ``(hidden_size, hidden_size)``."""
         return self.products / self.n - np.outer(self.mean, self.mean)
 
 
@@ -96,7 +96,7 @@ def fit_postprocess(
 
 
 def _directions(covariance: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Variances, falling, and directions in columns; each direction's largest part is positive, so that fits repeat."""
+    """Return variances, falling, and directions in columns; each direction's largest part is positive, so that fits repeat."""
     variances, directions = np.linalg.eigh(covariance)
     variances, directions = variances[::-1], directions[:, ::-1]
     largest = np.take_along_axis(directions, np.abs(directions).argmax(0)[None], axis=0)
