@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModel, AutoTokenizer
-from transformers.utils import logging as hf_logging
 
 from metaeol_udf.encoder.checkpoint.files import check_weights
+from metaeol_udf.encoder.checkpoint.hf_loading import load_config, load_hf_model, load_tokenizer, quiet_transformers
 from metaeol_udf.encoder.checkpoint.location import model_folder
 from metaeol_udf.encoder.checkpoint.manifest import verify_folder
 from metaeol_udf.encoder.checkpoint.process_memory import keep_freed_memory, release_clean_pages, return_freed_memory
@@ -36,7 +33,7 @@ from metaeol_udf.encoder.gpu.packed_forward import PackedPass
 from metaeol_udf.encoder.preparation import prepare_texts
 from metaeol_udf.encoder.reference import encode_plainly
 from metaeol_udf.encoder.vectors.output import add_states
-from metaeol_udf.errors import ConfigError, EnvironmentFault, ModelFilesError
+from metaeol_udf.errors import ConfigError, EnvironmentFault, MetaEOLError
 from metaeol_udf.prompts import TemplateSet
 from metaeol_udf.prompts.tokenizer import PromptTokenizer
 from metaeol_udf.prompts.trie import PrefixGroup, PromptTrie
@@ -102,8 +99,9 @@ def load_engine(spec: EmbeddingSpec, templates: TemplateSet, device_name: str) -
     verify_folder(folder)
     release_clean_pages()
     with quiet_transformers():
-        tokenizer = PromptTokenizer(AutoTokenizer.from_pretrained(folder))
-        model, _ = load_hf_model(folder, dtype)
+        config = load_config(folder)
+        tokenizer = PromptTokenizer(load_tokenizer(folder))
+        model = load_hf_model(folder, dtype, config=config)
     is_apart = spec.quantization is not None or not fits_device(model, device)  # moved to its devices only as a `Decoder`
     model = model if is_apart else model.to(device)
     n_layers: int = _text_config(model).num_hidden_layers
@@ -112,9 +110,18 @@ def load_engine(spec: EmbeddingSpec, templates: TemplateSet, device_name: str) -
     check_room(spec, templates, tokenizer, model)
     expected = encode_plainly(model, tokenizer, templates, _PROBES, layers)
     release_clean_pages()
-    runner: TriePass | WholePass | None = make_fast_pass(model, spec, trie, layers, devices if is_apart else ())
-    why = f"architecture {model.config.model_type!r} is not one of {', '.join(KNOWN_MODEL_TYPES)}"
-    if runner is not None:
+    runner: TriePass | WholePass | None = None
+    why = f"architecture {config.model_type!r} is not one of {', '.join(KNOWN_MODEL_TYPES)}"
+    is_whole = True  # until the fast path takes weights out of the model
+    try:
+        runner = make_fast_pass(model, spec, trie, layers, devices if is_apart else ())
+        is_whole = runner is None
+    except (MetaEOLError, torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:
+        why, is_whole = f"its weights are of a kind that the fast path does not read ({type(error).__name__})", False
+        logger.info("the fast path cannot be made", exc_info=True)
+    if not is_whole:
         model = None  # its weights were given up for the fast path; what it still holds keeps the file of weights in memory
         gc.collect()
         return_freed_memory()
@@ -130,7 +137,7 @@ def load_engine(spec: EmbeddingSpec, templates: TemplateSet, device_name: str) -
     if runner is None:
         _refuse_slow(spec, is_apart, why)
         with quiet_transformers():
-            model = model or load_hf_model(folder, dtype)[0].to(device)
+            model = model or load_hf_model(folder, dtype, config=config).to(device)
         logger.warning("the fast path is not used for %s: %s. Vectors are exact, but come several times slower", spec.model, why)
         trie = PromptTrie(templates, tokenizer, may_cut=False)
         runner = WholePass(model, layers)
@@ -163,36 +170,6 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
         torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
     )
     return torch.bfloat16 if has_bfloat16 else torch.float32
-
-
-def load_hf_model(folder: Path, dtype: torch.dtype, kind: Any = AutoModel) -> tuple[Any, list[str]]:
-    """Load a model with transformers, from safetensors of a local folder.
-
-    Args:
-        folder: The model's folder, checked before.
-        dtype: Of the weights.
-        kind: Transformers' class that makes the model.
-
-    Returns:
-        The model in eval mode, and the names of tensors that the checkpoint lacks.
-
-    Raises:
-        ModelFilesError: Transformers cannot read the folder.
-    """
-    try:
-        model, report = kind.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ModelFilesError(f"transformers cannot load the model in {folder}: {' '.join(str(error).split())[:500]}") from error
-    keep_softcap(model)
-    return model.eval().requires_grad_(False), sorted(report["missing_keys"])
-
-
-def keep_softcap(model: Any) -> None:
-    """Make transformers cap attention scores where the model does (Gemma 2): its `sdpa` leaves that out in 5.20, Python 3.10's last."""
-    if getattr(_text_config(model), "attn_logit_softcapping", None) is not None:
-        model.set_attn_implementation("eager")
 
 
 def fits_device(model: Any, device: torch.device) -> bool:
@@ -297,18 +274,3 @@ def _run(trie: PromptTrie, runner: TriePass, templates: TemplateSet) -> np.ndarr
 def _worst_cosine(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
     cosines = (a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))
     return float(np.nan_to_num(cosines, nan=-1.0).min())
-
-
-@contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Hide progress bars and load reports, which are for people at a terminal, not for a worker's log."""
-    verbosity = hf_logging.get_verbosity()
-    had_bars = hf_logging.is_progress_bar_enabled()
-    hf_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
-    hf_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
-    try:
-        yield
-    finally:
-        hf_logging.set_verbosity(verbosity)
-        if had_bars:
-            hf_logging.enable_progress_bar()  # type: ignore[no-untyped-call]  # transformers leaves it untyped

@@ -45,8 +45,7 @@ def count_tokens(sample: DataFrame, request: EncoderRequest) -> TokenCount:
 
 def _count_batches(request: EncoderRequest, batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
     """Count the tokens of batches by the encoder's own planner."""
-    from transformers import AutoTokenizer
-
+    from metaeol_udf.encoder.checkpoint.hf_loading import load_tokenizer
     from metaeol_udf.encoder.forward.hf_weights import KNOWN_MODEL_TYPES
     from metaeol_udf.encoder.preparation import prepare_texts
     from metaeol_udf.prompts import TemplateSet
@@ -59,7 +58,7 @@ def _count_batches(request: EncoderRequest, batches: Iterator[pd.DataFrame]) -> 
     folder, templates = worker_model_folder(request.resolved, request.model_cache), TemplateSet.from_spec(spec)
     # Where an architecture is not known, the encoder computes whole prompts.
     is_fast = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type") in KNOWN_MODEL_TYPES
-    trie = PromptTrie(templates, PromptTokenizer(AutoTokenizer.from_pretrained(folder)), may_cut=is_fast)
+    trie = PromptTrie(templates, PromptTokenizer(load_tokenizer(folder)), may_cut=is_fast)
     found = dict.fromkeys(TokenCount.__dataclass_fields__, 0)
     found["prefix_tokens"] = sum(len(group.prefix_ids) for group in trie.groups) if is_fast else 0
     for texts in column_chunks(request.resolved, (batch.iloc[:, 0] for batch in batches)):

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from metaeol_udf.encoder.checkpoint.files import check_weights, model_shape
+from metaeol_udf.encoder.checkpoint.hf_loading import load_config, load_hf_model, load_tokenizer, quiet_transformers
 from metaeol_udf.encoder.checkpoint.location import model_folder
 from metaeol_udf.encoder.checkpoint.manifest import verify_folder
 from metaeol_udf.encoder.forward.hf_weights import KNOWN_MODEL_TYPES
-from metaeol_udf.encoder.loading import choose_devices, choose_dtype, load_hf_model, quiet_transformers
-from metaeol_udf.errors import ConfigError, EnvironmentFault, ModelFilesError
+from metaeol_udf.encoder.loading import choose_devices, choose_dtype
+from metaeol_udf.errors import ConfigError, EnvironmentFault
 from metaeol_udf.prompts.tokenizer import PromptTokenizer
 from metaeol_udf.spec import EmbeddingSpec
 
@@ -54,25 +54,12 @@ def load_language_model(spec: EmbeddingSpec, device_name: str = "auto") -> Langu
     verify_folder(folder)
     with quiet_transformers():
         tokenizer = load_tokenizer(folder)
-        model, missing = load_hf_model(folder, choose_dtype(spec.dtype, device), AutoModelForCausalLM)
-    if missing:  # transformers would go on with random numbers in their place
-        raise ModelFilesError(
-            f"the checkpoint in {folder} has no language-model head ({missing[0]} is missing); `metaeol model prepare SRC DEST` keeps the "
-            "head of a source that has one"
-        )
+        model = load_hf_model(folder, choose_dtype(spec.dtype, device), AutoModelForCausalLM)
     try:
         model = model.to(device)
     except torch.OutOfMemoryError:
         raise EnvironmentFault(f"the model in {folder} does not fit {device}: set runtime.device=cpu") from None
     return LanguageModel(model, tokenizer, PromptTokenizer(tokenizer), model_shape(folder)[0])
-
-
-def load_tokenizer(folder: Path) -> Any:
-    """Load the tokenizer of a model folder by transformers, or raise `ModelFilesError`."""
-    try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise ModelFilesError(f"transformers cannot load the tokenizer in {folder}: {' '.join(str(error).split())[:500]}") from error
 
 
 def open_tokenizer(model: str) -> tuple[PromptTokenizer, bool]:
@@ -84,8 +71,7 @@ def open_tokenizer(model: str) -> tuple[PromptTokenizer, bool]:
     folder = model_folder(model)
     model_shape(folder)  # which says what is wrong with a configuration
     with quiet_transformers():
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        return PromptTokenizer(load_tokenizer(folder)), config.model_type in KNOWN_MODEL_TYPES
+        return PromptTokenizer(load_tokenizer(folder)), load_config(folder).model_type in KNOWN_MODEL_TYPES
 
 
 @torch.inference_mode()

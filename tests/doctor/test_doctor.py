@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import yaml
 from delta import DeltaTable
+from safetensors.torch import load_file, save_file
 
 from metaeol_udf import cli
 from metaeol_udf.delta.tables import target
 from metaeol_udf.doctor import Finding, Level, examine, exit_code
+from metaeol_udf.errors import ModelFilesError
 from tests.table_bench import Bench
 
 ROWS = [(1, "one"), (2, "two")]
@@ -151,6 +153,22 @@ def test_vectors_of_another_spec_are_found(bench: Bench) -> None:
     finding = examined(bench, embedding={"layer": 1})["fingerprint"]
     assert finding.level is Level.WARNING
     assert "every row is embedded anew" in finding.found
+
+
+def test_a_model_that_lacks_a_tensor_is_found_by_doctor_and_job_in_the_same_words(bench: Bench, tmp_path: Path) -> None:
+    bench.write(ROWS)
+    folder = Path(shutil.copytree(bench.spec.model, tmp_path / "model"))
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["layers.1.mlp.down_proj.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    finding = examined(bench, embedding={"model": str(folder)})["workers"]
+    assert (finding.level, finding.exit_code) == (Level.PROBLEM, 5), finding
+    with pytest.raises(ModelFilesError) as refused:
+        bench.run(embedding={"model": str(folder)})
+    assert str(refused.value) == finding.found
+    assert "lacks layers.1.mlp.down_proj.weight" in finding.found
+    assert bench.versions() == 1  # nothing was written
+    assert bench.versions("table__metaeol_journal") == 0
 
 
 def test_a_setting_that_the_session_does_not_take_is_found(bench: Bench) -> None:

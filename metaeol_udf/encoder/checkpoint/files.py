@@ -15,6 +15,7 @@ from metaeol_udf.errors import ModelFilesError
 
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
+_ADAPTER = "adapter_config.json"  # of LoRA and its kin, as peft writes it
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "*.tiktoken")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _MAX_HEADER_BYTES = 100_000_000  # the safetensors format allows no longer header
@@ -24,9 +25,14 @@ def model_shape(folder: Path) -> tuple[int, int]:
     """Read the number of layers and the hidden size from `config.json`, whatever names the architecture gives them.
 
     Raises:
-        ModelFilesError: `config.json` is missing, damaged or names neither.
+        ModelFilesError: `config.json` is missing or damaged, names neither, or is that of a sequence-to-sequence model.
     """
     config = read_json(folder / "config.json")
+    if config.get("is_encoder_decoder"):
+        raise ModelFilesError(
+            f"the model in {folder} is a sequence-to-sequence model ({config.get('model_type')}): prompts that end in «one word:» need a "
+            "causal language model, such as Llama, Qwen or Gemma"
+        )
     nested = config.get("text_config")  # models that also see images keep the language model's shape in here
     shapes = [nested, config] if isinstance(nested, dict) else [config]
     for shape in shapes:
@@ -37,12 +43,27 @@ def model_shape(folder: Path) -> tuple[int, int]:
     raise ModelFilesError(f"{folder / 'config.json'} names no number of layers or no hidden size: not a decoder-only language model?")
 
 
+def check_adapter(folder: Path) -> None:
+    """See that no adapter stands in a folder, alone or beside its base model's weights.
+
+    Raises:
+        ModelFilesError: One does.
+    """
+    if (folder / _ADAPTER).is_file():
+        raise ModelFilesError(
+            f"model folder {folder} holds an adapter ({_ADAPTER}), which changes the vectors and is not applied when a model is loaded: "
+            "merge the adapter into its base model (peft: merge_and_unload, then save_pretrained) and name that folder; where the base "
+            f"model alone is meant, move {_ADAPTER} away"
+        )
+
+
 def check_weights(folder: Path) -> None:
     """See that a folder holds a tokenizer and whole safetensors weights, by their headers and sizes alone.
 
     Raises:
-        ModelFilesError: A file is missing or truncated, or the weights are of another kind.
+        ModelFilesError: A file is missing or truncated, the weights are of another kind, or an adapter stands in the folder.
     """
+    check_adapter(folder)
     for path in _weight_files(folder):
         _check_safetensors(path)
     if not any(next(folder.glob(pattern), None) for pattern in _TOKENIZERS):

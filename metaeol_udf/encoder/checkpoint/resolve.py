@@ -10,7 +10,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from metaeol_udf.encoder.checkpoint.files import check_weights, model_shape
+from metaeol_udf.encoder.checkpoint.files import check_adapter, check_weights, model_shape
 from metaeol_udf.encoder.checkpoint.location import model_folder
 from metaeol_udf.encoder.checkpoint.manifest import ModelFile, content_hash, deciding_files, read_manifest, verify_folder
 from metaeol_udf.encoder.vectors.postprocess import check_postprocess, load_postprocess, read_content
@@ -83,6 +83,7 @@ def resolve_in(folder: Path, spec: EmbeddingSpec, place: str) -> ResolvedSpec:
     `place` is the model's place as workers look for it. Raises what `resolve_local` does.
     """
     named = with_content(spec)
+    check_adapter(folder)
     n_layers, hidden_size = model_shape(folder)
     layers = output_layers(spec.layer, n_layers)
     check_weights(folder)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.pytorch_utils import Conv1D
 
 from metaeol_udf.encoder.forward.decoder import Decoder, Layer, Linear, Mlp, Norm
 
@@ -23,6 +24,8 @@ _ACTIVATIONS = {
     "gelu": "gelu",
     "relu": "relu",
 }
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 _STATIC_ROPES = ("default", "linear", "llama3", "yarn")  # tables that do not depend on the length of the prompt
 
@@ -188,7 +191,14 @@ def _layer_norm(norm: Any) -> Norm:
     return Norm(norm.weight, norm.bias, norm.eps, centers=True)
 
 
+def _check_plain(module: Any, kind: type[torch.nn.Module] = torch.nn.Linear) -> None:
+    """See that a module's weights are what they seem: a quantised layer keeps others under the same name, with scales beside them."""
+    if type(module) is not kind or module.weight.dtype not in _DTYPES:
+        raise TypeError(f"{type(module).__name__} with weights of {module.weight.dtype}")
+
+
 def _linear(module: Any) -> Linear:
+    _check_plain(module)
     linear = Linear(module.weight, module.bias)
     _release([module])
     return linear
@@ -196,6 +206,7 @@ def _linear(module: Any) -> Linear:
 
 def _transposed(conv: Any) -> Linear:
     """Convert a projection of GPT-2, which stores projections as ``(n_in, n_out)``."""
+    _check_plain(conv, Conv1D)
     linear = Linear(conv.weight.t().contiguous(), conv.bias)
     _release([conv])
     return linear
@@ -208,6 +219,8 @@ def _stack(modules: Sequence[Any], orders: Sequence[Tensor | None] = ()) -> Line
         modules: The projections.
         orders: For each, the order of rows in its heads; None, or nothing at all, leaves them as they are.
     """
+    for module in modules:
+        _check_plain(module)
     orders = orders or [None] * len(modules)
     weight = torch.cat([_reordered(module.weight, order) for module, order in zip(modules, orders, strict=True)])
     has_bias = modules[0].bias is not None

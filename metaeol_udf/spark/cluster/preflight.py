@@ -55,7 +55,7 @@ def check_executors(spark: SparkSession, request: EncoderRequest, task_gpus: int
     Raises:
         ConfigError: A setting rules the work out.
         EnvironmentFault: A worker lacks a GPU that is required, or its versions differ.
-        ModelFilesError: A worker lacks the model's folder.
+        ModelFilesError: A worker lacks the model's folder, or transformers cannot load what is in it.
     """
     check_settings(cluster_settings(spark, request, task_gpus))
     resolved = request.resolved
@@ -141,7 +141,10 @@ def probe_worker(
         check_versions(versions)
         if place is not None:
             failed = "model"
-            worker_source(place, revision)
+            source = worker_source(place, revision)
+            from metaeol_udf.encoder.checkpoint.hf_loading import check_loadable
+
+            check_loadable(source)
         failed = "device"
         if device.startswith("cuda"):  # `auto` takes what there is, so torch need not be imported for it here
             task_gpus(device)
