@@ -7,6 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -14,7 +15,6 @@ from numpy.typing import NDArray
 
 from metaeol_udf.encoder.forward.batching import Cell
 from metaeol_udf.encoder.gpu.device_copy import ResultCopier, Results
-from metaeol_udf.encoder.gpu.device_map import current_device
 from metaeol_udf.encoder.gpu.packed_forward import PackedPass
 from metaeol_udf.encoder.loading import Engine
 from metaeol_udf.encoder.preparation import PreparedTexts
@@ -109,11 +109,16 @@ class BatchRunner:
     def _start(self, batch: Sequence[Cell], text_ids: Sequence[Mapping[int, Sequence[int]]]) -> _Started:
         """Run a batch, in a thread; on a GPU that is to launch it. What goes wrong is not raised: other rows are fine."""
         try:
-            with current_device(self._engine.device):
+            with self.on_device():
                 states = self._engine.runner.run(batch, text_ids)
                 return [state.cpu().numpy() for state in states] if self.copier is None else self.copier.start(states)
         except Exception as error:  # noqa: BLE001 - whatever one text does to the model, the others are embedded
             return _explain(batch, error)
+
+    def on_device(self) -> AbstractContextManager[object]:
+        """Make the engine's GPU the calling thread's own inside a `with`: a new thread begins with the first one."""
+        device = self._engine.device
+        return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
     def _finish(self, batch: Sequence[Cell], started: _Started) -> _Outcome:
         """Wait for a batch's results, while a GPU works on the next one already."""

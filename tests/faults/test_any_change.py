@@ -12,7 +12,7 @@ from tests.delta.state_machine.machine import any_change, run_random_sequences
 
 
 @pytest.mark.parametrize("number", range(100, 110))
-@pytest.mark.parametrize("in_place", [True, False], ids=["in place", "target"])
+@pytest.mark.parametrize("in_place", [True, False], ids=["inplace", "target"])
 def test_whatever_happens_between_runs_a_run_leaves_every_row_right(
     spark: SparkSession, tmp_path: Path, spec: EmbeddingSpec, in_place: bool, number: int
 ) -> None:

@@ -20,5 +20,9 @@ def test_every_folder_of_tests_is_in_one_part() -> None:
     assert sorted(parts_of("slow")) == sorted(f"tests/{folder}" for folder in folders)
 
 
-def test_every_fault_check_is_in_one_part() -> None:
-    assert sorted(parts_of("faults")) == sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "tests" / "faults").glob("test_*.py"))
+def test_every_fault_check_is_in_a_part() -> None:
+    named = parts_of("faults")
+    selected = [named[index + 1] for index, word in enumerate(named) if word == "-k"]  # one file is cut by what its tests are called
+    assert selected == ["inplace", "target"]
+    paths = {word for word in named if word.startswith("tests/")}
+    assert sorted(paths) == sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "tests" / "faults").glob("test_*.py"))

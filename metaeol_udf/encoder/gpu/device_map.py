@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,11 +27,6 @@ class Stage:
 def device_of(layer: Layer) -> torch.device:
     """Return the device that a layer's weights are on."""
     return layer.attention_norm.weight.device
-
-
-def current_device(device: torch.device) -> AbstractContextManager[object]:
-    """Make a GPU the calling thread's own inside a `with`; a new thread begins with the first one. Nothing happens for a CPU."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def find_stages(decoder: Decoder, where: DeviceOf = device_of) -> tuple[Stage, ...]:

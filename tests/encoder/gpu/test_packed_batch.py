@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import shutil
 import threading
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from torch.nn.attention import flex_attention as flex_module
 
 from benchmarks import gpu_shapes
 from metaeol_udf import MetaEOLEncoder, TemplateSet
-from metaeol_udf.encoder import batch_runner, loading
+from metaeol_udf.encoder import loading
 from metaeol_udf.encoder.batch_runner import BatchRunner
 from metaeol_udf.encoder.forward.trie_forward import TriePass
 from metaeol_udf.encoder.gpu.cuda_graphs import GraphCache, Recording
@@ -330,17 +331,24 @@ def test_graphs_are_recorded_again_after_memory_ran_out(monkeypatch: pytest.Monk
 
 def test_a_lane_works_on_the_engines_device(counted: tuple[MetaEOLEncoder, PackedPass, list[int]], monkeypatch: pytest.MonkeyPatch) -> None:
     encoder, _, _ = counted
-    entered: list[tuple[torch.device, str]] = []
+    entered: list[str] = []
 
     @contextlib.contextmanager
-    def note(device: torch.device) -> Iterator[None]:
-        entered.append((device, threading.current_thread().name))
+    def note() -> Iterator[None]:
+        entered.append(threading.current_thread().name)
         yield
 
-    monkeypatch.setattr(batch_runner, "current_device", note)
+    monkeypatch.setattr(encoder.batch_runner, "on_device", note)
     encoder.encode(TEXTS[:3])
     assert entered
-    assert all(device == encoder.engine.device and name != threading.main_thread().name for device, name in entered)
+    assert threading.main_thread().name not in entered
+
+
+def test_a_gpu_that_is_not_the_first_is_made_the_lanes_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device", lambda device: f"guard of {device}")
+    engine = types.SimpleNamespace(device=torch.device("cuda", 1), runner=types.SimpleNamespace(has_prefixes=True))
+    runner = BatchRunner(engine, 1024)  # type: ignore[arg-type]
+    assert runner.on_device() == "guard of cuda:1"
 
 
 @pytest.mark.slow
