@@ -56,6 +56,7 @@ def test_an_unknown_contender_is_named_with_the_known_ones(causal_dir: Path) -> 
         pick(all_contenders(causal_dir), "sorted,fastest")
 
 
+@pytest.mark.slow
 def test_a_run_measures_all_against_the_published_loop(causal_dir: Path) -> None:
     texts = TextSet("short", list(dict.fromkeys(TEXTS)), np.array([2, 13, 6, 5]))
     contenders = pick(all_contenders(causal_dir), "fp32-separate")

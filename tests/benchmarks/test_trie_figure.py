@@ -39,6 +39,7 @@ def test_the_figures_of_the_docs_are_current_and_whole(name: str, file: str, mod
     assert ElementTree.fromstring(drawn).tag == "{http://www.w3.org/2000/svg}svg"
 
 
+@pytest.mark.slow
 def test_the_figure_of_a_run_holds_the_encoders_states_and_words(model_dir: Path) -> None:
     spec = EmbeddingSpec(model=str(model_dir), templates="metaeol-fast")
     figure = run_model(spec, TEXT)

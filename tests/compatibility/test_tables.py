@@ -42,6 +42,7 @@ def test_a_table_of_an_earlier_version_is_current(spark: SparkSession, tmp_path:
     assert len(list((table / "_delta_log").glob("*.json"))) == commits
 
 
+@pytest.mark.slow
 def test_a_pipeline_of_an_earlier_version_gives_the_vectors_of_its_table(spark: SparkSession, tmp_path: Path) -> None:
     pipeline = tmp_path / "pipeline"
     shutil.copytree(RECORDED / "pipeline", pipeline)

@@ -90,6 +90,7 @@ def test_broken_utf8_control_characters_and_huge_texts_are_embedded(bench: Bench
     assert bench.run()["rows_skipped"] == 4
 
 
+@pytest.mark.slow
 def test_waves_and_partitions_change_no_value(bench: Bench) -> None:
     texts = [(n, f"text {n} " + "and more " * (n % 7)) for n in range(40)]
     bench.write(texts)
@@ -102,6 +103,7 @@ def test_waves_and_partitions_change_no_value(bench: Bench) -> None:
         np.testing.assert_allclose(row["embedding"], together[n], atol=2e-5)
 
 
+@pytest.mark.slow
 def test_a_condition_selects_rows_and_leaves_equal_texts_outside_it_alone(bench: Bench) -> None:
     bench.write([(1, "same"), (2, "same"), (3, "other")])
     report = bench.run(source={"where": "id < 2"})
@@ -137,6 +139,7 @@ def test_a_target_table_is_made_filled_and_updated_by_key(bench: Bench) -> None:
     assert after[1] == before[1]
 
 
+@pytest.mark.slow
 def test_named_tables_with_keys_of_two_columns_work_as_paths_do(bench: Bench) -> None:
     rows = [("en", 1, "hello"), ("de", 1, "hallo"), ("en", 2, "hello")]
     bench.spark.createDataFrame(rows, "lang string, n int, `the text` string").write.format("delta").option(
@@ -260,6 +263,7 @@ def test_a_failed_publish_keeps_the_journal_and_the_next_run_computes_nothing(be
     assert bench.table("table__metaeol_journal").count() == 0
 
 
+@pytest.mark.slow
 def test_a_publish_that_does_not_land_is_noticed(bench: Bench) -> None:
     bench.write([(1, "one")])
 

@@ -85,6 +85,7 @@ def test_a_refused_job_ends_with_its_status_and_one_clear_message(bench: Bench, 
     assert "Traceback" not in out + err
 
 
+@pytest.mark.slow
 def test_a_run_imports_the_gate_the_page_and_the_exporters_only_where_they_are_on(bench: Bench) -> None:
     bench.write([(1, None)])  # no model needs to be loaded
     script = """

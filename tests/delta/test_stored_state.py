@@ -53,6 +53,7 @@ def test_a_column_that_went_away_is_filled_again(bench: Bench, column: str, chan
     assert bench.run()["status"] == "nothing_to_do"
 
 
+@pytest.mark.slow
 def test_a_run_killed_after_the_column_was_added_anew_is_made_good(bench: Bench) -> None:
     def stop() -> None:
         raise KeyboardInterrupt
@@ -80,7 +81,7 @@ GARBLED = {
 }
 
 
-@pytest.mark.parametrize("in_place", [True, False])
+@pytest.mark.parametrize("in_place", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_garbled_row_is_work_for_the_next_run(bench: Bench, in_place: bool) -> None:
     write(bench)
     name = "table" if in_place else "vectors"
@@ -98,6 +99,7 @@ def test_a_garbled_row_is_work_for_the_next_run(bench: Bench, in_place: bool) ->
     check(bench, name)
 
 
+@pytest.mark.slow
 def test_stream_and_retry_look_at_what_is_stored_too(bench: Bench) -> None:
     write(bench)
     run_stream(bench.config(), bench.spark, bench.progress)

@@ -24,7 +24,7 @@ def own(bench: Bench, **settings: Any) -> dict[str, dict[str, Any]]:
     return {"target": {"table": str(bench.folder / "vectors"), **settings}}
 
 
-@pytest.mark.parametrize("in_place", [True, False])
+@pytest.mark.parametrize("in_place", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_run_looks_at_added_files_alone_and_at_all_rows_where_the_proof_cannot_answer(bench: Bench, in_place: bool) -> None:
     bench.write(ROWS)
     sections = {} if in_place else own(bench)
@@ -92,6 +92,7 @@ def test_rows_of_keys_that_left_the_source_leave_the_target_up_to_a_limit(bench:
     assert bench.rows("vectors").keys() == {5, 6, 7, 8}
 
 
+@pytest.mark.slow
 def test_a_stream_removes_rows_of_keys_that_left_the_source(bench: Bench) -> None:
     bench.write(ROWS)
     run_stream(bench.config(**own(bench)), bench.spark, bench.progress)
@@ -101,6 +102,7 @@ def test_a_stream_removes_rows_of_keys_that_left_the_source(bench: Bench) -> Non
     assert bench.rows("vectors").keys() == set(range(10)) - {3}
 
 
+@pytest.mark.slow
 def test_a_run_does_not_pay_for_what_a_stream_has_embedded_since_the_last_proof(bench: Bench) -> None:
     bench.write(ROWS)
     run_stream(bench.config(**own(bench)), bench.spark, bench.progress)
@@ -110,7 +112,7 @@ def test_a_run_does_not_pay_for_what_a_stream_has_embedded_since_the_last_proof(
     assert (report["looked_at"], report["rows_embedded"]) == ("files added since version 0 of the source", 0)
 
 
-@pytest.mark.parametrize("in_place", [True, False])
+@pytest.mark.parametrize("in_place", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_an_overwritten_source_takes_the_vectors_that_exist(bench: Bench, in_place: bool) -> None:
     bench.write(ROWS)
     sections = {} if in_place else own(bench, max_deleted_fraction=1.0)

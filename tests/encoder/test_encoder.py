@@ -207,6 +207,7 @@ def test_properties_of_nasty_texts_hold(tiny_model: Callable[..., Path]) -> None
     check()
 
 
+@pytest.mark.slow
 @pytest.mark.long
 def test_nasty_texts_equal_one_prompt_at_a_time_on_smollm2(model_dir: Path) -> None:
     texts = ['She said: "No!"', "{text} and <|im_start|>", "عربي 日本語 😀", "x" * 100, "a\x00b\u200d?"]
@@ -215,6 +216,7 @@ def test_nasty_texts_equal_one_prompt_at_a_time_on_smollm2(model_dir: Path) -> N
     assert worst_cosine(ours, one_at_a_time(model_dir, prompts, texts, -1)) >= 0.99999
 
 
+@pytest.mark.slow
 @pytest.mark.long
 def test_bfloat16_stays_near_float32_on_smollm2(model_dir: Path) -> None:
     texts = [*TEXTS[:8], "A man is playing a guitar.", "The stock market fell sharply on Monday."]

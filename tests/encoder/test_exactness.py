@@ -61,7 +61,7 @@ def test_every_tokenizer_and_template_set_equals_one_prompt_at_a_time(
 @pytest.mark.parametrize(
     "prompt", ["{text}", "{text} so", "say {text}", " a {text} b ", "{text}\n\nword:", "{{text}}", '"{text}"', "x{text}y"]
 )
-@pytest.mark.parametrize("cleanup", ["paper", "none"])
+@pytest.mark.parametrize("cleanup", ["paper", pytest.param("none", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("tokenizer", TOKENIZERS)
 def test_seams_of_any_kind_are_exact(prompt: str, cleanup: str, tokenizer: str, tiny_model: Callable[..., Path]) -> None:
     folder = tiny_model("llama", tokenizer)

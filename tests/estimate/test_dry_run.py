@@ -105,6 +105,7 @@ def test_what_the_job_refuses_the_plan_refuses(bench: Bench) -> None:
         plan_dry_run(bench.config(), spark=bench.spark)
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_plan_and_leaves_its_folder_as_it_was(bench: Bench) -> None:
     """In a process of its own, whose Spark starts in an empty folder."""
     bench.write([(1, "a text"), (2, "another")])

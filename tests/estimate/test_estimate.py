@@ -48,6 +48,7 @@ def test_tokens_of_a_sample_predict_those_of_the_run_that_follows(bench: Bench) 
     assert after["probe"] is None
 
 
+@pytest.mark.slow
 def test_a_sample_of_all_texts_counts_exactly(bench: Bench) -> None:
     bench.write([(n, f"text number {n} of some") for n in range(30)] + [(30, "text number 0 of some"), (31, " ")])
     estimate = run_estimate(bench.config(runtime={"wave_rows": 7}), QUICK, bench.spark)

@@ -169,6 +169,7 @@ def test_a_search_for_nothing_is_refused(conf: Path, arguments: list[str], messa
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_near_duplicates_are_printed_with_their_texts_or_written(
     spark: SparkSession, conf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

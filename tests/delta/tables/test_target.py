@@ -26,6 +26,7 @@ def test_a_target_takes_the_vectors_of_one_source_until_it_is_told_otherwise(ben
     assert bench.rows("vectors")[1]["embedding_error"] == "empty_text"
 
 
+@pytest.mark.slow
 def test_a_key_of_a_wider_type_is_refused_with_the_statements_that_widen_the_target_s(bench: TableBench) -> None:
     bench.write([(1, None)], "id int, text string")
     target = {"table": str(bench.folder / "vectors")}

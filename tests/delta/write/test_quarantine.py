@@ -57,6 +57,7 @@ def test_a_key_may_have_any_name_that_delta_takes_with_column_mapping(bench: Tab
     assert bench.run(**sections)["status"] == "nothing_to_do"
 
 
+@pytest.mark.slow
 def test_a_quarantine_follows_a_key_that_was_renamed_or_extended(bench: TableBench, caplog: pytest.LogCaptureFixture) -> None:
     rows = bench.spark.createDataFrame([(1, None)], "id int, text string")
     rows.write.format("delta").option("delta.columnMapping.mode", "name").save(bench.path)
@@ -76,6 +77,7 @@ def test_a_quarantine_follows_a_key_that_was_renamed_or_extended(bench: TableBen
     assert quarantined(bench, "row id", "lang") == [(1, "en", "embedding", "null_text", 1), (4, "en", "embedding", "empty_text", 1)]
 
 
+@pytest.mark.slow
 def test_a_quarantine_of_an_earlier_version_gets_the_column_and_counts_on(bench: TableBench) -> None:
     bench.write([(1, None), (2, None)])
     bench.run()

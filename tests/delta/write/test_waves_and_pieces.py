@@ -11,6 +11,7 @@ from tests.table_bench import Before, Bench
 ROWS = [(n, f"text number {n % 15}" if n else None) for n in range(18)]
 
 
+@pytest.mark.slow
 def test_more_waves_than_partitions_embed_each_text_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waves, "MOST_PARTITIONS", 2)
     bench.write(ROWS)

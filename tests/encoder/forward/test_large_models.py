@@ -115,6 +115,7 @@ def test_zero_rows_stay_zero() -> None:
         assert not _quantize(Linear(torch.zeros(4, 64)), kind)(torch.ones(2, 64)).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("quantization", "least"), [("int8", 0.999), ("int4", 0.92)])
 def test_the_demo_model_embeds_alike_in_few_bits(quantization: str, least: float, model_dir: Path) -> None:
     ours = load(model_dir, "metaeol", quantization=quantization)

@@ -76,7 +76,9 @@ def count_calls(calls: list[int]) -> Callable[..., torch.Tensor]:
     return counted
 
 
-@pytest.mark.parametrize("templates", ["metaeol", "metaeol-fast", "metaeol-separate"])
+@pytest.mark.parametrize(
+    "templates", ["metaeol", *(pytest.param(name, marks=pytest.mark.slow) for name in ("metaeol-fast", "metaeol-separate"))]
+)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_stream_equals_its_cells(shape: str, templates: str, tiny_model: Callable[..., Path]) -> None:
     encoder = load(tiny_model(shape), templates)
