@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import socket
@@ -68,7 +69,7 @@ def summarise(timed: list[dict[str, float]]) -> Probe:
 
 def _time_task(request: EncoderRequest, seconds: float, batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
     """Time one slot's part, in which this runs."""
-    from metaeol_udf.spark.worker.embed_column import CHUNK_TOKENS, column_chunks
+    from metaeol_udf.spark.worker.embed_column import chunk_limits, column_chunks
 
     texts = [text for batch in batches for text in batch.iloc[:, 0]]
     if not texts:
@@ -76,7 +77,9 @@ def _time_task(request: EncoderRequest, seconds: float, batches: Iterator[pd.Dat
     started = time.perf_counter()
     encoder = get_encoder(request).encoder
     share = 1 if task_gpus(request.device) else _CPU_SHARE
-    chunks = column_chunks(request.resolved, iter([pd.Series(texts, dtype=object)]), CHUNK_TOKENS // share)
+    limits = chunk_limits(request.device)
+    limits = dataclasses.replace(limits, tokens=limits.tokens // share)
+    chunks = column_chunks(request.resolved, iter([pd.Series(texts, dtype=object)]), limits)
     warm_up = texts[:_WARM_UP_TEXTS]  # computes the prefixes and lays out memory
     results = encoder.encode_batches(itertools.chain([warm_up], chunks))
     next(results)

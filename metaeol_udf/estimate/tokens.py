@@ -51,7 +51,7 @@ def _count_batches(request: EncoderRequest, batches: Iterator[pd.DataFrame]) -> 
     from metaeol_udf.prompts import TemplateSet
     from metaeol_udf.prompts.tokenizer import PromptTokenizer
     from metaeol_udf.prompts.trie import PromptTrie
-    from metaeol_udf.spark.worker.embed_column import column_chunks
+    from metaeol_udf.spark.worker.embed_column import chunk_limits, column_chunks
     from metaeol_udf.spark.worker.model_staging import worker_model_folder
 
     spec = request.resolved.spec
@@ -61,7 +61,7 @@ def _count_batches(request: EncoderRequest, batches: Iterator[pd.DataFrame]) -> 
     trie = PromptTrie(templates, PromptTokenizer(load_tokenizer(folder)), may_cut=is_fast)
     found = dict.fromkeys(TokenCount.__dataclass_fields__, 0)
     found["prefix_tokens"] = sum(len(group.prefix_ids) for group in trie.groups) if is_fast else 0
-    for texts in column_chunks(request.resolved, (batch.iloc[:, 0] for batch in batches)):
+    for texts in column_chunks(request.resolved, (batch.iloc[:, 0] for batch in batches), chunk_limits(request.device)):
         known = [text for text in texts if text is not None]
         prepared = prepare_texts(known, trie, templates, spec.max_tokens, 1024, shares_starts=is_fast)
         found["texts"] += len(known)

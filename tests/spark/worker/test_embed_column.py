@@ -74,6 +74,23 @@ def test_a_chunk_never_holds_more_rows_than_its_bound(request_and_encoder: tuple
     assert encoder.chunks == [4096, 4096, 1808]
 
 
+def test_a_gpu_gets_chunks_of_many_forward_passes(request_and_encoder: tuple[EncoderRequest, _Lengths]) -> None:
+    request, encoder = request_and_encoder
+    texts = pd.Series(["a text of forty characters, and no more."] * 20_000)
+    list(embed_column.embed_column(dataclasses.replace(request, device="cuda"), iter([texts])))
+    assert encoder.chunks == [8192, 8192, 3616]
+
+
+@pytest.mark.parametrize(
+    ("device", "limits"), [("auto", embed_column.ON_GPU), ("cuda:1", embed_column.ON_GPU), ("cpu", embed_column.ON_CPU)]
+)
+def test_chunks_follow_the_device(device: str, limits: embed_column.ChunkLimits, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embed_column, "has_cuda", lambda: True)
+    embed_column.chunk_limits.cache_clear()
+    assert embed_column.chunk_limits(device) == limits
+    embed_column.chunk_limits.cache_clear()
+
+
 def test_empty_batches_and_no_batches_never_ask_for_the_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = EmbeddingSpec(model="m", templates_json=TemplateSet.load("metaeol").to_json(), model_hash="h")
 
