@@ -235,8 +235,9 @@ class MetaEOLEncoder:
     def _prepare(self, texts: Sequence[str]) -> PreparedTexts:
         engine, runner, max_tokens = self.engine, self.batch_runner, self.spec.max_tokens
         return prepare_texts(
-            texts, engine.trie, self.templates, max_tokens, runner.max_batch_tokens, engine.runner.has_prefixes, runner.n_threads
-        )
+            texts, engine.trie, self.templates, max_tokens, runner.max_batch_tokens, engine.runner.has_prefixes, runner.n_threads,
+            engine.device.type,
+        )  # fmt: skip
 
     def _prepare_ahead(self, chunks: Iterable[Sequence[str]]) -> Iterator[Future[PreparedTexts]]:
         """Prepare chunks in a thread, one ahead of the chunk in use."""

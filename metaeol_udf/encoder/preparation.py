@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from metaeol_udf.encoder.forward.batching import Cell, plan_batches
 from metaeol_udf.prompts import TemplateSet, clean_text
 from metaeol_udf.prompts.tokenizer import PromptTokenizer
-from metaeol_udf.prompts.trie import PrefixGroup, PromptTrie, find_common_starts
+from metaeol_udf.prompts.trie import LEAST_SAVED, PrefixGroup, PromptTrie, find_common_starts
 
 T = TypeVar("T")
 
@@ -70,7 +70,7 @@ def cut_chunks(texts: Iterable[T], max_texts: int, max_cost: int, cost: Callable
 
 def prepare_texts(
     texts: Sequence[str], trie: PromptTrie, templates: TemplateSet, max_tokens: int, max_batch_tokens: int, shares_starts: bool,
-    n_threads: int = 1,
+    n_threads: int = 1, device_type: str = "cpu",
 ) -> PreparedTexts:  # fmt: skip
     """Prepare texts for the model.
 
@@ -82,12 +82,15 @@ def prepare_texts(
         max_batch_tokens: Tokens of one forward pass.
         shares_starts: Whether texts with a common start get a prefix of their own.
         n_threads: Threads that run batches; few texts are shared out evenly among them.
+        device_type: `cpu` or `cuda`: what a common start must save to be worth a pass of its own.
     """
     trims = [clean_and_trim(text, templates.text_cleanup, trie.tokenizer, max_tokens) for text in texts]
     cleaned, trimmed = [text for text, _ in trims], np.array([is_cut for _, is_cut in trims], bool)
     places = {text: place for place, text in enumerate(dict.fromkeys(cleaned))}
     ids = trie.tokenize(list(places))
-    groups, text_ids, computed = _share_starts(trie.groups, ids, len(places), shares_starts)
+    groups, text_ids, computed = _share_starts(
+        trie.groups, ids, len(places), LEAST_SAVED.get(device_type, LEAST_SAVED["cpu"]) if shares_starts else None
+    )
     whole = np.zeros(len(places), np.int64)
     for group, of_group in zip(groups, text_ids, strict=True):
         for row, tokens in of_group.items():
@@ -109,7 +112,7 @@ def clean_and_trim(text: str, cleanup: str, tokenizer: PromptTokenizer, max_toke
 
 
 def _share_starts(
-    groups: Sequence[PrefixGroup], ids: Sequence[Sequence[Sequence[int]]], n_texts: int, shares_starts: bool
+    groups: Sequence[PrefixGroup], ids: Sequence[Sequence[Sequence[int]]], n_texts: int, least_saved: int | None
 ) -> tuple[list[PrefixGroup], list[dict[int, Sequence[int]]], NDArray[np.int64]]:
     """Give texts with a common start a prefix group of their own, whose prefix holds that start.
 
@@ -120,7 +123,7 @@ def _share_starts(
     text_ids: list[dict[int, Sequence[int]]] = [dict(enumerate(of_group)) for of_group in ids]
     cost = np.zeros(n_texts, np.int64)
     starts = {
-        id(of_group): find_common_starts(of_group) if shares_starts else [] for of_group in ids
+        id(of_group): [] if least_saved is None else find_common_starts(of_group, least_saved) for of_group in ids
     }  # groups that are cut alike share one list
     for index, group in enumerate(groups):
         for start in starts[id(ids[index])]:

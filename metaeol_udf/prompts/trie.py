@@ -28,7 +28,10 @@ logger = logging.getLogger(__name__)
 
 _SAMPLE_EVERY = 256  # texts between two proofs of the cuts while running
 _MIN_SHARED = 16  # tokens; shorter starts are found everywhere and save less than another cell costs
-_MIN_SAVED = 64  # tokens that a common start must save in all
+LEAST_SAVED = {
+    "cpu": 64,
+    "cuda": 4_096,
+}  # tokens that a common start must save in all; on a GPU a pass of one row costs as much as thousands
 
 
 @dataclass(frozen=True)
@@ -173,7 +176,7 @@ class _Interval:
     inner: list[tuple[int, CommonStart]] = field(default_factory=list)
 
 
-def find_common_starts(ids: Sequence[Sequence[int]]) -> list[CommonStart]:
+def find_common_starts(ids: Sequence[Sequence[int]], least_saved: int = LEAST_SAVED["cpu"]) -> list[CommonStart]:
     """Choose disjoint sets of texts whose common starts save the most tokens.
 
     Sorted texts with a common start stand side by side, and the starts are nested like brackets: of a bracket and those
@@ -181,6 +184,7 @@ def find_common_starts(ids: Sequence[Sequence[int]]) -> list[CommonStart]:
 
     Args:
         ids: Token ids of each text, shape ``(n_texts, varying)``.
+        least_saved: Tokens that a start must save.
 
     Returns:
         Sets of at least two texts; most texts are in none.
@@ -193,7 +197,7 @@ def find_common_starts(ids: Sequence[Sequence[int]]) -> list[CommonStart]:
         while open_intervals[-1].n_tokens > shared:
             closed = open_intervals.pop()
             first = closed.first
-            best = _best(closed, order[first:place])
+            best = _best(closed, order[first:place], least_saved)
             parent = open_intervals[-1]
             if parent.n_tokens < shared:  # what was inside stays inside the shorter bracket that opens now
                 parent = _Interval(shared, first)
@@ -212,8 +216,8 @@ def _shared(a: Sequence[int], b: Sequence[int]) -> int:
     return next((i for i in range(_MIN_SHARED, n_most) if a[i] != b[i]), n_most)
 
 
-def _best(interval: _Interval, rows: Sequence[int]) -> list[tuple[int, CommonStart]]:
+def _best(interval: _Interval, rows: Sequence[int], least_saved: int) -> list[tuple[int, CommonStart]]:
     saved = (len(rows) - 1) * interval.n_tokens
-    if saved >= max(_MIN_SAVED, sum(inside for inside, _ in interval.inner)):
+    if saved >= max(least_saved, sum(inside for inside, _ in interval.inner)):
         return [(saved, CommonStart(interval.n_tokens, tuple(rows)))]
     return interval.inner

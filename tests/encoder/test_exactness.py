@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from metaeol_udf import MetaEOLEncoder, TemplateSet
+from metaeol_udf.encoder.preparation import prepare_texts
 from metaeol_udf.prompts.templates import PromptTemplate
 from tests.encoder.oracle import one_at_a_time, worst_cosine
 from tests.tiny_models import TOKENIZERS, configs
@@ -114,3 +115,17 @@ def test_a_stream_of_lists_equals_one_list(tiny_model: Callable[..., Path]) -> N
     assert found[2].errors == ["null_text", "empty_text"]
     together = np.concatenate([found[0].vectors, found[3].vectors[:-1]])
     assert worst_cosine(together, ours.encode(TEXTS)) >= 0.99999
+
+
+def test_a_gpu_takes_a_common_start_only_where_it_saves_thousands_of_tokens(tiny_model: Callable[..., Path]) -> None:
+    ours = encoder(tiny_model("llama"))
+    line = "the people of the river know that this is good work and go to see it "
+
+    def n_groups(n_texts: int, device_type: str) -> int:
+        texts = [f"{line}{number} and more" for number in range(n_texts)]
+        return len(prepare_texts(texts, ours.engine.trie, ours.templates, 512, 1024, True, 1, device_type).groups)
+
+    own = len(ours.engine.trie.groups)
+    assert n_groups(20, "cpu") > own
+    assert n_groups(20, "cuda") == own
+    assert n_groups(600, "cuda") > own
