@@ -20,7 +20,7 @@ from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from metaeol_udf.errors import EnvironmentFault
+from metaeol_udf.errors import EnvironmentFault, MetaEOLError
 from metaeol_udf.spark.worker.devices import Gpu, device_name
 from metaeol_udf.spark.worker.file_lock import Lease, runtime_folder
 
@@ -39,6 +39,10 @@ class OwnerLostError(Exception):
     def __init__(self, texts: Sequence[str | None] = ()) -> None:
         super().__init__("the Python worker that owned the model has ended or given way")
         self.texts = texts
+
+
+class OwnerFailedError(MetaEOLError):
+    """The owner of the model failed on the texts that it was sent, and may go on with others."""
 
 
 class OwnedEncoder:
@@ -140,7 +144,20 @@ class OwnedEncoder:
             with self._use():
                 connection.send(self.load_id)
                 while True:
-                    connection.send(self._encode_rows(connection.recv()))
+                    connection.send(self._encode_or_explain(connection.recv()))
+
+    def _encode_or_explain(self, texts: Sequence[str | None]) -> Encoded | OwnerFailedError:
+        """Encode a borrower's texts. What fails is an answer, too: a borrower that got none would ask again for ever."""
+        try:
+            return self._encode_rows(texts)
+        except OwnerLostError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, the borrower's task is to fail with it
+            logger.error("a chunk of %d texts of another worker failed with %s", len(texts), type(error).__name__)
+            return OwnerFailedError(
+                f"the Python worker (process {os.getpid()}) that owns the model failed with {type(error).__name__} on a chunk of "
+                f"{len(texts):,} texts; its log says where"
+            )
 
     def _encode_rows(self, texts: Sequence[str | None]) -> Encoded:
         with self._computing:
@@ -164,6 +181,7 @@ class BorrowedEncoder:
 
         Raises:
             OwnerLostError: The owner ended; the chunks after that of the error were not taken.
+            OwnerFailedError: The owner failed on a chunk.
         """
         with self._connection:
             for texts in chunks:
@@ -172,6 +190,8 @@ class BorrowedEncoder:
                     encoded = self._connection.recv()
                 except (EOFError, OSError):
                     raise OwnerLostError(texts) from None
+                if isinstance(encoded, OwnerFailedError):
+                    raise encoded
                 yield encoded
 
 

@@ -22,7 +22,7 @@ from metaeol_udf.spark.worker import devices, encoder_cache, shared_encoder
 from metaeol_udf.spark.worker.devices import Gpu, device_name, gpu_at, task_gpus
 from metaeol_udf.spark.worker.encoder_cache import EncoderRequest
 from metaeol_udf.spark.worker.file_lock import Lease, private_folder
-from metaeol_udf.spark.worker.shared_encoder import BorrowedEncoder, OwnedEncoder, OwnerLostError, obtain
+from metaeol_udf.spark.worker.shared_encoder import BorrowedEncoder, OwnedEncoder, OwnerFailedError, OwnerLostError, obtain
 from metaeol_udf.spec import EmbeddingSpec
 from tests.specs import without_files
 
@@ -196,6 +196,25 @@ def gpu(tmp_path: Path) -> Iterator[Gpu]:
 def _lengths(encoder: OwnedEncoder | BorrowedEncoder, n_windows: int) -> list[float]:
     windows = [["x" * (10 * w + i) for i in range(3)] for w in range(n_windows)]
     return [float(value) for encoded in encoder.encode_batches(iter(windows)) for value in encoded.vectors[:, 0]]
+
+
+def test_an_error_in_the_owner_is_the_borrowers_error_and_the_owner_goes_on(gpu: Gpu) -> None:
+    class Failing(_Sums):
+        def encode_rows(self, texts: Sequence[str | None]) -> Encoded:
+            if "bad" in texts:
+                raise ValueError("a text of the table")
+            return super().encode_rows(texts)
+
+    owner = obtain([gpu], "model", "load 1", Failing)  # type: ignore[arg-type]
+    borrowed = obtain([gpu], "model", "load 2", Failing)  # type: ignore[arg-type]
+    assert isinstance(borrowed, BorrowedEncoder)
+    answers = borrowed.encode_batches(iter([["good"], ["bad"], ["good"]]))
+    assert next(answers).vectors.tolist() == [[4.0]]
+    with pytest.raises(OwnerFailedError, match=r"that owns the model failed with ValueError on a chunk of 1 texts") as failed:
+        next(answers)
+    assert "a text of the table" not in str(failed.value)
+    assert _lengths(obtain([gpu], "model", "load 3", Failing), 1) == [0.0, 1.0, 2.0]  # type: ignore[arg-type]
+    owner.close()
 
 
 def test_workers_of_one_gpu_share_the_first_ones_model(gpu: Gpu) -> None:
