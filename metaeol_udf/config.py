@@ -5,6 +5,7 @@ Checks are arithmetic only: no file, network or device is touched beyond reading
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping
@@ -12,11 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
-import yaml
-
 from metaeol_udf.errors import ConfigError, did_you_mean
-from metaeol_udf.files import read_yaml
-from metaeol_udf.setting_types import check, is_count, read_setting
+from metaeol_udf.files import parse_yaml, read_text, texts_as_written
+from metaeol_udf.setting_types import check, fits, is_count, read_setting
 from metaeol_udf.spec import DTYPES, QUANTIZATIONS, SETTINGS, VALUES, EmbeddingSpec
 
 #: Settings of few values, for completion and for messages.
@@ -219,11 +218,15 @@ def load_encoder_config(path: str | Path, overrides: Iterable[str] = ()) -> Enco
 
 
 def _read(path: str | Path, overrides: Iterable[str]) -> dict[str, Any]:
-    blocks = read_yaml(path, "the configuration")
+    text = read_text(path, "the configuration")
+    blocks = parse_yaml(text, f"cannot read the configuration {path}")
     if not isinstance(blocks, dict):
         raise ConfigError(f"the configuration {path} must be a mapping of sections, found {type(blocks).__name__}")
     if "model" in blocks and "embedding" not in blocks:  # a spec file, whose other files stand beside it
         blocks = {"embedding": {"spec": str(path)}}
+    spark = blocks.get("spark")
+    if isinstance(spark, dict) and isinstance(spark.get("conf"), dict):
+        spark["conf"] |= texts_as_written(text, "spark", "conf")
     for override in overrides:
         _apply(blocks, override)
     return blocks
@@ -324,13 +327,31 @@ def _apply(blocks: dict[str, Any], override: str) -> None:
         )
         raise ConfigError(f"override {override!r} must have the form section.key=value; {hint}")
     section, _, key = name.partition(".")
-    block = blocks.setdefault(section, {})
-    if block is None:
-        block = blocks[section] = {}
+    block = _mapping_in(blocks, section, section)
     if section == "spark" and key.startswith("conf."):
-        block = block.setdefault("conf", {})
-        key = key.removeprefix("conf.")
-    try:
-        block[key] = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"the value of override {name!r} is not YAML") from None
+        _mapping_in(block, "conf", "spark.conf")[key.removeprefix("conf.")] = text
+    else:
+        block[key] = _override_value(section, key, text)
+
+
+def _mapping_in(blocks: dict[str, Any], name: str, setting: str) -> dict[str, Any]:
+    """Find a mapping of settings to put an override into; makes it where it is missing."""
+    block = blocks.get(name)
+    if block is None:
+        block = blocks[name] = {}
+    if not isinstance(block, dict):
+        raise ConfigError(f"{setting} must be a mapping of settings, found {type(block).__name__}")
+    return block
+
+
+def _override_value(section: str, key: str, text: str) -> Any:
+    """Read an override's value: YAML, but for settings that are text, which is taken as it stands unless YAML quotes all of it."""
+    hint = get_type_hints(EmbeddingSpec if section == "embedding" else _SECTIONS.get(section, EmbeddingSpec)).get(key, str)
+    if fits("text", hint) and not (fits(1, hint) or fits(True, hint)) and text not in ("", "null", "~"):
+        is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+        read = None
+        if is_quoted:
+            with contextlib.suppress(ConfigError):
+                read = parse_yaml(text, "")
+        return read if isinstance(read, str) else text
+    return parse_yaml(text, f"the value of override '{section}.{key}' is not YAML")

@@ -32,7 +32,7 @@ def read_setting(name: str, value: Any, hint: Any, words: Iterable[str] = ()) ->
         name: Section and key of the setting.
         value: The value; a single string may stand for a list of names.
         hint: Type hint of the field, out of `bool`, `int`, `float` (which takes integers), `str` (never empty), `None`,
-            `tuple[T, ...]` (never empty), `Mapping[str, str]` (whose values become text) and unions of these.
+            `tuple[T, ...]` (never empty), `Mapping[str, str]` (whose values become text, but for null) and unions of these.
             `Annotated[hint, "a number from 0"]` names the rule that a message quotes.
         words: As for `check`.
 
@@ -46,7 +46,7 @@ def read_setting(name: str, value: Any, hint: Any, words: Iterable[str] = ()) ->
     if isinstance(read, list):
         return tuple(read)
     if isinstance(read, Mapping):
-        return {str(key): _as_text(item) for key, item in read.items()}
+        return {str(key): _as_text(f"{name}.{key}", item) for key, item in read.items() if item is not None}
     return read
 
 
@@ -88,6 +88,8 @@ def _members(hint: Any) -> tuple[Any, ...]:
     return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 
-def _as_text(value: object) -> str:
+def _as_text(name: str, value: object) -> str:
+    rule = "one text, number or true/false (a list with commas between, a nested name with dots)"
+    check(name, isinstance(value, (str, int, float)), value, rule)
     # YAML and Spark write booleans in lower case.
     return str(value).lower() if isinstance(value, bool) else str(value)

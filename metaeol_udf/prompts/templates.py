@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from metaeol_udf.errors import ConfigError, did_you_mean
+from metaeol_udf.files import read_yaml
 from metaeol_udf.prompts.cleanup import CLEANUPS
 from metaeol_udf.spec import EmbeddingSpec
 
@@ -76,12 +77,13 @@ class TemplateSet:
         builtin = _builtin_files()
         path = builtin.get(str(name_or_path), Path(name_or_path))
         try:
-            block = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, IsADirectoryError):
+            is_file = path.is_file()
+        except OSError:  # a name that is longer than a file's may be
+            is_file = False
+        if not is_file:
             hint = did_you_mean(str(name_or_path), builtin)
-            raise ConfigError(f"embedding.templates: no built-in set and no file {str(name_or_path)!r}; {hint}") from None
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ConfigError(f"cannot read template set {name_or_path}: {' '.join(str(error).split())}") from None
+            raise ConfigError(f"embedding.templates: no built-in set and no file {str(name_or_path)[:200]!r}; {hint}")
+        block = read_yaml(path, "template set")
         return cls.from_mapping(block, where=str(name_or_path))
 
     @classmethod
