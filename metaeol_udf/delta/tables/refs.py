@@ -164,6 +164,22 @@ def create(
         )
 
 
+def check_free(spark: SparkSession, ref: TableRef) -> None:
+    """See that a table that is not there can be made: its folder holds nothing else.
+
+    Raises:
+        InputError: The folder holds other files.
+    """
+    if not ref.is_path:
+        return
+    context: Any = spark.sparkContext
+    folder = context._jvm.org.apache.hadoop.fs.Path(ref.name)
+    storage = folder.getFileSystem(context._jsc.hadoopConfiguration())
+    names = [status.getPath().getName() for status in storage.listStatus(folder)] if storage.exists(folder) else []
+    if set(names) - {"_delta_log"} and not exists(spark, ref):  # another run may have made it meanwhile
+        raise InputError(f"{ref}: the folder {ref.name} holds files but no Delta table: move them away, or name another table")
+
+
 def replace(
     spark: SparkSession,
     ref: TableRef,

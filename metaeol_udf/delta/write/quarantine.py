@@ -13,7 +13,7 @@ from metaeol_udf.delta.select.selection import FINGERPRINT, OUTCOME
 from metaeol_udf.delta.select.snapshot import Tables
 from metaeol_udf.delta.tables.alter_table import alter_table
 from metaeol_udf.delta.tables.fingerprint import text_part
-from metaeol_udf.delta.tables.refs import TableRef, create, exists, open_table, read, replace
+from metaeol_udf.delta.tables.refs import TableRef, check_free, create, exists, open_table, read, replace
 from metaeol_udf.delta.tables.spark_errors import with_retries
 from metaeol_udf.spark.columns import quoted, same_key
 
@@ -35,9 +35,14 @@ def prepare_quarantine(spark: SparkSession, ref: TableRef, key: StructType) -> N
     """Prepare the quarantine for the rows of a run, where there is a quarantine: it must have the key's columns, and ours.
 
     A quarantine of another key is emptied and takes the new key: `reconcile_quarantine` fills it again from the vectors' table.
+
+    Raises:
+        InputError: There is none, and its folder holds other files, so that none could be made.
     """
     if exists(spark, ref):
         with_retries(lambda: _adapt(spark, ref, key))
+    else:
+        check_free(spark, ref)
 
 
 def _adapt(spark: SparkSession, ref: TableRef, key: StructType) -> None:
