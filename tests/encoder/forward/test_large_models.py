@@ -79,7 +79,7 @@ def test_a_model_larger_than_one_gpu_is_loaded_layer_by_layer_onto_several(
     """Up to the copy itself: torch's `meta` refuses what a GPU refuses."""
     encoder = load(tiny_model("llama"), "metaeol")
     spec, trie = dataclasses.replace(encoder.spec, quantization=quantization), encoder.engine.trie
-    model, _ = loading.load_hf_model(Path(encoder.spec.model), torch.bfloat16)
+    model = loading.load_hf_model(Path(encoder.spec.model), torch.bfloat16)
     made: list[Decoder] = []
     monkeypatch.setattr(loading, "choose_runner", lambda decoder, groups, layers: made.append(decoder))
     monkeypatch.setattr(loading, "room_for_weights", lambda device: 10**9)
