@@ -7,7 +7,7 @@ import os
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from delta import DeltaTable
@@ -114,100 +114,29 @@ def exists(spark: SparkSession, ref: TableRef) -> bool:
     return spark.catalog.tableExists(ref.identifier)
 
 
-def create(
-    spark: SparkSession,
-    ref: TableRef,
-    schema: StructType,
-    comment: str,
-    stats: str,
-    *,
-    properties: Mapping[str, str] | None = None,
-    partitioned_by: Sequence[str] = (),
-) -> None:
-    """Create a table where there is none; of two runs that do so at once, the slower takes the other's table.
+@dataclass(frozen=True)
+class TableDefinition:
+    """Describes a table of ours.
 
-    What a table of ours needs is written into its properties: a session may have other defaults.
-
-    Args:
-        spark: The session.
-        ref: Where.
+    Attributes:
         schema: Its columns.
         comment: For people who find it.
         stats: Columns, with commas between, whose smallest and largest values Delta may write into its log.
-        properties: More of its properties.
+        more_properties: Properties beside those that each table of ours has.
         partitioned_by: Its partition columns.
-
-    Raises:
-        InputError: The folder holds other files, or another run is making the table with other columns.
     """
-    if exists(spark, ref):
-        return
-    made = _Definition(schema, comment, _properties(schema, stats, properties or {}), tuple(partitioned_by))
-    try:
-        with_retries(lambda: made.execute(spark, ref))
-    except Exception as error:
-        if not is_lost_race(error):
-            raise
-        logger.info("%s is being made by another run: waiting for its first commit", ref)
-        if not _appears(spark, ref):
-            folder = _clear_empty_log(spark, ref, error)
-            if folder is not None:
-                raise InputError(
-                    f"{ref}: the folder {folder} holds files but no Delta table: move them away, or name another table"
-                ) from None
-            with_retries(lambda: made.execute(spark, ref))
-    found = open_table(spark, ref, "table").toDF().schema
-    lacking = [name for name in schema.names if find_field(found, name) is None]
-    if lacking:
-        raise InputError(
-            f"{ref} was made by another run and has no column {', '.join(map(repr, lacking))}: give each job a table of its own"
-        )
-
-
-def check_free(spark: SparkSession, ref: TableRef) -> None:
-    """See that a table that is not there can be made: its folder holds nothing else.
-
-    Raises:
-        InputError: The folder holds other files.
-    """
-    if not ref.is_path:
-        return
-    context: Any = spark.sparkContext
-    folder = context._jvm.org.apache.hadoop.fs.Path(ref.name)
-    storage = folder.getFileSystem(context._jsc.hadoopConfiguration())
-    names = [status.getPath().getName() for status in storage.listStatus(folder)] if storage.exists(folder) else []
-    if set(names) - {"_delta_log"} and not exists(spark, ref):  # another run may have made it meanwhile
-        raise InputError(f"{ref}: the folder {ref.name} holds files but no Delta table: move them away, or name another table")
-
-
-def replace(
-    spark: SparkSession,
-    ref: TableRef,
-    schema: StructType,
-    comment: str,
-    stats: str,
-    *,
-    properties: Mapping[str, str] | None = None,
-    partitioned_by: Sequence[str] = (),
-) -> None:
-    """Replace a table of ours by an empty table with other columns; takes what `create` takes."""
-    # Of the ways to replace a table, the one that Delta takes for a path, too.
-    writer = spark.createDataFrame([], schema).writeTo(ref.sql).using("delta").tableProperty("comment", comment)
-    for key, value in _properties(schema, stats, properties or {}).items():
-        writer = writer.tableProperty(key, value)
-    if partitioned_by:
-        writer = writer.partitionedBy(*map(F.col, partitioned_by))
-    writer.createOrReplace()
-
-
-@dataclass(frozen=True)
-class _Definition:
-    """What a table is made from."""
 
     schema: StructType
     comment: str
-    properties: Mapping[str, str]
-    partitioned_by: tuple[str, ...]
+    stats: str
+    more_properties: Mapping[str, str] = field(default_factory=dict)
+    partitioned_by: Sequence[str] = ()
+
+    @property
+    def properties(self) -> dict[str, str]:
+        """List the properties that the table is made with: a session may have other defaults."""
+        mapping = {"delta.columnMapping.mode": "name"} if any(NEEDS_MAPPING.search(name) for name in self.schema.names) else {}
+        return {"delta.appendOnly": "false", "delta.dataSkippingStatsColumns": self.stats, **mapping, **self.more_properties}
 
     def execute(self, spark: SparkSession, ref: TableRef) -> None:
         """Execute the statement that makes the table, where there is none."""
@@ -232,10 +161,67 @@ class _Definition:
         return f"{made} COMMENT {_literal(self.comment)} TBLPROPERTIES ({properties})"
 
 
-def _properties(schema: StructType, stats: str, more: Mapping[str, str]) -> dict[str, str]:
-    """List the properties that a table of ours is made with."""
-    mapping = {"delta.columnMapping.mode": "name"} if any(NEEDS_MAPPING.search(name) for name in schema.names) else {}
-    return {"delta.appendOnly": "false", "delta.dataSkippingStatsColumns": stats, **mapping, **more}
+def create(spark: SparkSession, ref: TableRef, table: TableDefinition) -> None:
+    """Create a table where there is none; of two runs that do so at once, the slower takes the other's table.
+
+    Raises:
+        InputError: The folder holds other files, or another run is making the table with other columns.
+    """
+    if exists(spark, ref):
+        return
+    try:
+        with_retries(lambda: table.execute(spark, ref))
+    except Exception as error:
+        if not is_lost_race(error):
+            raise
+        logger.info("%s is being made by another run: waiting for its first commit", ref)
+        if not _appears(spark, ref):
+            folder = _clear_empty_log(spark, ref, error)
+            if folder is not None:
+                raise _other_files(ref, folder) from None
+            with_retries(lambda: table.execute(spark, ref))
+    found = open_table(spark, ref, "table").toDF().schema
+    lacking = [name for name in table.schema.names if find_field(found, name) is None]
+    if lacking:
+        raise InputError(
+            f"{ref} was made by another run and has no column {', '.join(map(repr, lacking))}: give each job a table of its own"
+        )
+
+
+def check_free(spark: SparkSession, ref: TableRef) -> None:
+    """See that a table that is not there can be made: its folder holds nothing else.
+
+    Raises:
+        InputError: The folder holds other files.
+    """
+    if not ref.is_path:
+        return
+    folder, storage = _storage(spark, ref.name)
+    names = [status.getPath().getName() for status in storage.listStatus(folder)] if storage.exists(folder) else []
+    if set(names) - {"_delta_log"} and not exists(spark, ref):  # another run may have made it meanwhile
+        raise _other_files(ref, ref.name)
+
+
+def _other_files(ref: TableRef, folder: str) -> InputError:
+    return InputError(f"{ref}: the folder {folder} holds files but no Delta table: move them away, or name another table")
+
+
+def replace(spark: SparkSession, ref: TableRef, table: TableDefinition) -> None:
+    """Replace a table of ours by an empty table with other columns."""
+    # Of the ways to replace a table, the one that Delta takes for a path, too.
+    writer = spark.createDataFrame([], table.schema).writeTo(ref.sql).using("delta").tableProperty("comment", table.comment)
+    for key, value in table.properties.items():
+        writer = writer.tableProperty(key, value)
+    if table.partitioned_by:
+        writer = writer.partitionedBy(*map(F.col, table.partitioned_by))
+    writer.createOrReplace()
+
+
+def _storage(spark: SparkSession, path: str) -> tuple[Any, Any]:
+    """Make Hadoop's path of a place, and find the file system that has it."""
+    context: Any = spark.sparkContext
+    place = context._jvm.org.apache.hadoop.fs.Path(path)
+    return place, place.getFileSystem(context._jsc.hadoopConfiguration())
 
 
 def _appears(spark: SparkSession, ref: TableRef) -> bool:
@@ -257,9 +243,7 @@ def _clear_empty_log(spark: SparkSession, ref: TableRef, error: Exception) -> st
     folder = ref.name if ref.is_path else (parameters or {}).get("tableLocation")
     if folder is None:
         raise error
-    context: Any = spark.sparkContext
-    log = context._jvm.org.apache.hadoop.fs.Path(folder, "_delta_log")
-    storage = log.getFileSystem(context._jsc.hadoopConfiguration())
+    log, storage = _storage(spark, f"{folder}/_delta_log")
     if storage.getContentSummary(log.getParent()).getFileCount():
         return folder
     logger.warning("%s holds a log without a commit, which a killed run left: making the table anew", folder)

@@ -12,7 +12,7 @@ from metaeol_udf.delta.tables.can_write import check_can_write
 from metaeol_udf.delta.tables.columns import VectorColumns, check_vector_columns, require_field
 from metaeol_udf.delta.tables.commits import newest_version
 from metaeol_udf.delta.tables.metadata import check_source
-from metaeol_udf.delta.tables.refs import TableRef, create, exists, open_table
+from metaeol_udf.delta.tables.refs import TableDefinition, TableRef, create, exists, open_table
 from metaeol_udf.errors import InputError
 from metaeol_udf.spark.columns import quoted
 
@@ -85,4 +85,4 @@ def rewritten_bytes(detail: Any, vector_bytes: int = 0) -> tuple[int, int] | Non
 def create_target(spark: SparkSession, ref: TableRef, key: StructType) -> None:
     """Create the target with the key's columns where it is missing; `metadata` adds the vectors' columns."""
     # Statistics of the keys only: for vectors they would be waste.
-    create(spark, ref, key, "Embeddings by key", stats=",".join(quoted(name) for name in key.names))
+    create(spark, ref, TableDefinition(key, "Embeddings by key", ",".join(quoted(name) for name in key.names)))

@@ -23,7 +23,7 @@ from metaeol_udf.delta.select.selection import FINGERPRINT
 from metaeol_udf.delta.select.stored_vector import digest_of, is_whole
 from metaeol_udf.delta.tables.commits import TableLog
 from metaeol_udf.delta.tables.fingerprint import of_spec, spec_part
-from metaeol_udf.delta.tables.refs import TableRef, append, create, exists, open_table, read, replace
+from metaeol_udf.delta.tables.refs import TableDefinition, TableRef, append, create, exists, open_table, read, replace
 from metaeol_udf.delta.tables.spark_errors import conflict_in, with_retries
 
 _WAVES_OF_A_SNAPSHOT = 1_000_000  # more than there ever are
@@ -47,7 +47,6 @@ SCHEMA = StructType(
 )
 _PARTITIONS = ("spec_fingerprint", "run_id")
 _COMMENT = "Computed embeddings on their way to a table; holds no text"
-_STATS = "fingerprint,wave"
 Run = tuple[str, str]  # the fingerprint of its spec, its id
 
 
@@ -99,17 +98,18 @@ class Journal:
 
     def open(self) -> str:
         """Open the journal, and make it where it is missing; gives the folder that it stands in."""
-        create(self.spark, self.ref, SCHEMA, _COMMENT, _STATS, properties=self._properties(), partitioned_by=_PARTITIONS)
+        create(self.spark, self.ref, self._definition())
         if self.ref.is_path:
             return self.ref.name
         location: str = open_table(self.spark, self.ref, "journal").detail().collect()[0]["location"]
         return location
 
-    def _properties(self) -> dict[str, str]:
-        return {
+    def _definition(self) -> TableDefinition:
+        properties = {
             "delta.deletedFileRetentionDuration": f"interval {self.retention_hours} hours",
             "delta.enableDeletionVectors": "false",
         }
+        return TableDefinition(SCHEMA, _COMMENT, "fingerprint,wave", properties, _PARTITIONS)
 
     def rows(self) -> DataFrame:
         """Read all rows of this spec as they stand now; there are none before the journal is made."""
@@ -248,7 +248,7 @@ class Journal:
         """
         stored = self._read()
         if not self._is_partitioned(stored) and stored.isEmpty():
-            replace(self.spark, self.ref, SCHEMA, _COMMENT, _STATS, properties=self._properties(), partitioned_by=_PARTITIONS)
+            replace(self.spark, self.ref, self._definition())
         file, now = SmallFile(self.spark, f"{location}/{_VACUUMED}"), time.time()
         last = file.read()
         if last is None:

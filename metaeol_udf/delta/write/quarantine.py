@@ -13,7 +13,7 @@ from metaeol_udf.delta.select.selection import FINGERPRINT, OUTCOME
 from metaeol_udf.delta.select.snapshot import Tables
 from metaeol_udf.delta.tables.alter_table import alter_table
 from metaeol_udf.delta.tables.fingerprint import text_part
-from metaeol_udf.delta.tables.refs import TableRef, check_free, create, exists, open_table, read, replace
+from metaeol_udf.delta.tables.refs import TableDefinition, TableRef, check_free, create, exists, open_table, read, replace
 from metaeol_udf.delta.tables.spark_errors import with_retries
 from metaeol_udf.spark.columns import quoted, same_key
 
@@ -53,7 +53,7 @@ def _adapt(spark: SparkSession, ref: TableRef, key: StructType) -> None:
     if not is_of_key or any(found.get(name, kind) != kind for name, kind in own.items()):
         columns = ", ".join(name for name in found if name not in own)
         logger.info("%s is made anew: it was made for the key (%s), the source's is (%s)", ref, columns, ", ".join(key.names))
-        replace(spark, ref, StructType([*key.fields, *FIELDS]), _COMMENT, _stats(key))
+        replace(spark, ref, _definition(key))
         return
     properties = table.detail().collect()[0]["properties"]
     is_closed = properties.get("delta.appendOnly", "").lower() == "true"  # by the defaults of the session that made it
@@ -72,7 +72,7 @@ def update_quarantine(
     if not exists(spark, ref):
         if not n_failed:
             return
-        _create(spark, ref, key)
+        create(spark, ref, _definition(key))
     new = _renamed(results, key.names, F.col(FINGERPRINT), F.col(OUTCOME)["error"])
     failed = _new("reason").isNotNull()
     again = F.when(_kept("fingerprint") == _new("fingerprint"), _kept("attempts") + 1).otherwise(F.lit(1))
@@ -104,7 +104,7 @@ def reconcile_quarantine(spark: SparkSession, ref: TableRef, failing: DataFrame,
     if not exists(spark, ref):
         if failing.isEmpty():
             return
-        _create(spark, ref, key)
+        create(spark, ref, _definition(key))
     new = _renamed(failing, key.names, F.col("fingerprint"), F.col("error"))
     new = new.dropDuplicates([f"key_{i}" for i in range(len(key.names))])
     if _agrees(read(spark, ref).where(_is_of(F.col("vector_column"), column)), new, key.names):
@@ -170,5 +170,5 @@ def _stats(key: StructType) -> str:
     return ",".join(quoted(name) for name in key.names)
 
 
-def _create(spark: SparkSession, ref: TableRef, key: StructType) -> None:
-    create(spark, ref, StructType([*key.fields, *FIELDS]), _COMMENT, _stats(key))
+def _definition(key: StructType) -> TableDefinition:
+    return TableDefinition(StructType([*key.fields, *FIELDS]), _COMMENT, _stats(key))

@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql.types import LongType, StringType, StructField, StructType
 
 from metaeol_udf.delta.tables import refs
-from metaeol_udf.delta.tables.refs import TableRef, create, open_table, read, replace
+from metaeol_udf.delta.tables.refs import TableDefinition, TableRef, create, open_table, read, replace
 from metaeol_udf.delta.write.journal import SCHEMA
 from metaeol_udf.delta.write.quarantine import FIELDS
 from metaeol_udf.errors import InputError
@@ -41,7 +41,7 @@ def test_runs_that_make_a_table_at_once_all_go_on_with_it(spark: SparkSession, t
     def make(ref: TableRef, schema: StructType, barrier: threading.Barrier) -> None:
         barrier.wait()
         try:
-            create(spark, ref, schema, "of a test", "")
+            create(spark, ref, TableDefinition(schema, "of a test", ""))
         except Exception as error:  # noqa: BLE001 - shown by the assertion
             failed.append(error)
 
@@ -61,7 +61,7 @@ def test_runs_that_make_a_table_at_once_all_go_on_with_it(spark: SparkSession, t
 def test_a_run_waits_for_the_first_commit_of_a_slower_run_and_looks_at_its_columns(
     spark: SparkSession, tmp_path: Path, schema: StructType
 ) -> None:
-    create(spark, TableRef(str(tmp_path / "elsewhere"), True), schema, "of a test", "")
+    create(spark, TableRef(str(tmp_path / "elsewhere"), True), TableDefinition(schema, "of a test", ""))
     log = tmp_path / "made" / "_delta_log"
     log.mkdir(parents=True)
     first = f"{0:020}.json"
@@ -69,11 +69,11 @@ def test_a_run_waits_for_the_first_commit_of_a_slower_run_and_looks_at_its_colum
     commit.start()
     ref = TableRef(str(tmp_path / "made"), True)
     if schema is KEY:
-        create(spark, ref, KEY, "of a test", "id")
+        create(spark, ref, TableDefinition(KEY, "of a test", "id"))
         assert read(spark, ref).schema.names == KEY.names
     else:
         with pytest.raises(InputError, match=r"made by another run and has no column 'id', 'lang'"):
-            create(spark, ref, KEY, "of a test", "id")
+            create(spark, ref, TableDefinition(KEY, "of a test", "id"))
     commit.join()
 
 
@@ -83,7 +83,7 @@ def test_a_log_without_a_commit_which_a_killed_run_left_is_no_table(
     monkeypatch.setattr(refs, "FIRST_COMMIT_S", 0.5)
     (tmp_path / "made" / "_delta_log" / "_staged_commits").mkdir(parents=True)
     ref = TableRef(str(tmp_path / "made"), True)
-    create(spark, ref, KEY, "of a test", "id")
+    create(spark, ref, TableDefinition(KEY, "of a test", "id"))
     assert read(spark, ref).schema.names == KEY.names
 
 
@@ -94,7 +94,7 @@ def test_a_folder_of_other_files_is_refused_and_stays_as_it_is(
     (tmp_path / "made").mkdir()
     (tmp_path / "made" / "letter.txt").write_text("mine")
     with pytest.raises(InputError, match="holds files but no Delta table"):
-        create(spark, TableRef(str(tmp_path / "made"), True), KEY, "of a test", "id")
+        create(spark, TableRef(str(tmp_path / "made"), True), TableDefinition(KEY, "of a test", "id"))
     assert [file.name for file in (tmp_path / "made").iterdir()] == ["letter.txt"]
 
 
@@ -103,7 +103,11 @@ def test_a_table_has_the_properties_that_it_needs_whatever_the_session_s_default
     for name, value in defaults.items():
         spark.conf.set(f"spark.databricks.delta.properties.defaults.{name}", value)
     try:
-        create(spark, ref, KEY, "it's ours", "id", properties={"delta.enableDeletionVectors": "false"}, partitioned_by=("lang",))
+        create(
+            spark,
+            ref,
+            TableDefinition(KEY, "it's ours", "id", more_properties={"delta.enableDeletionVectors": "false"}, partitioned_by=("lang",)),
+        )
     finally:
         for name in defaults:
             spark.conf.unset(f"spark.databricks.delta.properties.defaults.{name}")
@@ -114,10 +118,10 @@ def test_a_table_has_the_properties_that_it_needs_whatever_the_session_s_default
 
 
 def test_a_table_is_replaced_by_one_with_names_that_need_column_mapping_and_back(spark: SparkSession, ref: TableRef) -> None:
-    create(spark, ref, KEY, "of a test", "id")
+    create(spark, ref, TableDefinition(KEY, "of a test", "id"))
     spark.createDataFrame([(1, "en")], KEY).write.format("delta").mode("append").insertInto(ref.sql)
     for schema in (ODD_KEY, KEY):
-        replace(spark, ref, schema, "of a test", "")
+        replace(spark, ref, TableDefinition(schema, "of a test", ""))
         assert read(spark, ref).schema.names == schema.names
         assert read(spark, ref).isEmpty()
         assert ("delta.columnMapping.mode" in properties(spark, ref)) is (schema is ODD_KEY)
