@@ -38,9 +38,10 @@ from benchmarks.gpu_shapes import (
 )
 from benchmarks.results import Row, show, significant
 from metaeol_udf.encoder.batch_runner import BatchRunner
+from metaeol_udf.encoder.decoder_pass import run_on_its_device
 from metaeol_udf.encoder.forward.decoder import Decoder
 from metaeol_udf.encoder.gpu.packed_forward import PackedPass
-from metaeol_udf.encoder.loading import Engine, choose_runner
+from metaeol_udf.encoder.loading import Engine
 from metaeol_udf.encoder.preparation import PreparedTexts
 
 Texts = dict[str, list[list[int]]]  # token ids by what their lengths are
@@ -86,8 +87,8 @@ class Ours:
         with torch.inference_mode():
             self.decoder = build_decoder(shape, device, dtype)
         self.groups = make_groups(TEMPLATES["metaeol"], shape.vocabulary)
-        self.runner = choose_runner(self.decoder, self.groups, tokens_before=0)
-        engine = Engine(None, self.runner, device, dtype, shape.hidden_size, shape.n_layers, 1, True)  # type: ignore[arg-type]  # nothing is tokenised
+        self.runner = run_on_its_device(self.decoder, self.groups, tokens_before=0)
+        engine = Engine(None, self.runner, device, dtype, shape.hidden_size, shape.n_layers, 1)  # type: ignore[arg-type]  # nothing is tokenised
         self.batches = BatchRunner(engine, max_batch_tokens)
 
     def embed(self, prepared: PreparedTexts) -> None:

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from tests.tiny_configs import random_model, tiny_config
 
 WORDS = [
     "the", "a", "sentence", "text", "means", "in", "one", "word", "its", "main", "topic", "feeling", "idea", "fact", "is", "are",
@@ -98,15 +99,9 @@ def configs() -> dict[str, Any]:
 
 
 def save_tiny_model(folder: Path, shape: str, tokenizer: str = "byte_level") -> Path:
-    """Write a checkpoint with random weights whose norms, biases and attention all matter."""
-    torch.manual_seed(sum(map(ord, shape)))
-    model = transformers.AutoModel.from_config(configs()[shape])
-    for name, parameter in model.named_parameters():
-        # The usual initial weights are so small that attention is nearly uniform and a wrong mask would not show.
-        spread = 0.2 if parameter.dim() > 1 else 0.1
-        torch.nn.init.normal_(parameter, std=spread)
-        if parameter.dim() == 1 and "norm" in name and "gemma" not in shape and name.endswith("weight"):
-            parameter.data += 1.0
+    """Write a checkpoint with random weights: of a shape in `configs`, or of an architecture by its name in transformers."""
+    config = configs()[shape] if shape in configs() else tiny_config(shape)
+    model = random_model(config, sum(map(ord, shape)))
     model.save_pretrained(folder)
     backend = TOKENIZERS[tokenizer]()
     transformers.PreTrainedTokenizerFast(tokenizer_object=backend).save_pretrained(folder)

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +69,7 @@ class MetaEOLEncoder:
         width = engine.hidden_size if self._post is None else self._post.dim
         self.dim = min(spec.truncate_dim or width, width) * (len(templates.templates) if spec.per_template else 1)
         self._prefix_tokens_to_report = engine.runner.n_prefix_tokens
+        self._n_computed = self._n_whole = 0
 
     @classmethod
     def from_pretrained(
@@ -109,6 +111,21 @@ class MetaEOLEncoder:
         if spec.postprocess is not None and not spec.is_resolved:
             spec = resolve_local(spec).spec  # sees that what was fitted goes with the rest
         return cls(spec, templates, load_engine(spec, templates, device), max_batch_tokens)
+
+    def describe(self) -> dict[str, Any]:
+        """Describe how texts are embedded.
+
+        Returns:
+            `model`; `runner`: `decoder`, `stream`, `fork` or `whole`, see `encoder/runners.py`; `reasons`: why no faster one is used;
+            `device`; `dtype`; `dim`; and `share_of_tokens`: tokens computed until now over those of whole prompts, None before the
+            first text.
+        """
+        engine = self.engine
+        share = self._n_computed / self._n_whole if self._n_whole else None
+        return {
+            "model": self.spec.model, "runner": engine.runner.name, "reasons": list(engine.reasons), "device": str(engine.device),
+            "dtype": str(engine.dtype).removeprefix("torch."), "dim": self.dim, "share_of_tokens": share,
+        }  # fmt: skip
 
     def encode(self, texts: Sequence[str], *, per_template: bool = False) -> NDArray[np.float32]:
         """Embed texts.
@@ -234,10 +251,13 @@ class MetaEOLEncoder:
 
     def _prepare(self, texts: Sequence[str]) -> PreparedTexts:
         engine, runner, max_tokens = self.engine, self.batch_runner, self.spec.max_tokens
-        return prepare_texts(
+        prepared = prepare_texts(
             texts, engine.trie, self.templates, max_tokens, runner.max_batch_tokens, engine.runner.has_prefixes, runner.n_threads,
             engine.device.type,
         )  # fmt: skip
+        self._n_computed += int(prepared.tokens_computed.sum())
+        self._n_whole += int(prepared.tokens_whole.sum())
+        return prepared
 
     def _prepare_ahead(self, chunks: Iterable[Sequence[str]]) -> Iterator[Future[PreparedTexts]]:
         """Prepare chunks in a thread, one ahead of the chunk in use."""

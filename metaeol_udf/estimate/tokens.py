@@ -46,8 +46,8 @@ def count_tokens(sample: DataFrame, request: EncoderRequest) -> TokenCount:
 def _count_batches(request: EncoderRequest, batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
     """Count the tokens of batches by the encoder's own planner."""
     from metaeol_udf.encoder.checkpoint.hf_loading import load_tokenizer
-    from metaeol_udf.encoder.forward.hf_weights import KNOWN_MODEL_TYPES
     from metaeol_udf.encoder.preparation import prepare_texts
+    from metaeol_udf.encoder.runners import RUN_WHOLE
     from metaeol_udf.prompts import TemplateSet
     from metaeol_udf.prompts.tokenizer import PromptTokenizer
     from metaeol_udf.prompts.trie import PromptTrie
@@ -56,14 +56,13 @@ def _count_batches(request: EncoderRequest, batches: Iterator[pd.DataFrame]) -> 
 
     spec = request.resolved.spec
     folder, templates = worker_model_folder(request.resolved, request.model_cache), TemplateSet.from_spec(spec)
-    # Where an architecture is not known, the encoder computes whole prompts.
-    is_fast = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type") in KNOWN_MODEL_TYPES
-    trie = PromptTrie(templates, PromptTokenizer(load_tokenizer(folder)), may_cut=is_fast)
+    shares = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type") not in RUN_WHOLE
+    trie = PromptTrie(templates, PromptTokenizer(load_tokenizer(folder)), may_cut=shares)
     found = dict.fromkeys(TokenCount.__dataclass_fields__, 0)
-    found["prefix_tokens"] = sum(len(group.prefix_ids) for group in trie.groups) if is_fast else 0
+    found["prefix_tokens"] = sum(len(group.prefix_ids) for group in trie.groups) if shares else 0
     for texts in column_chunks(request.resolved, (batch.iloc[:, 0] for batch in batches), chunk_limits(request.device)):
         known = [text for text in texts if text is not None]
-        prepared = prepare_texts(known, trie, templates, spec.max_tokens, 1024, shares_starts=is_fast)
+        prepared = prepare_texts(known, trie, templates, spec.max_tokens, 1024, shares_starts=shares)
         found["texts"] += len(known)
         found["tokens_computed"] += int(prepared.tokens_computed.sum())
         found["tokens_whole"] += int(prepared.tokens_whole.sum())

@@ -14,8 +14,8 @@ from metaeol_udf.encoder.checkpoint.files import check_weights, model_shape
 from metaeol_udf.encoder.checkpoint.hf_loading import load_config, load_hf_model, load_tokenizer, quiet_transformers
 from metaeol_udf.encoder.checkpoint.location import model_folder
 from metaeol_udf.encoder.checkpoint.manifest import verify_folder
-from metaeol_udf.encoder.forward.hf_weights import KNOWN_MODEL_TYPES
 from metaeol_udf.encoder.loading import choose_devices, choose_dtype
+from metaeol_udf.encoder.runners import RUN_WHOLE
 from metaeol_udf.errors import ConfigError, EnvironmentFault
 from metaeol_udf.prompts.tokenizer import PromptTokenizer
 from metaeol_udf.spec import EmbeddingSpec
@@ -66,12 +66,12 @@ def open_tokenizer(model: str) -> tuple[PromptTokenizer, bool]:
     """Open the tokenizer of a model whose weights are left alone: a folder, or a hub id in the local cache.
 
     Returns:
-        The tokenizer, and whether the encoder knows the architecture: only then does it cut prompts around the text.
+        The tokenizer, and whether the encoder cuts prompts around the text for that architecture.
     """
     folder = model_folder(model)
     model_shape(folder)  # which says what is wrong with a configuration
     with quiet_transformers():
-        return PromptTokenizer(load_tokenizer(folder)), load_config(folder).model_type in KNOWN_MODEL_TYPES
+        return PromptTokenizer(load_tokenizer(folder)), load_config(folder).model_type not in RUN_WHOLE
 
 
 @torch.inference_mode()

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metaeol_udf import EmbeddingSpec, MetaEOLEncoder, TemplateSet
-from metaeol_udf.encoder import loading
+from metaeol_udf.encoder import decoder_pass
 from metaeol_udf.errors import ConfigError, EnvironmentFault, MetaEOLError
 from metaeol_udf.prompts import clean_text
 from tests.encoder.oracle import one_at_a_time, worst_cosine
@@ -134,7 +134,7 @@ def test_a_fast_path_that_differs_is_not_used(
     tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tiny_model("llama")
-    build = loading.build_decoder
+    build = decoder_pass.build_decoder
 
     def build_wrongly(*arguments: Any) -> Any:
         decoder = build(*arguments)
@@ -142,18 +142,12 @@ def test_a_fast_path_that_differs_is_not_used(
         decoder.layers[1].attention_norm.weight.mul_(torch.linspace(0.2, 3.0, 48))
         return decoder
 
-    monkeypatch.setattr(loading, "build_decoder", build_wrongly)
+    monkeypatch.setattr(decoder_pass, "build_decoder", build_wrongly)
     ours = encoder(folder)
-    assert not ours.engine.is_fast
-    assert "it differs from transformers" in caplog.text
+    assert ours.engine.runner.name == "stream"
+    assert "decoder: its cosine to transformers is" in caplog.text
     prompts = [t.prompt for t in TemplateSet.load("metaeol").templates]
     assert worst_cosine(ours.encode(TEXTS, per_template=True), one_at_a_time(folder, prompts, TEXTS, -1)) >= 0.99999
-
-
-def test_an_unknown_architecture_says_once_that_it_is_slower(tiny_model: Callable[..., Path], caplog: pytest.LogCaptureFixture) -> None:
-    ours = encoder(tiny_model("gpt_neox"))
-    ours.encode(TEXTS)
-    assert caplog.text.count("the fast path is not used") == 1
 
 
 def test_truncation_normalisation_and_templates_side_by_side(tiny_model: Callable[..., Path]) -> None:

@@ -20,7 +20,7 @@ ORDER = [
     "prompts",
     "encoder/vectors",
     "encoder/checkpoint encoder/forward",
-    "encoder/gpu",
+    "encoder/gpu encoder/generic",
     "encoder evaluation report_page",
     "spark/worker",
     "spark/cluster",

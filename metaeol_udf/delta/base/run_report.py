@@ -71,6 +71,7 @@ class Report:
         batches: Micro-batches of a stream with rows to embed, apart from its first run over the whole table; 0 for other commands.
         tokens_computed: Tokens that went through the model.
         tokens_saved: Tokens that one pass a prompt would have computed beyond those.
+        runner: What ran the model, by the names of `encoder/runners.py`, where there are several with commas; None: no text was computed.
         model_loads: Loads that this run caused, over all workers.
         executors: Executors that the session had; 1 in local mode.
         seconds: By phase, and `total`.
@@ -100,6 +101,7 @@ class Report:
     batches: int = 0
     tokens_computed: int = 0
     tokens_saved: int = 0
+    runner: str | None = None
     model_loads: int = 0
     executors: int = 1
     seconds: dict[str, float] = field(default_factory=dict)

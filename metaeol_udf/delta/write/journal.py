@@ -29,6 +29,7 @@ from metaeol_udf.delta.tables.spark_errors import conflict_in, with_retries
 _WAVES_OF_A_SNAPSHOT = 1_000_000  # more than there ever are
 _VACUUMED = "_vacuumed"  # a file that says when VACUUM ran last; Delta leaves it alone
 _VACUUM_EVERY_S = 86_400.0
+_LOAD_ID_PARTS = 5  # host, process, count, runner, run: `LoadedEncoder`
 KEEP_DAYS = 30  # of what no row needs any more: texts that changed before a killed run could publish
 
 SCHEMA = StructType(
@@ -59,6 +60,7 @@ class WaveCounts:
         tokens_computed: Tokens that went through the model.
         tokens_saved: Tokens that one pass a prompt would have computed beyond those.
         loads: Ids of the loads of the model that the run caused.
+        runners: Names of the runners that computed the texts.
         failures: Texts without a vector, by reason.
     """
 
@@ -66,6 +68,7 @@ class WaveCounts:
     tokens_computed: int
     tokens_saved: int
     loads: frozenset[str]
+    runners: frozenset[str]
     failures: dict[str, int]
 
 
@@ -178,7 +181,9 @@ class Journal:
                 failures[row["error"]] = failures.get(row["error"], 0) + row["n"]
         n_texts, computed, saved = (sum(row[name] or 0 for row in found) for name in ("n", "computed", "saved"))
         loads = frozenset(row["load_id"] for row in found if (row["load_id"] or "").endswith(f":{self.run_id}"))
-        return WaveCounts(n_texts, computed, saved, loads, failures)
+        parts = [(row["load_id"] or "").split(":") for row in found]
+        runners = frozenset(part[-2] for part in parts if len(part) == _LOAD_ID_PARTS)
+        return WaveCounts(n_texts, computed, saved, loads, runners, failures)
 
     def append_wave(self, embedded: DataFrame, wave: int) -> None:
         """Append one wave, numbered from 1, as one commit: FINGERPRINT and `result`, a struct of `RESULT_TYPE`.

@@ -21,6 +21,7 @@ class WaveMonitor:
         self._budget, self._report = budget, report
         self._failures: Counter[str] = Counter()
         self._loads: set[str] = set()
+        self._runners: set[str] = set()
         self._since, self._started = time.monotonic(), time.time()
 
     def __call__(self, wave: int, n_waves: int, found: WaveCounts) -> None:
@@ -34,6 +35,8 @@ class WaveMonitor:
         self._report.tokens_computed += found.tokens_computed
         self._report.tokens_saved += found.tokens_saved
         self._report.model_loads = len(self._loads)
+        self._runners |= found.runners
+        self._report.runner = ", ".join(sorted(self._runners)) or None
         self._report.waves += 1
         n_failed = sum(found.failures.values())
         self._report.log_wave(round(started, 3), round(seconds, 3), found.n_texts, found.tokens_computed, n_failed)

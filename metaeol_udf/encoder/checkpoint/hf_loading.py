@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.models.auto import modeling_auto
+from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 from transformers.utils import logging as hf_logging
 
 from metaeol_udf.errors import ModelFilesError
 
 _LOCAL = {"trust_remote_code": False, "local_files_only": True}
 _HEADS = ("lm_head", "embed_out")  # transformers' names of what stands above a base model
+_TEXT_NAMES = {r"^(model\.)?language_model\.(model\.)?": ""}  # what weights of a text model are called inside another model
 _MOST_LETTERS = 400  # of an error of transformers
 
 
@@ -30,7 +32,7 @@ def check_loadable(folder: Path) -> None:
         config = load_config(folder)
         load_tokenizer(folder)
         if importlib.util.find_spec("accelerate") is not None:  # without it transformers makes no model without memory
-            load_hf_model(folder, "auto", device_map="meta", config=config)
+            load_text_model(folder, "auto", config, device_map="meta")
 
 
 def load_config(folder: Path) -> Any:
@@ -69,6 +71,36 @@ def load_tokenizer(folder: Path) -> Any:
                 f"({type(error).__name__}): install sentencepiece, or bring tokenizer.json"
             ) from error
         raise _unreadable("the tokenizer", folder, error) from error
+
+
+def load_text_model(folder: Path, dtype: torch.dtype | str, config: Any, **options: Any) -> Any:
+    """Load the part of a model that takes text; what sees and hears beside it is not read.
+
+    Args:
+        folder: The model's folder, checked before.
+        dtype: Of the weights.
+        config: The model's configuration.
+        options: For `from_pretrained`.
+
+    Returns:
+        A base model without a language-model head, in eval mode.
+
+    Raises:
+        ModelFilesError: As `load_hf_model`.
+    """
+    text_config = config.get_text_config()
+    # Scales of quantised weights are read by the model that the configuration names, and by no part of it.
+    if text_config is not config and text_config.model_type in MODEL_MAPPING_NAMES and not hasattr(config, "quantization_config"):
+        return load_hf_model(folder, dtype, config=text_config, key_mapping=_TEXT_NAMES, **options)
+    return find_text_model(load_hf_model(folder, dtype, config=config, **options))
+
+
+def find_text_model(model: Any) -> Any:
+    """Find the part of a model that takes text: the language model of one that sees or hears as well, without a language-model head."""
+    inner = getattr(model, "language_model", None)
+    if inner is None and hasattr(model, "lm_head"):
+        inner = model.model
+    return model if inner is None else find_text_model(inner)
 
 
 def load_hf_model(folder: Path, dtype: torch.dtype | str, kind: Any = AutoModel, **options: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -12,7 +12,9 @@ from torch import Tensor
 from metaeol_udf.encoder.forward.decoder import Decoder, Layer, Norm
 from metaeol_udf.prompts.trie import PrefixGroup
 
-PrefixCache = tuple[Tensor, ...]  # keys and values of a prefix, a layer each, shape (2, n_kv_heads, n_prefix, head_dim)
+PrefixCache = tuple[Tensor, ...]  # keys and values of a prefix, layer after layer, as the runner keeps them
+Sees = Callable[[Tensor, Tensor], Tensor]  # of positions of queries and of keys, whether one sees the other
+Rules = Mapping[Hashable, tuple[int, Sees | None]]  # see `make_layout`
 
 _QUERY_BLOCK = 128  # queries of a long text are taken in blocks, which skips most of the keys that causality hides
 _MAX_PADDING = 1.3  # scores of cells that are taken together, over those of the cells by themselves
@@ -27,7 +29,7 @@ class Layout:
         n_prefix: Tokens of the prefix before it.
         positions: Position of each of a row's tokens in its prompt, shape ``(n_tokens,)``.
         outputs: Tokens of a row whose hidden states are wanted, shape ``(n_outputs,)``.
-        masks: For each window in use, 0 where a token sees another and -inf elsewhere, shape ``(n_tokens, n_shared, n_prefix +
+        masks: For each rule in use, 0 where a token sees another and -inf elsewhere, shape ``(n_tokens, n_shared, n_prefix +
             n_tokens)``: written out for the query heads that share a key-value head, because sums with it are many.
     """
 
@@ -35,30 +37,31 @@ class Layout:
     n_prefix: int
     positions: Tensor
     outputs: Tensor
-    masks: dict[int | None, Tensor]
+    masks: dict[Hashable, Tensor]
 
 
-def make_layout(group: PrefixGroup, n_text: int, decoder: Decoder) -> Layout:
+def make_layout(group: PrefixGroup, n_text: int, rules: Rules, device: torch.device) -> Layout:
     """Lay out the rows of a cell.
 
     Args:
         group: The prefix group.
         n_text: Tokens of each text.
-        decoder: Gives windows and the device.
+        rules: What layers let a token see, by a key that the layers know: query heads that share a key-value head, and which positions
+            see which; None where a token sees all before it.
+        device: Where the tables go.
     """
-    device = decoder.token_table.device
     n_prefix, n_tokens = len(group.prefix_ids), n_text + len(group.suffix_ids)
     positions = n_prefix + torch.cat([torch.arange(n_text), n_text - 1 + torch.tensor(group.suffix_depths, dtype=torch.long)])
     sees = torch.ones(n_tokens, n_prefix + n_tokens, dtype=torch.bool)
     sees[:n_text, n_prefix : n_prefix + n_text].tril_()
     sees[:n_text, n_prefix + n_text :] = False
     sees[n_text:, n_prefix + n_text :] = torch.from_numpy(group.suffix_sees)
-    distances = positions[:, None] - torch.cat([torch.arange(n_prefix), positions])[None]
+    of_keys = torch.cat([torch.arange(n_prefix), positions])
     masks = {}
-    for window in {layer.window for layer in decoder.layers}:
-        seen = sees if window is None else sees & (distances < window)
+    for key, (n_shared, may_see) in rules.items():
+        seen = sees if may_see is None else sees & may_see(positions[:, None], of_keys[None])
         mask = torch.zeros(seen.shape).masked_fill_(~seen, -torch.inf)
-        masks[window] = mask[:, None].repeat(1, decoder.n_heads // decoder.n_kv_heads, 1).to(device)
+        masks[key] = mask[:, None].repeat(1, n_shared, 1).to(device)
     outputs = torch.tensor([n_text - 1 if node < 0 else n_text + node for node in group.outputs])
     return Layout(n_tokens, n_prefix, positions.to(device), outputs.to(device), masks)
 
@@ -121,7 +124,7 @@ class Block:
     first_output: int
     last_output: int
     outputs: Tensor
-    masks: dict[int | None, Tensor]
+    masks: dict[Hashable, Tensor]
     tokens: Gather | None
     of_outputs: Gather | None
     query_blocks: tuple[tuple[int, int, int], ...]
@@ -162,7 +165,7 @@ def _dense_rows(part: Part, first_output: int) -> Block:
     return Block(
         n_rows, layout.n_tokens, layout.n_prefix, ((0, n_rows, part.prefix),), part.start, part.stop,
         first_output, first_output + n_rows * len(layout.outputs), layout.outputs[None],
-        {window: mask[None] for window, mask in layout.masks.items()}, None, None, _query_blocks(layout.n_tokens, layout.n_prefix),
+        {key: mask[None] for key, mask in layout.masks.items()}, None, None, _query_blocks(layout.n_tokens, layout.n_prefix),
     )  # fmt: skip
 
 
@@ -173,15 +176,15 @@ def _pad_rows(parts: Sequence[Part], first_output: int) -> Block:
     rows = [slice(stop - part.n_rows, stop) for part, stop in zip(parts, stops, strict=True)]
     outputs = _padded([layout.outputs for layout in layouts], parts)
     masks = {}
-    for window, first in layouts[0].masks.items():
+    for key, first in layouts[0].masks.items():
         mask = first.new_full((stops[-1], n_tokens, first.shape[1], n_prefix + n_tokens), -torch.inf)
         for layout, of_part in zip(layouts, rows, strict=True):
             n_own = layout.n_tokens
-            seen = layout.masks[window]
+            seen = layout.masks[key]
             mask[of_part, :n_own, :, : layout.n_prefix] = seen[:, :, : layout.n_prefix]
             mask[of_part, :n_own, :, n_prefix : n_prefix + n_own] = seen[:, :, layout.n_prefix :]
             mask[of_part, n_own:, :, n_prefix] = 0  # what pads sees something, so that no row of scores is empty
-        masks[window] = mask
+        masks[key] = mask
     return Block(
         stops[-1], n_tokens, n_prefix, tuple((of_part.start, of_part.stop, part.prefix) for part, of_part in zip(parts, rows, strict=True)),
         parts[0].start, parts[-1].stop,
@@ -265,9 +268,9 @@ def attend(
         A token of the token sequence (or an output) each, shape ``(n_queries, n_heads * head_dim)``.
     """
     n_rows, n_kv, dim, n_prefix = block.n_rows, decoder.n_kv_heads, decoder.head_dim, block.n_prefix
-    own = _pad(projected[-1][block.start : block.stop], block.tokens)
+    own = pad(projected[-1][block.start : block.stop], block.tokens)
     gather = block.of_outputs if of_outputs else block.tokens
-    queries = _pad(projected[0][block.first_output : block.last_output], gather) if of_outputs else own[:, : -2 * n_kv * dim]
+    queries = pad(projected[0][block.first_output : block.last_output], gather) if of_outputs else own[:, : -2 * n_kv * dim]
     seen = own.new_empty(2, n_rows, n_kv, n_prefix + block.n_tokens, dim)
     for start, stop, prefix in block.prefixes:
         n_own = 0 if prefix is None else prefix[index].shape[2]
@@ -285,14 +288,15 @@ def attend(
     n_queries = query_blocks[-1][1]
     placed = queries.view(n_rows, n_queries, n_kv, -1, dim).transpose(1, 2)
     parts = [
-        _weigh(placed[:, :, start:stop], keys[:, :, :n_keys], values[:, :, :n_keys], mask[:, start:stop, :, :n_keys], decoder.softcap)
+        weigh(placed[:, :, start:stop], keys[:, :, :n_keys], values[:, :, :n_keys], mask[:, start:stop, :, :n_keys], decoder.softcap)
         for start, stop, n_keys in query_blocks
     ]
     attended = (parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)).transpose(1, 2).reshape(n_rows * n_queries, -1)
     return attended if gather is None else attended.index_select(0, gather.kept)
 
 
-def _pad(x: Tensor, gather: Gather | None) -> Tensor:
+def pad(x: Tensor, gather: Gather | None) -> Tensor:
+    """Pad the rows of a block, given as tokens, to its longest row."""
     return x if gather is None else x.index_select(0, gather.places)
 
 
@@ -303,25 +307,32 @@ def _pick(table: Tensor, outputs: Tensor) -> Tensor:
     return table[torch.arange(len(outputs), device=outputs.device)[:, None], outputs]
 
 
-def _weigh(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, softcap: float | None) -> Tensor:
+def weigh(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, softcap: float | None, sinks: Tensor | None = None) -> Tensor:
     """Compute softmax attention.
 
     Args:
         q: Shape ``(n_rows, n_kv_heads, n_queries, n_shared, head_dim)``, scaled.
         k: Shape ``(n_rows, n_kv_heads, n_keys, head_dim)``.
-        v: As `k`.
+        v: As `k`, but its heads may have another size.
         mask: Shape ``(1 or n_rows, n_queries, n_shared, n_keys)``, float32, added to the scores.
         softcap: See `Decoder`.
+        sinks: A score that every query gives to nothing, shape ``(n_kv_heads, n_shared)``, or None.
 
     Returns:
-        Same shape as `q`.
+        Shape ``(n_rows, n_kv_heads, n_queries, n_shared, value_dim)``.
     """
-    n_rows, n_kv, _, _, dim = q.shape
+    n_rows, n_kv, n_queries, n_shared, dim = q.shape
     n_keys = k.shape[2]
     scores = torch.bmm(q.reshape(n_rows * n_kv, -1, dim), k.reshape(n_rows * n_kv, n_keys, dim).transpose(1, 2))
     if softcap is not None:
         scores = scores.div_(softcap).tanh_().mul_(softcap)
     # On CPUs a softmax in bfloat16 takes longer than one in float32.
     wide = scores.float().view(n_rows, n_kv, -1, n_keys)
-    weights = torch.softmax(wide.add_(mask.flatten(1, 2)[:, None]), dim=-1).to(q.dtype)
-    return torch.bmm(weights.flatten(0, 1), v.reshape(n_rows * n_kv, n_keys, dim)).view(q.shape)
+    wide = wide.add_(mask.flatten(1, 2)[:, None])
+    if sinks is None:
+        weights = torch.softmax(wide, dim=-1)
+    else:
+        sink = sinks.float()[None, :, None, :, None].expand(n_rows, n_kv, n_queries, n_shared, 1).reshape(n_rows, n_kv, -1, 1)
+        weights = torch.softmax(torch.cat([wide, sink], dim=-1), dim=-1)[..., :-1]
+    out = torch.bmm(weights.to(q.dtype).flatten(0, 1), v.reshape(n_rows * n_kv, n_keys, -1))
+    return out.view(n_rows, n_kv, n_queries, n_shared, -1)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from metaeol_udf.encoder.forward.attention import Block, Layout, Part, PrefixCache, attend, make_blocks, make_layout, rotate
+from metaeol_udf.encoder.forward.attention import Block, Layout, Part, PrefixCache, Rules, Sees, attend, make_blocks, make_layout, rotate
 from metaeol_udf.encoder.forward.batching import Cell
 from metaeol_udf.encoder.forward.decoder import Decoder, Linear, Norm
 from metaeol_udf.prompts.trie import PrefixGroup
@@ -31,21 +32,31 @@ class Batch:
     rotations: dict[tuple[int, float], Tensor]
 
 
-class TriePass:
-    """Runs a decoder over a template set's trie. Prefixes go through the model once, when this is made.
+class TokenSequencePass(ABC):
+    """Runs cells as one token sequence over a template set's trie. Prefixes go through the model once, when this is made.
 
     Attributes:
-        decoder: What it runs.
-        taps: Indices into the hidden states of what is read, ascending; the last one is that above the decoder's layers.
+        taps: Indices into the hidden states of what is read, ascending.
         n_prefix_tokens: Tokens that the prefixes took.
         has_prefixes: True: it runs prefixes once and texts after them.
+        takes_threads: True: several threads may run batches.
     """
 
     has_prefixes = True
+    takes_threads = True
 
-    def __init__(self, decoder: Decoder, groups: Sequence[PrefixGroup], taps: Sequence[int] = ()) -> None:
-        self.decoder = decoder
-        self.taps = tuple(taps) or (len(decoder.layers),)
+    def __init__(self, groups: Sequence[PrefixGroup], taps: Sequence[int], rules: Rules, device: torch.device) -> None:
+        """Run the prefixes.
+
+        Args:
+            groups: The template set's prefix groups.
+            taps: See the class.
+            rules: What layers let a token see, as `make_layout` takes them.
+            device: Where token ids go.
+        """
+        self.taps = tuple(taps)
+        self._rules = rules
+        self._device = device
         self._groups: Sequence[PrefixGroup] = ()
         self._prefixes: dict[tuple[int, ...], PrefixCache | None] = {}
         self._layouts: dict[tuple[PrefixGroup, int], Layout] = {}
@@ -70,7 +81,7 @@ class TriePass:
             text_ids: Token ids of each text in each group, indexed ``[group][row]``.
 
         Returns:
-            One float32 tensor a cell, shape ``(n_rows, n_group_templates, n_taps * hidden_size)``, on the decoder's device.
+            One float32 tensor a cell, shape ``(n_rows, n_group_templates, n_taps * hidden_size)``, on the model's device.
         """
         parts, start = [], 0
         ids: list[int] = []
@@ -89,7 +100,7 @@ class TriePass:
     def _layout(self, group: PrefixGroup, n_text: int) -> Layout:
         layout = self._layouts.get((group, n_text))
         if layout is None:
-            layout = make_layout(group, n_text, self.decoder)
+            layout = make_layout(group, n_text, self._rules, self._device)
             if n_text <= _MAX_KEPT_TEXT_TOKENS and not group.n_inherited:
                 self._layouts[group, n_text] = layout
         return layout
@@ -101,13 +112,40 @@ class TriePass:
             return None
         inherited, own = group.prefix_ids[: group.n_inherited], group.prefix_ids[group.n_inherited :]
         alone = PrefixGroup(inherited, (0,), (), (), group.suffix_sees[:0, :0], (-1,), (0,))
-        part = Part(make_layout(alone, len(own), self.decoder), self._prefixes.get(inherited), 1, 0, len(own))
+        part = Part(make_layout(alone, len(own), self._rules, self._device), self._prefixes.get(inherited), 1, 0, len(own))
         kept: list[Tensor] = []
         self._forward(torch.tensor(own), [part], kept)
         return tuple(kept)
 
+    @abstractmethod
     def _forward(self, ids: Tensor, parts: Sequence[Part], kept: list[Tensor] | None) -> Tensor:
-        """Compute the hidden states at the outputs of all parts, one after the other, shape ``(n_outputs, n_taps * hidden_size)``."""
+        """Compute the hidden states at the outputs of all parts, one after the other, shape ``(n_outputs, n_taps * hidden_size)``.
+
+        Args:
+            ids: Token ids of all parts, on the CPU, shape ``(n_tokens,)``.
+            parts: The cells, in the order of the token sequence.
+            kept: Where to append keys and values of the only part, as `PrefixCache` has them; or None.
+        """
+
+
+class TriePass(TokenSequencePass):
+    """Runs a decoder over a template set's trie.
+
+    Attributes:
+        decoder: What it runs.
+        taps: As in `TokenSequencePass`; the last one is that above the decoder's layers.
+    """
+
+    name = "decoder"
+
+    def __init__(self, decoder: Decoder, groups: Sequence[PrefixGroup], taps: Sequence[int] = ()) -> None:
+        self.decoder = decoder
+        n_shared = decoder.n_heads // decoder.n_kv_heads
+        rules: Rules = {window: (n_shared, _within(window)) for window in {layer.window for layer in decoder.layers}}
+        super().__init__(groups, taps or (len(decoder.layers),), rules, decoder.token_table.device)
+
+    def _forward(self, ids: Tensor, parts: Sequence[Part], kept: list[Tensor] | None) -> Tensor:
+        """Compute hidden states, as `TokenSequencePass` says; kept are keys and values together, shape ``(2, n_kv_heads, n, head_dim)``."""
         decoder = self.decoder
         positions = torch.cat([part.layout.positions.repeat(part.n_rows) for part in parts])
         outputs = torch.cat([part.output_rows() for part in parts])
@@ -148,6 +186,11 @@ class TriePass:
         attended = [attend(decoder, layer, index, block, projected, of_outputs=is_last, kept=kept) for block in batch.blocks]
         x = _add(x, layer.attention_out, attended[0] if len(attended) == 1 else torch.cat(attended), layer.after_attention_norm)
         return _add(x, layer.mlp.out, layer.mlp.inner(layer.mlp_norm(x)), layer.after_mlp_norm)
+
+
+def _within(window: int | None) -> Sees | None:
+    """Say which positions see which in a window: the latest `window` ones, their own included."""
+    return None if window is None else lambda queries, keys: queries - keys < window
 
 
 def _rotate_at(positions: Tensor, decoder: Decoder) -> dict[tuple[int, float], Tensor]:

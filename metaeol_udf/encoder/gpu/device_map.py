@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from metaeol_udf.encoder.forward.decoder import Decoder, Layer, V, map_tensors
 from metaeol_udf.errors import EnvironmentFault
+
+_DEVICE_SHARE = 0.8  # of a GPU's free memory may hold weights; the rest is for activations and prefixes
 
 DeviceOf = Callable[[Layer], torch.device]
 
@@ -98,3 +101,8 @@ def count_bytes(value: Any) -> int:
 
 def _fields(value: Any) -> tuple[dataclasses.Field[Any], ...]:
     return dataclasses.fields(value) if dataclasses.is_dataclass(value) else ()
+
+
+def room_for_weights(device: torch.device) -> int:
+    """Count the bytes of a device that weights may take."""
+    return int(torch.cuda.mem_get_info(device)[0] * _DEVICE_SHARE) if device.type == "cuda" else sys.maxsize

@@ -7,6 +7,7 @@ stands here and not beside the UDF. No torch is imported before the first text i
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gc
 import itertools
 import os
@@ -64,7 +65,7 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True)
 class LoadedEncoder:
-    """An encoder and the name of the load that brought it: `host:pid:count:origin`, unique to one load in one worker."""
+    """An encoder and the name of the load that brought it: `host:pid:count:runner:origin`, unique to one load in one worker."""
 
     encoder: Encoder
     load_id: str
@@ -90,26 +91,30 @@ def get_encoder(request: EncoderRequest) -> LoadedEncoder:
         return _on_cpu[request.key]
     check_versions(request.versions)
     gpus = task_gpus(request.device)
-    load_id = f"{socket.gethostname()}:{os.getpid()}:{next(_load_count)}:{request.origin}"
     if gpus:
-        return _get_on_gpus(request, gpus, load_id)
+        return _get_on_gpus(request, gpus)
     _gpuless.add(request.device)
     if request.key in _on_cpu:
         return _on_cpu[request.key]
     _on_cpu.clear()  # two models in one process are one too many
     gc.collect()
-    _on_cpu[request.key] = LoadedEncoder(load_encoder(request, "cpu"), load_id)
+    encoder = load_encoder(request, "cpu")
+    _on_cpu[request.key] = LoadedEncoder(encoder, _name_load(request, encoder))
     return _on_cpu[request.key]
 
 
-def _get_on_gpus(request: EncoderRequest, gpus: tuple[Gpu, ...], load_id: str) -> LoadedEncoder:
+def _name_load(request: EncoderRequest, encoder: MetaEOLEncoder) -> str:
+    return f"{socket.gethostname()}:{os.getpid()}:{next(_load_count)}:{encoder.engine.runner.name}:{request.origin}"
+
+
+def _get_on_gpus(request: EncoderRequest, gpus: tuple[Gpu, ...]) -> LoadedEncoder:
     uuids = frozenset(gpu.uuid for gpu in gpus)
     own = _on_gpus.get(uuids)
     if own is not None and own.key == key_on(request.key, gpus) and not own.is_closed:
         return LoadedEncoder(own, own.load_id)
     for other in [other for other in _on_gpus if other & uuids]:
         _on_gpus.pop(other).close()
-    encoder = obtain(gpus, request.key, load_id, lambda: load_encoder(request, device_name(gpus)))
+    encoder = obtain(gpus, request.key, functools.partial(_name_load, request), lambda: load_encoder(request, device_name(gpus)))
     if isinstance(encoder, OwnedEncoder):
         _on_gpus[uuids] = encoder
     return LoadedEncoder(encoder, encoder.load_id)

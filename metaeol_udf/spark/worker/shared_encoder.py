@@ -196,14 +196,14 @@ class BorrowedEncoder:
 
 
 def obtain(
-    gpus: Sequence[Gpu], key: str, load_id: str, load: Callable[[], MetaEOLEncoder], wait_s: float = WAIT_S
+    gpus: Sequence[Gpu], key: str, name_load: Callable[[MetaEOLEncoder], str], load: Callable[[], MetaEOLEncoder], wait_s: float = WAIT_S
 ) -> OwnedEncoder | BorrowedEncoder:
     """Load a model on a task's GPUs, or share the one that another Python worker of this machine has loaded there.
 
     Args:
         gpus: Where; a model that shares only some of them gives way as another model does.
         key: Which model with which settings; the owner of another model gives way as soon as nobody uses it.
-        load_id: Name of the load, if there is one.
+        name_load: Names the load, if there is one.
         load: Loads it; called with the GPUs' leases held.
         wait_s: How long to wait for an owner that still loads, or is busy with another model.
 
@@ -231,7 +231,8 @@ def obtain(
                     "spark.task.resource.gpu.amount=1) and run one job a GPU at a time"
                 )
             time.sleep(_POLL_S)
-        return OwnedEncoder(load(), key, load_id, gpus, leases)
+        encoder = load()
+        return OwnedEncoder(encoder, key, name_load(encoder), gpus, leases)
     except BaseException:
         for lease in leases:
             lease.release()

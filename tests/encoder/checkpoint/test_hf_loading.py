@@ -147,16 +147,16 @@ def test_weights_of_a_kind_that_the_fast_path_does_not_read_take_the_slow_path(
     class OtherLinear(torch.nn.Linear):
         """As a quantised layer: the same name, another kind."""
 
-    read = loading.load_hf_model
+    read = loading.load_text_model
 
     def with_another_layer(*arguments: object, **options: object) -> torch.nn.Module:
         model = read(*arguments, **options)  # type: ignore[arg-type]
         model.layers[1].mlp.down_proj.__class__ = OtherLinear
         return model  # type: ignore[no-any-return]
 
-    monkeypatch.setattr(loading, "load_hf_model", with_another_layer)
+    monkeypatch.setattr(loading, "load_text_model", with_another_layer)
     ours = load(folder)
-    assert not ours.engine.is_fast
-    assert "its weights are of a kind that the fast path does not read" in caplog.text
+    assert ours.engine.runner.name == "stream"
+    assert "decoder: OtherLinear with weights of torch." in caplog.text
     prompts = [template.prompt for template in TemplateSet.load("metaeol").templates]
     assert worst_cosine(ours.encode(TEXTS), one_at_a_time(folder, prompts, TEXTS, -1).mean(1)) >= 0.99999

@@ -12,7 +12,8 @@ from torch.nn.attention import flex_attention as flex_module
 
 from metaeol_udf import EmbeddingSpec, MetaEOLEncoder, TemplateSet
 from metaeol_udf.config import parse_config
-from metaeol_udf.encoder import loading
+from metaeol_udf.encoder import decoder_pass, loading
+from metaeol_udf.encoder.checkpoint.hf_loading import load_hf_model
 from metaeol_udf.encoder.forward.decoder import Decoder, Layer, Linear
 from metaeol_udf.encoder.forward.quantization import QuantizedLinear, quantize
 from metaeol_udf.encoder.gpu.device_map import count_bytes, fill_devices, find_stages, place
@@ -79,11 +80,11 @@ def test_a_model_larger_than_one_gpu_is_loaded_layer_by_layer_onto_several(
     """Up to the copy itself: torch's `meta` refuses what a GPU refuses."""
     encoder = load(tiny_model("llama"), "metaeol")
     spec, trie = dataclasses.replace(encoder.spec, quantization=quantization), encoder.engine.trie
-    model = loading.load_hf_model(Path(encoder.spec.model), torch.bfloat16)
+    model = load_hf_model(Path(encoder.spec.model), torch.bfloat16)
     made: list[Decoder] = []
-    monkeypatch.setattr(loading, "choose_runner", lambda decoder, groups, layers: made.append(decoder))
-    monkeypatch.setattr(loading, "room_for_weights", lambda device: 10**9)
-    loading.make_fast_pass(model, spec, trie, (4,), [torch.device("meta"), torch.device("meta", 1)])
+    monkeypatch.setattr(decoder_pass, "run_on_its_device", lambda decoder, groups, layers: made.append(decoder))
+    monkeypatch.setattr(decoder_pass, "room_for_weights", lambda device: 10**9)
+    decoder_pass.make_decoder_pass(model, spec, trie, (4,), [torch.device("meta"), torch.device("meta", 1)])
     assert [stage.device.type for stage in find_stages(made[0])] == ["meta"]
     assert made[0].token_table.device.type == "meta"
 
@@ -125,7 +126,7 @@ def test_the_demo_model_embeds_alike_in_few_bits(quantization: str, least: float
 
 
 def test_a_model_that_few_bits_would_change_is_refused(tiny_model: Callable[..., Path]) -> None:
-    with pytest.raises(ConfigError, match=r"embedding.quantization is 'int4'.* differs from transformers \(cosine .*set it to null"):
+    with pytest.raises(ConfigError, match=r"embedding.quantization is 'int4'.* cosine to transformers is .*set it to null"):
         load(tiny_model("llama"), "metaeol", quantization="int4")
 
 
@@ -161,7 +162,7 @@ def test_a_model_that_is_too_large_for_a_device_is_placed_as_a_decoder(
     )
     monkeypatch.setattr(loading, "fits_device", lambda model, device: False)
     placed = []
-    monkeypatch.setattr(loading, "place", lambda *arguments: (placed.append(arguments), place(*arguments))[1])
+    monkeypatch.setattr(decoder_pass, "place", lambda *arguments: (placed.append(arguments), place(*arguments))[1])
     ours = load(folder, "metaeol")
     assert len(placed) == 1
     assert worst_cosine(ours.encode(TEXTS), expected) >= 0.99999

@@ -18,7 +18,7 @@ from torch.nn.attention import flex_attention as flex_module
 
 from benchmarks import gpu_shapes
 from metaeol_udf import MetaEOLEncoder, TemplateSet
-from metaeol_udf.encoder import loading
+from metaeol_udf.encoder import decoder_pass
 from metaeol_udf.encoder.batch_runner import BatchRunner
 from metaeol_udf.encoder.forward.trie_forward import TriePass
 from metaeol_udf.encoder.gpu.cuda_graphs import GraphCache, Recording
@@ -163,7 +163,7 @@ def test_more_shapes_than_torch_compiles_by_default_are_compiled_in_another_thre
     n_sizes: int, tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch._dynamo.reset()
-    monkeypatch.setattr(loading, "fits_onednn", lambda layer: False)
+    monkeypatch.setattr(decoder_pass, "fits_onednn", lambda layer: False)
     encoder = load(tiny_model("llama"), "metaeol")
     counter = CompileCounter()
     stream = as_stream(encoder, least_full=0.0, layer_function=torch.compile(run_layer, backend=counter, fullgraph=True, dynamic=False))
@@ -195,7 +195,7 @@ def test_all_middle_layers_and_all_batches_of_a_size_share_one_compiled_function
     tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch._dynamo.reset()
-    monkeypatch.setattr(loading, "fits_onednn", lambda layer: False)  # GPUs have plain weights
+    monkeypatch.setattr(decoder_pass, "fits_onednn", lambda layer: False)  # GPUs have plain weights
     counter = CompileCounter()
     encoder = load(tiny_model("qwen3"), "metaeol")
     stream = as_stream(encoder, least_full=0.0, layer_function=torch.compile(run_layer, backend=counter, fullgraph=True, dynamic=False))
@@ -348,7 +348,7 @@ def test_a_lane_works_on_the_engines_device(counted: tuple[MetaEOLEncoder, Packe
 
 def test_a_gpu_that_is_not_the_first_is_made_the_lanes_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device", lambda device: f"guard of {device}")
-    engine = types.SimpleNamespace(device=torch.device("cuda", 1), runner=types.SimpleNamespace(has_prefixes=True))
+    engine = types.SimpleNamespace(device=torch.device("cuda", 1), runner=types.SimpleNamespace(takes_threads=True))
     runner = BatchRunner(engine, 1024)  # type: ignore[arg-type]
     assert runner.on_device() == "guard of cuda:1"
 
@@ -359,7 +359,7 @@ def test_a_gpu_that_is_not_the_first_is_made_the_lanes_own(monkeypatch: pytest.M
 def test_a_stream_that_is_really_compiled_equals_its_cells(shape: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By torch's compiler for CPUs: the mask, the soft cap and the window are turned into code as they are for GPUs."""
     torch._dynamo.reset()
-    monkeypatch.setattr(loading, "fits_onednn", lambda layer: False)
+    monkeypatch.setattr(decoder_pass, "fits_onednn", lambda layer: False)
     encoder = load(tiny_models.save_tiny_model(tmp_path, shape), "metaeol")
     stream = as_stream(encoder, least_full=0.0, layer_function=torch.compile(run_layer, fullgraph=True, dynamic=False))
     stream.sizes = (512,)

@@ -205,15 +205,15 @@ def test_an_error_in_the_owner_is_the_borrowers_error_and_the_owner_goes_on(gpu:
                 raise ValueError("a text of the table")
             return super().encode_rows(texts)
 
-    owner = obtain([gpu], "model", "load 1", Failing)  # type: ignore[arg-type]
-    borrowed = obtain([gpu], "model", "load 2", Failing)  # type: ignore[arg-type]
+    owner = obtain([gpu], "model", lambda encoder: "load 1", Failing)  # type: ignore[arg-type]
+    borrowed = obtain([gpu], "model", lambda encoder: "load 2", Failing)  # type: ignore[arg-type]
     assert isinstance(borrowed, BorrowedEncoder)
     answers = borrowed.encode_batches(iter([["good"], ["bad"], ["good"]]))
     assert next(answers).vectors.tolist() == [[4.0]]
     with pytest.raises(OwnerFailedError, match=r"that owns the model failed with ValueError on a chunk of 1 texts") as failed:
         next(answers)
     assert "a text of the table" not in str(failed.value)
-    assert _lengths(obtain([gpu], "model", "load 3", Failing), 1) == [0.0, 1.0, 2.0]  # type: ignore[arg-type]
+    assert _lengths(obtain([gpu], "model", lambda encoder: "load 3", Failing), 1) == [0.0, 1.0, 2.0]  # type: ignore[arg-type]
     owner.close()
 
 
@@ -224,12 +224,12 @@ def test_workers_of_one_gpu_share_the_first_ones_model(gpu: Gpu) -> None:
         loads.append(1)
         return _Sums()
 
-    owner = obtain([gpu], "model", "load 1", load)
+    owner = obtain([gpu], "model", lambda encoder: "load 1", load)
     assert isinstance(owner, OwnedEncoder)
     found: list[list[float]] = []
 
     def borrow() -> None:
-        borrowed = obtain([gpu], "model", "load 2", load)
+        borrowed = obtain([gpu], "model", lambda encoder: "load 2", load)
         assert isinstance(borrowed, BorrowedEncoder)
         assert borrowed.load_id == "load 1"
         found.append(_lengths(borrowed, 5))
@@ -247,9 +247,9 @@ def test_workers_of_one_gpu_share_the_first_ones_model(gpu: Gpu) -> None:
 
 
 def test_an_owner_that_nobody_uses_gives_way_to_another_model(gpu: Gpu) -> None:
-    first = obtain([gpu], "model a", "a", lambda: _Sums())  # type: ignore[arg-type, return-value]
+    first = obtain([gpu], "model a", lambda encoder: "a", lambda: _Sums())  # type: ignore[arg-type, return-value]
     assert isinstance(first, OwnedEncoder)
-    second = obtain([gpu], "model b", "b", lambda: _Sums(), wait_s=10)  # type: ignore[arg-type, return-value]
+    second = obtain([gpu], "model b", lambda encoder: "b", lambda: _Sums(), wait_s=10)  # type: ignore[arg-type, return-value]
     assert isinstance(second, OwnedEncoder)
     assert first.is_closed
     assert _lengths(second, 1) == [0.0, 1.0, 2.0]
@@ -257,18 +257,18 @@ def test_an_owner_that_nobody_uses_gives_way_to_another_model(gpu: Gpu) -> None:
 
 
 def test_a_gpu_that_is_busy_with_another_model_is_waited_for_and_then_named_with_the_settings(gpu: Gpu) -> None:
-    owner = obtain([gpu], "model a", "a", lambda: _Sums())  # type: ignore[arg-type, return-value]
+    owner = obtain([gpu], "model a", lambda encoder: "a", lambda: _Sums())  # type: ignore[arg-type, return-value]
     assert isinstance(owner, OwnedEncoder)
     stream = owner.encode_batches(iter([["x"], ["y"]]))
     next(stream)
     with pytest.raises(EnvironmentFault, match=rf"process {os.getpid()} uses .* spark\.task\.resource\.gpu\.amount=1"):
-        obtain([gpu], "model b", "b", lambda: _Sums(), wait_s=0.5)  # type: ignore[arg-type, return-value]
+        obtain([gpu], "model b", lambda encoder: "b", lambda: _Sums(), wait_s=0.5)  # type: ignore[arg-type, return-value]
     assert len(list(stream)) == 1
     owner.close()
 
 
 def test_texts_of_a_lost_owner_come_back_and_the_gpu_is_free(gpu: Gpu) -> None:
-    owner = obtain([gpu], "model", "load 1", lambda: _Sums())  # type: ignore[arg-type, return-value]
+    owner = obtain([gpu], "model", lambda encoder: "load 1", lambda: _Sums())  # type: ignore[arg-type, return-value]
     borrowed = obtain([gpu], "model", "-", lambda: pytest.fail("loaded twice"))
     assert isinstance(owner, OwnedEncoder)
     windows = iter([["a"], ["b"], ["c"]])
@@ -279,32 +279,32 @@ def test_texts_of_a_lost_owner_come_back_and_the_gpu_is_free(gpu: Gpu) -> None:
         next(stream)
     assert list(lost.value.texts) == ["b"]
     assert list(windows) == [["c"]]
-    again = obtain([gpu], "model", "load 2", lambda: _Sums())  # type: ignore[arg-type, return-value]
+    again = obtain([gpu], "model", lambda encoder: "load 2", lambda: _Sums())  # type: ignore[arg-type, return-value]
     assert again.load_id == "load 2"
     again.close()  # type: ignore[union-attr]
 
 
 def test_an_owner_whose_socket_was_removed_gives_the_gpu_back_all_the_same(gpu: Gpu) -> None:
-    owner = obtain([gpu], "model", "load 1", lambda: _Sums())  # type: ignore[arg-type, return-value]
+    owner = obtain([gpu], "model", lambda encoder: "load 1", lambda: _Sums())  # type: ignore[arg-type, return-value]
     shared_encoder.lease_path(gpu).with_suffix(".sock").unlink()
     assert isinstance(owner, OwnedEncoder)
     owner.close()
     with pytest.raises(OSError, match="closed"):  # nothing of it is left to be tidied up when the process ends
         owner._listener.accept()
-    again = obtain([gpu], "model", "load 2", lambda: _Sums(), wait_s=1)  # type: ignore[arg-type, return-value]
+    again = obtain([gpu], "model", lambda encoder: "load 2", lambda: _Sums(), wait_s=1)  # type: ignore[arg-type, return-value]
     borrowed = obtain([gpu], "model", "-", lambda: pytest.fail("loaded twice"))
     assert borrowed.load_id == again.load_id == "load 2"
     again.close()  # type: ignore[union-attr]
 
 
 def test_a_slow_end_of_an_owner_does_not_remove_the_next_ones_socket(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    owner = obtain([gpu], "model", "load 1", lambda: _Sums())  # type: ignore[arg-type, return-value]
+    owner = obtain([gpu], "model", lambda encoder: "load 1", lambda: _Sums())  # type: ignore[arg-type, return-value]
     assert isinstance(owner, OwnedEncoder)
     close = owner._listener.close
     monkeypatch.setattr(owner._listener, "close", lambda: (time.sleep(6), close()))
     owner.close()
     assert not owner._accepting.is_alive()
-    again = obtain([gpu], "model", "load 2", lambda: _Sums())  # type: ignore[arg-type, return-value]
+    again = obtain([gpu], "model", lambda encoder: "load 2", lambda: _Sums())  # type: ignore[arg-type, return-value]
     assert shared_encoder.lease_path(gpu).with_suffix(".sock").exists()
     again.close()  # type: ignore[union-attr]
 
@@ -337,7 +337,7 @@ def test_a_load_that_fails_leaves_the_gpu_to_others(gpu: Gpu) -> None:
 
     with pytest.raises(EnvironmentFault, match="no memory"):
         obtain([gpu], "model", "-", fail)
-    owner = obtain([gpu], "model", "load", lambda: _Sums(), wait_s=1)  # type: ignore[arg-type, return-value]
+    owner = obtain([gpu], "model", lambda encoder: "load", lambda: _Sums(), wait_s=1)  # type: ignore[arg-type, return-value]
     assert isinstance(owner, OwnedEncoder)
     owner.close()
 

@@ -1,4 +1,4 @@
-"""The slower exact path, for architectures that the fast one does not know: whole prompts through transformers' own forward."""
+"""The slowest exact path, for models that no other one runs exactly: whole prompts through transformers' own forward."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from metaeol_udf.prompts.trie import PrefixGroup
 class WholePass:
     """Runs cells of whole prompts of equal length: no padding, no cache, no mask, so nothing can differ from one at a time.
 
+    See `Runner`. `takes_threads` is False: transformers' own forward is not meant to be called by several threads.
+
     Attributes:
         layers: Indices into the hidden states of what is read.
-        n_prefix_tokens: Always 0; nothing is shared.
-        has_prefixes: False: it must be given whole prompts.
     """
 
+    name = "whole"
     n_prefix_tokens = 0
     has_prefixes = False
+    takes_threads = False
 
     def __init__(self, model: Any, layers: Sequence[int]) -> None:
         self._model = model
@@ -33,7 +35,7 @@ class WholePass:
 
     @torch.inference_mode()
     def run(self, batch: Sequence[Cell], text_ids: Sequence[Mapping[int, Sequence[int]]]) -> list[Tensor]:
-        """Compute the hidden state of every prompt's last token, as `TriePass.run` does."""
+        """Compute the hidden state of every prompt's last token."""
         states = []
         for cell in batch:
             ids = torch.tensor([list(text_ids[cell.group][row]) for row in cell.rows], device=self._model.device)

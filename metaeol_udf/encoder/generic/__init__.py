@@ -1,0 +1,1 @@
+"""Runners for any decoder LLM, through transformers' own modules: one token sequence, forked caches, whole prompts."""

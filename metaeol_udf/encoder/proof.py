@@ -1,0 +1,219 @@
+"""The proof that a runner is exact: its hidden states of a few texts against those of one prompt at a time.
+
+In bfloat16 and float16 both sides lose digits. There both are compared with float32, and a runner may lose little more than
+transformers' own forward does.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from metaeol_udf.encoder.forward.runner import Runner
+from metaeol_udf.encoder.generic.text_model import find_layers
+from metaeol_udf.encoder.preparation import prepare_texts
+from metaeol_udf.encoder.reference import encode_plainly
+from metaeol_udf.encoder.vectors.output import add_states
+from metaeol_udf.prompts import TemplateSet
+from metaeol_udf.prompts.tokenizer import PromptTokenizer
+from metaeol_udf.prompts.trie import PromptTrie
+
+logger = logging.getLogger(__name__)
+
+_TEXTS = ("A short text to check with.", 'Ein zweiter, etwas längerer Text: "quoted", with 12 numbers (and brackets)?')
+_MIN_COSINE = {torch.float32: 0.99999, torch.bfloat16: 0.995, torch.float16: 0.995}  # to transformers' own forward in the same dtype
+_MIN_QUANTIZED_COSINE = {"int8": 0.99, "int4": 0.9}  # to transformers with whole weights
+_MOST_LOST, _MOST_LOST_BY_ONE = 3.0, 8.0  # times what transformers' own forward loses against float32: the median state, and the worst
+_LEAST_LOST = 3e-5  # of a cosine: what is lost by so little is as good as exact
+_BEYOND = 16  # tokens of the long text beyond a window
+
+#: Settings that say from which length on a token sees less, or positions count otherwise.
+_HORIZONS = (
+    "sliding_window", "sliding_window_size", "attention_window_size", "window_size", "local_attention", "attention_chunk_size",
+    "original_max_position_embeddings", "floor_scale",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Holds what a runner must compute.
+
+    Attributes:
+        texts: What is embedded.
+        expected: float32, shape ``(n_texts, n_templates, n_states, hidden_size)``; NaN where nothing is compared.
+        min_cosine: To `expected`, at least, for the worst state.
+        min_median: The same for the median: where experts are chosen, one rounding changes single states a lot.
+        templates: The template set.
+        n_most_tokens: Of the longest prompt that texts of `max_tokens` make.
+    """
+
+    texts: Sequence[str]
+    expected: NDArray[np.float32]
+    min_cosine: float
+    min_median: float
+    templates: TemplateSet
+    n_most_tokens: int
+
+    def judge(self, trie: PromptTrie, runner: Runner) -> tuple[float, str | None]:
+        """Embed the texts with a runner and compare.
+
+        Returns:
+            The worst cosine, -1 where a state is not finite; and why the runner is not exact, or None.
+        """
+        prepared = prepare_texts(self.texts, trie, self.templates, max_tokens=10**6, max_batch_tokens=1024, shares_starts=True)
+        runner.use_groups(prepared.groups)
+        states = np.zeros_like(self.expected)
+        for batch in prepared.batches:
+            for cell, state in zip(batch, runner.run(batch, prepared.text_ids), strict=True):
+                of_cell = state.view(*state.shape[:2], *states.shape[2:]).cpu().numpy()
+                add_states(states, of_cell, cell.rows, prepared.groups[cell.group].template_indices, len(self.templates.templates))
+        runner.use_groups(trie.groups)
+        cosines = _cosines(states, self.expected)
+        worst, median = float(cosines.min()), float(np.median(cosines))
+        if worst < self.min_cosine:
+            return worst, f"its cosine to transformers is {worst:.6f}, and {self.min_cosine:.6f} is the least"
+        if median < self.min_median:
+            return worst, f"its median cosine to transformers is {median:.6f}, and {self.min_median:.6f} is the least"
+        return worst, None
+
+
+def make_proof(
+    model: Any, tokenizer: PromptTokenizer, templates: TemplateSet, layers: Sequence[int], *, max_tokens: int, quantization: str | None
+) -> Proof:
+    """Compute what every runner of a model must compute, before a runner takes weights out of it.
+
+    Args:
+        model: A transformers base model that takes text, in eval mode.
+        tokenizer: Turns whole prompts into token ids.
+        templates: The template set.
+        layers: Indices into the hidden states.
+        max_tokens: Tokens kept of a text; where prompts may be longer than a window of the model, one of the texts is.
+        quantization: `int8`, `int4` or None.
+    """
+    in_float32 = quantization is None and model.dtype != torch.float32
+    # Two texts for what costs little; 16 bits run twice, and once with wide weights.
+    short = list(_TEXTS[1:] if in_float32 else _TEXTS)
+    n_most = longest_prompt(tokenizer, templates, max_tokens)
+    long = _long_texts(model.config.get_text_config(), tokenizer, n_most, max_tokens)
+
+    def encode() -> NDArray[np.float32]:
+        states = encode_plainly(model, tokenizer, templates, short, layers)
+        if not long:
+            return states
+        of_first = encode_plainly(model, tokenizer, templates, long, layers, n_templates=1)
+        rest = np.full((len(long), *states.shape[1:]), np.nan, np.float32)
+        rest[:, :1] = of_first
+        return np.concatenate([states, rest])
+
+    expected = encode()
+    min_cosine = min_median = _MIN_COSINE[model.dtype] if quantization is None else _MIN_QUANTIZED_COSINE[quantization]
+    if in_float32:
+        try:
+            with _in_float32(model):
+                wide = encode()
+        except (RuntimeError, TypeError, ValueError) as error:
+            logger.info("the model does not run in float32 (%s): its runners are compared in %s", type(error).__name__, model.dtype)
+        else:
+            cosines = _cosines(expected, wide)
+            min_median = 1 - _MOST_LOST * max(1 - float(np.median(cosines)), _LEAST_LOST)
+            min_cosine = 1 - _MOST_LOST_BY_ONE * max(1 - float(cosines.min()), _LEAST_LOST)
+            expected = wide
+    return Proof([*short, *long], expected, min_cosine, min_median, templates, n_most)
+
+
+def depends_on_length(config: Any, n_tokens: int) -> bool:
+    """Tell whether a prompt of so many tokens is computed otherwise than its own beginning: rotary positions that change with the length.
+
+    Args:
+        config: Of the text model.
+        n_tokens: Of the longest prompt.
+    """
+    ropes = _ropes(config)
+    switches = [rope.get("original_max_position_embeddings") or config.max_position_embeddings for rope in ropes if _is_switching(rope)]
+    return any(n_tokens > switch for switch in switches)
+
+
+def _is_switching(rope: dict[str, Any]) -> bool:
+    return rope.get("rope_type") in ("dynamic", "longrope")
+
+
+def _ropes(config: Any) -> list[dict[str, Any]]:
+    parameters = getattr(config, "rope_parameters", None) or {}
+    return [rope for rope in (parameters, *parameters.values()) if isinstance(rope, dict)]
+
+
+def longest_prompt(tokenizer: PromptTokenizer, templates: TemplateSet, max_tokens: int) -> int:
+    """Count the tokens that a prompt may have."""
+    return max_tokens + max(len(ids) for ids in tokenizer.tokenize([templates.fill(template, "x") for template in templates.templates]))
+
+
+def _long_texts(config: Any, tokenizer: PromptTokenizer, longest: int, max_tokens: int) -> list[str]:
+    """Make a text that reaches beyond the windows and switches which prompts may reach; none where they reach none."""
+    found = [getattr(config, name, None) for name in _HORIZONS] + [rope.get(_HORIZONS[-2]) for rope in _ropes(config)]
+    horizons = [horizon for horizon in found if isinstance(horizon, int) and 0 < horizon < longest]
+    if not horizons:
+        return []
+    wanted = min(max(horizons) + _BEYOND, max_tokens)
+    words = _TEXTS[0].split()
+    n_word = max(1.0, len(tokenizer.tokenize([" ".join(words)])[0]) / len(words))
+    return [" ".join(words[index % len(words)] for index in range(max(1, int(wanted / n_word))))]
+
+
+@contextmanager
+def _in_float32(model: Any) -> Iterator[None]:
+    """Run a model in float32 inside a `with`: each layer's weights are widened while the layer runs, and are as they were after it.
+
+    Raises:
+        TypeError: The model is not made of decoder layers in one list.
+    """
+    layers = find_layers(model, model.config.get_text_config().num_hidden_layers)
+    inside = {id(module) for layer in layers for module in layer.modules()}
+    outside = [m for m in model.modules() if id(m) not in inside and (m._parameters or m._buffers)]
+    widened: list[tuple[Tensor, Tensor]] = []
+
+    def widen(module: nn.Module, tensors: Iterator[Tensor]) -> None:
+        for tensor in tensors:
+            if tensor.dtype in (torch.bfloat16, torch.float16):
+                widened.append((tensor, tensor.data))
+                tensor.data = tensor.data.float()
+
+    def narrow(*_: object) -> None:
+        while widened:
+            tensor, data = widened.pop()
+            tensor.data = data
+
+    hooks = [layer.register_forward_pre_hook(lambda m, _: widen(m, _tensors(m, recurse=True))) for layer in layers]
+    hooks += [layer.register_forward_hook(narrow) for layer in layers]
+    for module in outside:
+        if isinstance(module, nn.Embedding):  # too large to widen, and its rows are what they are
+            hooks.append(module.register_forward_hook(lambda _m, _i, rows: rows.float()))
+        else:
+            hooks.append(module.register_forward_pre_hook(lambda m, _: widen(m, _tensors(m, recurse=False))))
+            hooks.append(module.register_forward_hook(narrow))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        narrow()
+
+
+def _tensors(module: nn.Module, *, recurse: bool) -> Iterator[Tensor]:
+    yield from module.parameters(recurse=recurse)
+    yield from module.buffers(recurse=recurse)
+
+
+def _cosines(a: NDArray[np.float32], expected: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Compute the cosines of matching states where something is expected; -1 where a state is not finite."""
+    compared = np.isfinite(expected).all(-1)
+    a, expected = a[compared], expected[compared]
+    cosines: NDArray[np.float32] = (a * expected).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(expected, axis=-1))
+    return np.nan_to_num(cosines, nan=-1.0)

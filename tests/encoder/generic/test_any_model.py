@@ -1,0 +1,144 @@
+"""Any decoder LLM that transformers has is exact, by the fastest runner that can be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from metaeol_udf import MetaEOLEncoder, TemplateSet
+from metaeol_udf.encoder.generic import own_attention
+from metaeol_udf.errors import ModelFilesError
+from tests.encoder.oracle import one_at_a_time, worst_cosine
+from tests.tiny_configs import save_any_tiny_model, tiny_config, tiny_wrapper_config
+
+TEXTS = [
+    *("a good day", "the people play music by the river and the old guitar is great", "x", 'she said "run"', "don't {text} stop"),
+    *("日本語 text", "<|end|> </s> <s>", "word " * 40 + "end", "  spaces  inside   too "),
+]
+LAYERS = (1, 2, -1)
+
+STREAM = (
+    *("qwen3_moe", "mixtral", "gpt_oss", "phi3", "gemma4_text", "olmo2", "glm4", "llama4_text", "deepseek_v3", "smollm3", "cohere2"),
+    *("granite", "gpt_neox", "starcoder2"),
+)
+FORK = ("qwen3_next", "qwen3_5_text", "lfm2", "granitemoehybrid", "falcon_h1", "nemotron_h", "bamba", "bloom", "gptj")
+WHOLE = ("mamba2", "jamba", "recurrent_gemma")
+
+
+def load(folder: Path, **options: Any) -> MetaEOLEncoder:
+    return MetaEOLEncoder.from_pretrained(
+        str(folder), templates=TemplateSet.load("metaeol"), **{"dtype": "float32", "device": "cpu", **options}
+    )
+
+
+def plain(folder: Path, layer: int, texts: list[str] = TEXTS) -> np.ndarray[Any, Any]:
+    return one_at_a_time(folder, [template.prompt for template in TemplateSet.load("metaeol").templates], texts, layer)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "runner"),
+    [*((name, "stream") for name in STREAM), *((name, "fork") for name in FORK), *((name, "whole") for name in WHOLE)],
+)
+def test_every_layer_equals_one_prompt_at_a_time(model_type: str, runner: str, tiny_model: Callable[..., Path]) -> None:
+    folder = tiny_model(model_type)
+    ours = load(folder, layer=LAYERS)
+    assert ours.engine.runner.name == runner, ours.engine.reasons
+    states = ours.encode_layers(TEXTS)
+    for place, layer in enumerate(LAYERS):
+        assert worst_cosine(states[:, :, place], plain(folder, layer)) >= 0.99999
+    rows = ours.encode_rows(TEXTS)
+    share = rows.tokens_computed.sum() / (rows.tokens_computed + rows.tokens_saved).sum()
+    assert (share < 0.6) == (runner != "whole")
+
+
+@pytest.mark.parametrize("model_type", ["qwen3_moe", "gpt_oss", "qwen3_next", "gemma4_text"])
+def test_batches_order_and_common_starts_do_not_change_vectors(model_type: str, tiny_model: Callable[..., Path]) -> None:
+    folder = tiny_model(model_type)
+    line = "the people of the river know that this is good work and go to see it "
+    texts = [*TEXTS, *(line * 2 + end for end in ("a", "the old guitar", "music", "bad"))]
+    expected = plain(folder, -1, texts).mean(1)
+    order = np.random.default_rng(3).permutation(len(texts))
+    for max_batch_tokens in (1, 100, 100_000):
+        ours = load(folder, max_batch_tokens=max_batch_tokens)
+        assert worst_cosine(ours.encode([texts[i] for i in order]), expected[order]) >= 0.99999
+
+
+@pytest.mark.parametrize("model_type", ["qwen3_moe", "lfm2"])
+def test_layers_above_the_output_layer_do_not_run_and_are_given_up(model_type: str, tiny_model: Callable[..., Path]) -> None:
+    folder = tiny_model(model_type)
+    ours = load(folder, layer=2)
+    assert worst_cosine(ours.encode(TEXTS, per_template=True), plain(folder, 2)) >= 0.99999
+    layers = ours.engine.runner.text_model.layers  # type: ignore[attr-defined]
+    assert [sum(p.numel() for p in layer.parameters()) > 0 for layer in layers] == [True, True, False, False]
+
+
+def test_a_model_that_only_whole_prompts_run_says_so_once(tiny_model: Callable[..., Path], caplog: pytest.LogCaptureFixture) -> None:
+    load(tiny_model("jamba")).encode(TEXTS)
+    said = [record.message for record in caplog.records if "runs on whole prompts" in record.message]
+    assert len(said) == 1
+    assert "stream: the attention of layer 0 does not go through" in said[0]
+    assert "fork: its cosine to transformers is" in said[0]
+
+
+def test_a_runner_that_sees_more_than_a_window_is_refused_at_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The window is longer than the short texts of the proof: the long one shows it."""
+    config = tiny_config("starcoder2")
+    config.sliding_window = 200
+    folder = save_any_tiny_model(config, tmp_path)
+    assert load(folder).engine.runner.name == "stream"
+    monkeypatch.setattr(own_attention, "sees_by", lambda rule, device: None)
+    assert load(folder, max_tokens=50).engine.runner.name == "stream"  # no prompt is that long
+    assert load(folder).engine.runner.name == "fork"
+    assert "stream: its cosine to transformers is" in caplog.text
+
+
+def test_bfloat16_is_compared_with_float32_and_may_lose_as_much_as_transformers(tiny_model: Callable[..., Path]) -> None:
+    folder = tiny_model("mixtral")  # whose experts are chosen otherwise where scores are near: its own bfloat16 is far from float32
+    ours = load(folder, dtype="bfloat16")
+    assert ours.engine.runner.name == "stream"
+    wide = plain(folder, -1)
+    prompts = [template.prompt for template in TemplateSet.load("metaeol").templates]
+    own = one_at_a_time(folder, prompts, TEXTS, -1, dtype=torch.bfloat16)
+    lost, lost_by_transformers = 1 - worst_cosine(ours.encode(TEXTS, per_template=True), wide), 1 - worst_cosine(own, wide)
+    assert lost <= 4 * lost_by_transformers + 1e-4
+
+
+def test_rotary_positions_that_change_with_the_length_are_computed_whole(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+    rope = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
+    config = tiny_config("llama")
+    config.rope_parameters, config.max_position_embeddings = rope, 160
+    folder = save_any_tiny_model(config, tmp_path)
+    assert load(folder, max_tokens=40).engine.runner.name == "stream"
+    texts = ["the river and music " * 30, "short"]
+    config.max_position_embeddings = 512
+    config.rope_parameters = {**rope, "original_max_position_embeddings": 100}
+    folder = save_any_tiny_model(config, tmp_path / "switching")
+    ours = load(folder, max_tokens=200)
+    assert ours.engine.runner.name == "whole"
+    assert "rotary positions change with the length" in ours.engine.reasons[1]
+    assert worst_cosine(ours.encode(texts, per_template=True), plain(folder, -1, texts)) >= 0.99999
+
+
+@pytest.mark.parametrize("wrapper", ["gemma3", "mistral3", "qwen3_vl", "qwen3_5", "llama4", "gemma4"])
+def test_the_text_model_of_a_model_that_sees_is_used_alone(wrapper: str, tmp_path: Path) -> None:
+    folder = save_any_tiny_model(tiny_wrapper_config(wrapper), tmp_path)
+    ours = load(folder, layer=LAYERS)
+    assert ours.engine.runner.name == {"gemma3": "decoder", "mistral3": "decoder", "qwen3_5": "fork"}.get(wrapper, "stream")
+    states = ours.encode_layers(TEXTS)
+    for place, layer in enumerate(LAYERS):
+        assert worst_cosine(states[:, :, place], plain(folder, layer)) >= 0.99999
+    names = [name for module in [getattr(ours.engine.runner, "text_model", None)] if module for name, _ in module.model.named_modules()]
+    assert not [name for name in names if "vision" in name or "visual" in name]
+
+
+def test_hidden_states_of_another_form_are_refused_by_name(tiny_model: Callable[..., Path]) -> None:
+    for layer in (2, -1):
+        with pytest.raises(ModelFilesError, match=r"hidden states of a gemma3n_text at layer \d have shape .*, which is no vector of 64"):
+            load(tiny_model("gemma3n_text"), layer=layer)
