@@ -11,6 +11,7 @@ from typing import cast
 from pyspark.sql import SparkSession
 
 from metaeol_udf.doctor.plan import Plan
+from metaeol_udf.encoder.checkpoint.architectures import DECODER_TYPES, RUN_WHOLE, check_quantization, text_model_type
 from metaeol_udf.encoder.checkpoint.files import check_weights, model_shape, read_json
 from metaeol_udf.encoder.checkpoint.location import is_local, local_path
 from metaeol_udf.encoder.checkpoint.manifest import read_manifest, verify_folder
@@ -44,6 +45,7 @@ def check_model(plan: Plan) -> Iterator[Finding]:
         return
     yield check_files(folder)
     yield check_code(folder)
+    yield check_runner(spec, folder)
     yield check_pinned(spec, folder)
     yield check_layer(spec, folder)
     yield check_positions(spec, folder)
@@ -75,6 +77,24 @@ def check_code(folder: Path) -> Finding:
         return ok("model code", f"transformers has the architecture {kind!r}: the model's own code is not run")
     found = f"architecture {kind!r} needs Python code that comes with the model, and no job runs such code"
     return wrong_environment("model code", found, "embedding.model=<a model whose architecture transformers has>")
+
+
+def check_runner(spec: EmbeddingSpec, folder: Path) -> Finding:
+    """The model's architecture says which runner is likely to take it; a worker proves it when it loads the model."""
+    name = "model runner"
+    try:
+        check_quantization(spec, folder)
+        kind = text_model_type(folder)
+    except ConfigError as error:
+        return refused(name, error, "embedding.quantization=null")
+    except ModelFilesError:
+        return ok(name, "config.json cannot be read: see model files")
+    if kind in DECODER_TYPES:
+        return ok(name, f"{kind} runs on our own decoder, the fastest runner; the worker proves it when it loads the model")
+    if kind in RUN_WHOLE:
+        found = f"{kind} runs on whole prompts: exact, and several times slower than models that share prefixes"
+        return warning(name, found, "embedding.model=<a model of docs/models.md with another runner>")
+    return ok(name, f"{kind} shares prefixes through transformers' own layers; the worker proves it when it loads the model")
 
 
 def check_pinned(spec: EmbeddingSpec, folder: Path) -> Finding:

@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
+from metaeol_udf.encoder.checkpoint.architectures import DECODER_TYPES
 from metaeol_udf.encoder.checkpoint.process_memory import release_clean_pages, return_freed_memory
 from metaeol_udf.encoder.decoder_pass import make_decoder_pass
-from metaeol_udf.encoder.forward.hf_weights import KNOWN_MODEL_TYPES
 from metaeol_udf.encoder.forward.runner import Runner
 from metaeol_udf.encoder.generic.fork_pass import ForkPass
 from metaeol_udf.encoder.generic.sequence_pass import SequencePass
@@ -33,12 +33,6 @@ from metaeol_udf.prompts.trie import PromptTrie
 from metaeol_udf.spec import EmbeddingSpec
 
 logger = logging.getLogger(__name__)
-
-#: Architectures of transformers that only whole prompts compute exactly: `python -m benchmarks.coverage` finds them.
-RUN_WHOLE = frozenset({
-    "axk2", "cpmant", "deepseek_v32", "dots3_note", "dots3_note_text", "falcon_mamba", "glm_moe_dsa", "hrm_text", "jamba", "mamba",
-    "mamba2", "minimax", "openai-gpt", "recurrent_gemma", "rwkv", "xlm", "xlnet", "xlstm", "zamba", "zamba2",
-})  # fmt: skip
 
 
 class ModelSource:
@@ -165,8 +159,8 @@ def _make_decoder(
     source: ModelSource, spec: EmbeddingSpec, trie: PromptTrie, layers: Sequence[int], devices: Sequence[torch.device]
 ) -> Runner:
     """Make the runner of a known family; the model gives its weights up."""
-    if source.model_type not in KNOWN_MODEL_TYPES:
-        raise _NotForThisModelError(f"architecture {source.model_type!r} is not one of {', '.join(KNOWN_MODEL_TYPES)}")
+    if source.model_type not in DECODER_TYPES:
+        raise _NotForThisModelError(f"architecture {source.model_type!r} is not one of {', '.join(DECODER_TYPES)}")
     try:
         runner = make_decoder_pass(source.get(), spec, trie, layers, devices)
     except Exception:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -45,9 +44,9 @@ def count_tokens(sample: DataFrame, request: EncoderRequest) -> TokenCount:
 
 def _count_batches(request: EncoderRequest, batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
     """Count the tokens of batches by the encoder's own planner."""
+    from metaeol_udf.encoder.checkpoint.architectures import RUN_WHOLE, text_model_type
     from metaeol_udf.encoder.checkpoint.hf_loading import load_tokenizer
     from metaeol_udf.encoder.preparation import prepare_texts
-    from metaeol_udf.encoder.runners import RUN_WHOLE
     from metaeol_udf.prompts import TemplateSet
     from metaeol_udf.prompts.tokenizer import PromptTokenizer
     from metaeol_udf.prompts.trie import PromptTrie
@@ -56,7 +55,7 @@ def _count_batches(request: EncoderRequest, batches: Iterator[pd.DataFrame]) -> 
 
     spec = request.resolved.spec
     folder, templates = worker_model_folder(request.resolved, request.model_cache), TemplateSet.from_spec(spec)
-    shares = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type") not in RUN_WHOLE
+    shares = text_model_type(folder) not in RUN_WHOLE
     trie = PromptTrie(templates, PromptTokenizer(load_tokenizer(folder)), may_cut=shares)
     found = dict.fromkeys(TokenCount.__dataclass_fields__, 0)
     found["prefix_tokens"] = sum(len(group.prefix_ids) for group in trie.groups) if shares else 0

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from metaeol_udf.encoder.checkpoint.architectures import RUN_WHOLE, text_model_type
 from metaeol_udf.encoder.checkpoint.files import check_weights, model_shape
-from metaeol_udf.encoder.checkpoint.hf_loading import load_config, load_hf_model, load_tokenizer, quiet_transformers
+from metaeol_udf.encoder.checkpoint.hf_loading import load_hf_model, load_tokenizer, quiet_transformers
 from metaeol_udf.encoder.checkpoint.location import model_folder
 from metaeol_udf.encoder.checkpoint.manifest import verify_folder
 from metaeol_udf.encoder.loading import choose_devices, choose_dtype
-from metaeol_udf.encoder.runners import RUN_WHOLE
 from metaeol_udf.errors import ConfigError, EnvironmentFault
 from metaeol_udf.prompts.tokenizer import PromptTokenizer
 from metaeol_udf.spec import EmbeddingSpec
@@ -71,7 +71,7 @@ def open_tokenizer(model: str) -> tuple[PromptTokenizer, bool]:
     folder = model_folder(model)
     model_shape(folder)  # which says what is wrong with a configuration
     with quiet_transformers():
-        return PromptTokenizer(load_tokenizer(folder)), load_config(folder).model_type not in RUN_WHOLE
+        return PromptTokenizer(load_tokenizer(folder)), text_model_type(folder) not in RUN_WHOLE
 
 
 @torch.inference_mode()

@@ -17,7 +17,7 @@ from metaeol_udf.doctor import Finding, Level
 from metaeol_udf.doctor.examine import make_plan
 from metaeol_udf.doctor.executors import judge_workers
 from metaeol_udf.doctor.machine import check_disk, check_java_version, check_versions, check_worker_python
-from metaeol_udf.doctor.model import check_dtype, check_model, check_templates, find_model
+from metaeol_udf.doctor.model import check_dtype, check_model, check_runner, check_templates, find_model
 from metaeol_udf.errors import EnvironmentFault
 from metaeol_udf.spark.cluster.preflight import WorkerProbe
 from metaeol_udf.spec import EmbeddingSpec
@@ -168,6 +168,25 @@ def test_a_model_with_code_of_its_own_is_found(folder: Path) -> None:
     assert (finding.level, finding.exit_code) == (Level.PROBLEM, 5)
     edit_config(folder, model_type="llama")
     assert of_model(folder)["model code"].level is Level.OK
+
+
+@pytest.mark.parametrize(
+    ("model_type", "quantization", "level", "words"),
+    [
+        ("llama", None, Level.OK, "our own decoder"),
+        ("qwen3_moe", None, Level.OK, "transformers' own layers"),
+        ("jamba", None, Level.WARNING, "whole prompts"),
+        ("llama", "int8", Level.OK, "our own decoder"),
+        ("qwen3_moe", "int8", Level.PROBLEM, "architecture 'qwen3_moe' is not one of llama"),
+    ],
+)
+def test_the_runner_that_a_model_will_have_is_named(
+    tmp_path: Path, model_type: str, quantization: str | None, level: Level, words: str
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "wrapper", "text_config": {"model_type": model_type}}))
+    finding = check_runner(EmbeddingSpec(model=str(tmp_path), quantization=quantization), tmp_path)
+    assert finding.level is level
+    assert words in finding.found
 
 
 def test_a_layer_a_dimension_or_a_length_outside_the_model_is_found(folder: Path) -> None:

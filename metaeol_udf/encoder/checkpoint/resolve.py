@@ -10,6 +10,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from metaeol_udf.encoder.checkpoint.architectures import check_quantization
 from metaeol_udf.encoder.checkpoint.files import check_adapter, check_weights, model_shape
 from metaeol_udf.encoder.checkpoint.location import model_folder
 from metaeol_udf.encoder.checkpoint.manifest import ModelFile, content_hash, deciding_files, read_manifest, verify_folder
@@ -87,6 +88,7 @@ def resolve_in(folder: Path, spec: EmbeddingSpec, place: str) -> ResolvedSpec:
     n_layers, hidden_size = model_shape(folder)
     layers = output_layers(spec.layer, n_layers)
     check_weights(folder)
+    check_quantization(spec, folder)
     verify_folder(folder)
     found = content_hash(folder)
     check_model_hash(spec, found, "")

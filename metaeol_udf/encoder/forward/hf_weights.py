@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
+from metaeol_udf.encoder.checkpoint.architectures import DECODER_TYPES
 from metaeol_udf.encoder.forward.decoder import Decoder, Layer, Linear, Mlp, Norm
 
 #: transformers' names of the activations that `Decoder` has.
@@ -46,7 +47,7 @@ def build_decoder(
         n_layers: Where to end; what lies above, the final norm too, is left out. None: all.
         convert: Packs or quantizes a layer, given its index too, before the next one is read.
     """
-    config, build = model.config, _BUILDERS.get(model.config.model_type)
+    config, build = model.config, BUILDERS.get(model.config.model_type)
     names = (getattr(config, name, None) for name in ("hidden_activation", "hidden_act", "activation_function"))
     activation = next((name for name in names if name), None)
     if build is None or activation not in _ACTIVATIONS:
@@ -238,9 +239,9 @@ def _release(modules: Sequence[Any]) -> None:
         module.weight = torch.nn.Parameter(module.weight.new_empty(0), requires_grad=False)
 
 
-_BUILDERS: dict[str, Callable[[Any, int, Collect], Decoder | None]] = {
-    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"), _build_rotary),
+#: Of the architectures that `checkpoint/architectures.py` names.
+BUILDERS: dict[str, Callable[[Any, int, Collect], Decoder | None]] = {
+    **dict.fromkeys(DECODER_TYPES, _build_rotary),
     "gpt2": _build_gpt2,
     "opt": _build_opt,
 }
-KNOWN_MODEL_TYPES = tuple(_BUILDERS)

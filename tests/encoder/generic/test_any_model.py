@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from metaeol_udf import MetaEOLEncoder, TemplateSet
+from metaeol_udf.encoder.checkpoint.architectures import DECODER_TYPES
+from metaeol_udf.encoder.forward import hf_weights
 from metaeol_udf.encoder.generic import own_attention
 from metaeol_udf.errors import ModelFilesError
 from tests.encoder.oracle import one_at_a_time, worst_cosine
@@ -22,12 +24,11 @@ TEXTS = [
 ]
 LAYERS = (1, 2, -1)
 
-STREAM = (
-    *("qwen3_moe", "mixtral", "gpt_oss", "phi3", "gemma4_text", "olmo2", "glm4", "llama4_text", "deepseek_v3", "smollm3", "cohere2"),
-    *("granite", "gpt_neox", "starcoder2"),
-)
-FORK = ("qwen3_next", "qwen3_5_text", "lfm2", "granitemoehybrid", "falcon_h1", "nemotron_h", "bamba", "bloom", "gptj")
-WHOLE = ("mamba2", "jamba", "recurrent_gemma")
+STREAM = ("qwen3_moe", "gpt_oss", "phi3", "gemma4_text", "llama4_text", "deepseek_v3")
+MORE_STREAM = ("mixtral", "olmo2", "glm4", "smollm3", "cohere2", "granite", "gpt_neox", "starcoder2")
+FORK = ("qwen3_next", "lfm2", "granitemoehybrid", "bloom")
+MORE_FORK = ("qwen3_5_text", "falcon_h1", "nemotron_h", "bamba", "gptj")
+WHOLE, MORE_WHOLE = ("jamba",), ("mamba2", "recurrent_gemma")
 
 
 def load(folder: Path, **options: Any) -> MetaEOLEncoder:
@@ -42,7 +43,14 @@ def plain(folder: Path, layer: int, texts: list[str] = TEXTS) -> np.ndarray[Any,
 
 @pytest.mark.parametrize(
     ("model_type", "runner"),
-    [*((name, "stream") for name in STREAM), *((name, "fork") for name in FORK), *((name, "whole") for name in WHOLE)],
+    [
+        *(pytest.param(name, runner) for runner, names in (("stream", STREAM), ("fork", FORK), ("whole", WHOLE)) for name in names),
+        *(
+            pytest.param(name, runner, marks=pytest.mark.slow)
+            for runner, names in (("stream", MORE_STREAM), ("fork", MORE_FORK), ("whole", MORE_WHOLE))
+            for name in names
+        ),
+    ],
 )
 def test_every_layer_equals_one_prompt_at_a_time(model_type: str, runner: str, tiny_model: Callable[..., Path]) -> None:
     folder = tiny_model(model_type)
@@ -56,7 +64,9 @@ def test_every_layer_equals_one_prompt_at_a_time(model_type: str, runner: str, t
     assert (share < 0.6) == (runner != "whole")
 
 
-@pytest.mark.parametrize("model_type", ["qwen3_moe", "gpt_oss", "qwen3_next", "gemma4_text"])
+@pytest.mark.parametrize(
+    "model_type", ["gpt_oss", "qwen3_next", *(pytest.param(name, marks=pytest.mark.slow) for name in ("qwen3_moe", "gemma4_text"))]
+)
 def test_batches_order_and_common_starts_do_not_change_vectors(model_type: str, tiny_model: Callable[..., Path]) -> None:
     folder = tiny_model(model_type)
     line = "the people of the river know that this is good work and go to see it "
@@ -126,7 +136,9 @@ def test_rotary_positions_that_change_with_the_length_are_computed_whole(tiny_mo
     assert worst_cosine(ours.encode(texts, per_template=True), plain(folder, -1, texts)) >= 0.99999
 
 
-@pytest.mark.parametrize("wrapper", ["gemma3", "mistral3", "qwen3_vl", "qwen3_5", "llama4", "gemma4"])
+@pytest.mark.parametrize(
+    "wrapper", ["gemma3", "llama4", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mistral3", "qwen3_vl", "qwen3_5", "gemma4"))]
+)
 def test_the_text_model_of_a_model_that_sees_is_used_alone(wrapper: str, tmp_path: Path) -> None:
     folder = save_any_tiny_model(tiny_wrapper_config(wrapper), tmp_path)
     ours = load(folder, layer=LAYERS)
@@ -142,3 +154,7 @@ def test_hidden_states_of_another_form_are_refused_by_name(tiny_model: Callable[
     for layer in (2, -1):
         with pytest.raises(ModelFilesError, match=r"hidden states of a gemma3n_text at layer \d have shape .*, which is no vector of 64"):
             load(tiny_model("gemma3n_text"), layer=layer)
+
+
+def test_the_architectures_that_a_driver_knows_by_name_are_those_of_the_decoder() -> None:
+    assert set(hf_weights.BUILDERS) == set(DECODER_TYPES)

@@ -1,0 +1,45 @@
+"""Which runner takes which architecture, by its name alone: what a driver knows before a model is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from metaeol_udf.encoder.checkpoint.files import read_json
+from metaeol_udf.errors import ConfigError
+from metaeol_udf.spec import EmbeddingSpec
+
+#: Architectures that our own decoder knows: those of `hf_weights.py`.
+DECODER_TYPES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gpt2", "opt")
+
+#: Architectures of transformers that only whole prompts compute exactly: `python -m benchmarks.coverage` finds them.
+RUN_WHOLE = frozenset({
+    "axk2", "cpmant", "deepseek_v32", "dots3_note", "dots3_note_text", "falcon_mamba", "glm_moe_dsa", "hrm_text", "jamba", "mamba",
+    "mamba2", "minimax", "openai-gpt", "recurrent_gemma", "rwkv", "xlm", "xlnet", "xlstm", "zamba", "zamba2",
+})  # fmt: skip
+
+
+def text_model_type(folder: Path) -> str:
+    """Read the architecture of the part of a model that takes text.
+
+    Raises:
+        ModelFilesError: `config.json` is missing or damaged.
+    """
+    config = read_json(folder / "config.json")
+    nested = config.get("text_config")
+    kind = nested.get("model_type") if isinstance(nested, dict) else None
+    return str(kind or config.get("model_type"))
+
+
+def check_quantization(spec: EmbeddingSpec, folder: Path) -> None:
+    """See that a model whose weights are to be quantized runs on our own decoder, which alone can do that.
+
+    Raises:
+        ConfigError: It does not.
+        ModelFilesError: `config.json` is missing or damaged.
+    """
+    kind = text_model_type(folder)
+    if spec.quantization is not None and kind not in DECODER_TYPES:
+        raise ConfigError(
+            f"embedding.quantization is {spec.quantization!r}, which {spec.model} cannot use: architecture {kind!r} is not one of "
+            f"{', '.join(DECODER_TYPES)}; set it to null"
+        )
