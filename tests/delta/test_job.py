@@ -24,6 +24,7 @@ def test_a_first_run_embeds_a_second_does_nothing_and_four_changed_rows_compute_
     assert [report[name] for name in counted] == [20, 18, 2, 0, 1, 17]
     assert report["status"] == "done"
     assert 1 <= report["model_loads"] <= 2
+    assert report["runner"] == "decoder"
     assert report["tokens_computed"] > 0
     assert report["tokens_saved"] > 0
     assert bench.progress.total == 17
@@ -46,7 +47,7 @@ def test_a_first_run_embeds_a_second_does_nothing_and_four_changed_rows_compute_
     again = bench.run()
     assert [again[name] for name in counted] == [20, 0, 0, 20, 0, 0]
     assert again["status"] == "nothing_to_do"
-    assert again["model_loads"] == 0
+    assert (again["model_loads"], again["runner"]) == (0, None)
     assert versions == [bench.versions(name) for name in ("table", "table__metaeol_journal", "table__metaeol_quarantine")]
 
     changed = F.when(F.col("id") == 4, "no longer null").otherwise(F.concat(F.lit("changed "), F.col("text")))

@@ -87,6 +87,18 @@ def test_layers_above_the_output_layer_do_not_run_and_are_given_up(model_type: s
     assert [sum(p.numel() for p in layer.parameters()) > 0 for layer in layers] == [True, True, False, False]
 
 
+def test_an_encoder_describes_how_it_embeds(tiny_model: Callable[..., Path]) -> None:
+    ours = load(tiny_model("qwen3_moe"))
+    assert ours.describe()["share_of_tokens"] is None
+    ours.encode(TEXTS)
+    described = ours.describe()
+    assert {name: described[name] for name in ("runner", "device", "dtype", "dim")} == {
+        "runner": "stream", "device": "cpu", "dtype": "float32", "dim": 64,
+    }  # fmt: skip
+    assert described["reasons"] == [f"decoder: architecture 'qwen3_moe' is not one of {', '.join(DECODER_TYPES)}"]
+    assert 0.1 < described["share_of_tokens"] < 0.6
+
+
 def test_a_model_that_only_whole_prompts_run_says_so_once(tiny_model: Callable[..., Path], caplog: pytest.LogCaptureFixture) -> None:
     load(tiny_model("jamba")).encode(TEXTS)
     said = [record.message for record in caplog.records if "runs on whole prompts" in record.message]
