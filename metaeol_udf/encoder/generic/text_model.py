@@ -58,9 +58,10 @@ class TextModel:
         return name in self._takes
 
     def drop_unused_layers(self) -> None:
-        """Give up the weights of layers that never run."""
-        for index in range(self.taps[-1], len(self.layers)):
-            self.layers[index] = nn.Identity() if index != self.taps[-1] else self._stop_at(index)
+        """Give up the weights of layers that never run. The layers stay: models look at their attributes."""
+        for layer in self.layers[self.taps[-1] :]:
+            for tensor in (*layer.parameters(), *layer.buffers()):
+                tensor.data = tensor.data.new_empty(0)
 
     def run(self, ids: Tensor, read: Callable[[Tensor], Tensor], **inputs: Any) -> tuple[list[Tensor], Any]:
         """Run the model.
@@ -104,11 +105,6 @@ class TextModel:
         if states.dim() != 3 or states.shape[-1] != self.config.hidden_size:
             raise TypeError(f"hidden states of shape {tuple(states.shape)}, where (rows, tokens, {self.config.hidden_size}) was expected")
         self._reading.states.append(self._reading.read(states))
-
-    def _stop_at(self, index: int) -> nn.Module:
-        stop = nn.Identity()
-        stop.register_forward_pre_hook(self._reader(index), with_kwargs=True)
-        return stop
 
 
 class _LastTapReadError(Exception):

@@ -78,6 +78,20 @@ def test_batches_order_and_common_starts_do_not_change_vectors(model_type: str, 
         assert worst_cosine(ours.encode([texts[i] for i in order]), expected[order]) >= 0.99999
 
 
+@pytest.mark.parametrize("model_type", ["gpt_oss", "qwen3_next"])
+def test_batches_on_two_threads_are_the_same(model_type: str, tiny_model: Callable[..., Path]) -> None:
+    folder = tiny_model(model_type)
+    expected = plain(folder, -1).mean(1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        ours = load(folder, max_batch_tokens=64)
+        assert ours.batch_runner.n_threads == 2
+        assert all(worst_cosine(ours.encode(TEXTS), expected) >= 0.99999 for _ in range(3))
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("model_type", ["qwen3_moe", "lfm2"])
 def test_layers_above_the_output_layer_do_not_run_and_are_given_up(model_type: str, tiny_model: Callable[..., Path]) -> None:
     folder = tiny_model(model_type)
