@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks.cost import CostBench, start_session
+from benchmarks.cost import FEW, CostBench, start_session
 
 
 def main(folder: Path, model: Path, rows: int) -> None:
@@ -21,6 +21,9 @@ def main(folder: Path, model: Path, rows: int) -> None:
     bench.run("nothing new", 0)
     bench.append_few()
     bench.run("new rows", bench.rows - rows)
+    bench.use_deletion_vectors()
+    bench.update_few()
+    bench.run("changed rows", FEW)
     spark.stop()  # completes the log
     (folder / "spans.json").write_text(json.dumps({name: [dataclasses.asdict(span) for span in found] for name, found in spans.items()}))
 

@@ -111,6 +111,13 @@ def test_a_run_stays_within_its_limits(runs: dict[int, Runs], name: str) -> None
     assert not {what: (n, most[what]) for what, n in counted.items() if most[what] is not None and n > most[what]}
 
 
+def test_changed_rows_of_a_table_with_deletion_vectors_are_read_alone(runs: dict[int, Runs]) -> None:
+    found = runs[4]
+    cost = found.costs["changed rows"]
+    assert cost.passes(found.source, "text") > 0
+    assert cost.passes(found.source, "text", min_rows=ROWS // 2) == 0
+
+
 @pytest.mark.parametrize("name", LIMITS)
 def test_no_run_reads_files_that_no_plan_shows(runs: dict[int, Runs], name: str) -> None:
     assert runs[4].costs[name].unattributed_input_bytes == 0

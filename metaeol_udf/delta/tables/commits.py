@@ -20,6 +20,7 @@ from metaeol_udf.delta.tables.refs import TableRef, current_version, exists, ope
 MOST_BYTES = 64 << 20  # of the commits that are looked at; beyond that a look at the whole table is no dearer
 MOST_COMMITS = 2_000
 _HEAD = 4_096
+_HIDE_ROWS = ("DELETE", "UPDATE", "MERGE")  # operations that only ever add rows to a file's deletion vector
 _NO_COMMIT = (ValueError, KeyError, AttributeError, TypeError)  # what parsing another thing than a commit raises
 _OPERATION = re.compile(r'"commitInfo"\s*:\s*\{[^{}]*"operation"\s*:\s*"')
 
@@ -35,6 +36,7 @@ class Commit:
         alters: Whether it changes columns, properties or the protocol.
         added: By path, the actions that add files, as the log holds them.
         removed: Paths of removed files.
+        thinned: Paths of files of both kinds: the same file, of which a larger deletion vector hides more rows than before.
         changes_data: Whether rows come or go, rather than move between files.
     """
 
@@ -44,13 +46,15 @@ class Commit:
     alters: bool
     added: dict[str, str] = field(repr=False)
     removed: frozenset[str] = field(repr=False)
+    thinned: frozenset[str] = field(repr=False)
     changes_data: bool
 
     @classmethod
     def parse(cls, version: int, text: str) -> Commit:
         """Parse the file of a commit."""
         info: dict[str, Any] = {}
-        added, removed, changes_data, alters = {}, set(), False, False
+        added, hidden, changes_data, alters = {}, {}, False, False
+        removed: dict[str, int] = {}
         for line in text.split("\n"):  # a name may hold other ends of lines
             if not line.strip():
                 continue
@@ -62,15 +66,23 @@ class Commit:
                     changes_data |= action[kind].get("dataChange", True)
             if "add" in action:
                 added[action["add"]["path"]] = line
+                hidden[action["add"]["path"]] = _n_hidden(action["add"])
             if "remove" in action:
-                removed.add(action["remove"]["path"])
+                removed[action["remove"]["path"]] = _n_hidden(action["remove"])
             alters |= "metaData" in action or "protocol" in action
-        return cls(version, info.get("operation"), info.get("userMetadata"), alters, added, frozenset(removed), changes_data)
+        operation = info.get("operation")
+        thinned = {path for path in added.keys() & removed.keys() if operation in _HIDE_ROWS and hidden[path] > removed[path]}
+        return cls(version, operation, info.get("userMetadata"), alters, added, frozenset(removed), frozenset(thinned), changes_data)
 
     @property
     def removes_rows(self) -> bool:
         """Whether rows of an earlier version may be gone or changed."""
         return self.changes_data and bool(self.removed)
+
+
+def _n_hidden(action: dict[str, Any]) -> int:
+    """Count the rows of a file that its deletion vector hides."""
+    return int((action.get("deletionVector") or {}).get("cardinality", 0))
 
 
 @dataclass(frozen=True)
@@ -200,10 +212,13 @@ class TableLog:
         for commit in commits:
             moved = bool(commit.removed & live.keys())
             has_others |= moved
+            thinned = {path: commit.added[path] for path in commit.thinned & live.keys()}
             for path in commit.removed:
                 live.pop(path, None)
             if moved or (commit.changes_data and not but(commit)):
-                live |= commit.added
+                # The rows that are left in a file of which more rows are hidden were there before.
+                live |= {path: line for path, line in commit.added.items() if path not in commit.thinned}
+            live |= thinned
         if not live:
             return Added(None, has_others)
         parse = self._jvm.org.apache.spark.sql.delta.actions.Action.fromJson

@@ -41,3 +41,32 @@ def test_a_commit_that_names_its_operation_late_is_no_foreign_file(spark: SparkS
     (table / "_delta_log" / f"{2:020d}.json").write_text(_text({"commitInfo": {"timestamp": 1}}), encoding="utf-8")
     with pytest.raises(EnvironmentFault, match=f"{2:020d}.json"):
         newest_version(spark, ref)
+
+
+def _ids(log: TableLog | None, since: int) -> list[int]:
+    """Read the ids of the rows that came in after a version."""
+    assert log is not None
+    commits = log.commits_since(since)
+    assert commits is not None
+    rows = log.read_added(commits).rows
+    return [] if rows is None else sorted(row["id"] for row in rows.select("id").collect())
+
+
+def test_rows_left_in_a_file_of_which_a_deletion_vector_hides_others_are_no_new_rows(spark: SparkSession, tmp_path: Path) -> None:
+    ref = parse_table(str(tmp_path / "table"), "source.table")
+    table = f"delta.`{tmp_path / 'table'}`"
+    spark.sql(f"CREATE TABLE {table} (id long, text string) USING delta TBLPROPERTIES ('delta.enableDeletionVectors' = 'true')")
+    spark.range(100).selectExpr("id", "'old' AS text").coalesce(1).write.format("delta").mode("append").save(str(tmp_path / "table"))
+    spark.sql(f"UPDATE {table} SET text = 'new' WHERE id = 3")
+    assert _ids(TableLog.of(spark, ref), 1) == [3]
+    spark.sql(f"DELETE FROM {table} WHERE id = 4")
+    spark.sql(f"MERGE INTO {table} t USING (SELECT explode(array(5L, 200L)) AS id) s ON t.id = s.id "
+              "WHEN MATCHED THEN UPDATE SET text = 'merged' WHEN NOT MATCHED THEN INSERT (id, text) VALUES (s.id, 'merged')")  # fmt: skip
+    assert _ids(TableLog.of(spark, ref), 1) == [3, 5, 200]
+    assert _ids(TableLog.of(spark, ref), 0) == [*(n for n in range(100) if n != 4), 200]
+    spark.sql(f"DELETE FROM {table} WHERE id = 200")
+    assert _ids(TableLog.of(spark, ref), 1) == [3, 5]
+    log = TableLog.of(spark, ref)
+    assert log is not None
+    spark.sql(f"RESTORE TABLE {table} TO VERSION AS OF {log.version - 3}")  # rows come back into their file
+    assert 4 in _ids(TableLog.of(spark, ref), log.version)
