@@ -99,6 +99,8 @@ def try_architecture(name: str) -> Result:
             return Result(name, "refused", why=_short(error).replace(folder, "it").replace("the model in it", "it"))
         except TimeoutError:
             return Result(name, "not tried", why=f"took more than {MOST_S} s")
+        except Exception as error:  # noqa: BLE001 - a surprise is a line of the table
+            return Result(name, "failed", why=f"{type(error).__name__}: {_short(error)}")
 
 
 def _measure(name: str, folder: Path, layers: Sequence[int]) -> Result:

@@ -47,7 +47,7 @@ _SIZES: dict[str, Any] = {
     "max_window_layers": 2,
 }  # fmt: skip
 _IDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-_ALSO_IF_NONE = ("head_dim", "num_key_value_heads", "intermediate_size")
+_ALSO_IF_NONE = ("head_dim", "num_key_value_heads", "intermediate_size", "num_experts_per_tok")
 _MIXED = ["full_attention", "sliding_attention"] * 2
 #: What a family needs beside them; `...` leaves a setting as it is.
 _OWN: dict[str, dict[str, Any]] = {

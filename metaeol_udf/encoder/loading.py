@@ -19,7 +19,7 @@ from metaeol_udf.encoder.forward.runner import Runner
 from metaeol_udf.encoder.gpu.device_map import room_for_weights
 from metaeol_udf.encoder.proof import longest_prompt, make_proof
 from metaeol_udf.encoder.runners import ModelSource, choose_runner
-from metaeol_udf.errors import ConfigError, EnvironmentFault
+from metaeol_udf.errors import ConfigError, EnvironmentFault, MetaEOLError, ModelFilesError
 from metaeol_udf.prompts import TemplateSet
 from metaeol_udf.prompts.tokenizer import PromptTokenizer
 from metaeol_udf.prompts.trie import PromptTrie
@@ -89,7 +89,12 @@ def load_engine(spec: EmbeddingSpec, templates: TemplateSet, device_name: str) -
     text_config = model.config.get_text_config()
     layers = output_layers(spec.layer, text_config.num_hidden_layers)
     check_room(spec, templates, tokenizer, model)
-    proof = make_proof(model, tokenizer, templates, layers, max_tokens=spec.max_tokens, quantization=spec.quantization)
+    try:
+        proof = make_proof(model, tokenizer, templates, layers, max_tokens=spec.max_tokens, quantization=spec.quantization)
+    except (MetaEOLError, torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:
+        raise ModelFilesError(f"transformers cannot run the model in {folder}: {type(error).__name__}: {error}") from error
     release_clean_pages()
     source = ModelSource(model, lambda: load().to(device))
     del model  # the source alone holds it, and gives it up

@@ -176,6 +176,13 @@ def test_the_text_model_of_a_model_that_sees_is_used_alone(wrapper: str, tmp_pat
     assert not [name for name in names if "vision" in name or "visual" in name]
 
 
+def test_a_model_that_transformers_itself_cannot_run_is_refused_by_name(tmp_path: Path) -> None:
+    config = tiny_config("deepseek_v2")
+    config.num_experts_per_tok = None
+    with pytest.raises(ModelFilesError, match=r"transformers cannot run the model in .*: TypeError"):
+        load(save_any_tiny_model(config, tmp_path))
+
+
 def test_hidden_states_of_another_form_are_refused_by_name(tiny_model: Callable[..., Path]) -> None:
     for layer in (2, -1):
         with pytest.raises(ModelFilesError, match=r"hidden states of a gemma3n_text at layer \d have shape .*, which is no vector of 64"):
