@@ -364,9 +364,11 @@ def any_change(spark: SparkSession, folder: Path, spec: EmbeddingSpec, *, in_pla
 
     def machine_on_a_copy() -> AnyChange:
         copy = shutil.copytree(folder / "start", folder / f"sequence_{next(numbers)}")
+        state = machine(copy)
         if not in_place:  # the copy of the source takes the source's place
             spark.sql(f"ALTER TABLE delta.`{copy / 'vectors'}` UNSET TBLPROPERTIES ('metaeol.embedding.source')")
-        return machine(copy)
+            state._forget_versions("target")  # those whose source is another table
+        return state
 
     before = {name: spark.conf.get(name, None) for name in CONF}
     try:
