@@ -19,6 +19,7 @@ from metaeol_udf.errors import ModelFilesError
 _LOCAL = {"trust_remote_code": False, "local_files_only": True}
 _HEADS = ("lm_head", "embed_out")  # transformers' names of what stands above a base model
 _TEXT_NAMES = {r"^(model\.)?language_model\.(model\.)?": ""}  # what weights of a text model are called inside another model
+_ALSO_ENCODERS = ("bert-generation",)  # encoders that transformers does not list among those
 _MOST_LETTERS = 400  # of an error of transformers
 
 
@@ -47,7 +48,7 @@ def load_config(folder: Path) -> Any:
         raise _unreadable("the configuration", folder, error) from error
     kind, is_decoder = config.model_type, getattr(config, "is_decoder", True)
     decoders, with_images = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-    is_encoder = kind in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES and not is_decoder
+    is_encoder = not is_decoder and (kind in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES or kind in _ALSO_ENCODERS)
     if getattr(config, "is_encoder_decoder", False) or is_encoder or not (kind in decoders or kind in with_images):
         raise ModelFilesError(
             f"the model in {folder} is a {kind}, which is no causal language model: prompts that end in «one word:» need one that "
