@@ -146,7 +146,7 @@ def check_room(spec: EmbeddingSpec, templates: TemplateSet, tokenizer: PromptTok
     """Refuse a `max_tokens` whose prompts would not fit the positions that the model knows."""
     n_positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     n_prompt = longest_prompt(tokenizer, templates, 0)
-    if n_positions is not None and 0 < n_positions and n_prompt + spec.max_tokens > n_positions:
+    if n_positions is not None and n_positions > 0 and n_prompt + spec.max_tokens > n_positions:
         raise ConfigError(
             f"embedding.max_tokens is {spec.max_tokens}, but the model has {n_positions} positions and the longest prompt takes "
             f"{n_prompt}: use at most {n_positions - n_prompt}"

@@ -33,8 +33,13 @@ def a_column_that_went_away(state: AnyChange) -> None:
     state.run(command="retry", what="title")
 
 
+def a_quarantine_that_went_away_before_a_retry(state: AnyChange) -> None:
+    state.remove(what="quarantine")
+    state.run(command="retry", what="title")
+
+
 #: Sequences that failed once, in the lines that Hypothesis prints.
-KEPT = [(two_first_runs_at_once, False), (a_column_that_went_away, True)]
+KEPT = [(two_first_runs_at_once, False), (a_column_that_went_away, True), (a_quarantine_that_went_away_before_a_retry, True)]
 
 
 @pytest.mark.parametrize(("steps", "in_place"), KEPT)
