@@ -1,4 +1,4 @@
-"""From a model folder to something that runs: device, dtype, weights, tokenizer, and the proof that the fast path is right."""
+"""From a model folder to something that runs: device, dtype, weights, tokenizer, and the runner that is proved exact."""
 
 from __future__ import annotations
 
