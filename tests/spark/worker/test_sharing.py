@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -168,6 +169,8 @@ def test_a_task_takes_all_gpus_that_are_assigned_to_it(assign: Any) -> None:
 class _Sums:
     """Embeds a text as its length; says which load it came from."""
 
+    engine = types.SimpleNamespace(runner=types.SimpleNamespace(name="decoder"))
+
     def __init__(self) -> None:
         self._busy = threading.Lock()
 
@@ -269,7 +272,7 @@ def test_a_gpu_that_is_busy_with_another_model_is_waited_for_and_then_named_with
 
 def test_texts_of_a_lost_owner_come_back_and_the_gpu_is_free(gpu: Gpu) -> None:
     owner = obtain([gpu], "model", lambda encoder: "load 1", lambda: _Sums())  # type: ignore[arg-type, return-value]
-    borrowed = obtain([gpu], "model", "-", lambda: pytest.fail("loaded twice"))
+    borrowed = obtain([gpu], "model", lambda encoder: "-", lambda: pytest.fail("loaded twice"))
     assert isinstance(owner, OwnedEncoder)
     windows = iter([["a"], ["b"], ["c"]])
     stream = borrowed.encode_batches(windows)
@@ -292,7 +295,7 @@ def test_an_owner_whose_socket_was_removed_gives_the_gpu_back_all_the_same(gpu: 
     with pytest.raises(OSError, match="closed"):  # nothing of it is left to be tidied up when the process ends
         owner._listener.accept()
     again = obtain([gpu], "model", lambda encoder: "load 2", lambda: _Sums(), wait_s=1)  # type: ignore[arg-type, return-value]
-    borrowed = obtain([gpu], "model", "-", lambda: pytest.fail("loaded twice"))
+    borrowed = obtain([gpu], "model", lambda encoder: "-", lambda: pytest.fail("loaded twice"))
     assert borrowed.load_id == again.load_id == "load 2"
     again.close()  # type: ignore[union-attr]
 
@@ -312,14 +315,14 @@ def test_a_slow_end_of_an_owner_does_not_remove_the_next_ones_socket(gpu: Gpu, m
 def test_a_model_over_two_gpus_is_shared_and_gives_way_to_one_on_either(tmp_path: Path) -> None:
     gpus = [Gpu("cpu", f"pretended {tmp_path} {index}") for index in range(3)]
     try:
-        both = obtain(gpus[:2], "model", "both", lambda: _Sums())  # type: ignore[arg-type, return-value]
+        both = obtain(gpus[:2], "model", lambda encoder: "both", lambda: _Sums())  # type: ignore[arg-type, return-value]
         assert isinstance(both, OwnedEncoder)
-        shared = obtain(gpus[1::-1], "model", "-", lambda: pytest.fail("loaded twice"))
+        shared = obtain(gpus[1::-1], "model", lambda encoder: "-", lambda: pytest.fail("loaded twice"))
         assert _lengths(shared, 2) == [0.0, 1.0, 2.0, 10.0, 11.0, 12.0]
-        later = obtain(gpus[1:], "model", "later", lambda: _Sums(), wait_s=10)  # type: ignore[arg-type, return-value]
+        later = obtain(gpus[1:], "model", lambda encoder: "later", lambda: _Sums(), wait_s=10)  # type: ignore[arg-type, return-value]
         assert isinstance(later, OwnedEncoder)
         assert both.is_closed
-        first = obtain(gpus[:1], "model", "first", lambda: _Sums(), wait_s=10)  # type: ignore[arg-type, return-value]
+        first = obtain(gpus[:1], "model", lambda encoder: "first", lambda: _Sums(), wait_s=10)  # type: ignore[arg-type, return-value]
         assert not later.is_closed
         for owner in (later, first):
             assert isinstance(owner, OwnedEncoder)
@@ -336,7 +339,7 @@ def test_a_load_that_fails_leaves_the_gpu_to_others(gpu: Gpu) -> None:
         raise EnvironmentFault("no memory")
 
     with pytest.raises(EnvironmentFault, match="no memory"):
-        obtain([gpu], "model", "-", fail)
+        obtain([gpu], "model", lambda encoder: "-", fail)
     owner = obtain([gpu], "model", lambda encoder: "load", lambda: _Sums(), wait_s=1)  # type: ignore[arg-type, return-value]
     assert isinstance(owner, OwnedEncoder)
     owner.close()
