@@ -26,7 +26,7 @@ from metaeol_udf.encoder.reference import encode_plainly
 from tests.encoder.oracle import worst_cosine
 from tests.tiny_configs import random_model, tiny_config
 
-NAMES = ("llama", "qwen3_moe", "gpt_oss", "phi3", "gemma4_text", "olmo2", "glm4", "qwen3_5_text", "lfm2", "granitemoehybrid", "falcon_h1")
+NAMES = ("llama", "qwen3_moe", "gpt_oss", "phi3", "olmo2", "glm4", "qwen3_5_text", "lfm2")
 N_TEXTS, N_OF_LOOP = 64, 4
 
 #: Sizes in place of the tiny ones, by the names that configurations have for them.
