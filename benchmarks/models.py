@@ -31,7 +31,7 @@ N_TEXTS, N_OF_LOOP = 64, 4
 
 #: Sizes in place of the tiny ones, by the names that configurations have for them.
 SIZES: dict[str, Any] = {
-    **dict.fromkeys(("hidden_size", "attention_hidden_size"), 512), **dict.fromkeys(("num_attention_heads",), 8),
+    **dict.fromkeys(("hidden_size", "attention_hidden_size"), 512), "num_attention_heads": 8,
     "num_key_value_heads": 4, "head_dim": 64, "intermediate_size": 1536, "moe_intermediate_size": 384, "num_experts": 8,
     "num_local_experts": 8, "num_hidden_layers": 12, "vocab_size": 49_152, "vocab_size_per_layer_input": 49_152, "sliding_window": 512,
     "max_position_embeddings": 4096, "linear_key_head_dim": 64, "linear_value_head_dim": 64, "mamba_n_heads": 16, "mamba_d_head": 64,

@@ -316,8 +316,8 @@ class EmbedRun:
         ref, key = self._job.target.beside("quarantine"), snapshot.tables.key
         if not (self._scope.failed or snapshot.look.sees_old_rows):
             return
-        is_clean = not (snapshot.n_failing or self._report.rows_failed)
-        if is_clean and not self._scope.failed and not exists(self._spark, ref):  # another try of rows says nothing of the others
+        # Another try of rows says nothing of those that it does not try.
+        if not (self._scope.failed or snapshot.n_failing or self._report.rows_failed or exists(self._spark, ref)):
             return
         with self._report.timed("quarantine"):
             failing = failing_rows(self._job, snapshot.tables)

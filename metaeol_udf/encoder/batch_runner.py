@@ -43,7 +43,7 @@ class BatchRunner:
         self._engine = engine
         self._wanted = _AUTO_BATCH_TOKENS[engine.device.type] if isinstance(max_batch_tokens, str) else max_batch_tokens
         self.max_batch_tokens = self._wanted
-        self.n_threads = one_per_core() if engine.device.type == "cpu" and engine.runner.takes_threads else 1
+        self.n_threads = one_per_core() if engine.device.type == "cpu" and engine.runner.has_prefixes else 1
         self._threads: ThreadPoolExecutor | None = None  # started with the first batch
         self.copier = ResultCopier() if engine.device.type == "cuda" else None
         self._n_good = 0

@@ -17,8 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from metaeol_udf.cosine import unit_rows
 from metaeol_udf.encoder.forward.runner import Runner
 from metaeol_udf.encoder.generic.text_model import find_layers
+from metaeol_udf.encoder.gpu.proof import MIN_COSINE
 from metaeol_udf.encoder.preparation import prepare_texts
 from metaeol_udf.encoder.reference import encode_plainly
 from metaeol_udf.encoder.vectors.output import add_states
@@ -29,16 +31,16 @@ from metaeol_udf.prompts.trie import PromptTrie
 logger = logging.getLogger(__name__)
 
 _TEXTS = ("A short text to check with.", 'Ein zweiter, etwas längerer Text: "quoted", with 12 numbers (and brackets)?')
-_MIN_COSINE = {torch.float32: 0.99999, torch.bfloat16: 0.995, torch.float16: 0.995}  # to transformers' own forward in the same dtype
 _MIN_QUANTIZED_COSINE = {"int8": 0.99, "int4": 0.9}  # to transformers with whole weights
 _MOST_LOST, _MOST_LOST_BY_ONE = 3.0, 8.0  # times what transformers' own forward loses against float32: the median state, and the worst
 _LEAST_LOST = 3e-5  # of a cosine: what is lost by so little is as good as exact
 _BEYOND = 16  # tokens of the long text beyond a window
 
+_SWITCH = "original_max_position_embeddings"
 #: Settings that say from which length on a token sees less, or positions count otherwise.
 _HORIZONS = (
-    "sliding_window", "sliding_window_size", "attention_window_size", "window_size", "local_attention", "attention_chunk_size",
-    "original_max_position_embeddings", "floor_scale",
+    "sliding_window", "sliding_window_size", "attention_window_size", "window_size", "local_attention", "attention_chunk_size", _SWITCH,
+    "floor_scale",
 )  # fmt: skip
 
 
@@ -114,7 +116,7 @@ def make_proof(
         return np.concatenate([states, rest])
 
     expected = encode()
-    min_cosine = min_median = _MIN_COSINE[model.dtype] if quantization is None else _MIN_QUANTIZED_COSINE[quantization]
+    min_cosine = min_median = MIN_COSINE[model.dtype] if quantization is None else _MIN_QUANTIZED_COSINE[quantization]
     if in_float32:
         try:
             with _in_float32(model):
@@ -137,7 +139,7 @@ def depends_on_length(config: Any, n_tokens: int) -> bool:
         n_tokens: Of the longest prompt.
     """
     ropes = _ropes(config)
-    switches = [rope.get("original_max_position_embeddings") or config.max_position_embeddings for rope in ropes if _is_switching(rope)]
+    switches = [rope.get(_SWITCH) or config.max_position_embeddings for rope in ropes if _is_switching(rope)]
     return any(n_tokens > switch for switch in switches)
 
 
@@ -157,7 +159,7 @@ def longest_prompt(tokenizer: PromptTokenizer, templates: TemplateSet, max_token
 
 def _long_texts(config: Any, tokenizer: PromptTokenizer, longest: int, max_tokens: int) -> list[str]:
     """Make a text that reaches beyond the windows and switches which prompts may reach; none where they reach none."""
-    found = [getattr(config, name, None) for name in _HORIZONS] + [rope.get(_HORIZONS[-2]) for rope in _ropes(config)]
+    found = [getattr(config, name, None) for name in _HORIZONS] + [rope.get(_SWITCH) for rope in _ropes(config)]
     horizons = [horizon for horizon in found if isinstance(horizon, int) and 0 < horizon < longest]
     if not horizons:
         return []
@@ -211,9 +213,8 @@ def _tensors(module: nn.Module, *, recurse: bool) -> Iterator[Tensor]:
     yield from module.buffers(recurse=recurse)
 
 
-def _cosines(a: NDArray[np.float32], expected: NDArray[np.float32]) -> NDArray[np.float32]:
+def _cosines(a: NDArray[np.float32], expected: NDArray[np.float32]) -> NDArray[np.float64]:
     """Compute the cosines of matching states where something is expected; -1 where a state is not finite."""
     compared = np.isfinite(expected).all(-1)
-    a, expected = a[compared], expected[compared]
-    cosines: NDArray[np.float32] = (a * expected).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(expected, axis=-1))
+    cosines: NDArray[np.float64] = (unit_rows(a[compared]) * unit_rows(expected[compared])).sum(1)
     return np.nan_to_num(cosines, nan=-1.0)

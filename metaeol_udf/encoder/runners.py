@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from metaeol_udf.encoder.checkpoint.architectures import DECODER_TYPES
+from metaeol_udf.encoder.checkpoint.architectures import DECODER_TYPES, cannot_quantize, not_of_the_decoder
 from metaeol_udf.encoder.checkpoint.process_memory import release_clean_pages, return_freed_memory
 from metaeol_udf.encoder.decoder_pass import make_decoder_pass
 from metaeol_udf.encoder.forward.runner import Runner
@@ -27,7 +27,7 @@ from metaeol_udf.encoder.generic.sequence_pass import SequencePass
 from metaeol_udf.encoder.generic.text_model import TextModel
 from metaeol_udf.encoder.generic.whole_pass import WholePass
 from metaeol_udf.encoder.proof import Proof, depends_on_length
-from metaeol_udf.errors import ConfigError, EnvironmentFault, MetaEOLError
+from metaeol_udf.errors import EnvironmentFault, MetaEOLError
 from metaeol_udf.prompts.tokenizer import PromptTokenizer
 from metaeol_udf.prompts.trie import PromptTrie
 from metaeol_udf.spec import EmbeddingSpec
@@ -137,7 +137,8 @@ def choose_runner(
             is_fault = True
         else:
             if why is None:
-                _finish(source, runner)
+                if isinstance(runner, (SequencePass, ForkPass)):
+                    runner.text_model.drop_unused_layers()
                 if is_fault:
                     logger.warning(
                         "%s runs on runner %s, a slower one. Vectors are exact. Not used: %s", spec.model, name, "; ".join(reasons)
@@ -148,7 +149,7 @@ def choose_runner(
         source.restore()
     all_reasons = "; ".join(reasons)
     if spec.quantization is not None:
-        raise ConfigError(f"embedding.quantization is {spec.quantization!r}, which {spec.model} cannot use: {all_reasons}; set it to null")
+        raise cannot_quantize(spec, all_reasons)
     if devices:
         raise EnvironmentFault(f"{spec.model} is larger than a GPU and cannot be split: {all_reasons}")
     logger.warning("%s runs on whole prompts. Vectors are exact, but come several times slower. Not used: %s", spec.model, all_reasons)
@@ -160,7 +161,7 @@ def _make_decoder(
 ) -> Runner:
     """Make the runner of a known family; the model gives its weights up."""
     if source.model_type not in DECODER_TYPES:
-        raise _NotForThisModelError(f"architecture {source.model_type!r} is not one of {', '.join(DECODER_TYPES)}")
+        raise _NotForThisModelError(not_of_the_decoder(source.model_type))
     try:
         runner = make_decoder_pass(source.get(), spec, trie, layers, devices)
     except Exception:
@@ -177,11 +178,3 @@ def _text_model(source: ModelSource, layers: Sequence[int], proof: Proof) -> Tex
     if depends_on_length(source.get().config, proof.n_most_tokens):
         raise _NotForThisModelError("its rotary positions change with the length of a prompt; embedding.max_tokens is large for it")
     return source.read(layers)
-
-
-def _finish(source: ModelSource, runner: Runner) -> None:
-    """Give up what the chosen runner does not need."""
-    if isinstance(runner, (SequencePass, ForkPass)):
-        runner.text_model.drop_unused_layers()
-    else:
-        source.drop()

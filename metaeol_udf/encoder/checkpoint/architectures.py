@@ -39,7 +39,14 @@ def check_quantization(spec: EmbeddingSpec, folder: Path) -> None:
     """
     kind = text_model_type(folder)
     if spec.quantization is not None and kind not in DECODER_TYPES:
-        raise ConfigError(
-            f"embedding.quantization is {spec.quantization!r}, which {spec.model} cannot use: architecture {kind!r} is not one of "
-            f"{', '.join(DECODER_TYPES)}; set it to null"
-        )
+        raise cannot_quantize(spec, not_of_the_decoder(kind))
+
+
+def cannot_quantize(spec: EmbeddingSpec, why: str) -> ConfigError:
+    """Make the error of a model whose weights cannot be quantized."""
+    return ConfigError(f"embedding.quantization is {spec.quantization!r}, which {spec.model} cannot use: {why}; set it to null")
+
+
+def not_of_the_decoder(kind: str) -> str:
+    """Say that our own decoder does not know an architecture."""
+    return f"architecture {kind!r} is not one of {', '.join(DECODER_TYPES)}"

@@ -17,14 +17,13 @@ class Runner(Protocol):
     Attributes:
         name: What reports call it.
         n_prefix_tokens: Tokens that the template set's prefixes took.
-        has_prefixes: Whether it runs prefixes once and texts after them; else it must be given whole prompts.
-        takes_threads: Whether several threads may run batches.
+        has_prefixes: Whether it runs prefixes once and texts after them, and several threads may run batches; else it must be given whole
+            prompts by one thread.
     """
 
     name: str
     n_prefix_tokens: int
     has_prefixes: bool
-    takes_threads: bool
 
     def use_groups(self, groups: Sequence[PrefixGroup]) -> None:
         """Set the prefix groups that cells speak of."""

@@ -33,17 +33,13 @@ class Batch:
 
 
 class TokenSequencePass(ABC):
-    """Runs cells as one token sequence over a template set's trie. Prefixes go through the model once, when this is made.
+    """Runs cells as one token sequence over a template set's trie. Prefixes go through the model once, when this is made. See `Runner`.
 
     Attributes:
         taps: Indices into the hidden states of what is read, ascending.
-        n_prefix_tokens: Tokens that the prefixes took.
-        has_prefixes: True: it runs prefixes once and texts after them.
-        takes_threads: True: several threads may run batches.
     """
 
     has_prefixes = True
-    takes_threads = True
 
     def __init__(self, groups: Sequence[PrefixGroup], taps: Sequence[int], rules: Rules, device: torch.device) -> None:
         """Run the prefixes.
@@ -74,15 +70,7 @@ class TokenSequencePass(ABC):
 
     @torch.inference_mode()
     def run(self, batch: Sequence[Cell], text_ids: Sequence[Mapping[int, Sequence[int]]]) -> list[Tensor]:
-        """Compute the hidden state of every prompt's last token.
-
-        Args:
-            batch: Cells that go through the model together.
-            text_ids: Token ids of each text in each group, indexed ``[group][row]``.
-
-        Returns:
-            One float32 tensor a cell, shape ``(n_rows, n_group_templates, n_taps * hidden_size)``, on the model's device.
-        """
+        """Compute the hidden state of every prompt's last token, as `Runner.run` says."""
         parts, start = [], 0
         ids: list[int] = []
         for cell in batch:

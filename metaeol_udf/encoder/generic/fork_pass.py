@@ -32,23 +32,20 @@ class _Branch:
 class ForkPass:
     """Runs a transformers model over a template set's trie, each cell as rows of equal length after a copy of its prefix's cache.
 
+    See `Runner`.
+
     Attributes:
         text_model: What it runs.
-        taps: Indices into the hidden states of what is read, ascending.
-        n_prefix_tokens: Tokens that the prefixes took.
-        has_prefixes: True: it runs prefixes once and texts after them.
-        takes_threads: True: several threads may run batches.
     """
 
     name = "fork"
     has_prefixes = True
-    takes_threads = True
 
     def __init__(self, text_model: TextModel, groups: Sequence[PrefixGroup]) -> None:
         """Run the prefixes."""
         self.text_model = text_model
-        self.taps = text_model.taps
         self._groups: Sequence[PrefixGroup] = ()
+        self._branches: list[tuple[_Branch, ...]] = []
         self._caches: dict[tuple[int, ...], Any] = {(): DynamicCache(config=text_model.config)}
         self.n_prefix_tokens = sum(len(group.prefix_ids) for group in groups)
         self.use_groups(groups)
@@ -57,6 +54,7 @@ class ForkPass:
     def use_groups(self, groups: Sequence[PrefixGroup]) -> None:
         """Set the groups that cells speak of: prefixes that are new run, prefixes that are no longer used are given up."""
         self._groups = groups
+        self._branches = [_branches(group) for group in groups]
         in_use = {group.prefix_ids for group in groups} | {()}
         self._caches = {ids: cache for ids, cache in self._caches.items() if ids in in_use}
         for group in groups:
@@ -69,7 +67,7 @@ class ForkPass:
 
     @torch.inference_mode()
     def run(self, batch: Sequence[Cell], text_ids: Sequence[Mapping[int, Sequence[int]]]) -> list[Tensor]:
-        """Compute the hidden state of every prompt's last token, as `TokenSequencePass.run` does."""
+        """Compute the hidden state of every prompt's last token, as `Runner.run` says."""
         return [self._run_cell(cell, text_ids[cell.group]) for cell in batch]
 
     def _run_cell(self, cell: Cell, text_ids: Mapping[int, Sequence[int]]) -> Tensor:
@@ -80,7 +78,7 @@ class ForkPass:
         if n_before:
             cache.reorder_cache(torch.zeros(len(ids), dtype=torch.long, device=self.text_model.device))
         found = {-1: self._step(ids, cache, n_before)[:, -1]}
-        self._run_branches(_branches(group), group, cache, n_before + ids.shape[1], len(ids), found)
+        self._run_branches(self._branches[cell.group], group, cache, n_before + ids.shape[1], len(ids), found)
         return torch.stack([found[node] for node in group.outputs], dim=1).float()
 
     def _run_branches(
@@ -103,7 +101,7 @@ class ForkPass:
         return torch.cat(model.run(ids.to(model.device), lambda x: x, use_cache=True, **inputs)[0], dim=-1)
 
 
-def _branches(group: PrefixGroup, parent: int = -1) -> tuple[_Branch, ...]:
+def _branches(group: PrefixGroup) -> tuple[_Branch, ...]:
     """Cut a suffix trie where it forks; tokens of the trie stand after their parents."""
     parents = [max((j for j in range(i) if group.suffix_sees[i, j]), default=-1) for i in range(len(group.suffix_ids))]
 
@@ -116,4 +114,4 @@ def _branches(group: PrefixGroup, parent: int = -1) -> tuple[_Branch, ...]:
             found.append(_Branch(tuple(nodes), cut(nodes[-1])))
         return tuple(found)
 
-    return cut(parent)
+    return cut(-1)

@@ -74,7 +74,7 @@ class SequenceBatch:
     Attributes:
         blocks: Rows that attention takes together.
         keys: The key of each layer's masks in a block.
-        kept: Where keys and values of the only row go, those of layer ``i`` at ``2 * i`` and after it; or None.
+        kept: Where keys and values of the only row go, by index of the layer; or None.
     """
 
     blocks: Sequence[Block]
@@ -170,5 +170,5 @@ AttentionMaskInterface.register(NAME, _describe_mask)  # a rule goes where a mas
 
 
 def to_prefix_cache(kept: dict[int, tuple[Tensor, Tensor]]) -> PrefixCache:
-    """Return the keys and values of all layers in their order."""
+    """Return the keys and values of all layers in their order: those of layer ``i`` at ``2 * i`` and after it."""
     return tuple(tensor for index in sorted(kept) for tensor in kept[index])

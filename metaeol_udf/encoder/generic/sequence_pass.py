@@ -45,11 +45,11 @@ class SequencePass(TokenSequencePass):
     def _forward(self, ids: Tensor, parts: Sequence[Part], kept: list[Tensor] | None) -> Tensor:
         positions = torch.cat([part.layout.positions.repeat(part.n_rows) for part in parts])
         outputs = torch.cat([part.output_rows() for part in parts])
-        batch = SequenceBatch(make_blocks(parts), self._keys, None if kept is None else {})
-        with attending(batch):
+        keys_and_values: dict[int, tuple[Tensor, Tensor]] = {}
+        with attending(SequenceBatch(make_blocks(parts), self._keys, None if kept is None else keys_and_values)):
             states = self._run(ids, positions, outputs)
-        if kept is not None and batch.kept is not None:
-            kept += to_prefix_cache(batch.kept)
+        if kept is not None:
+            kept += to_prefix_cache(keys_and_values)
         return torch.cat([state.to(states[-1].device) for state in states], dim=-1)
 
     def _run(self, ids: Tensor, positions: Tensor, outputs: Tensor) -> list[Tensor]:

@@ -15,7 +15,7 @@ from metaeol_udf.prompts.trie import PrefixGroup
 class WholePass:
     """Runs cells of whole prompts of equal length: no padding, no cache, no mask, so nothing can differ from one at a time.
 
-    See `Runner`. `takes_threads` is False: transformers' own forward is not meant to be called by several threads.
+    See `Runner`. Transformers' own forward is not meant to be called by several threads.
 
     Attributes:
         layers: Indices into the hidden states of what is read.
@@ -24,7 +24,6 @@ class WholePass:
     name = "whole"
     n_prefix_tokens = 0
     has_prefixes = False
-    takes_threads = False
 
     def __init__(self, model: Any, layers: Sequence[int]) -> None:
         self._model = model
@@ -35,7 +34,7 @@ class WholePass:
 
     @torch.inference_mode()
     def run(self, batch: Sequence[Cell], text_ids: Sequence[Mapping[int, Sequence[int]]]) -> list[Tensor]:
-        """Compute the hidden state of every prompt's last token."""
+        """Compute the hidden state of every prompt's last token, as `Runner.run` says."""
         states = []
         for cell in batch:
             ids = torch.tensor([list(text_ids[cell.group][row]) for row in cell.rows], device=self._model.device)

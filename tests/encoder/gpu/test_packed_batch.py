@@ -348,7 +348,7 @@ def test_a_lane_works_on_the_engines_device(counted: tuple[MetaEOLEncoder, Packe
 
 def test_a_gpu_that_is_not_the_first_is_made_the_lanes_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device", lambda device: f"guard of {device}")
-    engine = types.SimpleNamespace(device=torch.device("cuda", 1), runner=types.SimpleNamespace(takes_threads=True))
+    engine = types.SimpleNamespace(device=torch.device("cuda", 1), runner=types.SimpleNamespace(has_prefixes=True))
     runner = BatchRunner(engine, 1024)  # type: ignore[arg-type]
     assert runner.on_device() == "guard of cuda:1"
 
