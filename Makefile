@@ -20,7 +20,7 @@ test: java $(MODEL)/metaeol-manifest.json ## run the tests
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-fast: $(MODEL)/metaeol-manifest.json ## run the tests that need no JVM, but for the longest
-	@$(BIN)/python -m pytest --no-jvm -m "not slow and not long"
+	@$(BIN)/python -m pytest --no-jvm -m "not slow and not long" -n 2 --dist loadfile
 
 test-slow: java $(MODEL)/metaeol-manifest.json ## run the tests that take long: pages, notebooks, Connect, the quality gate, SIGTERM, streams
 	@$(BIN)/python -m pytest -m slow

@@ -65,20 +65,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("names", nargs="*", help="architectures; none: all of the mapping")
     parser.add_argument("--write", type=Path, help="a page whose table is replaced")
     options = parser.parse_args(arguments)
-    warnings.simplefilter("ignore")
-    transformers.logging.set_verbosity_error()
-    logging.disable(logging.WARNING)
-    torch.set_num_threads(1)
     results = []
-    for name in options.names or MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        results.append(try_architecture(name))
-        print(*_cells(results[-1]), sep=" | ", flush=True)
+    with _quiet():
+        for name in options.names or MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+            results.append(try_architecture(name))
+            print(*_cells(results[-1]), sep=" | ", flush=True)
     page = "\n".join(render(results))
     print(page)
     if options.write is not None:
         text = options.write.read_text(encoding="utf-8")
         before, after = text.split(BEGIN)[0], text.split(END)[1]
         options.write.write_text(f"{before}{BEGIN}\n{page}\n{END}{after}", encoding="utf-8")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep warnings out of the table, and set everything back: a test of this module shares its process with others."""
+    verbosity, threads = transformers.logging.get_verbosity(), torch.get_num_threads()
+    transformers.logging.set_verbosity_error()
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        logging.disable(logging.NOTSET)
+        transformers.logging.set_verbosity(verbosity)
 
 
 def try_architecture(name: str) -> Result:

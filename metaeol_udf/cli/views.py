@@ -32,7 +32,7 @@ SUMMARY = (
     ("unique_texts", "unique texts"),
     ("tokens_computed", "tokens computed"),
     ("tokens_saved", "tokens saved"),
-    ("runner", "runner of the model"),
+    ("runner", "runner"),
     ("texts_per_second", "texts per second"),
     ("seconds", "seconds"),
     ("quality", "quality"),

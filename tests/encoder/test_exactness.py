@@ -15,18 +15,7 @@ from tests.encoder.oracle import one_at_a_time, worst_cosine
 from tests.tiny_models import TOKENIZERS, configs
 
 #: The shapes that our own decoder takes.
-OURS = (
-    "llama",
-    "llama3-rope",
-    "mistral",
-    "qwen2",
-    "qwen3",
-    "gemma",
-    "gemma2",
-    "gemma3",
-    "gpt2",
-    "opt",
-)  # of the shapes, those that the decoder takes
+OURS = ("llama", "llama3-rope", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "gpt2", "opt")
 TEXTS = [
     *("a good day", "the people play music by the river and the old guitar is great", "x", 'she said "run"', "is it new?"),
     *("don't {text} stop", "日本語 text", "<|end|> </s> <s>", "  spaces  inside   too ", "word " * 40 + "end", "the old guitar"),
@@ -52,7 +41,9 @@ def test_every_architecture_equals_one_prompt_at_a_time(shape: str, tiny_model: 
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2, -1, -2, 0.5, 0.85])
-@pytest.mark.parametrize("shape", ["llama", "gemma3", "gpt2", "opt", "gpt_neox"])
+@pytest.mark.parametrize(
+    "shape", ["llama", "gpt_neox", *(pytest.param(name, marks=pytest.mark.long) for name in ("gemma3", "gpt2", "opt"))]
+)
 def test_every_layer_is_the_hidden_state_that_transformers_counts(shape: str, layer: int | float, tiny_model: Callable[..., Path]) -> None:
     folder = tiny_model(shape)
     index = {0.5: 2, 0.85: 3}.get(layer, layer)

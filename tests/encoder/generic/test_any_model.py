@@ -24,9 +24,10 @@ TEXTS = [
 ]
 LAYERS = (1, 2, -1)
 
-STREAM = ("qwen3_moe", "gpt_oss", "phi3", "gemma4_text", "llama4_text", "deepseek_v3")
+QUICK = (("qwen3_moe", "stream"), ("gpt_oss", "stream"), ("lfm2", "fork"), ("bloom", "fork"))  # in `make test-fast`, too
+STREAM = ("phi3", "gemma4_text", "llama4_text", "deepseek_v3")
 MORE_STREAM = ("mixtral", "olmo2", "glm4", "smollm3", "cohere2", "granite", "gpt_neox", "starcoder2")
-FORK = ("qwen3_next", "lfm2", "granitemoehybrid", "bloom")
+FORK = ("qwen3_next", "granitemoehybrid")
 MORE_FORK = ("qwen3_5_text", "falcon_h1", "nemotron_h", "bamba", "gptj")
 WHOLE, MORE_WHOLE = ("jamba",), ("mamba2", "recurrent_gemma")
 
@@ -44,7 +45,12 @@ def plain(folder: Path, layer: int, texts: list[str] = TEXTS) -> np.ndarray[Any,
 @pytest.mark.parametrize(
     ("model_type", "runner"),
     [
-        *(pytest.param(name, runner) for runner, names in (("stream", STREAM), ("fork", FORK), ("whole", WHOLE)) for name in names),
+        *QUICK,
+        *(
+            pytest.param(name, runner, marks=pytest.mark.long)
+            for runner, names in (("stream", STREAM), ("fork", FORK), ("whole", WHOLE))
+            for name in names
+        ),
         *(
             pytest.param(name, runner, marks=pytest.mark.slow)
             for runner, names in (("stream", MORE_STREAM), ("fork", MORE_FORK), ("whole", MORE_WHOLE))
@@ -64,6 +70,7 @@ def test_every_layer_equals_one_prompt_at_a_time(model_type: str, runner: str, t
     assert (share < 0.6) == (runner != "whole")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "model_type", ["gpt_oss", "qwen3_next", *(pytest.param(name, marks=pytest.mark.slow) for name in ("qwen3_moe", "gemma4_text"))]
 )
@@ -78,6 +85,7 @@ def test_batches_order_and_common_starts_do_not_change_vectors(model_type: str, 
         assert worst_cosine(ours.encode([texts[i] for i in order]), expected[order]) >= 0.99999
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("model_type", ["gpt_oss", "qwen3_next"])
 def test_batches_on_two_threads_are_the_same(model_type: str, tiny_model: Callable[..., Path]) -> None:
     folder = tiny_model(model_type)
@@ -162,6 +170,7 @@ def test_rotary_positions_that_change_with_the_length_are_computed_whole(tiny_mo
     assert worst_cosine(ours.encode(texts, per_template=True), plain(folder, -1, texts)) >= 0.99999
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "wrapper", ["gemma3", "llama4", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mistral3", "qwen3_vl", "qwen3_5", "gemma4"))]
 )
