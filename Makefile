@@ -54,7 +54,7 @@ bench: $(MODEL)/metaeol-manifest.json ## time the engine against the plain loop
 
 lock: .venv/package.stamp ## pin the newest versions that pyproject.toml allows
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile pyproject.toml --extra spark --extra connect --extra demo --extra mlflow --extra prometheus --extra plots --extra evaluation --extra docs --extra dev --universal --python-version 3.11 --upgrade \
+	$(BIN)/uv pip compile pyproject.toml --extra spark --extra connect --extra demo --extra prepare --extra mlflow --extra prometheus --extra plots --extra evaluation --extra docs --extra dev --universal --python-version 3.11 --upgrade \
 		--generate-hashes --no-header --no-annotate --quiet -o .venv/dev.txt
 	(sed -n 1p requirements/dev.txt; cat .venv/dev.txt) > .venv/lock.txt && mv .venv/lock.txt requirements/dev.txt
 	$(BIN)/uv pip compile pyproject.toml --extra mteb --extra integrations --constraint requirements/dev.txt --universal --python-version 3.11 --upgrade \

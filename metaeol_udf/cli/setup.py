@@ -98,21 +98,31 @@ def prepare(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="SRC", help="GGUF file, checkpoint folder, installed package with a GGUF file, or hub id.", show_default=False
+            metavar="SRC",
+            help="GGUF file, checkpoint folder, adapter folder, installed package with a GGUF file, or hub id.",
+            show_default=False,
         ),
     ],
     destination: Annotated[Path, typer.Argument(metavar="DEST", help="The folder to make.", show_default=False)],
     dtype: Annotated[str, typer.Option(help="Of the weights: bfloat16, float16, float32, or auto as in the source.")] = "bfloat16",
+    base: Annotated[
+        str | None, typer.Option(help="Base model of an adapter: a folder or a hub id. Default: what the adapter names.")
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Commit of a hub id.")] = None,
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the source.")] = False,
     allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Read weights that are not safetensors.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a model folder that is there already.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Turn a model into a folder of safetensors with a manifest of SHA-256 hashes, which are checked whenever it is loaded."""
+    """Turn a model into a folder of plain safetensors with a manifest of SHA-256 hashes, which are checked whenever it is loaded.
+
+    An adapter is merged into its base model, quantised weights are written out in full. Both are proved.
+    """
     from metaeol_udf.encoder.checkpoint.prepare import PrepareOptions, prepare_model
 
-    asked = PrepareOptions(dtype=dtype, revision=revision, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, force=force)
+    asked = PrepareOptions(
+        dtype=dtype, revision=revision, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, force=force, base=base
+    )
     made = prepare_model(source, destination, asked)
     line = f"{destination}: made from {source}, {dtype}" if made else f"{destination}: already there and verified"
     emit(as_json, {"folder": str(destination), "source": source, "dtype": dtype, "made": made}, lambda _: typer.echo(line))

@@ -83,20 +83,28 @@ GARBLED = {
 
 @pytest.mark.parametrize("in_place", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_garbled_row_is_work_for_the_next_run(bench: Bench, in_place: bool) -> None:
-    write(bench)
+    last = len(GARBLED)
+    bench.write([(n, f"text {n}" if n <= last else None) for n in range(last + 2)])
     name = "table" if in_place else "vectors"
     target = {"table": str(bench.folder / name)}
     bench.run(target=target)
-    for what, values in GARBLED.items():
-        DeltaTable.forPath(bench.spark, target["table"]).update("id = 2", values)
-        report = bench.run(target=target)
-        assert report["rows_embedded"] == 1, what
-        check(bench, name)
+    before = bench.rows(name)
+    table = DeltaTable.forPath(bench.spark, target["table"])
+    for n, values in enumerate(GARBLED.values()):
+        table.update(f"id = {n}", values)
     # A vector where a text is NULL is wrong as well.
     vector = F.array(*[F.lit(1.0).cast("float")] * 32)
-    DeltaTable.forPath(bench.spark, target["table"]).update(F.col("id") == 3, {"embedding": vector, "embedding_error": F.lit(None)})
-    assert bench.run(target=target)["rows_failed"] == 1
-    check(bench, name)
+    table.update(F.col("id") == last + 1, {"embedding": vector, "embedding_error": F.lit(None)})
+    report = bench.run(target=target)
+    assert (report["rows_embedded"], report["rows_failed"]) == (len(GARBLED), 1)
+    for n, row in bench.rows(name).items():
+        what = [*GARBLED, "untouched", "a vector of no text"][n]
+        assert row["embedding_error"] == before[n]["embedding_error"] == ("null_text" if n > last else None), what
+        assert row["embedding_fingerprint"].split("-")[0] == report["fingerprint"], what
+        if n > last:
+            assert row["embedding"] is None
+        else:
+            np.testing.assert_allclose(row["embedding"], before[n]["embedding"], atol=2e-5, err_msg=what)
 
 
 @pytest.mark.slow

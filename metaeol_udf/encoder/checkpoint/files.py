@@ -15,7 +15,7 @@ from metaeol_udf.errors import ModelFilesError
 
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
-_ADAPTER = "adapter_config.json"  # of LoRA and its kin, as peft writes it
+ADAPTER = "adapter_config.json"  # of LoRA and its kin, as peft writes it
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "*.tiktoken")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _MAX_HEADER_BYTES = 100_000_000  # the safetensors format allows no longer header
@@ -49,11 +49,10 @@ def check_adapter(folder: Path) -> None:
     Raises:
         ModelFilesError: One does.
     """
-    if (folder / _ADAPTER).is_file():
+    if (folder / ADAPTER).is_file():
         raise ModelFilesError(
-            f"model folder {folder} holds an adapter ({_ADAPTER}), which changes the vectors and is not applied when a model is loaded: "
-            "merge the adapter into its base model (peft: merge_and_unload, then save_pretrained) and name that folder; where the base "
-            f"model alone is meant, move {_ADAPTER} away"
+            f"model folder {folder} holds an adapter ({ADAPTER}), which changes the vectors and is not applied when a model is loaded: "
+            f"`metaeol model prepare {folder} DEST` merges it into its base model; where the base model alone is meant, move {ADAPTER} away"
         )
 
 

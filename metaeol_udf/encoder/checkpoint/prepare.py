@@ -1,4 +1,4 @@
-"""Turn a GGUF file, a local checkpoint or a hub id into a folder of safetensors with a manifest of digests.
+"""Turn a GGUF file, a checkpoint, an adapter or a hub id into a folder of plain safetensors with a manifest of digests.
 
 Runs once, on one machine, before any job. The folder appears whole or not at all: it is written beside its place and renamed.
 """
@@ -10,13 +10,14 @@ import logging
 import os
 import shutil
 import socket
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from metaeol_udf.encoder.checkpoint.files import check_weights, model_shape
+from metaeol_udf.encoder.checkpoint.files import ADAPTER, check_weights, model_shape, read_json
 from metaeol_udf.encoder.checkpoint.manifest import MANIFEST, read_manifest, verify_folder, write_manifest
 from metaeol_udf.errors import ConfigError, EnvironmentFault, MetaEOLError, ModelFilesError, nearest_word
 from metaeol_udf.spec import DTYPES
@@ -31,6 +32,7 @@ class PrepareOptions:
     trust_remote_code: bool = False  # run Python code that comes with the source
     allow_pickle: bool = False  # read weights that are not safetensors
     force: bool = False  # replace a model folder that is there already
+    base: str | None = None  # base model of an adapter: a folder or a hub id; None: as the adapter says
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -45,19 +47,22 @@ class _Source:
         label: For the manifest: a name without the path of this machine.
         place: What `from_pretrained` takes: a folder or a hub id.
         gguf_file: Name of the GGUF file in that folder; None for a checkpoint.
+        adapter: Folder of an adapter that is merged into the model.
     """
 
     label: str
     place: str
     gguf_file: str | None = None
+    adapter: Path | None = None
 
 
 def prepare_model(source: str, destination: str | Path, options: PrepareOptions = PrepareOptions()) -> bool:
     """Make a model folder that jobs can load: safetensors, tokenizer and manifest.
 
     Args:
-        source: A GGUF file, a folder with one, a checkpoint's folder, the name of an installed Python package that
-            carries a GGUF file, or a hub id.
+        source: A GGUF file, a folder with one, a checkpoint's folder, an adapter's folder (LoRA and its kin, as peft writes
+            them), the name of an installed Python package that carries a GGUF file, or a hub id. Quantised weights of a checkpoint
+            are written out in full.
         destination: The folder to make.
         options: What is asked for and allowed.
 
@@ -75,7 +80,8 @@ def prepare_model(source: str, destination: str | Path, options: PrepareOptions 
         return False
     _check_replaceable(destination)
     try:
-        with _partial_folder(destination) as partial:
+        with _partial_folder(destination) as partial, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of libraries, about what is compared afterwards
             _convert(found, partial, options)
             write_manifest(partial, source=found.label, dtype=options.dtype)
             _publish(partial, destination)
@@ -90,6 +96,10 @@ def _find_source(source: str, options: PrepareOptions) -> _Source:
         if path.suffix != ".gguf":
             raise ConfigError(f"model source {source} is a file, but no GGUF file: name the folder of a checkpoint")
         return _Source(path.name, str(path.parent), path.name)
+    if (path / ADAPTER).is_file():
+        return _adapter_source(path, options)
+    if options.base is not None:
+        raise ConfigError(f"--base is for adapters, and {source} holds no {ADAPTER}")
     if path.is_dir():
         return _folder_source(path)
     package = source.replace("-", "_")
@@ -101,6 +111,18 @@ def _find_source(source: str, options: PrepareOptions) -> _Source:
     if path.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1:
         raise ConfigError(f"model source {source} does not exist")
     return _Source(f"{source}@{options.revision}" if options.revision else source, source)
+
+
+def _adapter_source(adapter: Path, options: PrepareOptions) -> _Source:
+    """Find an adapter's base model: what the user names, or the weights beside the adapter, or what its configuration names."""
+    base = options.base
+    if base is None:
+        beside = (adapter / "config.json").is_file() and any(adapter.glob("model*.safetensors"))
+        base = str(adapter) if beside else read_json(adapter / ADAPTER).get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise ConfigError(f"the adapter in {adapter} names no base model: name one with --base")
+    found = _folder_source(Path(base)) if Path(base).is_dir() else _find_source(base, replace(options, base=None))
+    return replace(found, label=f"{adapter.resolve().name} on {found.label}", adapter=adapter)
 
 
 def _folder_source(folder: Path) -> _Source:
@@ -178,21 +200,46 @@ def _convert(source: _Source, folder: Path, options: PrepareOptions) -> None:
     """Load the model and save it as safetensors, then see that the result loads without what was allowed for the source."""
     # Read once, when tqdm is imported: the conversion's own bars go to stderr whatever transformers' settings say.
     os.environ.setdefault("TQDM_DISABLE", "1")
+    import torch
     import transformers
 
+    from metaeol_udf.encoder.checkpoint.hf_loading import check_loadable
+    from metaeol_udf.encoder.checkpoint.plain_weights import MIN_COSINE, ask_to_unpack, compare, dequantize, merge_adapter, probe
+
     _silence(transformers)
-    try:
-        model = _load_model(transformers, source, options)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source.place, **_common(source, options))
-    except MetaEOLError:
-        raise
-    except Exception as error:  # readers of foreign files raise anything: name the source and keep the cause
-        raise _unreadable(source, options, error) from error
-    model.save_pretrained(folder, max_shard_size="4GB")
+    with _without_adapter(source.place, folder / "base") as place:
+        found = replace(source, place=place)
+        try:
+            config = transformers.AutoConfig.from_pretrained(place, **_common(found, options))
+            ask_to_unpack(config)
+            model = _load_model(transformers, found, options, config)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(_tokenizer_place(found), **_common(found, options))
+        except MetaEOLError:
+            raise
+        except Exception as error:  # readers of foreign files raise anything: name the source and keep the cause
+            raise _unreadable(source, options, error) from error
+        was_quantised = source.gguf_file is None and hasattr(config, "quantization_config")
+        if was_quantised:
+            dequantize(model, config.dtype or model.dtype if options.dtype == "auto" else getattr(torch, options.dtype), source.label)
+        if source.adapter is not None:
+            model = merge_adapter(model, source.adapter, options.allow_pickle)
+    # The original format of a quantised checkpoint is a quantised one.
+    model.save_pretrained(folder, max_shard_size="4GB", save_original_format=not was_quantised)
     tokenizer.save_pretrained(folder)
     model_shape(folder)
     check_weights(folder)
-    _check_loads_plainly(transformers, folder)
+    check_loadable(folder)
+    if was_quantised or source.adapter is not None:
+        kind, expected = type(model), probe(model)
+        del model
+        compare(kind.from_pretrained(folder, dtype="auto"), expected, MIN_COSINE, f"what was made of {source.label}")
+
+
+def _tokenizer_place(source: _Source) -> str:
+    """Name the folder whose tokenizer is used: an adapter's own one, if it was trained with new tokens."""
+    if source.adapter is not None and (source.adapter / "tokenizer_config.json").is_file():
+        return str(source.adapter)
+    return source.place
 
 
 def _silence(transformers: Any) -> None:
@@ -210,14 +257,32 @@ def _common(source: _Source, options: PrepareOptions) -> dict[str, Any]:
     return settings
 
 
-def _load_model(transformers: Any, source: _Source, options: PrepareOptions) -> Any:
+@contextmanager
+def _without_adapter(folder: str, scratch: Path) -> Iterator[str]:
+    """Show a model folder without the adapter that stands in it: transformers would put the adapter into the model by itself."""
+    if not (Path(folder) / ADAPTER).is_file():
+        yield folder
+        return
+    scratch.mkdir()
+    try:
+        for path in Path(folder).iterdir():
+            if not path.name.startswith("adapter_"):
+                (scratch / path.name).symlink_to(path.resolve())
+        yield str(scratch)
+    finally:
+        shutil.rmtree(scratch)
+
+
+def _load_model(transformers: Any, source: _Source, options: PrepareOptions, config: Any) -> Any:
     settings = _common(source, options)
     settings["dtype"] = options.dtype
     if source.gguf_file is not None:
         # Without this the weights stay quantised in memory, and a quantised model cannot be saved as safetensors.
         settings["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    elif not options.allow_pickle:
-        settings["use_safetensors"] = True
+    else:
+        settings["config"] = config
+        if not options.allow_pickle:
+            settings["use_safetensors"] = True
     missing: list[str] = []
     # A checkpoint without a language-model head is one of an embedding model: it is saved as it is.
     for kind in (transformers.AutoModelForCausalLM, transformers.AutoModel):
@@ -228,26 +293,21 @@ def _load_model(transformers: Any, source: _Source, options: PrepareOptions) -> 
     raise ModelFilesError(f"model {source.label} lacks {len(missing)} weights, such as {missing[0]}")
 
 
-def _check_loads_plainly(transformers: Any, folder: Path) -> None:
-    try:
-        transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (ValueError, ImportError, OSError, KeyError) as error:
-        raise ModelFilesError(f"the model needs code of its own to load, and jobs run none: {_one_line(error)}") from error
-
-
 def _unreadable(source: _Source, options: PrepareOptions, error: Exception) -> MetaEOLError:
     message = _one_line(error)
     name = os.path.join(source.place, source.gguf_file) if source.gguf_file else source.place
     if isinstance(error, ImportError):
-        return EnvironmentFault(f"cannot read {name}: {message}; the extra `metaeol-udf[demo]` brings what GGUF files need")
+        extra, needed_by = ("demo", "GGUF files") if source.gguf_file else ("prepare", "most quantised checkpoints")
+        return EnvironmentFault(f"cannot read {name}: {message[:300]}; the extra `metaeol-udf[{extra}]` brings what {needed_by} need")
     if "trust_remote_code" in message:
         return ModelFilesError(f"{name} comes with Python code of its own; if you trust it, use --trust-remote-code")
     if not options.allow_pickle and _has_only_pickles(source):
         return ModelFilesError(f"{name} holds pickled weights, and unpickling runs code; if you trust them, use --allow-pickle")
     if not os.path.isdir(source.place) and isinstance(error, (OSError, ValueError)):
+        whose = "the adapter's base model" if source.adapter else "model source"
+        way_out = "; name its folder with --base" if source.adapter else ""
         return ConfigError(
-            f"model source {name!r} is no file, folder or installed package, and the hub gave no such model: {message[:300]}"
+            f"{whose} {name!r} is no file, folder or installed package, and the hub gave no such model: {message[:300]}{way_out}"
         )
     return ModelFilesError(f"cannot read model {name}: {type(error).__name__}: {message[:300]}")
 

@@ -85,7 +85,9 @@ def test_an_adapter_is_never_left_out_in_silence(folder: Path, beside: bool) -> 
         (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
         (folder / "config.json").unlink()
     for refuse in (lambda: resolve_local(EmbeddingSpec(model=str(folder))), lambda: load(folder)):
-        with pytest.raises(ModelFilesError, match=r"holds an adapter \(adapter_config\.json\).*merge the adapter into its base model"):
+        with pytest.raises(
+            ModelFilesError, match=r"holds an adapter \(adapter_config\.json\).*metaeol model prepare .* merges it into its base"
+        ):
             refuse()
 
 
@@ -110,7 +112,10 @@ def test_a_model_that_does_not_continue_texts_is_refused(folder: Path, config: o
 
 
 @pytest.mark.parametrize("method", ["gptq", "awq", "bitsandbytes", "compressed-tensors"])
-def test_quantised_weights_without_their_library_are_refused(folder: Path, method: str) -> None:
+def test_quantised_weights_without_their_library_are_refused(folder: Path, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Both are here for `metaeol model prepare`.
+    monkeypatch.setattr("transformers.quantizers.quantizer_bnb_4bit.is_bitsandbytes_available", lambda: False)
+    monkeypatch.setattr("transformers.utils.quantization_config.is_compressed_tensors_available", lambda: False)
     settings = {"bitsandbytes": {"load_in_4bit": True}, "compressed-tensors": {"config_groups": {}, "format": "dense"}}
     set_in(folder / "config.json", quantization_config={"quant_method": method, "bits": 4, **settings.get(method, {})})
     refused(folder, r"transformers cannot load the model in .*install that library|prepare SRC DEST")
