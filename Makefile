@@ -7,7 +7,7 @@ INTEGRATIONS := .venv-integrations
 AIRFLOW := .venv-airflow
 SOURCES := metaeol_udf jobs benchmarks examples tests
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-slow test-faults test-integrations docs matrix check format bench lock clean java python
+.PHONY: help demo test test-fast test-slow test-faults test-integrations test-toolchains docs matrix check format bench lock clean java python
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -31,6 +31,9 @@ test-faults: java $(MODEL)/metaeol-manifest.json ## run the fault checks and wri
 # Their packages would crowd the lock, and warn of things that are not ours. No hub is asked.
 test-integrations: java $(INTEGRATIONS)/package.stamp $(AIRFLOW)/requirements.stamp $(MODEL)/metaeol-manifest.json ## run the checks against other people's tools in environments of their own
 	@HF_HUB_OFFLINE=1 METAEOL_AIRFLOW_PYTHON=$(CURDIR)/$(AIRFLOW)/bin/python $(INTEGRATIONS)/bin/python -m pytest -W default tests/integrations
+
+test-toolchains: $(MODEL)/metaeol-manifest.json ## run the engine's tests with the pinned libraries, with torch 2.11, and with the oldest
+	@$(BIN)/python -m tests.toolchains
 
 docs: .venv/package.stamp ## build the documentation site into build/site
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet

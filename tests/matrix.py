@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PYTHONS = ("3.10", "3.11", "3.12")
 #: Spark's line, the release of pyspark, and the delta-spark whose JARs are published for that line.
 SPARKS = {"4.0": ("4.0.3", "4.4.0"), "4.1": ("4.1.2", "4.4.0"), "4.2": ("4.2.0", "4.4.0")}
-TEST_PACKAGES = ("hypothesis", "psutil", "pytest", "pytest-timeout", "setuptools>=77")
+TEST_PACKAGES = ("hypothesis", "psutil", "pytest", "pytest-timeout", "pytest-xdist", "setuptools>=77")
 #: The engine against one prompt at a time, the UDF and its other surfaces, a job's first and second run, the command line.
 CORE = (
     "tests/encoder/test_exactness.py::test_every_architecture_equals_one_prompt_at_a_time",
@@ -89,10 +89,10 @@ def ask(python: Path, code: str) -> str:
     return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True, timeout=120).stdout.strip()
 
 
-def run_core(python: Path, temporary: Path, log: Path) -> tuple[bool, str]:
-    """Run the core of the tests, printing into a file; returns whether it passed and pytest's last line."""
+def run_tests(python: Path, temporary: Path, log: Path, tests: Sequence[str]) -> tuple[bool, str]:
+    """Run tests, printing into a file; returns whether they passed and pytest's last line."""
     # Warnings of third-party releases that the lock does not name are not ours to fail on.
-    command = [python, "-m", "pytest", "-v", "-W", "default", "-p", "no:cacheprovider", f"--basetemp={temporary}", *CORE]
+    command = [python, "-m", "pytest", "-v", "-W", "default", "-p", "no:cacheprovider", f"--basetemp={temporary}", *tests]
     settings = {**os.environ, "PYSPARK_PYTHON": str(python), "HF_HUB_OFFLINE": "1"}
     settings.pop("SPARK_HOME", None)  # another Spark than the environment's
     with log.open("w", encoding="utf-8") as output:
@@ -114,7 +114,7 @@ def try_spark(python: Path, folder: Path, line: str) -> tuple[bool, list[str]]:
     versions = ask(python, f"from importlib.metadata import version; print(*map(version, {('pyspark', 'delta-spark', *SHOWN)!r}))").split()
     started = time.perf_counter()
     log = Path(tempfile.gettempdir(), f"metaeol-matrix-{versions[0]}-{folder.name.rpartition('-')[2]}.log")
-    passed, said = run_core(python, folder / "pytest", log)
+    passed, said = run_tests(python, folder / "pytest", log, CORE)
     return passed, [*versions, f"{'passed' if passed else 'FAILED'}: {said} ({time.perf_counter() - started:.0f} s in all)"]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def ask_to_unpack(config: Any) -> None:
     """
     from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
-    stored = getattr(config, "quantization_config", {})
+    stored = getattr(config, "quantization_config", None) or {}
     stored = stored if isinstance(stored, dict) else stored.to_dict()
     kind = AUTO_QUANTIZATION_CONFIG_MAPPING.get(str(stored.get("quant_method")))
     if kind is not None and "dequantize" in inspect.signature(kind).parameters:
@@ -51,8 +52,9 @@ def dequantize(model: Any, dtype: torch.dtype, label: str) -> None:
     Raises:
         ModelFilesError: This kind of quantisation cannot be unpacked, or its result does not compute what the quantised model computes.
     """
-    expected = probe(model) if any(_is_packed(module) for module in model.modules()) else None
-    write_out(model, dtype, label)
+    packed = [name for name, module in model.named_modules() if _is_packed(module)]
+    expected = probe(model) if packed else None  # some layers unpack themselves when they run first, and keep what they unpacked
+    write_out(model, packed, dtype, label)
     quantizer = getattr(model, "hf_quantizer", None)
     if quantizer is not None:
         quantizer.remove_quantization_config(model)
@@ -71,15 +73,26 @@ def _is_packed(module: nn.Module) -> bool:
     shape = (getattr(module, "out_features", None), getattr(module, "in_features", None))
     if not all(isinstance(size, int) for size in shape):
         return False
-    return type(weight) is not nn.Parameter or not weight.is_floating_point() or weight.element_size() < 2 or tuple(weight.shape) != shape
+    if type(weight) is not nn.Parameter or not weight.is_floating_point() or weight.element_size() < 2 or tuple(weight.shape) != shape:
+        return True
+    return not {name for name, _ in module.named_parameters(recurse=False)} <= {"weight", "bias"}  # scales beside it
 
 
 @torch.no_grad()
-def write_out(model: Any, dtype: torch.dtype, label: str) -> None:
-    """Replace each packed layer by a plain one, whose matrix is what the packed layer makes of an identity matrix."""
-    for name, module in list(model.named_modules()):
-        if not _is_packed(module):
-            continue
+def write_out(model: Any, names: Sequence[str], dtype: torch.dtype, label: str) -> None:
+    """Replace packed layers by plain ones, whose matrix is what the packed layer makes of an identity matrix.
+
+    Args:
+        model: The model, which is changed.
+        names: Of the layers.
+        dtype: Of the matrices.
+        label: The source's name, for messages.
+
+    Raises:
+        ModelFilesError: A layer does not run here.
+    """
+    for name in names:
+        module = model.get_submodule(name)
         try:
             bias = getattr(module, "bias", None)
             offset = bias.to(torch.float32) if isinstance(bias, torch.Tensor) else 0.0

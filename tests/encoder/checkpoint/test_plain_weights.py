@@ -244,8 +244,8 @@ def test_weights_that_are_unpacked_wrongly_are_refused(base: Path, tmp_path: Pat
     quantise_bitsandbytes(base, tmp_path / "int8", load_in_8bit=True)
     written_out = plain_weights.write_out
 
-    def turn_round(model: Any, dtype: torch.dtype, label: str) -> None:
-        written_out(model, dtype, label)
+    def turn_round(model: Any, names: list[str], dtype: torch.dtype, label: str) -> None:
+        written_out(model, names, dtype, label)
         model.model.layers[0].mlp.up_proj.weight.data.neg_()
 
     monkeypatch.setattr(plain_weights, "write_out", turn_round)
