@@ -26,7 +26,7 @@ from metaeol_udf.encoder.reference import encode_plainly
 from tests.encoder.oracle import worst_cosine
 from tests.tiny_configs import random_model, tiny_config
 
-NAMES = ("llama", "qwen3_moe", "gpt_oss", "phi3", "olmo2", "glm4", "qwen3_5_text", "lfm2")
+NAMES = ("llama", "qwen3_moe", "gpt_oss", "phi3", "olmo2", "glm4", "gemma4_text", "qwen3_5_text", "qwen3_next", "lfm2")
 N_TEXTS, N_OF_LOOP = 64, 4
 
 #: Sizes in place of the tiny ones, by the names that configurations have for them.
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in options.names or NAMES:
         rows.append(measure(name, options.model, options.rounds))
         print(rows[-1], flush=True)
-    print(show(rows))
+    show(rows)
     if options.json is not None:
         write_results(options.json, rows)
 
@@ -98,6 +98,8 @@ def larger(config: Any) -> Any:
     for name, value in plain.items():
         if isinstance(value, list) and len(value) == config.num_hidden_layers and name != "architectures":
             options[name] = list(np.resize(np.array(value, dtype=object), n_layers))
+    if options.pop("per_layer_config", None) is not None:  # Gemma 4: follows from the heads of its full-attention layers
+        options["global_head_dim"] = SIZES["global_head_dim"]
     if "layers_block_type" in plain or "attn_layer_indices" in plain:
         raise ValueError(f"{config.model_type} names its layers in another way")
     return type(config)(**{name: value for name, value in options.items() if name not in ("model_type", "transformers_version")})

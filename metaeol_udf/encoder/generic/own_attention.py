@@ -1,4 +1,4 @@
-"""Attention in place of transformers' own: for one token sequence of many texts, with prefixes that were run before.
+"""Attention in place of transformers' own: for one token sequence of many texts, and for rows after prefixes of several lengths.
 
 Transformers asks a registered function for the attention of each layer, and another one for masks. Norms, rotary positions, gates and
 experts stay the model's own. What a layer lets a token see (windows, chunks) is a function of two positions that transformers gives to
@@ -120,6 +120,54 @@ class SequenceBatch:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
+@dataclass(frozen=True)
+class ForkedRows:
+    """Holds what attention has to know of rows whose caches begin with a prefix each, padded on the left to one length.
+
+    Attributes:
+        n_unseen: How many places of the padding each row has, shape ``(n_rows,)``.
+        masks: Rules and their masks. The layers of a step fill it, and share a mask where they are given the same rule.
+    """
+
+    n_unseen: Tensor
+    masks: dict[int, tuple[MaskRule | None, Tensor]] = field(default_factory=dict)
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, rule: MaskRule | None, scaling: float, softcap: float | None, sinks: Tensor | None
+    ) -> Tensor:
+        """Compute the attention of the last tokens of each row to all that its cache holds.
+
+        Args:
+            query: Shape ``(n_rows, n_heads, n_tokens, head_dim)``.
+            key: Shape ``(n_rows, n_kv_heads, n_seen, head_dim)``.
+            value: Shape ``(n_rows, n_kv_heads, n_seen, value_dim)``.
+            rule: The layer's; None where each token sees all before it.
+            scaling: Of the scores.
+            softcap: Only None is known here.
+            sinks: Only None is known here.
+
+        Returns:
+            Shape ``(n_rows, n_tokens, n_heads, value_dim)``.
+
+        Raises:
+            TypeError: The layer's attention is of another kind.
+        """
+        if softcap is not None or sinks is not None or not (rule is None or isinstance(rule, MaskRule)):
+            raise TypeError("attention of a kind that forked rows do not know")
+        if id(rule) not in self.masks:
+            self.masks[id(rule)] = (rule, self._mask(rule, query.shape[2], key.shape[2]))
+        n_shared = query.shape[1] // key.shape[1]
+        key, value = (heads.repeat_interleave(n_shared, dim=1) if n_shared > 1 else heads for heads in (key, value))
+        return torch.nn.functional.scaled_dot_product_attention(query, key, value, self.masks[id(rule)][1], scale=scaling).transpose(1, 2)
+
+    def _mask(self, rule: MaskRule | None, n_tokens: int, n_seen: int) -> Tensor:
+        """Return who sees whom, shape ``(n_rows, 1, n_tokens, n_seen)``."""
+        keys = torch.arange(n_seen, device=self.n_unseen.device) - self.n_unseen[:, None, None, None]  # positions
+        queries = keys[..., n_seen - n_tokens :].transpose(2, 3)
+        nothing = torch.zeros_like(self.n_unseen)[:, None, None, None]
+        return (keys <= queries if rule is None else rule.function(nothing, nothing, queries, keys)) & (keys >= 0)
+
+
 def _with_prefixes(block: Block, own: Tensor, prefixes: Sequence[Tensor | None]) -> Tensor:
     """Put the prefixes' keys or values before those of the block's tokens, to shape ``(n_rows, n_kv_heads, n_prefix + n_tokens, dim)``."""
     n_kv, dim = own.shape[1:]
@@ -136,7 +184,7 @@ def _with_prefixes(block: Block, own: Tensor, prefixes: Sequence[Tensor | None])
 
 
 @contextlib.contextmanager
-def attending(batch: SequenceBatch | LayerRecord) -> Iterator[None]:
+def attending(batch: SequenceBatch | ForkedRows | LayerRecord) -> Iterator[None]:
     """Let this thread's attention be that of a batch inside a `with`."""
     _now.batch = batch
     try:
@@ -149,7 +197,7 @@ def _attend(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, scaling: float | None = None,
     softcap: float | None = None, s_aux: Tensor | None = None, **_options: Any,
 ) -> tuple[Tensor, None]:  # fmt: skip
-    """Compute a layer's attention, as transformers calls it: heads of shape ``(1, n_heads, n_tokens, head_dim)``."""
+    """Compute a layer's attention, as transformers calls it: heads of shape ``(n_rows, n_heads, n_tokens, head_dim)``."""
     batch = getattr(_now, "batch", None)
     index: Any = module.layer_idx
     if batch is None:
@@ -157,6 +205,8 @@ def _attend(
     if isinstance(batch, LayerRecord):
         return batch.note(index, query, key, value, attention_mask), None
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if isinstance(batch, ForkedRows):
+        return batch.attend(query, key, value, attention_mask, scaling, softcap, s_aux), None
     query, key, value = (heads[0].transpose(0, 1) for heads in (query, key, value))
     return batch.attend(index, query, key, value, scaling, softcap, s_aux)[None], None
 

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+_CHUNK = 16  # tokens
+
 
 class TextModel:
     """Runs a transformers base model and returns the hidden states that are asked for.
@@ -41,6 +43,7 @@ class TextModel:
         self.device: torch.device = self.model.get_input_embeddings().weight.device
         self._takes = set(inspect.signature(self.model.forward).parameters)
         self._attention = self.model.config._attn_implementation
+        self._chunk_sizes: dict[Any, int] = {}
         self._reading = threading.local()
         self._hooks = [
             self.layers[tap].register_forward_pre_hook(self._reader(tap), with_kwargs=True) for tap in self.taps if tap < len(self.layers)
@@ -52,6 +55,16 @@ class TextModel:
             hook.remove()
         if self.model.config._attn_implementation != self._attention:
             self.model.set_attn_implementation(self._attention)
+        for module, size in self._chunk_sizes.items():
+            module.chunk_size = size
+
+    def shorten_chunks(self) -> None:
+        """Let layers with a state scan shorter chunks on a CPU: each step is padded to whole ones, and has a few tokens."""
+        if self.device.type == "cpu":
+            sizes = {module: getattr(module, "chunk_size", None) for module in self.model.modules()}
+            self._chunk_sizes = {module: size for module, size in sizes.items() if isinstance(size, int) and size > _CHUNK}
+            for module in self._chunk_sizes:
+                module.chunk_size = _CHUNK
 
     def takes(self, name: str) -> bool:
         """Tell whether the model's forward has such an argument."""

@@ -14,6 +14,7 @@ from metaeol_udf import MetaEOLEncoder, TemplateSet
 from metaeol_udf.encoder.checkpoint.architectures import DECODER_TYPES
 from metaeol_udf.encoder.forward import hf_weights
 from metaeol_udf.encoder.generic import own_attention
+from metaeol_udf.encoder.generic.fork_pass import ForkPass
 from metaeol_udf.errors import ModelFilesError
 from tests.encoder.oracle import one_at_a_time, worst_cosine
 from tests.tiny_configs import save_any_tiny_model, tiny_config, tiny_wrapper_config
@@ -98,6 +99,36 @@ def test_batches_on_two_threads_are_the_same(model_type: str, tiny_model: Callab
         assert all(worst_cosine(ours.encode(TEXTS), expected) >= 0.99999 for _ in range(3))
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "joins"),
+    [("lfm2", True), ("bloom", False), *(pytest.param(n, True, marks=pytest.mark.slow) for n in ("qwen3_next", "falcon_h1", "nemotron_h"))],
+)
+def test_texts_of_one_length_fork_together_whatever_their_prompt(model_type: str, joins: bool, tiny_model: Callable[..., Path]) -> None:
+    """`metaeol` has four prefixes; after each text come suffix tokens that two templates share, then two ends."""
+    ours = load(tiny_model(model_type))
+    runner = ours.engine.runner
+    assert isinstance(runner, ForkPass)
+    assert runner.joins_groups == joins
+    steps: list[tuple[int, ...]] = []
+    runner.text_model.model.register_forward_pre_hook(
+        lambda _m, _a, inputs: steps.append(tuple(inputs["input_ids"].shape)), with_kwargs=True
+    )
+    texts = ["the river", "old music", "good people"]
+    ours.encode(texts)
+    # A text and the suffix that its two templates share are one step; the ends differ in length, so they are two.
+    assert [rows for rows, _ in steps] == ([12] * 3 if joins else [3] * 12)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("templates", ["metaeol-fast", "metaeol-separate", "prompteol"])
+def test_other_template_sets_fork_as_exactly(templates: str, tiny_model: Callable[..., Path]) -> None:
+    folder, chosen = tiny_model("qwen3_next"), TemplateSet.load(templates)
+    ours = MetaEOLEncoder.from_pretrained(str(folder), templates=chosen, dtype="float32", device="cpu")
+    assert ours.engine.runner.name == "fork"
+    expected = one_at_a_time(folder, [template.prompt for template in chosen.templates], TEXTS, -1)
+    assert worst_cosine(ours.encode(TEXTS, per_template=True), expected) >= 0.99999
 
 
 @pytest.mark.parametrize("model_type", ["qwen3_moe", "lfm2"])
