@@ -12,6 +12,8 @@ import pytest
 
 from benchmarks.event_log import Cost, read_event_log
 
+pytestmark = pytest.mark.slow  # a session of its own for its queries
+
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = 1_000
 COLUMNS = ("id", *(f"a_column_with_a_long_name_{i}" for i in range(20)), "vector", "nested")

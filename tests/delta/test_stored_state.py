@@ -37,7 +37,7 @@ def check(bench: Bench, table: str) -> None:
     ("column", "change"),
     [
         ("embedding", "DROP COLUMN {0}"),
-        ("embedding_fingerprint", "RENAME COLUMN {0} TO old_{0}"),
+        pytest.param("embedding_fingerprint", "RENAME COLUMN {0} TO old_{0}", marks=pytest.mark.slow),
         pytest.param("embedding", "RENAME COLUMN {0} TO old_{0}", marks=pytest.mark.slow),
         pytest.param("embedding_fingerprint", "DROP COLUMN {0}", marks=pytest.mark.slow),
         pytest.param("embedding_error", "RENAME COLUMN {0} TO old_{0}", marks=pytest.mark.slow),

@@ -195,6 +195,7 @@ def test_spark_gives_the_same_scores(spark: SparkSession, conf: Path, capsys: py
         assert there["sts"]["made_sts"][key] == pytest.approx(here["sts"]["made_sts"][key], abs=0.01)
 
 
+@pytest.mark.slow
 def test_a_text_that_fails_in_spark_ends_it_too(spark: SparkSession, conf: Path) -> None:
     from metaeol_udf.quality.spark_vectors import SparkVectors
 

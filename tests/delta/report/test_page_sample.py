@@ -33,6 +33,7 @@ def test_each_run_leaves_a_page_with_its_waves_and_a_map_of_the_table(bench: Ben
     assert [path.name for path in page.parent.iterdir()] == ["page.html"]
 
 
+@pytest.mark.slow
 def test_a_key_that_is_the_text_is_on_the_page_as_a_digest(bench: Bench) -> None:
     bench.write([(n, f"canary text {n}") for n in range(5)])
     page = bench.folder / "page.html"
@@ -67,6 +68,7 @@ def test_a_run_over_its_budget_leaves_a_page_too(bench: Bench) -> None:
     assert "null_text" in page.read_text()
 
 
+@pytest.mark.slow
 def test_a_page_that_cannot_be_made_is_a_warning_and_the_report_is_there(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

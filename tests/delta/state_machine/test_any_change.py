@@ -42,6 +42,7 @@ def a_quarantine_that_went_away_before_a_retry(state: AnyChange) -> None:
 KEPT = [(two_first_runs_at_once, False), (a_column_that_went_away, True), (a_quarantine_that_went_away_before_a_retry, True)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("steps", "in_place"), KEPT)
 def test_a_sequence_that_failed_once_leaves_every_row_right(
     spark: SparkSession, tmp_path: Path, spec: EmbeddingSpec, steps: Callable[[AnyChange], None], in_place: bool

@@ -35,6 +35,7 @@ def properties(spark: SparkSession, ref: TableRef) -> dict[str, str]:
     return dict(open_table(spark, ref, "table").detail().collect()[0]["properties"])
 
 
+@pytest.mark.slow
 def test_runs_that_make_a_table_at_once_all_go_on_with_it(spark: SparkSession, tmp_path: Path) -> None:
     failed: list[Exception] = []
 

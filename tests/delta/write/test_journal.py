@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 from pyspark.sql import types as T
 
 from metaeol_udf.delta.write import journal
 from tests.table_bench import Bench
 
 
+@pytest.mark.slow
 def test_an_empty_journal_without_partitions_gets_them(bench: Bench) -> None:
     names = [name for name in journal.SCHEMA.names if name not in ("spec_fingerprint",)]
     without = T.StructType([journal.SCHEMA[name] for name in names])

@@ -32,6 +32,7 @@ def test_a_target_is_published_in_pieces_of_whole_waves(bench: Bench, monkeypatc
     assert all((row["embedding"] is None) == (key == 0) for key, row in bench.rows("vectors").items())
 
 
+@pytest.mark.slow
 def test_a_piece_that_meets_another_writer_is_cut_in_halves(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     class ConcurrentAppendException(Exception):
         pass
