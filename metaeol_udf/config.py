@@ -15,7 +15,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 from metaeol_udf.errors import ConfigError, did_you_mean
 from metaeol_udf.files import parse_yaml, read_text, texts_as_written
-from metaeol_udf.setting_types import check, fits, is_count, read_setting
+from metaeol_udf.setting_types import check, fits, is_count, read_path, read_setting
 from metaeol_udf.spec import DTYPES, QUANTIZATIONS, SETTINGS, VALUES, EmbeddingSpec
 
 #: Settings of few values, for completion and for messages.
@@ -29,6 +29,12 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "stream.trigger": ("availableNow",),
     "stream.start": ("earliest", "latest"),
 }
+
+#: Settings that are paths, or may be.
+PATHS = frozenset({
+    "source.table", "target.table", "runtime.model_cache", "runtime.report", "runtime.report_page", "runtime.prometheus",
+    "stream.checkpoint", "evaluation.data", "quality.pairs",
+})  # fmt: skip
 
 # Rules that stand beside a type hint, for a value of another type, and in `__post_init__`, for a value out of range.
 _AUTO_OR_COUNT = "auto or a positive integer"
@@ -313,6 +319,9 @@ def _section(kind: Any, name: str, block: Any) -> Any:
     hints = get_type_hints(kind, include_extras=True)
     given = {key: (f"{name}.{key}", value) for key, value in block.items() if value is not None}
     values = {key: read_setting(setting, value, hints[key], CHOICES.get(setting, ())) for key, (setting, value) in given.items()}
+    for key, (setting, _) in given.items():
+        if setting in PATHS and isinstance(values[key], str):
+            values[key] = read_path(setting, values[key])
     return kind(**values)
 
 
@@ -325,7 +334,7 @@ def _apply(blocks: dict[str, Any], override: str) -> None:
         hint = (
             f"did you mean '{ends[0]}={text}'?" if len(ends) == 1 else did_you_mean(name, known) if equals else "such as runtime.device=cpu"
         )
-        raise ConfigError(f"override {override!r} must have the form section.key=value; {hint}")
+        raise ConfigError(f"override {name!r} must have the form section.key=value; {hint}")  # a value may be a secret
     section, _, key = name.partition(".")
     block = _mapping_in(blocks, section, section)
     if section == "spark" and key.startswith("conf."):

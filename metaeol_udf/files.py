@@ -1,8 +1,9 @@
-"""Reads YAML files, and writes small files whole or not at all."""
+"""Reads YAML and JSON files within bounds, and writes small files whole or not at all."""
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,9 +14,21 @@ import yaml
 
 from metaeol_udf.errors import ConfigError, EnvironmentFault
 
+MOST_BYTES = 1_000_000  # of a file that people write
+_MOST_NODES = 200_000  # of a document whose aliases are written out
+
 
 class _Loader(yaml.SafeLoader):
-    """Loads YAML, and refuses a key that stands twice in a mapping, of which YAML would take the last one."""
+    """Loads YAML within bounds, and refuses a key that stands twice in a mapping, of which YAML would take the last one."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        """As the base class; refuses a document that becomes large only by aliases."""
+        node: yaml.Node | None = super().get_single_node()
+        if node is not None and _count_nodes(node, {}) > _MOST_NODES:
+            raise yaml.composer.ComposerError(
+                None, None, f"more than {_MOST_NODES:,} values, written with aliases (*name)", node.start_mark
+            )
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """As the base class."""
@@ -31,6 +44,16 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _count_nodes(node: yaml.Node, counted: dict[int, int]) -> int:
+    """Count the values of a document as if aliases were written out; what an alias names is counted once."""
+    if id(node) not in counted:
+        counted[id(node)] = 1  # of an alias to what it stands in
+        inner = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+        parts = inner if isinstance(node, (yaml.MappingNode, yaml.SequenceNode)) else ()
+        counted[id(node)] = 1 + sum(_count_nodes(part, counted) for part in parts)
+    return counted[id(node)]
+
+
 def parse_yaml(text: str, what: str) -> Any:
     """Parse YAML.
 
@@ -39,8 +62,19 @@ def parse_yaml(text: str, what: str) -> Any:
     """
     try:
         return yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError, AttributeError, TypeError, RecursionError) as error:
+    except yaml.MarkedYAMLError as error:
+        raise ConfigError(f"{what}: {_where(error)}") from None
+    except RecursionError:
+        raise ConfigError(f"{what}: it is nested too deeply") from None
+    except (yaml.YAMLError, ValueError, AttributeError, TypeError) as error:
         raise ConfigError(f"{what}: {_one_line(error)}") from None
+
+
+def _where(error: yaml.MarkedYAMLError) -> str:
+    """Say what is wrong and where. The line itself is not quoted: it may hold a password."""
+    mark = error.problem_mark or error.context_mark
+    place = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
+    return place + " ".join(part for part in (error.problem, error.context) if part)
 
 
 def read_yaml(path: str | Path, what: str) -> Any:
@@ -59,9 +93,25 @@ def read_text(path: str | Path, what: str) -> str:
         ConfigError: The file cannot be read; the message says `what` it is.
     """
     try:
-        return Path(path).read_text(encoding="utf-8")
+        with open(path, "rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise ConfigError(f"cannot read {what} {path}: it is larger than {MOST_BYTES:,} bytes")
+        return content.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {what} {path}: {_one_line(error)}") from None
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON.
+
+    Raises:
+        ValueError: It is none, or is nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def texts_as_written(text: str, *keys: str) -> dict[str, str | None]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+_HARMLESS = frozenset("\n\t\u00a0\u200c\u200d\u202f\u3000")  # line ends and spaces; what joins letters and pictures
+
 
 def format_value(value: Any) -> str:
     """Format a value of a report: thousands apart, two decimals, mappings as `name value` pairs, nothing as `-`."""
@@ -49,14 +51,19 @@ def format_duration(seconds: float) -> str:
     return f"{whole // 3600:,} h {whole % 3600 // 60} min"
 
 
+def visible(text: str) -> str:
+    """Write control characters, which a terminal would obey, and those that turn the direction of a line as escapes."""
+    return text if text.isprintable() else "".join(c if c.isprintable() or c in _HARMLESS else ascii(c)[1:-1] for c in text)
+
+
 def shorten(text: str, n_characters: int) -> str:
     """Shorten a text to at most `n_characters`, the last of which is then an ellipsis."""
     return text if len(text) <= n_characters else f"{text[: n_characters - 1]}…"
 
 
 def first_words(text: str | None, n_characters: int) -> str:
-    """Give the first words of a text on one line, in at most `n_characters`."""
-    return shorten(" ".join((text or "").split()), n_characters)
+    """Give the first words of a text on one line, in at most `n_characters`, with control characters made visible."""
+    return shorten(visible(" ".join((text or "").split())), n_characters)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

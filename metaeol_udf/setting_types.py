@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import reprlib
 import types
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -17,7 +19,22 @@ def check(name: str, holds: bool, found: object, rule: str, words: Iterable[str]
     The message ends with the nearest of the `words` that the setting may take, if a word is near.
     """
     if not holds:
-        raise ConfigError(f"{name} must be {rule}, found {found!r}{nearest_word(found, words)}")
+        # What stands in `spark.conf` may be a secret; what is long would hide the message.
+        said = type(found).__name__ if name.startswith("spark.conf") else reprlib.repr(found)
+        raise ConfigError(f"{name} must be {rule}, found {said}{nearest_word(found, words)}")
+
+
+def read_path(name: str, value: str) -> str:
+    """Read a setting that may be a path: `~` is the home folder of the user who runs the command.
+
+    Raises:
+        ConfigError: It holds `${...}`, which is put in place nowhere in a configuration.
+    """
+    if "${" in value:
+        raise ConfigError(
+            f"{name} holds ${{...}}, but a configuration takes no variables: write the path, or override {name} on the command line"
+        )
+    return os.path.expanduser(value) if value.startswith("~") else value
 
 
 def is_count(value: object) -> bool:

@@ -9,17 +9,20 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from metaeol_udf.errors import ConfigError, did_you_mean
 from metaeol_udf.files import read_yaml
-from metaeol_udf.setting_types import check, is_count
+from metaeol_udf.setting_types import check, is_count, read_path
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = ("int8", "int4")
 VALUES = ("float32", "int8", "binary")
+
+_PATHS = ("model", "spec", "templates", "postprocess")  # settings that are paths, or may be
 
 #: Raised by one whenever a release computes other vectors from the same settings, so that rows are embedded anew.
 VECTOR_VERSION = 1
@@ -108,6 +111,7 @@ class EmbeddingSpec:
     def _from_own_file(cls, path: str | Path, block: Any) -> EmbeddingSpec:
         if isinstance(block, dict):
             beside = Path(path).parent
+            block = {**block, **{key: os.path.expanduser(block[key]) for key in _PATHS if str(block.get(key)).startswith("~")}}
             if isinstance(block.get("postprocess"), str):
                 block = {**block, "postprocess": str(beside / block["postprocess"])}
             if isinstance(block.get("templates"), str) and (beside / block["templates"]).is_file():
@@ -129,6 +133,8 @@ class EmbeddingSpec:
         for key in block:
             if key not in known | {"column", "spec"}:
                 raise ConfigError(f"unknown key {where}.{key}; {did_you_mean(str(key), known | {'spec'})}")
+        paths = {key: read_path(f"{where}.{key}", block[key]) for key in _PATHS if isinstance(block.get(key), str)}
+        block = {**block, **paths}
         settings: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in block.items() if key in known}
         if block.get("spec") is not None:
             check("embedding.spec", isinstance(block["spec"], str), block["spec"], "the path of a spec file")

@@ -16,6 +16,8 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from metaeol_udf.formatting import visible
+
 
 def print_json(value: Any) -> None:
     """Print what a command found. A number that JSON has no word for, as a score of vectors that are all equal, is null."""
@@ -45,7 +47,11 @@ def waiting(words: str) -> Iterator[None]:
 
 
 def show_columns(console: Console, title: str, head: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> None:
-    """Print rows of cells under a head, if there is any; columns whose place is in `right` are set to the right."""
+    """Print rows of cells under a head, if there is any; columns whose place is in `right` are set to the right.
+
+    Control characters of cells are made visible.
+    """
+    title, rows = visible(title), [[visible(cell) for cell in row] for row in rows]
     if console.is_terminal:
         table = Table(title=Text(title), title_justify="left", show_header=bool(head))
         for place, words in enumerate(head or [""] * len(rows[0])):

@@ -21,6 +21,7 @@ from metaeol_udf.cli.setup import doctor, estimate, init, prepare, report
 from metaeol_udf.cli.template_commands import templates_app
 from metaeol_udf.cli.vectors import duplicates, search
 from metaeol_udf.errors import MetaEOLError
+from metaeol_udf.formatting import visible
 
 _COMMANDS: tuple[Callable[..., None], ...] = (
     embed, stream, retry, search, duplicates, explain, doctor, estimate, evaluate, tune, curves, fit, report, init,
@@ -99,15 +100,24 @@ def options(
         os.environ[_DEBUG] = "1"
 
 
+class _VisibleFormatter(logging.Formatter):
+    """Formats a line whose control characters are visible: names of tables and columns may hold any."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
+
+
 def start_logging(verbose: bool = False) -> None:
     """Log to standard error: warnings, and how far a job is where no bar can show it; everything of ours if `verbose`."""
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_VisibleFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("metaeol_udf" if verbose else "metaeol_udf.delta.base.progress").setLevel(logging.INFO)
 
 
 def _say(message: str) -> None:
     sys.stdout.flush()
-    typer.echo(message, err=True)
+    typer.echo(visible(message), err=True)
 
 
 def _show_trace() -> bool:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from metaeol_udf.config import JobConfig
-from metaeol_udf.formatting import first_words, format_value
+from metaeol_udf.formatting import first_words, format_value, visible
 from metaeol_udf.terminal import print_json, show_columns
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def show_hit_lists(console: Console, queries: Sequence[str], lists: Sequence[Seq
 
 def show_hits(console: Console, query: str, hits: Sequence[Hit]) -> None:
     """Print the nearest rows of a query, best first: score, key and the beginning of the text on one line."""
-    _say(console, f'"{query}"', style="bold")
+    _say(console, f'"{visible(query)}"', style="bold")
     _show_rows(console, [(f"{hit.score:6.4f}", hit.key, hit.text) for hit in hits])
 
 
@@ -177,7 +177,7 @@ def show_pairs(console: Console, pairs: Sequence[DuplicatePair]) -> None:
 
 def _show_rows(console: Console, rows: Sequence[tuple[str, Mapping[str, Any], str | None]]) -> None:
     """Print rows of a table, a line each: what stands before the key, the key, and the beginning of the text."""
-    keys = [" ".join(map(str, key.values())) for _, key, _ in rows]
+    keys = [first_words(" ".join(map(str, key.values())), 200) for _, key, _ in rows]
     width = min(48, max(map(len, keys), default=0))
     for (start, _, text), key in zip(rows, keys, strict=True):
         words = f"  {start}  {key:<{width}}  "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 import metaeol_udf
 from metaeol_udf.errors import InputError
-from metaeol_udf.files import replace_file
+from metaeol_udf.files import parse_json, replace_file
 from metaeol_udf.formatting import format_number
 from metaeol_udf.report_page import page_view
 from metaeol_udf.report_page.vector_map import MIN_ROWS, VectorSample, map_vectors
@@ -79,7 +78,7 @@ def read_report(path: str | Path) -> dict[str, Any]:
         InputError: The file cannot be read, or is no run report.
     """
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = parse_json(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read the run report {path}: {error}") from None
     missing = [name for name in ("run_id", "fingerprint", "status") if not isinstance(found, dict) or not isinstance(found.get(name), str)]

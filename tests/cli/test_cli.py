@@ -15,9 +15,13 @@ import yaml
 from rich.console import Console
 
 from metaeol_udf import __version__, cli, config, terminal, versions
+from metaeol_udf.cli import views
+from metaeol_udf.cli.app import run_guarded
 from metaeol_udf.cli.arguments import complete_override
 from metaeol_udf.cli.views import show_report
-from metaeol_udf.errors import BudgetError, ConflictError, QualityError, TerminatedError
+from metaeol_udf.errors import BudgetError, ConfigError, ConflictError, QualityError, TerminatedError
+from metaeol_udf.search.table import Hit
+from metaeol_udf.search.table_duplicates import DuplicatePair
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -319,3 +323,24 @@ def test_waiting_is_shown_on_a_terminal() -> None:
     shown = os.read(reader, 10_000)
     os.close(reader)
     assert b"working hard" in shown
+
+
+def test_what_a_row_holds_is_shown_and_never_obeyed(capsys: pytest.CaptureFixture[str]) -> None:
+    """Sequences that clear the screen, make a link, write the clipboard, and turn the direction of a line."""
+    evil = "a \x1b[2J \x1b]8;;http://example.org\x1b\\link \u202e b \x9b31m \x07"
+    out = io.StringIO()
+    for is_terminal in (True, False):
+        console = Console(file=out, force_terminal=is_terminal, width=140)
+        views.show_hits(console, evil, [Hit(key={"id": evil}, text=evil, score=0.9)])
+        views.show_pairs(console, [DuplicatePair(keys=({"id": evil}, {"id": "b"}), texts=(evil, evil), score=0.9)])
+        views.show_figures(console, evil, {"key": evil})
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue())  # rich's own colours
+    assert not set(shown) & {"\x1b", "\x9b", "\x07", "\u202e"}
+    assert "\\x1b[2J" in shown
+    assert "\\u202e" in shown
+
+    def refuse() -> None:
+        raise ConfigError(f"unknown key {evil}")
+
+    assert run_guarded(refuse) == 2
+    assert not set(capsys.readouterr().err) & {"\x1b", "\x9b", "\x07", "\u202e"}

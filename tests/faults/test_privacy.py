@@ -92,3 +92,31 @@ def test_fault_43_no_text_and_no_secret_is_left_by_a_run_that_fails(bench: Bench
         assert [path for path in leaks if path not in allowed] == []
     assert _find(bench.folder, SECRET) == []
     assert KEY not in (bench.folder / "output.log").read_text()
+
+
+_SPILLING = """
+import sys
+from pathlib import Path
+from pyspark import StorageLevel
+from metaeol_udf.config import SparkConfig
+from metaeol_udf.spark.cluster.session import get_session
+
+folder, text, *encrypted = sys.argv[1:]
+plain = {"spark.local.dir": folder, "spark.shuffle.compress": "false", "spark.rdd.compress": "false"}
+spark = get_session(SparkConfig(master="local[1]", conf=plain | dict(pair.split("=") for pair in encrypted)))
+rows = spark.range(500).selectExpr(f"concat('{text}', id) AS text").repartition(3).persist(StorageLevel.DISK_ONLY)
+assert rows.count() == 500
+print(sum(text.encode() in path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()))
+"""
+
+
+def test_what_a_local_session_spills_and_shuffles_is_encrypted(tmp_path: Path) -> None:
+    def count(*settings: str) -> int:
+        folder = tmp_path / f"scratch{len(settings)}"
+        folder.mkdir()
+        command = [sys.executable, "-c", _SPILLING, str(folder), TEXT, *settings]
+        done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True, timeout=120)
+        return int(done.stdout)
+
+    assert count("spark.io.encryption.enabled=false") > 0  # the test would see it
+    assert count() == 0

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metaeol_udf.config import load_config, parse_config, read_overrides
+from metaeol_udf.config import PATHS, load_config, parse_config, read_overrides
 from metaeol_udf.errors import ConfigError
 from metaeol_udf.files import parse_yaml
 from metaeol_udf.prompts import TemplateSet
@@ -124,3 +124,83 @@ def test_odd_yaml_is_a_configuration_error_with_a_message(tmp_path: Path, odd: s
 def test_no_text_makes_the_reader_fail_in_another_way(text: str) -> None:
     with contextlib.suppress(ConfigError):
         parse_yaml(text, "a file")
+
+
+def nested(levels: int) -> str:
+    """YAML of a few hundred bytes in which each level stands nine times in the next one."""
+    text = f"{JOB}spark:\n  conf:\n    a0: &a0 [{', '.join(['abc'] * 9)}]\n"
+    return text + "".join(f"    a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, levels))
+
+
+def test_a_small_file_that_aliases_make_large_is_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(nested(30))
+    with pytest.raises(ConfigError, match="written with aliases") as caught:
+        load_config(path)
+    assert len(str(caught.value)) < 400
+    path.write_text("[" * 50_000)
+    with pytest.raises(ConfigError, match="nested too deeply"):
+        load_config(path)
+
+
+def test_a_file_of_megabytes_is_refused_before_it_is_parsed(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="larger than 1,000,000 bytes"):
+        load_config(write(tmp_path, "#" * 1_000_000))
+
+
+def test_a_message_quotes_no_secret_and_nothing_long(tmp_path: Path) -> None:
+    secret = "canarysecret8c4a6"
+    wrong = {
+        "a line that is no YAML": lambda: load_config(
+            write(tmp_path, f"spark: {{conf: {{spark.hadoop.fs.s3a.secret.key: {secret} : x}}}}\n")
+        ),
+        "a list": lambda: load_config(write(tmp_path, f"spark: {{conf: {{spark.hadoop.fs.s3a.secret.key: [{secret}]}}}}\n")),
+        "conf is a list": lambda: load_config(write(tmp_path, f"spark: {{conf: [{secret}]}}\n")),
+        "an override without a section": lambda: read_overrides([f"secret={secret}"]),
+        "a long value": lambda: load_config(write(tmp_path, f"runtime: {{device: [{', '.join(['abcdefgh'] * 5000)}]}}\n")),
+    }
+    for what, act in wrong.items():
+        with pytest.raises(ConfigError) as caught:
+            act()
+        assert secret not in str(caught.value), what
+        assert len(str(caught.value)) < 1500, what
+    with pytest.raises(ConfigError, match=r"line 3, column \d+"):
+        wrong["a line that is no YAML"]()
+
+
+def test_a_tilde_is_the_home_folder_in_every_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "spec.yaml").write_text("model: ~/models/tiny\npostprocess: ~/post.safetensors\n")
+    config = parse_config({
+        "source": {"table": "~/tickets", "key": ["id"]}, "target": {"table": "~/vectors"}, "embedding": {"spec": "~/spec.yaml"},
+        "runtime": {"report": "~/r.json", "report_page": "~/r.html", "prometheus": "~/r.prom", "model_cache": "~/cache"},
+        "stream": {"checkpoint": "~/checkpoint"}, "evaluation": {"data": "~/data"}, "quality": {"pairs": "~/pairs.tsv"},
+    })  # fmt: skip
+    runtime, spec = config.runtime, config.embedding
+    found = [
+        config.source.table, config.target.table, spec.model, spec.postprocess, runtime.report, runtime.report_page, runtime.prometheus,
+        runtime.model_cache, config.stream.checkpoint, config.evaluation.data, config.quality.pairs,
+    ]  # fmt: skip
+    names = (
+        "tickets",
+        "vectors",
+        "models/tiny",
+        "post.safetensors",
+        "r.json",
+        "r.html",
+        "r.prom",
+        "cache",
+        "checkpoint",
+        "data",
+        "pairs.tsv",
+    )
+    assert found == [str(tmp_path / name) for name in names]
+
+
+@pytest.mark.parametrize("setting", sorted(PATHS | {"embedding.model", "embedding.spec", "embedding.templates", "embedding.postprocess"}))
+def test_a_variable_in_a_path_is_refused_by_name(setting: str) -> None:
+    section, key = setting.split(".")
+    blocks: dict[str, dict[str, object]] = {"source": {"table": "a/b", "key": ["id"]}, "embedding": {"model": "m"}}
+    blocks.setdefault(section, {})[key] = "${HOME}/x.html" if key == "report_page" else "${HOME}/x.prom"
+    with pytest.raises(ConfigError, match=rf"^{setting} holds \$\{{\.\.\.\}}, but a configuration takes no variables"):
+        parse_config(blocks)

@@ -65,7 +65,8 @@ def test_a_value_of_another_type_is_refused_by_name(section: str, key: str, hint
         with pytest.raises(ConfigError) as refused:
             parsed(section, key, value)
         assert str(refused.value).startswith(f"{section}.{key} must be ")
-        assert f", found {value!r}" in str(refused.value)
+        found = type(value).__name__ if (section, key) == ("spark", "conf") else repr(value)  # which may be a secret
+        assert f", found {found}" in str(refused.value)
 
 
 @pytest.mark.parametrize("key", SETTINGS)
@@ -146,7 +147,7 @@ def test_a_hint_without_a_rule_is_an_error_of_ours() -> None:
         ("stream", "start", True, "stream.start must be earliest, latest or a version, found True"),
         ("stream", "start", -1, "stream.start must be earliest, latest or a version, found -1"),
         ("evaluation", "limit", "many", "evaluation.limit must be null or a positive integer, found 'many'"),
-        ("spark", "conf", "x", "spark.conf must be a mapping of Spark settings, found 'x'"),
+        ("spark", "conf", "x", "spark.conf must be a mapping of Spark settings, found str"),
         ("source", "key", "", "source.key must be a list of names, found ''"),
         ("estimate", "price_per_hour", "1 USD", "estimate.price_per_hour must be a number, found '1 USD'"),
     ],

@@ -59,7 +59,7 @@ _TABLE_REFUSES = {
     "DELTA_CREATE_TABLE_WITH_NON_EMPTY_LOCATION": "the folder of a table of the job holds something else than a Delta table: move it away",
     "DELTA_FAILED_TO_MERGE_FIELDS": "embedding.column: the table's columns of that name are of another type",
 }
-_FROM_WORKER = re.compile(r"metaeol_udf\.errors\.(\w+): ([^\n]+)")
+_FROM_WORKER = re.compile(r"^(?:[\w.]+: )?metaeol_udf\.errors\.(\w+): ([^\n]+)", re.MULTILINE)
 _ENVIRONMENT = (
     ("No space left on device", "the disk is full: free some space and run the same command again, it goes on where it stopped"),
     ("Disk quota exceeded", "the disk quota is used up: free some space and run the same command again, it goes on where it stopped"),
@@ -126,6 +126,9 @@ def translate(error: Exception) -> MetaEOLError | None:
     chain = list(causes(error))
     for cause in chain:
         raised = _FROM_WORKER.search(cause)
+        # A quotation mark before the worker's stack trace: a message of Spark's quotes a row, which may say anything.
+        if raised and "'" in cause[: raised.start()].partition("Traceback")[0]:
+            continue
         kind = getattr(errors, raised.group(1), None) if raised else None
         if raised and isinstance(kind, type) and issubclass(kind, MetaEOLError):
             return kind(raised.group(2).strip())

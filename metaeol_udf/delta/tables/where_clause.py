@@ -11,7 +11,11 @@ from pyspark.sql import functions as F
 
 from metaeol_udf.errors import InputError
 
-_REFUSED = frozenset({"java_method", "reflect", "try_reflect", "raise_error", "assert_true"})  # call any class, or quote a row
+# These call any class or quote a row; or they tell of the session and not of the row.
+_REFUSED = frozenset({
+    "java_method", "reflect", "try_reflect", "raise_error", "assert_true", "current_user", "user", "session_user", "current_catalog",
+    "current_database", "current_schema", "version",
+})  # fmt: skip
 
 
 def filtered(source: DataFrame, condition: str | None, setting: str = "source.where") -> DataFrame:
@@ -24,6 +28,11 @@ def filtered(source: DataFrame, condition: str | None, setting: str = "source.wh
     if condition is None:
         return source
     try:
+        if "${" in condition:
+            raise InputError(
+                f"{setting} has ${{...}}, in whose place Spark would put a variable of the driver's environment: "
+                "a condition may use the row's own columns only"
+            )
         _check(source.sparkSession, condition, setting)
         kept = source.where(F.expr(condition))
     except (ParseException, AnalysisException) as error:

@@ -5,13 +5,13 @@ Imports neither torch nor transformers, so that a Spark driver without them can 
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from metaeol_udf.errors import ModelFilesError
+from metaeol_udf.files import parse_json
 
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -105,7 +105,7 @@ def _check_safetensors(path: Path) -> None:
         if header_bytes > min(n_bytes - 8, _MAX_HEADER_BYTES):
             raise ModelFilesError(f"model file {path} is truncated or no safetensors file ({n_bytes} bytes)")
         try:
-            header = json.loads(file.read(header_bytes))
+            header = parse_json(file.read(header_bytes))
             ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
             expected = 8 + header_bytes + max(ends, default=0)
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):
@@ -118,7 +118,7 @@ def _check_safetensors(path: Path) -> None:
 def read_json(path: Path) -> Mapping[str, Any]:
     """Read a JSON object of a model, or raise ModelFilesError."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelFilesError(f"model file {path} is missing") from None
     except (OSError, ValueError):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from metaeol_udf.errors import ModelFilesError
+from metaeol_udf.files import parse_json
 
 MANIFEST = "metaeol-manifest.json"
 FORMAT_VERSION = 1
@@ -124,13 +125,19 @@ def read_manifest(folder: str | Path) -> Mapping[str, Any] | None:
     """
     path = Path(folder) / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = parse_json(path.read_text(encoding="utf-8"))
         version = manifest["format_version"]
         entries = [(entry["sha256"], entry["bytes"]) for entry in manifest["files"].values()]
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise ModelFilesError(f"model manifest {path} is damaged.{_WAY_OUT}") from None
+    for name, (sha256, n_bytes) in zip(manifest["files"], entries, strict=True):
+        is_plain = 0 < len(name) < 256 and not set(name) & {"/", "\\", "\0"} and name not in (".", "..")
+        if not (is_plain and isinstance(sha256, str) and isinstance(n_bytes, int)):
+            raise ModelFilesError(
+                f"model manifest {path} is damaged: it lists {name[:80]!r}, which is no file of a model folder.{_WAY_OUT}"
+            )
     if version != FORMAT_VERSION or not entries:
         raise ModelFilesError(
             f"model manifest {path} has format version {version} and {len(entries)} files; this release reads {FORMAT_VERSION}"

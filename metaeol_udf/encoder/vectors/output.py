@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from metaeol_udf.errors import ConfigError
+from metaeol_udf.files import parse_json
 from metaeol_udf.spec import EmbeddingSpec
 
 _FITTED_FOR = "fitted_for"  # under this name in the file's metadata
@@ -96,8 +97,10 @@ class PostProcessing:
         try:
             tensors = load(content)
             n_header = int.from_bytes(content[:8], "little")
-            fitted_for = json.loads(json.loads(content[8 : 8 + n_header]).get("__metadata__", {}).get(_FITTED_FOR, "{}"))
-        except (SafetensorError, ValueError):
+            fitted_for = parse_json(parse_json(content[8 : 8 + n_header]).get("__metadata__", {}).get(_FITTED_FOR, "{}"))
+            if not isinstance(fitted_for, dict):
+                raise ValueError(fitted_for)
+        except (SafetensorError, ValueError, AttributeError):
             raise ConfigError(f"{where} is damaged or no safetensors file: fit it again with `metaeol fit`") from None
         _check_tensors(tensors, where)
         return cls(**{name: tensor.astype(np.float32) for name, tensor in tensors.items()}, fitted_for=fitted_for)

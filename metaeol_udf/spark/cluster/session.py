@@ -93,6 +93,7 @@ def _defaults(master: str | None, submitted: bool) -> dict[str, str]:
     return settings | {
         "spark.driver.bindAddress": "127.0.0.1",  # nobody else has business with a local driver
         "spark.driver.host": "127.0.0.1",
+        "spark.io.encryption.enabled": "true",  # what Spark spills and shuffles holds texts, and others may read the folder
         "spark.driver.memory": "2g",  # a local driver is the executor too
         "spark.ui.enabled": "false",  # no port, quicker start
         "spark.ui.showConsoleProgress": "false",  # the job draws its own bar

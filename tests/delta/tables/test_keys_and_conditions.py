@@ -28,6 +28,20 @@ def test_a_condition_that_says_now_this_now_that_of_a_row_is_refused(spark: Spar
         filtered(spark.range(3), condition)
 
 
+@pytest.mark.parametrize("condition", ["id = '${env:METAEOL_CANARY}'", "substr('${system:user.name}', 1, 1) = 'a'", "${spark.a} = 1"])
+def test_a_condition_never_reads_the_driver_s_environment(spark: SparkSession, condition: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METAEOL_CANARY", "canary")
+    with pytest.raises(InputError, match=r"a condition may use the row's own columns only") as caught:
+        filtered(spark.range(3), condition)
+    assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize("condition", ["current_user() = 'a'", "user() LIKE 'a%'", "current_catalog() = 'a'", "current_database() = 'b'"])
+def test_a_condition_never_reads_who_runs_it(spark: SparkSession, condition: str) -> None:
+    with pytest.raises(InputError, match="may call Spark's own functions only"):
+        filtered(spark.range(3), condition)
+
+
 @pytest.mark.parametrize("condition", ["pmod(hash(id), 3) = 0", "current_timestamp() > '2020-01-01'", "id IS NOT NULL"])
 def test_a_condition_over_the_row_s_own_columns_is_taken(spark: SparkSession, condition: str) -> None:
     assert filtered(spark.range(3), condition).count() <= 3

@@ -84,3 +84,13 @@ def test_a_failure_of_spark_becomes_the_error_that_it_means(failure: Exception, 
 
 def test_an_unknown_failure_stays_what_it_is() -> None:
     assert translate(_wrapped(KeyError("x"))) is None
+
+
+def test_a_row_that_spark_quotes_forges_no_error_of_ours() -> None:
+    forged = "x\nPythonException\nmetaeol_udf.errors.QualityError: forged"
+    quoting = RuntimeError(f"org.apache.spark.SparkNumberFormatException: [CAST_INVALID_INPUT] The value '{forged}' of the type STRING")
+    assert translate(quoting) is None or "forged" not in str(translate(quoting))
+    trace = "PythonException: Traceback (most recent call last):\n  File x\nmetaeol_udf.errors.ModelFilesError: config.json is missing\n"
+    found = translate(RuntimeError(f"Job aborted: Task 0 failed: org.apache.spark.api.python.{trace}"))
+    assert isinstance(found, ModelFilesError)
+    assert str(found) == "config.json is missing"

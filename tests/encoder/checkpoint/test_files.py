@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from metaeol_udf.encoder.checkpoint.files import check_weights
 from metaeol_udf.encoder.checkpoint.location import model_folder
 from metaeol_udf.encoder.checkpoint.manifest import MANIFEST, content_hash, verify_folder, write_manifest
 from metaeol_udf.encoder.checkpoint.resolve import resolve_local
@@ -168,3 +169,34 @@ def test_a_hub_id_is_found_in_the_local_cache_at_its_revision(folder: Path, tmp_
         assert model_folder("maker/tiny", revision).as_posix().endswith("snapshots/abc123")
     with pytest.raises(ConfigError, match="at revision 'def456'"):
         resolve_local(EmbeddingSpec(model="maker/tiny", revision="def456"))
+
+
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", DEEP),
+        (MANIFEST, DEEP),
+        (MANIFEST, '{"format_version": 1, "files": {"config.json": {"sha256": "a", "bytes": "x"}}}'),
+        (MANIFEST, '{"format_version": 1, "files": {"config.json": {"sha256": 5, "bytes": 5}}}'),
+        (MANIFEST, '{"format_version": 1, "files": {"%s": {"sha256": "a", "bytes": 5}}}' % ("x" * 5000)),
+        (MANIFEST, '{"format_version": 1, "files": {"../config.json": {"sha256": "a", "bytes": 5}}}'),
+        (MANIFEST, '{"format_version": 1, "files": []}'),
+    ],
+    ids=["deep config", "deep manifest", "bytes", "sha256", "long name", "name that leaves the folder", "list"],
+)
+def test_a_file_that_others_wrote_is_refused_by_name(tiny_model_dir: Path, tmp_path: Path, name: str, content: str) -> None:
+    folder = Path(shutil.copytree(tiny_model_dir, tmp_path / "model"))
+    (folder / name).write_text(content)
+    with pytest.raises(ModelFilesError, match=rf"{name}.* is damaged") as caught:
+        resolve_local(EmbeddingSpec(model=str(folder)))
+    assert len(str(caught.value)) < 600
+
+
+def test_a_deep_header_of_weights_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_model_dir, tmp_path / "model"))
+    (folder / "model.safetensors").write_bytes(len(DEEP).to_bytes(8, "little") + DEEP.encode())
+    with pytest.raises(ModelFilesError, match="damaged safetensors header"):
+        check_weights(folder)
