@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 
@@ -145,14 +146,23 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def replace_file(path: str | Path, content: bytes, *, setting: str = "") -> None:
+def replace_file(path: str | Path, content: bytes, *, setting: str = "", private: bool = False) -> None:
     """Write a file and its folder; a reader sees the old file or the new file, never half of one.
+
+    A link that stands in the way is replaced, and never followed.
+
+    Args:
+        path: The file.
+        content: All of it.
+        setting: What names the file, for the message.
+        private: Whether nobody but the owner may read the file.
 
     Raises:
         EnvironmentFault: The file cannot be written; the message begins with `setting`, which names the file.
     """
-    with _part_of(path, setting) as part:
-        part.write_bytes(content)
+    with _part_of(path, setting, 0o600 if private else 0o666) as (part, file):
+        file.write(content)
+        file.flush()
         part.replace(path)
 
 
@@ -162,22 +172,23 @@ def check_replaceable(path: str | Path, *, setting: str = "") -> None:
     Raises:
         EnvironmentFault: It could not.
     """
-    with _part_of(path, setting) as part:
+    with _part_of(path, setting, 0o600) as (part, _):
         if Path(path).is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        part.write_bytes(b"")
         part.unlink()
 
 
 @contextmanager
-def _part_of(path: str | Path, setting: str) -> Iterator[Path]:
-    """Name the file that becomes the whole file; nothing stays of it where that goes wrong."""
+def _part_of(path: str | Path, setting: str, mode: int) -> Iterator[tuple[Path, BinaryIO]]:
+    """Make the file that becomes the whole file, under a name that nobody can guess; nothing stays of it where that goes wrong."""
     whole = Path(path)
-    part = whole.with_name(f".{whole.name}.{os.getpid()}.part")
+    part = whole.with_name(f".{whole.name}.{secrets.token_hex(8)}.part")
     try:
         whole.parent.mkdir(parents=True, exist_ok=True)
-        yield part
+        with open(part, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:  # x: made here, no link
+            yield part, file
     except OSError as error:
-        if part.is_file():
-            part.unlink()
         raise EnvironmentFault(f"{setting}{': ' if setting else ''}cannot write {path}: {error.strerror}") from None
+    finally:
+        with suppress(OSError):
+            part.unlink()

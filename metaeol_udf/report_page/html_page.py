@@ -88,8 +88,8 @@ def read_report(path: str | Path) -> dict[str, Any]:
 
 
 def write_page(content: str, path: str | Path) -> None:
-    """Write a page as `replace_file` does; what UTF-8 cannot hold becomes a question mark."""
-    replace_file(path, content.encode("utf-8", errors="replace"))
+    """Write a page as `replace_file` does, for its owner alone, since it names keys; what UTF-8 cannot hold becomes a question mark."""
+    replace_file(path, content.encode("utf-8", errors="replace"), private=True)
 
 
 def _map_view(sample: VectorSample) -> dict[str, Any]:
