@@ -113,12 +113,12 @@ def test_an_installed_wheel_works_apart_from_the_checkout(wheel: Path, tmp_path:
     environment = tmp_path / "environment"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True, timeout=120)
     python = environment / "bin" / "python"
+    settings = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}  # which may lead to the checkout
     pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index", "--disable-pip-version-check"]
-    subprocess.run([*pip, wheel], check=True, timeout=120)
+    subprocess.run([*pip, wheel], env=settings, check=True, timeout=120)
     site = Path(sysconfig.get_path("purelib", vars={"base": str(environment), "platbase": str(environment)}))
     # The tests' own packages, behind the environment's; as a plain path, so that no checkout joins them.
     (site / "dependencies.pth").write_text(f"{sysconfig.get_path('purelib')}\n", encoding="utf-8")
-    settings = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
 
     def run(*command: object) -> str:
         done = subprocess.run(list(map(str, command)), cwd=tmp_path, env=settings, capture_output=True, text=True, check=False, timeout=120)
