@@ -19,6 +19,11 @@ import difflib
 from collections.abc import Iterable
 
 
+def one_line(error: BaseException) -> str:
+    """Write an error's message on one line; its class where the message is empty."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 class MetaEOLError(Exception):
     """Base of all errors raised by this package."""
 

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import yaml
 
-from metaeol_udf.errors import ConfigError, EnvironmentFault
+from metaeol_udf.errors import ConfigError, EnvironmentFault, one_line
 
 MOST_BYTES = 1_000_000  # of a file that people write
 _MOST_NODES = 200_000  # of a document whose aliases are written out
@@ -68,7 +68,7 @@ def parse_yaml(text: str, what: str) -> Any:
     except RecursionError:
         raise ConfigError(f"{what}: it is nested too deeply") from None
     except (yaml.YAMLError, ValueError, AttributeError, TypeError) as error:
-        raise ConfigError(f"{what}: {_one_line(error)}") from None
+        raise ConfigError(f"{what}: {one_line(error)}") from None
 
 
 def _where(error: yaml.MarkedYAMLError) -> str:
@@ -100,7 +100,7 @@ def read_text(path: str | Path, what: str) -> str:
             raise ConfigError(f"cannot read {what} {path}: it is larger than {MOST_BYTES:,} bytes")
         return content.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {what} {path}: {_one_line(error)}") from None
+        raise ConfigError(f"cannot read {what} {path}: {one_line(error)}") from None
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -142,10 +142,6 @@ def _written(value: yaml.ScalarNode) -> str | None:
     return None if kind == "null" else str(value.value).lower() if kind == "bool" else str(value.value)
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 def replace_file(path: str | Path, content: bytes, *, setting: str = "", private: bool = False) -> None:
     """Write a file and its folder; a reader sees the old file or the new file, never half of one.
 
@@ -172,10 +168,9 @@ def check_replaceable(path: str | Path, *, setting: str = "") -> None:
     Raises:
         EnvironmentFault: It could not.
     """
-    with _part_of(path, setting, 0o600) as (part, _):
+    with _part_of(path, setting, 0o600):
         if Path(path).is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        part.unlink()
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 _HARMLESS = frozenset("\n\t\u00a0\u200c\u200d\u202f\u3000")  # line ends and spaces; what joins letters and pictures
@@ -51,9 +51,14 @@ def format_duration(seconds: float) -> str:
     return f"{whole // 3600:,} h {whole % 3600 // 60} min"
 
 
-def visible(text: str) -> str:
-    """Write control characters, which a terminal would obey, and those that turn the direction of a line as escapes."""
-    return text if text.isprintable() else "".join(c if c.isprintable() or c in _HARMLESS else ascii(c)[1:-1] for c in text)
+def visible(text: str, kept: Collection[str] = _HARMLESS) -> str:
+    """Write control characters, which a terminal would obey, and those that turn the direction of a line as escapes.
+
+    Args:
+        text: Of a table, a file or a model.
+        kept: Characters that stay as they are though they cannot be printed.
+    """
+    return text if text.isprintable() else "".join(c if c.isprintable() or c in kept else ascii(c)[1:-1] for c in text)
 
 
 def shorten(text: str, n_characters: int) -> str:

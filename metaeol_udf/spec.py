@@ -22,7 +22,8 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = ("int8", "int4")
 VALUES = ("float32", "int8", "binary")
 
-_PATHS = ("model", "spec", "templates", "postprocess")  # settings that are paths, or may be
+_BESIDE = ("templates", "postprocess")  # settings that a spec file gives relative to its own folder
+_PATHS = ("model", "spec", *_BESIDE)  # settings that are paths, or may be
 
 #: Raised by one whenever a release computes other vectors from the same settings, so that rows are embedded anew.
 VECTOR_VERSION = 1
@@ -111,11 +112,10 @@ class EmbeddingSpec:
     def _from_own_file(cls, path: str | Path, block: Any) -> EmbeddingSpec:
         if isinstance(block, dict):
             beside = Path(path).parent
-            block = {**block, **{key: os.path.expanduser(block[key]) for key in _PATHS if str(block.get(key)).startswith("~")}}
-            if isinstance(block.get("postprocess"), str):
-                block = {**block, "postprocess": str(beside / block["postprocess"])}
-            if isinstance(block.get("templates"), str) and (beside / block["templates"]).is_file():
-                block = {**block, "templates": str(beside / block["templates"])}
+            found = {key: str(beside / os.path.expanduser(block[key])) for key in _BESIDE if isinstance(block.get(key), str)}
+            if "templates" in found and not Path(found["templates"]).is_file():
+                del found["templates"]  # the name of a set
+            block = {**block, **found}
         return cls.from_mapping(block, where=str(path))
 
     @classmethod

@@ -12,6 +12,7 @@ from metaeol_udf.cli.arguments import AsJson
 from metaeol_udf.cli.views import emit, show_template_check, show_template_sets
 from metaeol_udf.errors import ConfigError
 from metaeol_udf.files import replace_file
+from metaeol_udf.formatting import visible
 
 if TYPE_CHECKING:
     from metaeol_udf.evaluation import StsTask
@@ -129,7 +130,7 @@ def _propose(forms: list[MetaTaskForm], model: str, device: str) -> list[MetaTas
     for form in forms:
         aspects = propose_aspects(language_model, form.name)
         said = ", ".join(aspects) if aspects else "nothing usable; the form's own word stays"
-        typer.echo(f"the model's words for {form.name!r}: {said}", err=True)
+        typer.echo(visible(f"the model's words for {form.name!r}: {said}"), err=True)
         proposed.append(dataclasses.replace(form, aspects=aspects))
     return proposed
 

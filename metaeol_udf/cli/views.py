@@ -92,8 +92,9 @@ def emit(as_json: bool, value: object, show: Callable[[Console], None]) -> None:
 
 
 def _say(console: Console, *words: str | Text, style: str | None = None) -> None:
-    """Print words as they are: nothing in them is markup, and a long line stays a line in a pipe."""
-    console.print(*words, style=style, sep="", markup=False, highlight=False, soft_wrap=True)
+    """Print words as they are: nothing in them is markup or obeyed, and a long line stays a line in a pipe."""
+    shown = [visible(word) if isinstance(word, str) else word for word in words]
+    console.print(*shown, style=style, sep="", markup=False, highlight=False, soft_wrap=True)
 
 
 def table_title(config: JobConfig) -> str:
@@ -163,7 +164,7 @@ def show_hit_lists(console: Console, queries: Sequence[str], lists: Sequence[Seq
 
 def show_hits(console: Console, query: str, hits: Sequence[Hit]) -> None:
     """Print the nearest rows of a query, best first: score, key and the beginning of the text on one line."""
-    _say(console, f'"{visible(query)}"', style="bold")
+    _say(console, f'"{query}"', style="bold")
     _show_rows(console, [(f"{hit.score:6.4f}", hit.key, hit.text) for hit in hits])
 
 

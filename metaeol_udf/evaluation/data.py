@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from metaeol_udf.errors import ConfigError, did_you_mean
+from metaeol_udf.errors import ConfigError, did_you_mean, one_line
 
 STS_COLUMNS = ("subset", "sentence1", "sentence2", "score")
 TRANSFER_COLUMNS = ("split", "label", "text")
@@ -175,7 +175,7 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[st
     except UnicodeDecodeError:
         raise ConfigError(f"{path} must be UTF-8 text") from None
     except (OSError, EOFError, zlib.error) as error:
-        raise ConfigError(f"cannot read {path}: {' '.join(str(error).split()) or type(error).__name__}") from None
+        raise ConfigError(f"cannot read {path}: {one_line(error)}") from None
 
 
 def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:

@@ -14,6 +14,7 @@ from metaeol_udf.encoder.loading import check_room
 from metaeol_udf.encoder.preparation import clean_and_trim
 from metaeol_udf.errors import ConfigError
 from metaeol_udf.explain.language_model import LanguageModel, load_language_model, next_token_probabilities
+from metaeol_udf.formatting import visible
 from metaeol_udf.prompts import TEXT_SLOT, PromptTemplate, TemplateSet
 from metaeol_udf.prompts.cleanup import is_blank
 from metaeol_udf.spec import EmbeddingSpec, output_layers
@@ -40,7 +41,7 @@ class Word:
         """Return the text with its leading spaces, line ends and the like made visible."""
         rest = self.text.lstrip(" ")
         start = _SPACE * (len(self.text) - len(rest))
-        return start + "".join(char if char.isprintable() else repr(char)[1:-1] for char in rest)
+        return start + visible(rest, kept=())
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from metaeol_udf.errors import EnvironmentFault, ModelFilesError
+from metaeol_udf.errors import EnvironmentFault, ModelFilesError, one_line
 
 _ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 _EMBEDDINGS = ("embed_tokens", "wte", "embed_in", "word_embeddings")
@@ -26,11 +26,14 @@ _MIN_COSINE_QUANTISED = 0.98  # where the quantised model rounds what goes into 
 _ROWS = 1024  # of an identity matrix that go through a quantised layer at once
 
 
-def ask_to_unpack(config: Any) -> None:
+def ask_to_unpack(config: Any) -> bool:
     """Make transformers unpack a quantised checkpoint while it reads it, where it can.
 
     Args:
         config: The model's configuration, which is changed. One without quantisation stays as it is.
+
+    Returns:
+        Whether the checkpoint is quantised.
     """
     from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
@@ -39,6 +42,7 @@ def ask_to_unpack(config: Any) -> None:
     kind = AUTO_QUANTIZATION_CONFIG_MAPPING.get(str(stored.get("quant_method")))
     if kind is not None and "dequantize" in inspect.signature(kind).parameters:
         config.quantization_config = stored | {"dequantize": True}
+    return bool(stored)
 
 
 def dequantize(model: Any, dtype: torch.dtype, label: str) -> None:
@@ -145,7 +149,7 @@ def merge_adapter(model: Any, adapter: Path, allow_pickle: bool) -> Any:
         raise
     except Exception as error:  # peft says in many ways that an adapter does not fit
         raise ModelFilesError(
-            f"the adapter in {adapter} does not fit its base model: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            f"the adapter in {adapter} does not fit its base model: {type(error).__name__}: {one_line(error)[:300]}"
         ) from error
     lost, unknown = sorted(wanted - stored.keys()), sorted(stored.keys() - wanted)
     unknown = [name for name in unknown if not _COPIES.sub("", name).endswith((*_EMBEDDINGS, "lm_head"))]

@@ -19,7 +19,7 @@ from typing import Any
 
 from metaeol_udf.encoder.checkpoint.files import ADAPTER, check_weights, model_shape, read_json
 from metaeol_udf.encoder.checkpoint.manifest import MANIFEST, read_manifest, verify_folder, write_manifest
-from metaeol_udf.errors import ConfigError, EnvironmentFault, MetaEOLError, ModelFilesError, nearest_word
+from metaeol_udf.errors import ConfigError, EnvironmentFault, MetaEOLError, ModelFilesError, nearest_word, one_line
 from metaeol_udf.spec import DTYPES
 
 
@@ -210,17 +210,17 @@ def _convert(source: _Source, folder: Path, options: PrepareOptions) -> None:
     with _without_adapter(source.place, folder / "base") as place:
         found = replace(source, place=place)
         try:
-            config = transformers.AutoConfig.from_pretrained(place, **_common(found, options))
-            ask_to_unpack(config)
+            config: Any = None if found.gguf_file else transformers.AutoConfig.from_pretrained(place, **_common(found, options))
+            was_quantised = config is not None and ask_to_unpack(config)
             model = _load_model(transformers, found, options, config)
             tokenizer = transformers.AutoTokenizer.from_pretrained(_tokenizer_place(found), **_common(found, options))
         except MetaEOLError:
             raise
         except Exception as error:  # readers of foreign files raise anything: name the source and keep the cause
             raise _unreadable(source, options, error) from error
-        was_quantised = source.gguf_file is None and hasattr(config, "quantization_config")
         if was_quantised:
-            dequantize(model, config.dtype or model.dtype if options.dtype == "auto" else getattr(torch, options.dtype), source.label)
+            dtype = (config.dtype or model.dtype) if options.dtype == "auto" else getattr(torch, options.dtype)
+            dequantize(model, dtype, source.label)
         if source.adapter is not None:
             model = merge_adapter(model, source.adapter, options.allow_pickle)
     # The original format of a quantised checkpoint is a quantised one.
@@ -294,7 +294,7 @@ def _load_model(transformers: Any, source: _Source, options: PrepareOptions, con
 
 
 def _unreadable(source: _Source, options: PrepareOptions, error: Exception) -> MetaEOLError:
-    message = _one_line(error)
+    message = one_line(error)
     name = os.path.join(source.place, source.gguf_file) if source.gguf_file else source.place
     if isinstance(error, ImportError):
         extra, needed_by = ("demo", "GGUF files") if source.gguf_file else ("prepare", "most quantised checkpoints")
@@ -315,7 +315,3 @@ def _unreadable(source: _Source, options: PrepareOptions, error: Exception) -> M
 def _has_only_pickles(source: _Source) -> bool:
     folder = Path(source.place)
     return any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors"))
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -58,6 +58,7 @@ class ForkPass:
         self._shapes: list[_Shape] = []
         self._caches: dict[tuple[int, ...], Any] = {(): DynamicCache(config=text_model.config)}
         text_model.shorten_chunks()
+        self.joins_groups = False
         self.joins_groups = self._can_join()
         self.n_prefix_tokens = sum(len(group.prefix_ids) for group in groups)
         self.use_groups(groups)
@@ -144,7 +145,6 @@ class ForkPass:
         cache = copy.deepcopy(self._caches[()])
         try:
             model.set_attn_implementation(NAME)
-            self.joins_groups = False
             with attending(record):
                 self._step(_Rows(cache, torch.zeros(1, dtype=torch.long), 0), torch.zeros(1, 2, dtype=torch.long))
             with_keys = {index for index, layer in enumerate(cache.layers) if _keys(layer) is not None}
