@@ -25,7 +25,7 @@ stage() { # name, most seconds, command
 
 speed() { # name, most seconds, shapes, lengths
     # shellcheck disable=SC2086 # TINY is a word or none
-    stage "speed-$1" "$2" "$PYTHON" -m benchmarks.gpu --device "$DEVICE" $TINY --seconds "$EACH" --shapes "$1" --lengths "$3" --json "$OUT/speed-$1.json"
+    stage "speed-${1%%,*}" "$2" "$PYTHON" -m benchmarks.gpu --device "$DEVICE" $TINY --seconds "$EACH" --shapes "$1" --lengths "$3" --json "$OUT/speed-${1%%,*}.json"
 }
 
 probe() { # name, most seconds, arguments
@@ -35,10 +35,8 @@ probe() { # name, most seconds, arguments
     stage "$name" "$most" "$PYTHON" -m benchmarks.gpu_probe "$@" --out "$OUT" --device "$DEVICE" $TINY --seconds "$EACH"
 }
 
-probe exact 100 exact --cases llama,gemma3
-speed 8B 100 12,100
-speed 135M 80 12,30,100,500,mix
+speed 8B 130 12,30,100,500
+speed 135M,1.5B,0.6B 150 12,30,100,500,mix
+probe exact 60 exact --cases llama,gemma3
 probe profile 60 profile
-speed 1.5B 60 12,100
-speed 0.6B 60 12,100
 probe exact-rest 100 exact --cases qwen3,gemma2,gpt2,mistral

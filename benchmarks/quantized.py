@@ -1,4 +1,4 @@
-"""Weights in 8 and 4 bits: this package's linear layers beside torchao's, by time, memory and closeness to whole weights.
+"""Weights in 8 and 4 bits, and 8-bit floating point: this package's linear layers beside torchao's, by time and closeness to whole weights.
 
     python -m benchmarks.quantized [--device cpu|cuda] [--shape 135M|0.5B|1.5B|8B] [--tokens N,...] [--seconds S]
 
@@ -70,7 +70,7 @@ def measure(linears: list[Linear], n_tokens: int, least: float) -> list[Row]:
     seconds = seconds_of(lambda: run_all(linears, inputs), device, least)
     rows: list[Row] = [{"tokens": n_tokens, "weights": "bfloat16", "ms": round(1000 * seconds, 2), "time": 1.0, "worst cosine": 1.0}]
     for name, change in (("metaeol-udf", quantize_here), ("torchao", quantize_by_torchao)):
-        for kind in ("int8", "int4"):
+        for kind in ("int8", "int4") if change is quantize_by_torchao else ("int8", "int4", "fp8"):
             try:
                 changed = change(linears, kind)
             except (ImportError, AssertionError, ValueError, RuntimeError) as error:  # what torchao raises where it has no kernels

@@ -19,7 +19,7 @@ from metaeol_udf.files import read_yaml
 from metaeol_udf.setting_types import check, is_count, read_path
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-QUANTIZATIONS = ("int8", "int4")
+QUANTIZATIONS = ("int8", "int4", "fp8")
 VALUES = ("float32", "int8", "binary")
 
 _BESIDE = ("templates", "postprocess")  # settings that a spec file gives relative to its own folder
@@ -40,7 +40,8 @@ class EmbeddingSpec:
         layer: Index into the hidden states as transformers counts them (0: embeddings, -1: last, after the final norm),
             or a fraction of the depth, a float in [0, 1]; or a list of these, whose hidden states are averaged.
         dtype: Weights and activations of the forward pass; `auto` is bfloat16 where the device computes it, else float32.
-        quantization: Bits that the weights of linear layers are kept in, `int8` or `int4`; None keeps them in `dtype`.
+        quantization: How linear layers keep their weights: `int8` or `int4` to save memory, `fp8` (activations too) for speed on GPUs
+            that have it; None keeps them in `dtype`.
         postprocess: Path of a safetensors file with fitted post-processing, done to the mean hidden state; None: none.
         normalize: Scale every vector to length 1.
         truncate_dim: Keep this many leading dimensions; None keeps all.

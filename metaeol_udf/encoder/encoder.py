@@ -85,7 +85,7 @@ class MetaEOLEncoder:
             layer: Index into the hidden states as transformers counts them, or a fraction of depth, or several to average.
             dtype: `auto`, `float32`, `bfloat16` or `float16`.
             device: `auto`, `cpu`, `cuda` or `cuda:N`.
-            quantization: `int8` or `int4` weights, or None.
+            quantization: One of `spec.QUANTIZATIONS`, or None.
             revision: Commit of a hub id.
             max_tokens: Tokens kept of a text.
             max_batch_tokens: Tokens of one forward pass, or `auto`.

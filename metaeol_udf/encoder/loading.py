@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from metaeol_udf.encoder.checkpoint.hf_loading import load_config, load_text_mod
 from metaeol_udf.encoder.checkpoint.location import model_folder
 from metaeol_udf.encoder.checkpoint.manifest import verify_folder
 from metaeol_udf.encoder.checkpoint.process_memory import keep_freed_memory, release_clean_pages
+from metaeol_udf.encoder.forward.quantization import has_float8
 from metaeol_udf.encoder.forward.runner import Runner
 from metaeol_udf.encoder.gpu.device_map import room_for_weights
 from metaeol_udf.encoder.proof import longest_prompt, make_proof
@@ -63,13 +65,15 @@ def load_engine(spec: EmbeddingSpec, templates: TemplateSet, device_name: str) -
     Raises:
         ConfigError: The layer, or `max_tokens` with the prompts around it, is more than the model has.
         ModelFilesError: Files are missing, truncated or altered.
-        EnvironmentFault: The device is not there.
+        EnvironmentFault: The device is not there, or cannot compute what the spec asks for.
     """
     started = time.monotonic()
     for name, capacity in _CACHES.items():
         os.environ.setdefault(name, capacity)
     devices = choose_devices(device_name)
     device = devices[0]
+    if spec.quantization == "fp8":
+        check_float8(devices)
     dtype = choose_dtype(spec.dtype, device)
     folder = model_folder(spec.model, spec.revision)
     check_weights(folder)
@@ -124,6 +128,20 @@ def choose_devices(name: str) -> list[torch.device]:
     if any(device.type == "cuda" and (device.index or 0) >= n_gpus for device in devices):
         raise EnvironmentFault(f"runtime.device is {name!r}, but torch sees {n_gpus} GPUs here; set runtime.device to auto or cpu")
     return devices
+
+
+def check_float8(devices: Sequence[torch.device]) -> None:
+    """See that GPUs multiply 8-bit floating point numbers; on a CPU the same vectors come without a gain.
+
+    Raises:
+        EnvironmentFault: One does not.
+    """
+    for device in devices:
+        if device.type == "cuda" and not has_float8(device):
+            raise EnvironmentFault(
+                f"embedding.quantization is 'fp8', and {torch.cuda.get_device_name(device)} does not multiply 8-bit floating point numbers "
+                "(Ada and Hopper are the first that do): set embedding.quantization to null, or to int8 to save memory"
+            )
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:

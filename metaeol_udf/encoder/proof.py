@@ -31,7 +31,7 @@ from metaeol_udf.prompts.trie import PromptTrie
 logger = logging.getLogger(__name__)
 
 _TEXTS = ("A short text to check with.", 'Ein zweiter, etwas längerer Text: "quoted", with 12 numbers (and brackets)?')
-_MIN_QUANTIZED_COSINE = {"int8": 0.99, "int4": 0.9}  # to transformers with whole weights
+_MIN_QUANTIZED_COSINE = {"int8": 0.99, "int4": 0.9, "fp8": 0.99}  # to transformers with whole weights
 _MOST_LOST, _MOST_LOST_BY_ONE = 3.0, 8.0  # times what transformers' own forward loses against float32: the median state, and the worst
 _LEAST_LOST = 3e-5  # of a cosine: what is lost by so little is as good as exact
 _BEYOND = 16  # tokens of the long text beyond a window
@@ -98,7 +98,7 @@ def make_proof(
         templates: The template set.
         layers: Indices into the hidden states.
         max_tokens: Tokens kept of a text; where prompts may be longer than a window of the model, one of the texts is.
-        quantization: `int8`, `int4` or None.
+        quantization: One of `spec.QUANTIZATIONS`, or None.
     """
     in_float32 = quantization is None and model.dtype != torch.float32
     # Two texts for what costs little; 16 bits run twice, and once with wide weights.

@@ -62,7 +62,7 @@ class MetaEOLEmbedder(Transformer, HasInputCol, HasOutputCol, DefaultParamsReada
     templates = _setting("templates", "name of a built-in template set, or path of a YAML file")
     layer = _setting("layer", "index into the hidden states, or a fraction of the depth, or a list of these")
     dtype = _setting("dtype", "auto, float32, bfloat16 or float16")
-    quantization = _setting("quantization", "int8 or int4: bits of the weights of linear layers")
+    quantization = _setting("quantization", "int8 or int4: bits of the weights of linear layers; fp8: of weights and activations")
     postprocess = _setting("postprocess", "path of a safetensors file with fitted post-processing")
     normalize = _setting("normalize", "scale every vector to length 1")
     truncate_dim = _setting("truncate_dim", "leading dimensions to keep")

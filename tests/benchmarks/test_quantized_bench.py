@@ -17,7 +17,8 @@ def test_whole_and_quantized_weights_are_compared(monkeypatch: pytest.MonkeyPatc
     assert out.count("not measured, ModuleNotFoundError") == 2
     cells = [line.split(" | ") for line in out.splitlines() if line.startswith("| 3 | ")]
     closeness = {line[1]: float(line[4].rstrip(" |")) for line in cells}
-    assert list(closeness) == ["bfloat16", "metaeol-udf int8", "metaeol-udf int4"]
+    assert list(closeness) == ["bfloat16", "metaeol-udf int8", "metaeol-udf int4", "metaeol-udf fp8"]
     assert closeness["bfloat16"] == 1
+    assert closeness["metaeol-udf fp8"] > 0.998
     assert closeness["metaeol-udf int8"] > 0.9999
     assert 0.98 < closeness["metaeol-udf int4"] < closeness["metaeol-udf int8"]

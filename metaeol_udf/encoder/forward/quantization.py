@@ -1,7 +1,8 @@
-"""Weight-only quantization: linear layers keep their weights in 8 or 4 bits and widen them when they run.
+"""Quantization of linear layers: integer weights for memory, 8-bit floating point for speed.
 
-It is for memory: a model takes a half or a quarter of it, and large batches hide the widening behind their matrix products.
-Activations, norms and token embeddings stay as they are.
+`int8` and `int4` keep the weights in 8 or 4 bits and widen them when they run: a model takes a half or a quarter of the memory, and large
+batches hide the widening behind their matrix products. `fp8` rounds weights and activations to 8-bit floating point, which GPUs from Ada
+and Hopper on multiply at twice the rate of bfloat16. Norms, attention and token embeddings stay as they are.
 """
 
 from __future__ import annotations
@@ -14,6 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metaeol_udf.encoder.forward.decoder import Layer, Linear
+
+_FLOAT8 = torch.float8_e4m3fn
+_MOST = torch.finfo(_FLOAT8).max
+_FLOAT8_ROW = 16  # numbers that a kernel takes at a time: it needs rows and columns of whole ones
 
 _GROUP = 32  # weights of a row that share a scale in 4 bits; rows that it does not divide are one group
 
@@ -46,19 +51,72 @@ class QuantizedLinear(Linear):
         return QuantizedLinear(self.weight[start:stop], bias, scale=self.scale[start:stop])
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)  # as `Linear`
+class Float8Linear(Linear):
+    """Works as `Linear`, with 8-bit floating point weights and activations, a scale for each output and each token.
+
+    Sums are made in float32 and rounded to bfloat16. A CPU multiplies the same rounded numbers in bfloat16.
+
+    Attributes:
+        weight: float8_e4m3fn, shape ``(n_out, n_in)``.
+        scale: What a weight is multiplied by, float32, shape ``(n_out, 1)``.
+    """
+
+    scale: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Map shape ``(n_tokens, n_in)`` to ``(n_tokens, n_out)``."""
+        rounded, x_scale = to_float8(x)
+        if x.is_cuda:
+            out = torch._scaled_mm(rounded, self.weight.t(), x_scale, self.scale.t(), out_dtype=torch.bfloat16, use_fast_accum=True)
+        else:
+            wide = F.linear(rounded.to(torch.bfloat16), self.weight.to(torch.bfloat16))  # no number of either is rounded by that
+            out = (wide * x_scale * self.scale.t()).to(torch.bfloat16)
+        out = out.to(x.dtype)
+        return out if self.bias is None else out + self.bias
+
+    def rows(self, start: int, stop: int) -> Float8Linear:
+        """Return a part, as `Linear.rows` does."""
+        bias = None if self.bias is None else self.bias[start:stop]
+        return Float8Linear(self.weight[start:stop], bias, scale=self.scale[start:stop])
+
+
+def has_float8(device: torch.device) -> bool:
+    """Tell whether a device multiplies 8-bit floating point numbers."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
+
+
+def to_float8(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Round rows to 8-bit floating point.
+
+    Args:
+        x: Shape ``(n_rows, n)``.
+
+    Returns:
+        Values of float8_e4m3fn, shape ``(n_rows, n)``, and what each row is to be multiplied by, float32, shape ``(n_rows, 1)``.
+    """
+    scale = (x.abs().amax(1, keepdim=True).float() / _MOST).clamp(min=torch.finfo(torch.float32).tiny)
+    return (x.float() / scale).clamp(-_MOST, _MOST).to(_FLOAT8), scale
+
+
 def quantize(layer: Layer, kind: str) -> Layer:
     """Quantize a layer's linear layers.
 
     Args:
         layer: In floating point, with plain weights.
-        kind: `int8`, a scale an output; or `int4`, a scale for 32 weights.
+        kind: `fp8` or `int8`, a scale an output; or `int4`, a scale for 32 weights.
     """
     mlp = dataclasses.replace(layer.mlp, into=_quantize(layer.mlp.into, kind), out=_quantize(layer.mlp.out, kind))
     return dataclasses.replace(layer, qkv=_quantize(layer.qkv, kind), attention_out=_quantize(layer.attention_out, kind), mlp=mlp)
 
 
-def _quantize(linear: Linear, kind: str) -> QuantizedLinear:
+def _quantize(linear: Linear, kind: str) -> Linear:
     n_out, n_in = linear.weight.shape
+    if kind == "fp8":
+        if n_out % _FLOAT8_ROW or n_in % _FLOAT8_ROW:
+            raise TypeError(f"fp8 needs linear layers of a multiple of {_FLOAT8_ROW} inputs and outputs, found {n_in} and {n_out}")
+        rounded, per_output = to_float8(linear.weight)
+        return Float8Linear(rounded, linear.bias, scale=per_output)
     fits = kind == "int4" and n_in % _GROUP == 0
     groups = linear.weight.float().view(n_out, n_in // _GROUP if fits else 1, -1)
     most = 127 if kind == "int8" else 7

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from metaeol_udf.encoder.forward.batching import Cell
 from metaeol_udf.encoder.forward.decoder import Decoder
+from metaeol_udf.encoder.forward.quantization import Float8Linear
 from metaeol_udf.encoder.forward.trie_forward import Batch, TriePass
 from metaeol_udf.encoder.gpu.cuda_graphs import GraphCache
 from metaeol_udf.encoder.gpu.device_copy import to_device
@@ -26,7 +27,7 @@ from metaeol_udf.encoder.gpu.packed_batch import (
     order_suffixes,
     output_size,
 )
-from metaeol_udf.encoder.gpu.proof import MIN_COSINE, explain, worst_cosine
+from metaeol_udf.encoder.gpu.proof import MIN_COSINE, MIN_FLOAT8_COSINE, explain, worst_cosine
 from metaeol_udf.prompts.trie import PrefixGroup
 
 logger = logging.getLogger(__name__)
@@ -50,6 +51,8 @@ class PackedPass(TriePass):
         tokens_before: Tokens that still run cell by cell, so that a short job does not wait for a compiler.
         n_batches: Batches by the path that they took: `graph`, `compiled` or `cells`.
         refused: Why batches of a shape run cell by cell.
+        min_cosine: Of a packed batch to its cells, at least, where packed batches of its shape are to be used.
+        least_full: Share of a size that a batch must fill; one that fills less runs cell by cell rather than pay for padding.
         worst_proof: Least cosine of a packed batch to its cells that was found.
     """
 
@@ -64,7 +67,7 @@ class PackedPass(TriePass):
             groups: The template set's prefix groups.
             layer_function: `flex.run_layer`, or that compiled; None where there is no compiler, so that all runs cell by cell.
             tokens_before: See the class.
-            least_full: Share of a size that a batch must fill; one that fills less runs cell by cell rather than pay for padding.
+            least_full: See the class.
             where: Says on which device a layer stands.
             taps: As in `TriePass`; where there are several, all runs cell by cell.
         """
@@ -72,12 +75,14 @@ class PackedPass(TriePass):
         self.stages = find_stages(decoder, where)
         self.tokens_before = tokens_before
         self._layer_function = layer_function
-        self._least_full = least_full
+        self.least_full = least_full
         self.graphs: GraphCache | None = None
         self._proved: set[Shape] = set()
         self.refused: dict[Shape, str] = {}
         self.n_batches: Counter[str] = Counter()
         self.worst_proof = 1.0
+        is_float8 = any(isinstance(layer.mlp.out, Float8Linear) for layer in decoder.layers)
+        self.min_cosine = MIN_FLOAT8_COSINE if is_float8 else MIN_COSINE[decoder.token_table.dtype]
         self._own_groups = tuple(groups)
         self._suffixes: list[SuffixOrder] = []
         self._slabs: dict[SlabLayout, list[LayerCache]] = {}  # that of the template set, and the latest one with more prefixes
@@ -102,7 +107,7 @@ class PackedPass(TriePass):
         n_tokens = sum(cell.n_tokens for cell in batch)
         size = next((size for size in self.sizes if size >= n_tokens), 0)
         self.tokens_before = max(0, self.tokens_before - n_tokens)
-        if n_tokens < self._least_full * size or not size or self.tokens_before:
+        if n_tokens < self.least_full * size or not size or self.tokens_before:
             return self._run_cells(batch, text_ids)
         layout, caches, is_constant = self._slab_for(batch)
         n_outputs = sum(len(cell.rows) * len(self._groups[cell.group].outputs) for cell in batch)
@@ -128,7 +133,7 @@ class PackedPass(TriePass):
         expected = super().run(batch, text_ids)
         cosine = min(worst_cosine(ours, cells) for ours, cells in zip(states, expected, strict=True))
         self.worst_proof = min(self.worst_proof, cosine)
-        if cosine >= MIN_COSINE[self.decoder.token_table.dtype]:
+        if cosine >= self.min_cosine:
             self._proved.add(shape)
         else:
             self._refuse(shape, f"its cosine to cells is {cosine:.6f}")

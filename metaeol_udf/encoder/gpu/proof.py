@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 MIN_COSINE = {torch.float32: 0.99999, torch.bfloat16: 0.995, torch.float16: 0.995}  # to the slower way in the same dtype, by it
+MIN_FLOAT8_COSINE = 0.99  # where activations are rounded to 8 bits, the last bit of a sum decides what they are rounded to
 
 _MOST_LETTERS = 300
 
