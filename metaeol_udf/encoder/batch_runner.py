@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections import deque
+import time
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 
 from metaeol_udf.encoder.forward.batching import Cell
 from metaeol_udf.encoder.gpu.device_copy import ResultCopier, Results
+from metaeol_udf.encoder.gpu.device_work import DeviceWork, Stopwatch
 from metaeol_udf.encoder.gpu.packed_forward import PackedPass
 from metaeol_udf.encoder.loading import Engine
 from metaeol_udf.encoder.preparation import PreparedTexts
@@ -26,8 +29,22 @@ logger = logging.getLogger(__name__)
 _AUTO_BATCH_TOKENS = {"cpu": 1024, "cuda": 16_384}  # a CPU's caches hold the activations of about a thousand tokens
 _BATCHES_UNTIL_RAISE = 32  # after running out of memory, so many good batches raise the size again by a quarter
 
+_PATHS = {"decoder": "cells"}  # ways of runners that have one, where the way has another name than the runner
+
 _Outcome = list[NDArray[np.float32]] | str  # hidden states a cell, or the code of what went wrong
-_Started = _Outcome | Results  # on a GPU the results are still to be waited for
+
+
+@dataclass(frozen=True)
+class _Started:
+    """Holds a batch that was launched.
+
+    Attributes:
+        outcome: On a GPU the results are still to be waited for.
+        watch: Measures how long it runs; None where it could not be launched.
+    """
+
+    outcome: _Outcome | Results
+    watch: Stopwatch | None
 
 
 class BatchRunner:
@@ -47,6 +64,8 @@ class BatchRunner:
         self._threads: ThreadPoolExecutor | None = None  # started with the first batch
         self.copier = ResultCopier() if engine.device.type == "cuda" else None
         self._n_good = 0
+        self._work = DeviceWork()
+        self._n_finished = 0
         if isinstance(engine.runner, PackedPass):
             engine.runner.set_batch_tokens(self._wanted)
 
@@ -71,6 +90,7 @@ class BatchRunner:
         states = np.zeros(shape, np.float32)
         errors: list[str | None] = [None] * n_texts
         self._engine.runner.use_groups(prepared.groups)
+        began, counted = time.time(), self._count_batches()
         for batch, outcome in self._outcomes(prepared):
             if isinstance(outcome, str):
                 errors[batch[0].rows[0]] = outcome
@@ -80,10 +100,26 @@ class BatchRunner:
                 if n_states > 1 and not per_layer:
                     state = state.mean(2)
                 add_states(states, state, cell.rows, prepared.groups[cell.group].template_indices, n_templates)
+        if prepared.batches:
+            self._work.add(DeviceWork(0.0, began, time.time(), self._count_batches() - counted, self._reasons()))
         if any(errors):
             reasons = sorted({error for error in errors if error is not None})
             logger.warning("%d of %d texts failed: %s", sum(map(bool, errors)), n_texts, ", ".join(reasons))
         return states, errors
+
+    def take_work(self) -> DeviceWork:
+        """Return what the device did since the last call."""
+        work, self._work = self._work, DeviceWork()
+        return work
+
+    def _count_batches(self) -> Counter[str]:
+        runner = self._engine.runner
+        return Counter(runner.n_batches if isinstance(runner, PackedPass) else {_PATHS.get(runner.name, runner.name): self._n_finished})
+
+    def _reasons(self) -> list[str]:
+        runner, graphs = self._engine.runner, getattr(self._engine.runner, "graphs", None)
+        packed = [*runner.refused.values()] if isinstance(runner, PackedPass) else []
+        return list(dict.fromkeys([*self._engine.reasons, *packed, *([] if graphs is None else graphs.refused.values())]))
 
     def _outcomes(self, prepared: PreparedTexts) -> Iterator[tuple[Sequence[Cell], _Outcome]]:
         """Yield batches as they were run in the end, in the order of the plan, so that sums do not depend on which thread was faster."""
@@ -109,10 +145,12 @@ class BatchRunner:
         """Run a batch, in a thread; on a GPU that is to launch it. What goes wrong is not raised: other rows are fine."""
         try:
             with self.on_device():
+                watch = Stopwatch(self._engine.device)
                 states = self._engine.runner.run(batch, text_ids)
-                return [state.cpu().numpy() for state in states] if self.copier is None else self.copier.start(states)
+                watch.stop()
+                return _Started([state.cpu().numpy() for state in states] if self.copier is None else self.copier.start(states), watch)
         except Exception as error:  # noqa: BLE001 - whatever one text does to the model, the others are embedded
-            return _explain(batch, error)
+            return _Started(_explain(batch, error), None)
 
     def on_device(self) -> AbstractContextManager[object]:
         """Make the engine's GPU the calling thread's own inside a `with`: a new thread begins with the first one."""
@@ -121,12 +159,14 @@ class BatchRunner:
 
     def _finish(self, batch: Sequence[Cell], started: _Started) -> _Outcome:
         """Wait for a batch's results, while a GPU works on the next one already."""
-        if not callable(started):
-            return started
+        self._n_finished += 1
         try:
-            return started()
+            outcome = started.outcome() if callable(started.outcome) else started.outcome
         except Exception as error:  # noqa: BLE001 - as above; what fails on a GPU may only show when its results are read
             return _explain(batch, error)
+        if started.watch is not None:
+            self._work.busy_s += started.watch.seconds() / self.n_threads
+        return outcome
 
     def _adapt(self, batch: Sequence[Cell], outcome: _Outcome) -> None:
         """Take smaller batches after running out of memory, and slowly larger ones again."""

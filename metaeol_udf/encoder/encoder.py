@@ -6,7 +6,7 @@ import dataclasses
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from metaeol_udf.encoder.batch_runner import BatchRunner
 from metaeol_udf.encoder.checkpoint.resolve import ResolvedSpec, resolve_local
+from metaeol_udf.encoder.gpu.device_work import DeviceWork
 from metaeol_udf.encoder.loading import Engine, load_engine
 from metaeol_udf.encoder.preparation import PreparedTexts, cut_chunks, prepare_texts
 from metaeol_udf.encoder.vectors.output import finish_vectors
@@ -38,6 +39,7 @@ class Encoded:
         tokens_computed: Tokens that went through the model for this text; 0 for a repeated one. The first text after a load
             also carries the prefixes.
         tokens_saved: Tokens that one pass a prompt would have computed beyond those.
+        work: What the device did for these texts.
     """
 
     vectors: NDArray[np.float32]
@@ -45,6 +47,7 @@ class Encoded:
     trimmed: NDArray[np.bool_]
     tokens_computed: NDArray[np.int64]
     tokens_saved: NDArray[np.int64]
+    work: DeviceWork = field(default_factory=DeviceWork)
 
 
 class MetaEOLEncoder:
@@ -239,6 +242,7 @@ class MetaEOLEncoder:
                 self._fill(encoded, rows[part], texts[part])
             return
         states, failures = self.batch_runner.run(prepared, len(self.templates.templates), self.spec.per_template)
+        encoded.work.add(self.batch_runner.take_work())
         finished = finish_vectors(states, self.spec, self._post)
         for unique in np.flatnonzero(~np.isfinite(finished).all(1)):
             failures[unique] = failures[unique] or "non_finite"

@@ -29,6 +29,7 @@ RESULT_TYPE = StructType(
         StructField("tokens_computed", LongType()),
         StructField("tokens_saved", LongType()),
         StructField("load_id", StringType()),
+        StructField("work", StringType()),  # `DeviceWork` of a chunk, with its first text
     ]
 )
 

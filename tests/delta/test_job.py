@@ -25,6 +25,10 @@ def test_a_first_run_embeds_a_second_does_nothing_and_four_changed_rows_compute_
     assert report["status"] == "done"
     assert 1 <= report["model_loads"] <= 2
     assert report["runner"] == "decoder"
+    assert set(report["batches_by_path"]) == {"cells"}
+    assert report["path_reasons"] == []
+    assert 0 < report["device_busy"] <= 1
+    assert 0 < report["device_s"] <= report["device_span_s"] <= 2 * report["seconds"]["embed"]  # two workers
     assert report["tokens_computed"] > 0
     assert report["tokens_saved"] > 0
     assert bench.progress.total == 17
@@ -48,6 +52,7 @@ def test_a_first_run_embeds_a_second_does_nothing_and_four_changed_rows_compute_
     assert [again[name] for name in counted] == [20, 0, 0, 20, 0, 0]
     assert again["status"] == "nothing_to_do"
     assert (again["model_loads"], again["runner"]) == (0, None)
+    assert (again["batches_by_path"], again["device_busy"]) == ({}, None)
     assert versions == [bench.versions(name) for name in ("table", "table__metaeol_journal", "table__metaeol_quarantine")]
 
     changed = F.when(F.col("id") == 4, "no longer null").otherwise(F.concat(F.lit("changed "), F.col("text")))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from metaeol_udf.encoder.gpu.device_work import DeviceWork
 from metaeol_udf.files import check_replaceable, replace_file
 
 #: A run of ten billion texts has 200,000 waves; its report stays a file that a person can open.
@@ -72,6 +74,11 @@ class Report:
         tokens_computed: Tokens that went through the model.
         tokens_saved: Tokens that one pass a prompt would have computed beyond those.
         runner: What ran the model, by the names of `encoder/runners.py`, where there are several with commas; None: no text was computed.
+        batches_by_path: Batches by the way that they took, see `DeviceWork`.
+        path_reasons: Why a faster way was refused, each once.
+        device_s: Seconds in which devices ran batches, all devices added up.
+        device_span_s: Seconds from the first batch of a wave to its last one, of each device, all devices and waves added up.
+        device_busy: The first over the second; None where nothing ran.
         model_loads: Loads that this run caused, over all workers.
         executors: Executors that the session had; 1 in local mode.
         seconds: By phase, and `total`.
@@ -102,6 +109,11 @@ class Report:
     tokens_computed: int = 0
     tokens_saved: int = 0
     runner: str | None = None
+    batches_by_path: dict[str, int] = field(default_factory=dict)
+    path_reasons: list[str] = field(default_factory=list)
+    device_s: float = 0.0
+    device_span_s: float = 0.0
+    device_busy: float | None = None
     model_loads: int = 0
     executors: int = 1
     seconds: dict[str, float] = field(default_factory=dict)
@@ -137,6 +149,16 @@ class Report:
         self.rows_failed += sum(failures.values())
         self.failures = {reason: self.failures.get(reason, 0) + failures.get(reason, 0) for reason in sorted({*self.failures, *failures})}
 
+    def count_work(self, work: DeviceWork) -> None:
+        """Add what one device did in one wave."""
+        self._add_work(work.batches, work.reasons, work.busy_s, work.span_s)
+
+    def _add_work(self, batches: Mapping[str, int], reasons: Iterable[str], busy_s: float, span_s: float) -> None:
+        self.batches_by_path = dict(sorted((Counter(self.batches_by_path) + Counter(batches)).items()))
+        self.path_reasons = sorted({*self.path_reasons, *reasons})
+        self.device_s, self.device_span_s = round(self.device_s + busy_s, 3), round(self.device_span_s + span_s, 3)
+        self.device_busy = round(min(1.0, self.device_s / self.device_span_s), 3) if self.device_span_s else None
+
     def log_wave(self, started: float, seconds: float, texts: int, tokens: int, failed: int) -> None:
         """Note how fast a wave was; `started` in seconds since 1970."""
         entry = {"waves": 1, "started": started, "seconds": seconds, "texts": texts, "tokens": tokens, "failed": failed}
@@ -157,6 +179,7 @@ class Report:
             setattr(self, f"rows_{name}", getattr(self, f"rows_{name}") + getattr(part, f"rows_{name}"))
         for name in ("unique_texts", "texts_reused", "waves", "tokens_computed", "tokens_saved", "model_loads"):
             setattr(self, name, getattr(self, name) + getattr(part, name))
+        self._add_work(part.batches_by_path, part.path_reasons, part.device_s, part.device_span_s)
         self.failures = {name: self.failures.get(name, 0) + part.failures.get(name, 0) for name in {**self.failures, **part.failures}}
         self.seconds = {name: round(self.seconds.get(name, 0) + part.seconds.get(name, 0), 3) for name in {**self.seconds, **part.seconds}}
         self.wave_log = shortened([*self.wave_log, *part.wave_log])

@@ -73,6 +73,8 @@ def _write_textfile(report: Report, config: JobConfig, spec: EmbeddingSpec) -> N
     gauge("last_run_success", _HELP["success"], {"": float(report.status in ("done", "nothing_to_do"))})
     for name in ("unique_texts", "tokens_computed", "tokens_saved", "model_loads", "waves", "texts_per_second"):
         gauge(name, f"{name.replace('_', ' ').capitalize()} of the last run", {"": getattr(report, name)})
+    if report.device_busy is not None:
+        gauge("device_busy", "Share of the time from first to last batch in which devices ran batches", {"": report.device_busy})
     gauge("seconds", "Seconds of the last run in all", {"": report.seconds.get("total", 0.0)})
     write_to_textfile(str(config.runtime.prometheus), registry)  # by a rename: no half file is read
 

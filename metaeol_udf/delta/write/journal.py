@@ -25,6 +25,7 @@ from metaeol_udf.delta.tables.commits import TableLog
 from metaeol_udf.delta.tables.fingerprint import of_spec, spec_part
 from metaeol_udf.delta.tables.refs import TableDefinition, TableRef, append, create, exists, open_table, read, replace
 from metaeol_udf.delta.tables.spark_errors import conflict_in, with_retries
+from metaeol_udf.encoder.gpu.device_work import DeviceWork
 
 _WAVES_OF_A_SNAPSHOT = 1_000_000  # more than there ever are
 _VACUUMED = "_vacuumed"  # a file that says when VACUUM ran last; Delta leaves it alone
@@ -62,6 +63,7 @@ class WaveCounts:
         loads: Ids of the loads of the model that the run caused.
         runners: Names of the runners that computed the texts.
         failures: Texts without a vector, by reason.
+        work: What each device did, by the load of its model.
     """
 
     n_texts: int
@@ -70,6 +72,7 @@ class WaveCounts:
     loads: frozenset[str]
     runners: frozenset[str]
     failures: dict[str, int]
+    work: dict[str, DeviceWork]
 
 
 @dataclass(frozen=True)
@@ -171,9 +174,14 @@ class Journal:
 
     def count(self, journalled: DataFrame) -> WaveCounts:
         """Count the rows of a wave that was appended: FINGERPRINT and `result`, a struct of `RESULT_TYPE`."""
-        names = ("error", "load_id", "tokens_computed", "tokens_saved")
+        names = ("error", "load_id", "tokens_computed", "tokens_saved", "work")
         rows = journalled.select(*[F.col(f"result.{name}").alias(name) for name in names])
-        sums = (F.count(F.lit(1)).alias("n"), F.sum("tokens_computed").alias("computed"), F.sum("tokens_saved").alias("saved"))
+        sums = (
+            F.count(F.lit(1)).alias("n"),
+            F.sum("tokens_computed").alias("computed"),
+            F.sum("tokens_saved").alias("saved"),
+            F.collect_list("work").alias("work"),
+        )
         found = rows.groupBy("error", "load_id").agg(*sums).collect()
         failures: dict[str, int] = {}
         for row in found:
@@ -183,7 +191,11 @@ class Journal:
         loads = frozenset(row["load_id"] for row in found if (row["load_id"] or "").endswith(f":{self.run_id}"))
         parts = [(row["load_id"] or "").split(":") for row in found]
         runners = frozenset(part[-2] for part in parts if len(part) == _LOAD_ID_PARTS)
-        return WaveCounts(n_texts, computed, saved, loads, runners, failures)
+        work: dict[str, DeviceWork] = {}
+        for row in found:
+            for counted in row["work"]:
+                work.setdefault(row["load_id"], DeviceWork()).add(DeviceWork.from_json(counted))
+        return WaveCounts(n_texts, computed, saved, loads, runners, failures, work)
 
     def append_wave(self, embedded: DataFrame, wave: int) -> None:
         """Append one wave, numbered from 1, as one commit: FINGERPRINT and `result`, a struct of `RESULT_TYPE`.

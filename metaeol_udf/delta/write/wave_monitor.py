@@ -38,6 +38,8 @@ class WaveMonitor:
         self._runners |= found.runners
         self._report.runner = ", ".join(sorted(self._runners)) or None
         self._report.waves += 1
+        for work in found.work.values():
+            self._report.count_work(work)
         n_failed = sum(found.failures.values())
         self._report.log_wave(round(started, 3), round(seconds, 3), found.n_texts, found.tokens_computed, n_failed)
         logger.info(

@@ -38,6 +38,9 @@ class GraphCache:
     The first batch of a shape runs as it is, which compiles what is to be compiled. The second one is recorded. The next batch that
     differs from it is computed both ways, and only where both agree are replays used from then on. A shape that cannot be recorded
     runs as it is; other shapes are not touched.
+
+    Attributes:
+        refused: Why batches of a shape are launched kernel by kernel.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -45,7 +48,7 @@ class GraphCache:
         self._met: set[Hashable] = set()
         self._recordings: dict[Hashable, Recording] = {}
         self._proved: set[Hashable] = set()
-        self._refused: set[Hashable] = set()
+        self.refused: dict[Hashable, str] = {}
         self._pool: Any = None  # made with the first recording
         self._stream: torch.cuda.Stream | None = None  # of this device: torch's own is made once, on whatever device is current then
 
@@ -61,7 +64,7 @@ class GraphCache:
             given: All of the input, on the device.
             forward: Must neither wait for the device nor read values of `given` on the host.
         """
-        if shape in self._refused:
+        if shape in self.refused:
             return forward(given)
         if shape not in self._met:
             self._met.add(shape)
@@ -98,9 +101,8 @@ class GraphCache:
         try:
             self._recordings[shape] = self.record(given.clone(), forward)
         except torch.OutOfMemoryError:
-            logger.warning("out of memory while a CUDA graph was recorded: batches of this shape are launched kernel by kernel")
             self.clear()
-            self._refused.add(shape)
+            self._refuse(shape, "memory ran out while it was recorded")
         except Exception as error:  # noqa: BLE001 - a pass that cannot be recorded still runs
             self._refuse(shape, f"recording failed with {explain(error)}")
 
@@ -114,5 +116,5 @@ class GraphCache:
         return expected
 
     def _refuse(self, shape: Hashable, why: str) -> None:
-        self._refused.add(shape)
+        self.refused[shape] = why
         logger.warning("a CUDA graph is not used, batches of this shape are launched kernel by kernel: %s", why)

@@ -121,6 +121,7 @@ def _frame(encoded: Encoded, load_id: str) -> pd.DataFrame:
             "tokens_computed": encoded.tokens_computed,
             "tokens_saved": encoded.tokens_saved,
             "load_id": pd.Series([load_id] * n_texts, dtype=object),
+            "work": pd.Series([encoded.work.to_json(), *[None] * n_texts][:n_texts], dtype=object),
         }
     )
 

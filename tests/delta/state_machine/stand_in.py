@@ -77,5 +77,6 @@ def _embed(texts: list[str], path: str, spec_fingerprint: str, length: int) -> p
             "tokens_computed": zeros,
             "tokens_saved": zeros,
             "load_id": pd.Series(["stand-in:0:0:"] * len(texts), dtype=object),
+            "work": pd.Series([None] * len(texts), dtype=object),
         }
     )
