@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from metaeol_udf.encoder.forward.batching import Cell
 from metaeol_udf.encoder.gpu.device_copy import ResultCopier, Results
-from metaeol_udf.encoder.gpu.device_work import DeviceWork, Stopwatch
+from metaeol_udf.encoder.gpu.device_work import DeviceWork
 from metaeol_udf.encoder.gpu.packed_forward import PackedPass
 from metaeol_udf.encoder.loading import Engine
 from metaeol_udf.encoder.preparation import PreparedTexts
@@ -34,6 +35,36 @@ _PATHS = {"decoder": "cells"}  # ways of runners that have one, where the way ha
 _Outcome = list[NDArray[np.float32]] | str  # hidden states a cell, or the code of what went wrong
 
 
+class _Stopwatch:
+    """Measures how long a batch keeps its device at work: on CUDA between two marks in its stream, which no one waits for.
+
+    Of a model that is split over several GPUs the first one is measured.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        """Start it; the device must be the calling thread's own."""
+        self._is_cuda = device.type == "cuda"
+        self._start = self._mark()
+        self._stop: Any = None
+
+    def stop(self) -> None:
+        """Stop it, once the batch is launched."""
+        self._stop = self._mark()
+
+    def seconds(self) -> float:
+        """Return the seconds between start and stop; on CUDA only once the batch is over."""
+        if self._stop is None:
+            return 0.0
+        return float(self._start.elapsed_time(self._stop) / 1000 if self._is_cuda else self._stop - self._start)
+
+    def _mark(self) -> Any:
+        if not self._is_cuda:
+            return time.perf_counter()
+        mark = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        mark.record()
+        return mark
+
+
 @dataclass(frozen=True)
 class _Started:
     """Holds a batch that was launched.
@@ -44,7 +75,7 @@ class _Started:
     """
 
     outcome: _Outcome | Results
-    watch: Stopwatch | None
+    watch: _Stopwatch | None
 
 
 class BatchRunner:
@@ -64,8 +95,8 @@ class BatchRunner:
         self._threads: ThreadPoolExecutor | None = None  # started with the first batch
         self.copier = ResultCopier() if engine.device.type == "cuda" else None
         self._n_good = 0
-        self._work = DeviceWork()
-        self._n_finished = 0
+        self._work: list[DeviceWork] = []
+        self._n_finished, self._busy_s = 0, 0.0
         if isinstance(engine.runner, PackedPass):
             engine.runner.set_batch_tokens(self._wanted)
 
@@ -90,7 +121,7 @@ class BatchRunner:
         states = np.zeros(shape, np.float32)
         errors: list[str | None] = [None] * n_texts
         self._engine.runner.use_groups(prepared.groups)
-        began, counted = time.time(), self._count_batches()
+        began, counted, self._busy_s = time.time(), self._count_batches(), 0.0
         for batch, outcome in self._outcomes(prepared):
             if isinstance(outcome, str):
                 errors[batch[0].rows[0]] = outcome
@@ -101,15 +132,15 @@ class BatchRunner:
                     state = state.mean(2)
                 add_states(states, state, cell.rows, prepared.groups[cell.group].template_indices, n_templates)
         if prepared.batches:
-            self._work.add(DeviceWork(0.0, began, time.time(), self._count_batches() - counted, self._reasons()))
+            self._work.append(DeviceWork(self._busy_s, began, time.time(), self._count_batches() - counted, self._reasons()))
         if any(errors):
             reasons = sorted({error for error in errors if error is not None})
             logger.warning("%d of %d texts failed: %s", sum(map(bool, errors)), n_texts, ", ".join(reasons))
         return states, errors
 
-    def take_work(self) -> DeviceWork:
-        """Return what the device did since the last call."""
-        work, self._work = self._work, DeviceWork()
+    def take_work(self) -> list[DeviceWork]:
+        """Return what the device did since the last call, an entry a `run`."""
+        work, self._work = self._work, []
         return work
 
     def _count_batches(self) -> Counter[str]:
@@ -145,7 +176,7 @@ class BatchRunner:
         """Run a batch, in a thread; on a GPU that is to launch it. What goes wrong is not raised: other rows are fine."""
         try:
             with self.on_device():
-                watch = Stopwatch(self._engine.device)
+                watch = _Stopwatch(self._engine.device)
                 states = self._engine.runner.run(batch, text_ids)
                 watch.stop()
                 return _Started([state.cpu().numpy() for state in states] if self.copier is None else self.copier.start(states), watch)
@@ -165,7 +196,7 @@ class BatchRunner:
         except Exception as error:  # noqa: BLE001 - as above; what fails on a GPU may only show when its results are read
             return _explain(batch, error)
         if started.watch is not None:
-            self._work.busy_s += started.watch.seconds() / self.n_threads
+            self._busy_s += started.watch.seconds() / self.n_threads
         return outcome
 
     def _adapt(self, batch: Sequence[Cell], outcome: _Outcome) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -47,13 +48,13 @@ class Encoded:
     trimmed: NDArray[np.bool_]
     tokens_computed: NDArray[np.int64]
     tokens_saved: NDArray[np.int64]
-    work: DeviceWork = field(default_factory=DeviceWork)
+    work: list[DeviceWork] = field(default_factory=list)
 
 
 class MetaEOLEncoder:
     """Embeds texts with a loaded model and a template set (MetaEOL: Lei et al. 2024, arXiv:2402.18458).
 
-    Made where it runs and never pickled: a driver may have no GPU. Not thread-safe.
+    Made where it runs and never pickled: a driver may have no GPU. Several threads may use one: their texts take turns on the device.
 
     Attributes:
         spec: What is computed.
@@ -73,6 +74,8 @@ class MetaEOLEncoder:
         self.dim = min(spec.truncate_dim or width, width) * (len(templates.templates) if spec.per_template else 1)
         self._prefix_tokens_to_report = engine.runner.n_prefix_tokens
         self._n_computed = self._n_whole = 0
+        self._lane = ThreadPoolExecutor(1, thread_name_prefix="metaeol-lane")  # the only thread that runs the model, in the order of calls
+        self._preparing = Lock()
 
     @classmethod
     def from_pretrained(
@@ -176,7 +179,8 @@ class MetaEOLEncoder:
         start = 0
         for ahead in self._prepare_ahead(cut_chunks(texts, _CHUNK_TEXTS, _CHUNK_CHARACTERS, len)):
             prepared = ahead.result()
-            states, failures = self.batch_runner.run(prepared, len(self.templates.templates), per_template, per_layer)
+            running = self._lane.submit(self.batch_runner.run, prepared, len(self.templates.templates), per_template, per_layer)
+            states, failures = running.result()
             failed = next(((i, error) for i, error in enumerate(failures[u] for u in prepared.unique) if error is not None), None)
             if failed is not None:
                 raise MetaEOLError(f"text {start + failed[0]} could not be embedded: {failed[1]}")
@@ -194,8 +198,8 @@ class MetaEOLEncoder:
     def encode_batches(self, chunks: Iterable[Sequence[str | None]]) -> Iterator[Encoded]:
         """Embed lists of cells, one list after the other, each as `encode_rows` does.
 
-        While the model runs on one list, a thread cleans, tokenises and plans the next. Only the caller's thread advances
-        `chunks`, one list ahead.
+        While the model runs on one list, a thread cleans, tokenises and plans the next, and the caller uses the last one's vectors. Only
+        the caller's thread advances `chunks`, two lists ahead.
 
         Yields:
             One result a list, in order.
@@ -210,13 +214,26 @@ class MetaEOLEncoder:
                 pending.append((errors, rows, texts))
                 yield texts
 
-        for ahead in self._prepare_ahead(valid()):
-            errors, rows, texts = pending.popleft()
-            encoded = self._no_vectors(errors)
-            if len(rows):
-                self._fill(encoded, rows, texts, ahead)
-                self._count_prefixes(encoded, rows[0])
-            yield encoded
+        running: deque[Future[Encoded]] = deque()
+        try:
+            for ahead in self._prepare_ahead(valid()):
+                wait([ahead])  # here: in the lane it would keep other threads' texts waiting
+                running.append(self._lane.submit(self._encode, *pending.popleft(), ahead))
+                if len(running) > 1:
+                    yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
+        finally:
+            for left in running:
+                left.cancel()
+
+    def _encode(self, errors: list[str | None], rows: NDArray[np.int64], texts: Sequence[str], ahead: Future[PreparedTexts]) -> Encoded:
+        """Embed the cells of a list, in the lane."""
+        encoded = self._no_vectors(errors)
+        if len(rows):
+            self._fill(encoded, rows, texts, ahead)
+            self._count_prefixes(encoded, rows[0])
+        return encoded
 
     def _no_vectors(self, errors: list[str | None]) -> Encoded:
         """Make a result without any vector yet."""
@@ -242,7 +259,7 @@ class MetaEOLEncoder:
                 self._fill(encoded, rows[part], texts[part])
             return
         states, failures = self.batch_runner.run(prepared, len(self.templates.templates), self.spec.per_template)
-        encoded.work.add(self.batch_runner.take_work())
+        encoded.work.extend(self.batch_runner.take_work())
         finished = finish_vectors(states, self.spec, self._post)
         for unique in np.flatnonzero(~np.isfinite(finished).all(1)):
             failures[unique] = failures[unique] or "non_finite"
@@ -255,12 +272,13 @@ class MetaEOLEncoder:
 
     def _prepare(self, texts: Sequence[str]) -> PreparedTexts:
         engine, runner, max_tokens = self.engine, self.batch_runner, self.spec.max_tokens
-        prepared = prepare_texts(
-            texts, engine.trie, self.templates, max_tokens, runner.max_batch_tokens, engine.runner.has_prefixes, runner.n_threads,
-            engine.device.type,
-        )  # fmt: skip
-        self._n_computed += int(prepared.tokens_computed.sum())
-        self._n_whole += int(prepared.tokens_whole.sum())
+        with self._preparing:  # a tokenizer is not made for several threads
+            prepared = prepare_texts(
+                texts, engine.trie, self.templates, max_tokens, runner.max_batch_tokens, engine.runner.has_prefixes, runner.n_threads,
+                engine.device.type,
+            )  # fmt: skip
+            self._n_computed += int(prepared.tokens_computed.sum())
+            self._n_whole += int(prepared.tokens_whole.sum())
         return prepared
 
     def _prepare_ahead(self, chunks: Iterable[Sequence[str]]) -> Iterator[Future[PreparedTexts]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -244,3 +245,43 @@ def test_memory_does_not_grow_with_the_shapes_of_batches(model_dir: Path) -> Non
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert float(done.stdout) < 150  # MiB; 300 to 400 without a bound
+
+
+def test_the_model_runs_on_the_next_texts_while_the_last_vectors_are_used(
+    tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = encoder(tiny_model("llama"))
+    started = [threading.Event() for _ in range(4)]
+    taken: list[int] = []
+    run = ours.batch_runner.run
+
+    def watched(prepared: Any, *arguments: Any) -> Any:
+        started[prepared.n_unique].set()
+        return run(prepared, *arguments)
+
+    def chunks() -> Iterator[list[str]]:
+        for n in range(1, 4):
+            taken.append(n)
+            yield [f"text {i}" for i in range(n)]
+
+    monkeypatch.setattr(ours.batch_runner, "run", watched)
+    stream = ours.encode_batches(chunks())
+    assert len(next(stream).vectors) == 1
+    assert started[2].wait(60)  # nobody has asked for the second list's vectors
+    assert len(next(stream).vectors) == 2
+    assert started[3].wait(60)
+    assert [len(encoded.vectors) for encoded in stream] == [3]
+    assert taken == [1, 2, 3]
+
+
+def test_texts_that_are_not_asked_for_any_more_are_not_computed(tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = encoder(tiny_model("llama"))
+    sizes: list[int] = []
+    run = ours.batch_runner.run
+    monkeypatch.setattr(ours.batch_runner, "run", lambda prepared, *more: (sizes.append(prepared.n_unique), run(prepared, *more))[1])
+    stream = ours.encode_batches([f"text {i}" for i in range(n)] for n in range(1, 50))
+    next(stream)
+    stream.close()
+    assert np.isfinite(ours.encode(["another text"])).all()
+    assert sizes[-1] == 1
+    assert len(sizes) <= 4

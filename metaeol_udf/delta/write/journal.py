@@ -194,7 +194,7 @@ class Journal:
         work: dict[str, DeviceWork] = {}
         for row in found:
             for counted in row["work"]:
-                work.setdefault(row["load_id"], DeviceWork()).add(DeviceWork.from_json(counted))
+                work.setdefault(row["load_id"], DeviceWork()).add_json(counted)
         return WaveCounts(n_texts, computed, saved, loads, runners, failures, work)
 
     def append_wave(self, embedded: DataFrame, wave: int) -> None:

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import json
-import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import torch
 
 
 @dataclass
@@ -43,44 +38,7 @@ class DeviceWork:
         self.batches.update(other.batches)
         self.reasons += [reason for reason in other.reasons if reason not in self.reasons]
 
-    def to_json(self) -> str:
-        """Write all counts."""
-        return json.dumps(vars(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> DeviceWork:
-        """Read what `to_json` wrote."""
-        found = json.loads(text)
-        return cls(**{**found, "batches": Counter(found["batches"])})
-
-
-class Stopwatch:
-    """Measures how long a batch keeps its device at work: on CUDA between two marks in its stream, which no one waits for.
-
-    Of a model that is split over several GPUs the first one is measured.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        """Start it; the device must be the calling thread's own."""
-        self._is_cuda = device.type == "cuda"
-        self._start = self._mark()
-        self._stop: Any = None
-
-    def stop(self) -> None:
-        """Stop it, once the batch is launched."""
-        self._stop = self._mark()
-
-    def seconds(self) -> float:
-        """Return the seconds between start and stop; on CUDA only once the batch is over."""
-        if self._stop is None:
-            return 0.0
-        return float(self._start.elapsed_time(self._stop) / 1000 if self._is_cuda else self._stop - self._start)
-
-    def _mark(self) -> Any:
-        if not self._is_cuda:
-            return time.perf_counter()
-        import torch
-
-        mark = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        mark.record()
-        return mark
+    def add_json(self, text: str) -> None:
+        """Add work of the same device, written as a list of these attributes."""
+        for found in json.loads(text):
+            self.add(DeviceWork(**found))

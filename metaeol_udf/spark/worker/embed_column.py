@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -121,7 +122,7 @@ def _frame(encoded: Encoded, load_id: str) -> pd.DataFrame:
             "tokens_computed": encoded.tokens_computed,
             "tokens_saved": encoded.tokens_saved,
             "load_id": pd.Series([load_id] * n_texts, dtype=object),
-            "work": pd.Series([encoded.work.to_json(), *[None] * n_texts][:n_texts], dtype=object),
+            "work": pd.Series([json.dumps([vars(work) for work in encoded.work]), *[None] * n_texts][:n_texts], dtype=object),
         }
     )
 

@@ -57,9 +57,8 @@ class OwnedEncoder:
     def __init__(self, encoder: MetaEOLEncoder, key: str, load_id: str, gpus: Sequence[Gpu], leases: Sequence[Lease]) -> None:
         self.key, self.load_id, self.is_closed = key, load_id, False
         self._encoder, self._gpus, self._leases = encoder, gpus, leases
-        self._computing = threading.Lock()  # an encoder is not thread-safe
-        self._counting = threading.Lock()
-        self._n_users = 0
+        self._counting = threading.Condition()
+        self._n_users = self._n_computing = 0
         path, *others = map(_socket_path, leases)
         for left in (path, *others):
             with contextlib.suppress(FileNotFoundError):
@@ -76,7 +75,7 @@ class OwnedEncoder:
         with self._use():
             stream = self._encoder.encode_batches(chunks)
             while True:
-                with self._computing:
+                with self._compute(has_begun=True):  # it has taken chunks that nobody else would compute
                     encoded = next(stream, None)
                 if encoded is None:
                     return
@@ -88,10 +87,11 @@ class OwnedEncoder:
         Args:
             only_if_idle: Do nothing while a task uses the model.
         """
-        with self._computing, self._counting:
+        with self._counting:
             if self.is_closed or (only_if_idle and self._n_users):
                 return
             self.is_closed = True
+            self._counting.wait_for(lambda: not self._n_computing)
             del self._encoder
         try:
             Client(_socket_path(self._leases[0]), family="AF_UNIX").close()  # ends the wait for a connection
@@ -123,6 +123,20 @@ class OwnedEncoder:
         finally:
             with self._counting:
                 self._n_users -= 1
+
+    @contextlib.contextmanager
+    def _compute(self, *, has_begun: bool = False) -> Iterator[None]:
+        """Keep the model while a chunk is computed inside a `with`; one that was closed before is lost, but for a stream that has begun."""
+        with self._counting:
+            if self.is_closed and not has_begun:
+                raise OwnerLostError
+            self._n_computing += 1
+        try:
+            yield
+        finally:
+            with self._counting:
+                self._n_computing -= 1
+                self._counting.notify_all()
 
     def _accept(self) -> None:
         with contextlib.suppress(FileNotFoundError), self._listener:  # closing it removes the socket, unless somebody else has
@@ -160,9 +174,7 @@ class OwnedEncoder:
             )
 
     def _encode_rows(self, texts: Sequence[str | None]) -> Encoded:
-        with self._computing:
-            if self.is_closed:
-                raise OwnerLostError
+        with self._compute():
             return self._encoder.encode_rows(texts)
 
 

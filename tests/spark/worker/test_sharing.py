@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from metaeol_udf import MetaEOLEncoder, TemplateSet
 from metaeol_udf.encoder import Encoded
 from metaeol_udf.errors import EnvironmentFault
 from metaeol_udf.spark.worker import devices, encoder_cache, shared_encoder
@@ -167,7 +168,7 @@ def test_a_task_takes_all_gpus_that_are_assigned_to_it(assign: Any) -> None:
 
 
 class _Sums:
-    """Embeds a text as its length; says which load it came from."""
+    """Embeds a text as its length, one list at a time as an encoder's lane does; says which load it came from."""
 
     engine = types.SimpleNamespace(runner=types.SimpleNamespace(name="decoder"))
 
@@ -175,12 +176,10 @@ class _Sums:
         self._busy = threading.Lock()
 
     def encode_rows(self, texts: Sequence[str | None]) -> Encoded:
-        if not self._busy.acquire(blocking=False):
-            raise AssertionError("used by two threads at once")
-        time.sleep(0.01)
+        with self._busy:
+            time.sleep(0.01)
         n = len(texts)
         vectors = np.array([[len(text or "")] for text in texts], np.float32).reshape(n, 1)
-        self._busy.release()
         return Encoded(vectors, [None] * n, np.zeros(n, bool), np.zeros(n, np.int64), np.zeros(n, np.int64))
 
     def encode_batches(self, windows: Iterable[Sequence[str | None]]) -> Iterator[Encoded]:
@@ -218,6 +217,43 @@ def test_an_error_in_the_owner_is_the_borrowers_error_and_the_owner_goes_on(gpu:
     assert "a text of the table" not in str(failed.value)
     assert _lengths(obtain([gpu], "model", lambda encoder: "load 3", Failing), 1) == [0.0, 1.0, 2.0]  # type: ignore[arg-type]
     owner.close()
+
+
+def test_two_tasks_of_one_gpu_share_a_real_encoder_and_both_prepare_while_the_model_runs(gpu: Gpu, tiny_model_dir: Path) -> None:
+    """The encoder's lane takes texts in turn; what is computed does not depend on who else asks."""
+    encoder = MetaEOLEncoder.from_pretrained(str(tiny_model_dir), templates=TemplateSet.load("metaeol"), dtype="float32", device="cpu")
+    chunks = [[f"text {n} of chunk {chunk}" for n in range(5)] for chunk in range(4)]
+    expected = [encoder.encode(chunk) for chunk in chunks]
+    owner = obtain([gpu], "model", lambda encoder: "load", lambda: encoder)
+    assert isinstance(owner, OwnedEncoder)
+    found: dict[int, list[Any]] = {}
+
+    def borrow(number: int) -> None:
+        borrowed = obtain([gpu], "model", lambda encoder: "-", lambda: pytest.fail("loaded twice"))
+        found[number] = [encoded.vectors for encoded in borrowed.encode_batches(iter(chunks))]
+
+    others = [threading.Thread(target=borrow, args=(number,)) for number in range(3)]
+    for other in others:
+        other.start()
+    found[3] = [encoded.vectors for encoded in owner.encode_batches(iter(chunks))]
+    for other in others:
+        other.join()
+    assert set(found) == {0, 1, 2, 3}
+    for vectors in found.values():
+        np.testing.assert_allclose(np.concatenate(vectors), np.concatenate(expected), atol=1e-5)
+    owner.close()
+
+
+def test_a_stream_that_has_begun_loses_no_chunk_when_its_model_is_closed(gpu: Gpu, tiny_model_dir: Path) -> None:
+    encoder = MetaEOLEncoder.from_pretrained(str(tiny_model_dir), templates=TemplateSet.load("metaeol"), dtype="float32", device="cpu")
+    owner = obtain([gpu], "model", lambda encoder: "load", lambda: encoder)
+    assert isinstance(owner, OwnedEncoder)
+    stream = owner.encode_batches(iter([["a"], ["b"], ["c"], ["d"]]))
+    next(stream)
+    owner.close()
+    assert sum(len(encoded.vectors) for encoded in stream) == 3
+    with pytest.raises(OwnerLostError):
+        next(owner.encode_batches(iter([["e"]])))
 
 
 def test_workers_of_one_gpu_share_the_first_ones_model(gpu: Gpu) -> None:
