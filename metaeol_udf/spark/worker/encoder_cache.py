@@ -10,22 +10,29 @@ import dataclasses
 import functools
 import gc
 import itertools
+import logging
 import os
 import socket
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from pyspark import TaskContext
 
 from metaeol_udf.encoder.checkpoint.resolve import ResolvedSpec
+from metaeol_udf.errors import EnvironmentFault
 from metaeol_udf.spark.worker.devices import Gpu, device_name, task_gpus
-from metaeol_udf.spark.worker.model_staging import worker_model_folder
+from metaeol_udf.spark.worker.file_lock import private_folder
+from metaeol_udf.spark.worker.model_staging import cache_folder, worker_model_folder
 from metaeol_udf.spark.worker.shared_encoder import OwnedEncoder, key_on, obtain
 from metaeol_udf.spark.worker.version_check import check_versions, own_versions
 
 if TYPE_CHECKING:
     from metaeol_udf.encoder import Encoded, MetaEOLEncoder
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -131,6 +138,8 @@ def go_offline() -> None:
 def load_encoder(request: EncoderRequest, device: str) -> MetaEOLEncoder:
     """Load an encoder in this process, from files that are the driver's."""
     folder = worker_model_folder(request.resolved, request.model_cache)
+    if device.startswith("cuda"):
+        keep_compiled_code()
     import torch
 
     from metaeol_udf.encoder import MetaEOLEncoder
@@ -139,6 +148,22 @@ def load_encoder(request: EncoderRequest, device: str) -> MetaEOLEncoder:
     return MetaEOLEncoder.from_spec(
         dataclasses.replace(request.resolved, place=str(folder)), device=device, max_batch_tokens=request.max_batch_tokens
     )
+
+
+def keep_compiled_code() -> None:
+    """Keep what torch compiles for a GPU in a folder of this user's own, where later workers find it.
+
+    torch's own choice is a folder in `/tmp` whose name is known, so that anybody may make it first. `TORCHINDUCTOR_CACHE_DIR` of the
+    environment stays as it is.
+    """
+    if os.environ.get("TORCHINDUCTOR_CACHE_DIR"):
+        return
+    try:
+        folder = private_folder(cache_folder("compiled"))
+    except EnvironmentFault as error:
+        folder = Path(tempfile.mkdtemp(prefix="metaeol-compiled-"))
+        logger.warning("what is compiled for the GPU is compiled again by the next worker: %s", error)
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
 
 
 def _threads() -> int:

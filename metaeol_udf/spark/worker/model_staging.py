@@ -63,7 +63,7 @@ def worker_model_folder(resolved: ResolvedSpec, cache: str | None) -> Path:
     """
     source = worker_source(resolved.place, resolved.spec.revision)
     if cache is not None or str(source).startswith(_MOUNTS):
-        root = Path(cache) if cache is not None else _default_cache()
+        root = Path(cache) if cache is not None else cache_folder("models")
         return cached_copy(source, str(resolved.spec.model_hash), resolved.files, root)
     verify_files(source, resolved.files)
     return source
@@ -158,8 +158,9 @@ def _sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-def _default_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "metaeol" / "models"
+def cache_folder(name: str) -> Path:
+    """Name a folder of this user for what outlives a worker."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "metaeol" / name
 
 
 def _fetch(spark: SparkSession, model: str) -> Path:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import types
@@ -406,3 +407,32 @@ def test_a_worker_that_is_given_another_gpu_loads_there_and_both_loads_count(
         encoder_cache._on_gpus.clear()
         for each in gpus:
             shared_encoder.lease_path(each).unlink()
+
+
+def test_compiled_code_is_kept_in_a_folder_of_this_user_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/chosen/by/the/user")
+    encoder_cache.keep_compiled_code()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/chosen/by/the/user"
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    for _ in range(2):  # a later worker finds it
+        encoder_cache.keep_compiled_code()
+        folder = tmp_path / "metaeol" / "compiled"
+        assert os.environ.pop("TORCHINDUCTOR_CACHE_DIR") == str(folder)
+        assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_compiled_code_never_goes_to_a_folder_that_others_may_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
+    (tmp_path / "metaeol" / "compiled").mkdir(parents=True)
+    (tmp_path / "metaeol" / "compiled").chmod(0o777)
+    encoder_cache.keep_compiled_code()
+    chosen = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+    assert chosen.parent == tmp_path
+    assert chosen.stat().st_mode & 0o777 == 0o700
+    assert "compiled again by the next worker: the folder" in caplog.text
