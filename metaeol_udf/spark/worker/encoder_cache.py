@@ -12,6 +12,7 @@ import gc
 import itertools
 import logging
 import os
+import secrets
 import socket
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_SECRET = secrets.token_bytes(32)
+
 
 @dataclass(frozen=True)
 class EncoderRequest:
@@ -47,6 +50,7 @@ class EncoderRequest:
         origin: The run that asks; ends the name of a load, so that a run can count the loads it caused.
         model_cache: Folder for a copy of the model on every machine; None copies from slow mounts only.
         versions: Of the driver; others on a worker would compute other vectors in silence.
+        secret: Of the application: workers share a model only with workers that know it. A random number of the driver's process.
     """
 
     resolved: ResolvedSpec
@@ -55,6 +59,7 @@ class EncoderRequest:
     origin: str = ""
     model_cache: str | None = None
     versions: Mapping[str, str] = field(default_factory=own_versions)
+    secret: bytes = field(default_factory=lambda: _SECRET, repr=False)
 
     @property
     def key(self) -> str:
@@ -121,7 +126,9 @@ def _get_on_gpus(request: EncoderRequest, gpus: tuple[Gpu, ...]) -> LoadedEncode
         return LoadedEncoder(own, own.load_id)
     for other in [other for other in _on_gpus if other & uuids]:
         _on_gpus.pop(other).close()
-    encoder = obtain(gpus, request.key, functools.partial(_name_load, request), lambda: load_encoder(request, device_name(gpus)))
+    encoder = obtain(
+        gpus, request.key, functools.partial(_name_load, request), lambda: load_encoder(request, device_name(gpus)), secret=request.secret
+    )
     if isinstance(encoder, OwnedEncoder):
         _on_gpus[uuids] = encoder
     return LoadedEncoder(encoder, encoder.load_id)

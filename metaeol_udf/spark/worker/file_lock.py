@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import pwd
 import stat
 import time
 import weakref
@@ -14,6 +15,7 @@ from pathlib import Path
 from metaeol_udf.errors import EnvironmentFault
 
 _POLL_S = 0.2
+_MOST_LETTERS = 60  # of a folder: a socket's path has room for about a hundred bytes
 
 
 class Lease:
@@ -110,7 +112,30 @@ def private_folder(path: Path) -> Path:
 def runtime_folder() -> Path:
     """This user's folder for leases and sockets, the same for all processes of the machine.
 
-    In memory where there is such a place: what cleans temporary files must not remove a lease that is held.
+    In memory where there is such a place: what cleans temporary files must not remove a lease that is held. A place where another user
+    has made that folder first is passed over.
+
+    Raises:
+        EnvironmentFault: No place is left.
     """
-    base = Path("/dev/shm")
-    return private_folder((base if base.is_dir() else Path("/tmp")) / f"metaeol-{os.getuid()}")
+    name, refused = f"metaeol-{os.getuid()}", list[str]()
+    for folder in (
+        Path("/dev/shm") / name,
+        Path("/run/user") / str(os.getuid()) / "metaeol",
+        Path("/tmp") / name,
+        home_folder() / ".metaeol",
+    ):
+        if folder.parent.is_dir() and len(str(folder)) <= _MOST_LETTERS:
+            try:
+                return private_folder(folder)
+            except EnvironmentFault as error:
+                refused.append(str(error))
+    raise EnvironmentFault(f"there is no folder for leases and sockets of user {os.getuid()}: {'; '.join(refused)}")
+
+
+def home_folder() -> Path:
+    """Return the user's home as the system knows it: HOME may differ from process to process."""
+    try:
+        return Path(pwd.getpwuid(os.getuid()).pw_dir)
+    except KeyError:  # a container's user without an entry
+        return Path("/nonexistent")

@@ -1,8 +1,8 @@
 """One model a GPU, or over several, however many Python workers Spark starts: the first loads it, the others send it their texts.
 
-The worker that holds the leases of a task's GPUs owns the model and answers on a Unix socket beside them. When it dies, the kernel
-frees all, and the next worker that needs the model loads it. An owner that nobody uses gives way to another model. Runs in
-Python workers.
+The worker that holds the leases of a task's GPUs owns the model and answers workers of its application on a Unix socket beside them
+(`channel.py`). When it dies, the kernel frees all, and the next worker that needs the model loads it. An owner that nobody uses gives
+way to another model and to another application. Runs in Python workers.
 """
 
 from __future__ import annotations
@@ -12,15 +12,19 @@ import gc
 import hashlib
 import logging
 import os
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from metaeol_udf.encoder.gpu.device_work import DeviceWork
 from metaeol_udf.errors import EnvironmentFault, MetaEOLError
+from metaeol_udf.spark.worker.channel import Channel, StrangerError
 from metaeol_udf.spark.worker.devices import Gpu, device_name
 from metaeol_udf.spark.worker.file_lock import Lease, runtime_folder
 
@@ -29,7 +33,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-WAIT_S = 1800.0  # longer than the largest model takes to load
+WAIT_S = 1800.0  # longer than the largest model takes to load, and a chunk behind those of all other workers
+IDLE_S = 600.0  # after which a worker that sends nothing gives its turn up; it asks again when it has texts
+_MOST_PEERS = 64  # workers at a time; others are sent away and ask again
 _POLL_S = 0.2
 
 
@@ -54,17 +60,21 @@ class OwnedEncoder:
         is_closed: Whether the model is gone and the lease free.
     """
 
-    def __init__(self, encoder: MetaEOLEncoder, key: str, load_id: str, gpus: Sequence[Gpu], leases: Sequence[Lease]) -> None:
+    def __init__(
+        self, encoder: MetaEOLEncoder, key: str, load_id: str, gpus: Sequence[Gpu], leases: Sequence[Lease], secret: bytes
+    ) -> None:
         self.key, self.load_id, self.is_closed = key, load_id, False
+        self._secret = secret
         self._encoder, self._gpus, self._leases = encoder, gpus, leases
         self._counting = threading.Condition()
-        self._n_users = self._n_computing = 0
+        self._n_users = self._n_computing = self._n_peers = 0
         path, *others = map(_socket_path, leases)
         for left in (path, *others):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(left)  # a dead owner left it; the lease says that there is no living one
-        # Only this user's processes reach the socket, through a folder of mode 0700: what they pickle is trusted.
-        self._listener = Listener(path, family="AF_UNIX", backlog=64)
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(path)  # only this user's processes reach it, through a folder of mode 0700
+        self._listener.listen(_MOST_PEERS)
         for other in others:
             os.symlink(path, other)  # whoever wants another of the GPUs asks here too
         self._accepting = threading.Thread(target=self._accept, daemon=True, name="metaeol-share")
@@ -93,12 +103,11 @@ class OwnedEncoder:
             self.is_closed = True
             self._counting.wait_for(lambda: not self._n_computing)
             del self._encoder
-        try:
-            Client(_socket_path(self._leases[0]), family="AF_UNIX").close()  # ends the wait for a connection
-            self._accepting.join()  # its socket is removed before the next owner makes another of that name
-        except OSError:  # the socket was removed from outside: the thread waits for ever, and harms nobody
-            with contextlib.suppress(FileNotFoundError):
-                self._listener.close()  # or it would look for its socket when the process ends
+        with contextlib.suppress(FileNotFoundError):  # removed from outside
+            os.unlink(_socket_path(self._leases[0]))  # before the next owner makes another of that name
+        self._listener.shutdown(socket.SHUT_RDWR)  # ends the wait for a connection
+        self._accepting.join()
+        self._listener.close()
         gc.collect()  # the encoder holds cycles
         if self._has_cuda and "torch" in sys.modules:
             import torch
@@ -139,26 +148,45 @@ class OwnedEncoder:
                 self._counting.notify_all()
 
     def _accept(self) -> None:
-        with contextlib.suppress(FileNotFoundError), self._listener:  # closing it removes the socket, unless somebody else has
-            while not self.is_closed:
-                with contextlib.suppress(OSError):  # the other side went away while it waited
-                    connection = self._listener.accept()
-                    threading.Thread(target=self._answer, args=(connection,), daemon=True, name="metaeol-share-answer").start()
+        with contextlib.suppress(OSError):  # closed
+            while True:
+                connection, _ = self._listener.accept()
+                with self._counting:
+                    is_welcome = self._n_peers < _MOST_PEERS
+                    self._n_peers += is_welcome
+                if is_welcome:
+                    threading.Thread(target=self._answer, args=(Channel(connection),), daemon=True, name="metaeol-share-answer").start()
+                else:
+                    connection.close()
 
-    def _answer(self, connection: Connection) -> None:
-        with connection, contextlib.suppress(EOFError, OSError, OwnerLostError):
-            if connection.recv() != self.key:
-                connection.send(None)
-                self.close(only_if_idle=True)
-                return
-            if self._has_cuda:
-                import torch
+    def _answer(self, peer: Channel) -> None:
+        try:
+            with peer, contextlib.suppress(EOFError, OSError, OwnerLostError):
+                self._serve(peer)
+        finally:
+            with self._counting:
+                self._n_peers -= 1
 
-                torch.cuda.set_device(self._gpus[0].device)  # every thread starts with the first GPU
-            with self._use():
-                connection.send(self.load_id)
-                while True:
-                    connection.send(self._encode_or_explain(connection.recv()))
+    def _serve(self, peer: Channel) -> None:
+        """Answer one worker until it goes, or sends nothing for long."""
+        if not peer.admit(self._secret, self.key.encode(), {"load_id": self.load_id}):
+            self.close(only_if_idle=True)
+            return
+        if self._has_cuda:
+            import torch
+
+            torch.cuda.set_device(self._gpus[0].device)  # every thread starts with the first GPU
+        with self._use():
+            while True:
+                asked, _ = peer.receive(IDLE_S)
+                texts = asked.get("texts")
+                if not isinstance(texts, list) or not all(text is None or isinstance(text, str) for text in texts):
+                    raise StrangerError("a message without texts")
+                answer = self._encode_or_explain(texts)
+                if isinstance(answer, OwnerFailedError):
+                    peer.send({"failed": str(answer)})
+                else:
+                    _send_encoded(peer, answer)
 
     def _encode_or_explain(self, texts: Sequence[str | None]) -> Encoded | OwnerFailedError:
         """Encode a borrower's texts. What fails is an answer, too: a borrower that got none would ask again for ever."""
@@ -185,30 +213,57 @@ class BorrowedEncoder:
         load_id: Name of the owner's load.
     """
 
-    def __init__(self, connection: Connection, load_id: str) -> None:
-        self._connection, self.load_id = connection, load_id
+    def __init__(self, owner: Channel, load_id: str) -> None:
+        self._owner, self.load_id = owner, load_id
 
     def encode_batches(self, chunks: Iterable[Sequence[str | None]]) -> Iterator[Encoded]:
         """As the encoder's own.
 
         Raises:
             OwnerLostError: The owner ended; the chunks after that of the error were not taken.
-            OwnerFailedError: The owner failed on a chunk.
+            OwnerFailedError: The owner failed on a chunk, or did not answer for `WAIT_S`.
         """
-        with self._connection:
+        with self._owner:
             for texts in chunks:
                 try:
-                    self._connection.send(texts)
-                    encoded = self._connection.recv()
+                    self._owner.send({"texts": list(texts)})
+                    answer, arrays = self._owner.receive(WAIT_S)
+                except TimeoutError:
+                    raise OwnerFailedError(
+                        f"the Python worker that owns the model ({self.load_id}) did not answer for {WAIT_S:.0f} s: its GPU hangs, or "
+                        "other tasks of the GPU take longer; let one task own one GPU (spark.task.resource.gpu.amount=1)"
+                    ) from None
                 except (EOFError, OSError):
                     raise OwnerLostError(texts) from None
-                if isinstance(encoded, OwnerFailedError):
-                    raise encoded
-                yield encoded
+                if "failed" in answer:
+                    raise OwnerFailedError(answer["failed"])
+                yield _receive_encoded(answer, arrays)
+
+
+def _send_encoded(peer: Channel, encoded: Encoded) -> None:
+    arrays = (encoded.vectors, encoded.trimmed, encoded.tokens_computed, encoded.tokens_saved)
+    head = {"shape": encoded.vectors.shape, "errors": encoded.errors, "work": [vars(work) for work in encoded.work]}
+    peer.send(head, *(array.tobytes() for array in arrays))
+
+
+def _receive_encoded(head: dict[str, Any], arrays: Sequence[bytearray]) -> Encoded:
+    from metaeol_udf.encoder import Encoded
+
+    vectors, trimmed, computed, saved = arrays
+    return Encoded(
+        np.frombuffer(vectors, np.float32).reshape(head["shape"]), head["errors"], np.frombuffer(trimmed, np.bool_),
+        np.frombuffer(computed, np.int64), np.frombuffer(saved, np.int64), [DeviceWork(**work) for work in head["work"]],
+    )  # fmt: skip
 
 
 def obtain(
-    gpus: Sequence[Gpu], key: str, name_load: Callable[[MetaEOLEncoder], str], load: Callable[[], MetaEOLEncoder], wait_s: float = WAIT_S
+    gpus: Sequence[Gpu],
+    key: str,
+    name_load: Callable[[MetaEOLEncoder], str],
+    load: Callable[[], MetaEOLEncoder],
+    *,
+    secret: bytes,
+    wait_s: float = WAIT_S,
 ) -> OwnedEncoder | BorrowedEncoder:
     """Load a model on a task's GPUs, or share the one that another Python worker of this machine has loaded there.
 
@@ -217,6 +272,7 @@ def obtain(
         key: Which model with which settings; the owner of another model gives way as soon as nobody uses it.
         name_load: Names the load, if there is one.
         load: Loads it; called with the GPUs' leases held.
+        secret: Known to the workers of this application alone: only they share a model.
         wait_s: How long to wait for an owner that still loads, or is busy with another model.
 
     Raises:
@@ -233,18 +289,21 @@ def obtain(
             if lease.try_acquire():
                 n_held += 1
                 continue
-            borrowed = _borrow(lease, key)  # or its owner gives way, if nobody uses another model there
+            borrowed = _borrow(
+                lease, key, secret, max(0.1, deadline - time.monotonic())
+            )  # or its owner gives way, if nobody uses another model there
             if borrowed is not None:
                 return borrowed
             if time.monotonic() >= deadline:
                 raise EnvironmentFault(
                     f"waited {wait_s:.0f} s for {by_uuid[n_held].device} ({by_uuid[n_held].uuid}), which process {lease.holder()} uses "
-                    "for another model or is still loading: let one task own one GPU (spark.executor.resource.gpu.amount=1, "
+                    "for another model, for another application, or is still loading: let one task own one GPU "
+                    "(spark.executor.resource.gpu.amount=1, "
                     "spark.task.resource.gpu.amount=1) and run one job a GPU at a time"
                 )
             time.sleep(_POLL_S)
         encoder = load()
-        return OwnedEncoder(encoder, key, name_load(encoder), gpus, leases)
+        return OwnedEncoder(encoder, key, name_load(encoder), gpus, leases, secret)
     except BaseException:
         for lease in leases:
             lease.release()
@@ -262,21 +321,23 @@ def lease_path(gpu: Gpu) -> Path:
     return runtime_folder() / f"gpu-{hashlib.sha256(gpu.uuid.encode()).hexdigest()[:16]}.lock"
 
 
-def _borrow(lease: Lease, key: str) -> BorrowedEncoder | None:
-    """Ask the owner of a lease for its model; None where it still loads, ends or has another one."""
+def _borrow(lease: Lease, key: str, secret: bytes, wait_s: float) -> BorrowedEncoder | None:
+    """Ask the owner of a lease for its model; None where it still loads, ends, has another one or is of another application."""
     try:
-        connection = Client(_socket_path(lease), family="AF_UNIX")
+        owner = Channel.connect(_socket_path(lease))
     except OSError:
         return None
     try:
-        connection.send(key)
-        load_id = connection.recv()
+        answer = owner.ask(secret, key.encode(), wait_s)
+    except StrangerError as error:
+        logger.warning("%s: %s", lease.path.with_suffix(".sock"), error)
+        answer = None
     except (EOFError, OSError):
-        load_id = None
-    if load_id is None:
-        connection.close()
+        answer = None
+    if answer is None:
+        owner.close()
         return None
-    return BorrowedEncoder(connection, load_id)
+    return BorrowedEncoder(owner, answer["load_id"])
 
 
 def _socket_path(lease: Lease) -> str:
