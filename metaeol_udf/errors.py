@@ -15,8 +15,13 @@ Messages name the thing, the rule and the value found, then the way out. They ne
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+import traceback
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+_MOST_FRAMES = 4  # of a worker's stack that a message names
 
 
 def one_line(error: BaseException) -> str:
@@ -74,6 +79,31 @@ class TerminatedError(MetaEOLError):
     """The process was asked to end with SIGTERM; what was journalled is kept, so the same command goes on from there."""
 
     exit_code = 143  # 128 + 15, as a shell says it
+
+
+@contextlib.contextmanager
+def without_texts() -> Iterator[None]:
+    """Take the message away from errors that are not ours, inside a `with` of a Python worker: Spark writes messages into its logs.
+
+    What a library says may quote a text of the table. The class and the places in the code are kept. Errors of memory and of files pass as
+    they are: they quote none, and `spark_errors` knows what to do about them.
+
+    Raises:
+        MetaEOLError: In place of any other error.
+    """
+    try:
+        yield
+    except (MetaEOLError, MemoryError, OSError):
+        raise
+    except Exception as error:
+        name = type(error).__name__
+        if name.endswith("MemoryError"):  # torch's own
+            raise
+        frames = traceback.extract_tb(error.__traceback__)[-_MOST_FRAMES:]
+        places = ", ".join(f"{frame.name} ({'/'.join(Path(frame.filename).parts[-3:])}:{frame.lineno})" for frame in reversed(frames))
+        raise MetaEOLError(
+            f"{name} in a Python worker; its message is left out, for it may quote a text. It was raised in {places}"
+        ) from None
 
 
 def did_you_mean(found: str, known: Iterable[str]) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import pandas as pd
 from pyspark.sql import DataFrame, SparkSession
 
+from metaeol_udf.errors import without_texts
 from metaeol_udf.spark.cluster.session import slot_count
 from metaeol_udf.spark.gpu_stage import gpu_profile
 from metaeol_udf.spark.worker.devices import task_gpus
@@ -81,15 +82,16 @@ def _time_task(request: EncoderRequest, seconds: float, batches: Iterator[pd.Dat
     limits = dataclasses.replace(limits, tokens=limits.tokens // share)
     chunks = column_chunks(request.resolved, iter([pd.Series(texts, dtype=object)]), limits)
     warm_up = texts[:_WARM_UP_TEXTS]  # computes the prefixes and lays out memory
-    results = encoder.encode_batches(itertools.chain([warm_up], chunks))
-    next(results)
-    load_s = time.perf_counter() - started
     tokens, spent = 0, 0.0
-    started = time.perf_counter()
-    for encoded in results:
-        tokens += int(encoded.tokens_computed.sum())
-        spent = time.perf_counter() - started
-        if spent >= seconds:
-            break
+    with without_texts():
+        results = encoder.encode_batches(itertools.chain([warm_up], chunks))
+        next(results)
+        load_s = time.perf_counter() - started
+        started = time.perf_counter()
+        for encoded in results:
+            tokens += int(encoded.tokens_computed.sum())
+            spent = time.perf_counter() - started
+            if spent >= seconds:
+                break
     worker = f"{socket.gethostname()}:{os.getpid()}"
     yield pd.DataFrame([{"worker": worker, "load_s": load_s, "tokens": tokens, "seconds": spent}])

@@ -88,6 +88,18 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
+@pytest.mark.parametrize(("page", "fewest"), [("security.md", 15), ("reliability.md", 30)])
+def test_tests_that_hold_a_promise_exist(page: str, fewest: int) -> None:
+    named = re.findall(r"`([\w/]+\.py)(?:::(\w+))?", (DOCS / page).read_text(encoding="utf-8"))
+    missing = [
+        f"{path}::{name}"
+        for path, name in named
+        if not (ROOT / "tests" / path).is_file() or (name and f"def {name}(" not in (ROOT / "tests" / path).read_text(encoding="utf-8"))
+    ]
+    assert missing == []
+    assert len(named) >= fewest
+
+
 def test_the_table_of_errors_is_that_of_the_package() -> None:
     table = (DOCS / "reference" / "errors.md").read_text(encoding="utf-8")
     rows = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from py4j.protocol import Py4JError
 from pyspark.errors import AnalysisException, ParseException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -17,13 +18,21 @@ _REFUSED = frozenset({
     "current_database", "current_schema", "version",
 })  # fmt: skip
 
+# Of these functions an error quotes the text that they cannot read; Spark names them by their classes.
+_QUOTING = frozenset({
+    "ToNumber", "ToBinary", "UrlDecode", "ParseUrl", "ParseJson", "ValidateUTF8", "UnBase64", "StringToMap", "GetTimestamp",
+    "ParseToDate", "ParseToTimestamp", "ToUnixTimestamp", "UnixTimestamp", "ToTime", "AesDecrypt",
+    "XPathBoolean", "XPathShort", "XPathInt", "XPathLong", "XPathFloat", "XPathDouble", "XPathString", "XPathList",
+})  # fmt: skip
+_HARMLESS = frozenset({"string", "binary"})  # what any text can be cast to
+
 
 def filtered(source: DataFrame, condition: str | None, setting: str = "source.where") -> DataFrame:
     """The rows that a user's SQL condition, which messages call by its setting, keeps; None keeps all.
 
     Raises:
-        InputError: It cannot be parsed, names what is not there, is not a condition, reaches beyond the row, or says now this, now
-            that of the same row.
+        InputError: It cannot be parsed, names what is not there, is not a condition, reaches beyond the row, says now this, now
+            that of the same row, or would fail on a value and quote it.
     """
     if condition is None:
         return source
@@ -38,7 +47,14 @@ def filtered(source: DataFrame, condition: str | None, setting: str = "source.wh
     except (ParseException, AnalysisException) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise InputError(f"{setting} {condition!r} is no condition over the source's columns: {lines[0]}") from None
-    _check_deterministic(kept, condition, setting)
+    expressions = _expressions(kept)
+    if not all(expression.deterministic() for expression in expressions):
+        raise InputError(  # selection, MERGE and proof each ask a condition anew
+            f"{setting} {condition!r} is not deterministic: it may say something else of the same row each time; "
+            "use the row's own columns, for example pmod(hash(id), 10) = 0"
+        )
+    for expression in expressions:
+        _check_errors(expression, condition, setting)
     return kept
 
 
@@ -64,15 +80,47 @@ def _check(spark: SparkSession, condition: str, setting: str) -> None:
                 )
 
 
-def _check_deterministic(kept: DataFrame, condition: str, setting: str) -> None:
-    """Check that a condition says the same of a row each time: selection, MERGE and proof each ask it anew."""
+def _expressions(kept: DataFrame) -> list[Any]:
+    """Return the analysed expressions of the filter, which is the topmost step."""
     frame: Any = kept
-    expressions = frame._jdf.queryExecution().analyzed().expressions()  # of the filter, the topmost step
-    if not all(expressions.apply(i).deterministic() for i in range(expressions.size())):
-        raise InputError(
-            f"{setting} {condition!r} is not deterministic: it may say something else of the same row each time; "
-            "use the row's own columns, for example pmod(hash(id), 10) = 0"
-        )
+    found = frame._jdf.queryExecution().analyzed().expressions()
+    return [found.apply(i) for i in range(found.size())]
+
+
+def _check_errors(expression: Any, condition: str, setting: str) -> None:
+    """Check that no value ends the run: Spark would quote it in its log and its event log."""
+    kind = expression.getClass().getSimpleName()
+    if kind.startswith("Try"):
+        return
+    children = [expression.children().apply(i) for i in range(expression.children().size())]
+    if any(_is_text(child) for child in children):
+        what = None
+        if kind == "Cast":
+            target = expression.dataType().simpleString()
+            if expression.evalMode().toString() == "ANSI" and target not in _HARMLESS:
+                what = f"casts a text to {target}", f"try_cast(... AS {target})"
+        elif kind in _QUOTING and _raises(expression):
+            name = expression.prettyName()
+            what = f"calls {name}", f"try_{name} or another function that gives NULL"
+        if what is not None:
+            raise InputError(
+                f"{setting} {condition!r} {what[0]}, which fails at the first text that is none and quotes it in Spark's log: use {what[1]}"
+            )
+    for child in children:
+        _check_errors(child, condition, setting)
+
+
+def _is_text(expression: Any) -> bool:
+    kind = expression.dataType().typeName()
+    return not expression.foldable() and kind.startswith(("string", "varchar", "char"))
+
+
+def _raises(expression: Any) -> bool:
+    """Tell whether a function raises where it cannot read its argument; those that do not choose always do."""
+    try:
+        return bool(expression.failOnError())
+    except Py4JError:
+        return True
 
 
 def _parse(spark: SparkSession, condition: str) -> Any:

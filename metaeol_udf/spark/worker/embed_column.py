@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from metaeol_udf.encoder.checkpoint.resolve import ResolvedSpec
 from metaeol_udf.encoder.preparation import cut_chunks
+from metaeol_udf.errors import without_texts
 from metaeol_udf.spark.worker.encoder_cache import EncoderRequest, get_encoder, go_offline
 from metaeol_udf.spark.worker.shared_encoder import OwnerLostError
 from metaeol_udf.versions import has_cuda
@@ -81,15 +82,16 @@ def embed_column(request: EncoderRequest, batches: Iterator[pd.Series]) -> Itera
     if first is None:
         return
     waiting: Iterator[Sequence[str | None]] = itertools.chain([first], chunks)
-    while True:
-        loaded = get_encoder(request)
-        try:
-            for encoded in loaded.encoder.encode_batches(waiting):
-                yield _frame(encoded, loaded.load_id)
-        except OwnerLostError as lost:
-            waiting = itertools.chain([lost.texts] if lost.texts else [], waiting)
-        else:
-            return
+    with without_texts():
+        while True:
+            loaded = get_encoder(request)
+            try:
+                for encoded in loaded.encoder.encode_batches(waiting):
+                    yield _frame(encoded, loaded.load_id)
+            except OwnerLostError as lost:
+                waiting = itertools.chain([lost.texts] if lost.texts else [], waiting)
+            else:
+                return
 
 
 @functools.cache

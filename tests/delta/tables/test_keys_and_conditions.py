@@ -42,6 +42,49 @@ def test_a_condition_never_reads_who_runs_it(spark: SparkSession, condition: str
         filtered(spark.range(3), condition)
 
 
+@pytest.mark.parametrize(
+    ("condition", "way"),
+    [
+        ("int(text) > 0", "casts a text to int.* use try_cast"),
+        ("CAST(text AS DATE) > '2024-01-01'", "casts a text to date"),
+        ("text > 5", "casts a text to (int|bigint)"),
+        ("length(text) + text > 3", "casts a text to"),
+        ("boolean(text)", "casts a text to boolean"),
+        ("to_date(text) > '2024-01-01'", "calls to_date"),
+        ("to_timestamp(text, 'yyyy') IS NOT NULL", "calls"),
+        ("unix_timestamp(text, 'yyyy') > 0", "calls unix_timestamp"),
+        ("to_number(text, '99') > 3", "calls to_number.* use try_to_number"),
+        ("to_binary(text, 'hex') IS NULL", "calls to_binary"),
+        ("parse_json(text) IS NOT NULL", "calls parse_json"),
+        ("parse_url(text, 'HOST') = 'a'", "calls parse_url"),
+        ("url_decode(text) = 'a'", "calls url_decode"),
+        ("xpath_int(text, 'a') = 1", "calls xpath_int"),
+        ("validate_utf8(text) = 'a'", "calls validate_utf8"),
+        ("exists(split(text, ' '), word -> int(word) > 3)", "casts a text to int"),
+    ],
+)
+def test_a_condition_that_would_quote_a_text_it_fails_on_is_refused(spark: SparkSession, condition: str, way: str) -> None:
+    rows = spark.sql("SELECT 1 AS id, 'a canary of a text' AS text")
+    with pytest.raises(InputError, match=way) as caught:
+        filtered(rows, condition)
+    assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "try_cast(text AS INT) > 0", "try_to_number(text, '99') > 3", "try_to_timestamp(text, 'yyyy') IS NULL",
+        "try_url_decode(text) IS NULL", "try_parse_json(text) IS NULL", "try_to_binary(text, 'hex') IS NULL",
+        "CAST(text AS BINARY) IS NOT NULL", "length(text) > 3", "day > '2020-01-01'", "id > '1'", "CAST(id AS STRING) = '1'",
+        "from_json(text, 'a INT') IS NOT NULL", "text > string(5)", "text IN ('a', 'b')", "int('7') = 7",
+        "to_date('2020-01-01') < day", "date_trunc('month', day) < day",
+    ],
+)  # fmt: skip
+def test_a_condition_that_no_text_can_break_is_taken(spark: SparkSession, condition: str) -> None:
+    rows = spark.sql("SELECT 1 AS id, 'a text' AS text, DATE'2024-05-05' AS day")
+    assert filtered(rows, condition).count() <= 1
+
+
 @pytest.mark.parametrize("condition", ["pmod(hash(id), 3) = 0", "current_timestamp() > '2020-01-01'", "id IS NOT NULL"])
 def test_a_condition_over_the_row_s_own_columns_is_taken(spark: SparkSession, condition: str) -> None:
     assert filtered(spark.range(3), condition).count() <= 3
