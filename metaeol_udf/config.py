@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeAlias, TypeVar, get_type_hints
 
 from metaeol_udf.errors import ConfigError, did_you_mean
 from metaeol_udf.files import parse_yaml, read_text, texts_as_written
@@ -209,6 +209,10 @@ class JobConfig(EncoderConfig):
 Config = TypeVar("Config", bound=EncoderConfig)
 
 
+#: What functions that take a configuration are given: one that was read, nested mappings, or the path of a file.
+GivenConfig: TypeAlias = JobConfig | Mapping[str, Any] | str | Path
+
+
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> JobConfig:
     """Read a job's YAML file and apply `section.key=value` overrides, whose values are read as YAML.
 
@@ -216,6 +220,21 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> JobConfig:
         ConfigError: The file cannot be read, a key is unknown or missing, or a value is out of range.
     """
     return parse_config(_read(path, overrides))
+
+
+def as_config(given: GivenConfig) -> JobConfig:
+    """Return a configuration as it is, read one from a file, or build one from nested mappings.
+
+    Raises:
+        ConfigError: It is none of these, or as `load_config` and `parse_config`.
+    """
+    if isinstance(given, JobConfig):
+        return given
+    if isinstance(given, (str, Path)):
+        return load_config(given)
+    if isinstance(given, Mapping):
+        return parse_config(given)
+    raise ConfigError(f"a configuration must be a JobConfig, a mapping of sections or the path of a file, found {type(given).__name__}")
 
 
 def load_encoder_config(path: str | Path, overrides: Iterable[str] = ()) -> EncoderConfig:

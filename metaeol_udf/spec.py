@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,21 @@ class EmbeddingSpec:
         if isinstance(block, dict) and "embedding" in block:
             return cls.from_mapping(block["embedding"])
         return cls._from_own_file(path, block)
+
+    @classmethod
+    def of(cls, given: EmbeddingSpec | Mapping[str, Any] | str | Path) -> EmbeddingSpec:
+        """Return a spec as it is, read one from a file, or build one from a mapping.
+
+        Raises:
+            ConfigError: It is none of these, or as `load` and `from_mapping`.
+        """
+        if isinstance(given, EmbeddingSpec):
+            return given
+        if isinstance(given, (str, Path)):
+            return cls.load(given)
+        if isinstance(given, Mapping):
+            return cls.from_mapping(dict(given))
+        raise ConfigError(f"a spec must be an EmbeddingSpec, a mapping of its settings or the path of a file, found {type(given).__name__}")
 
     @classmethod
     def _from_own_file(cls, path: str | Path, block: Any) -> EmbeddingSpec:

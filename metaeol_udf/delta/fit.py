@@ -15,7 +15,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import BinaryType, LongType, StructField, StructType
 
-from metaeol_udf.config import JobConfig
+from metaeol_udf.config import GivenConfig, JobConfig, as_config
 from metaeol_udf.delta.tables.columns import check_source_columns
 from metaeol_udf.delta.tables.refs import open_table, parse_table, read
 from metaeol_udf.delta.tables.where_clause import filtered
@@ -32,7 +32,7 @@ from metaeol_udf.spec import EmbeddingSpec, before_postprocess
 _MOMENTS = StructType([StructField("n", LongType()), StructField("total", BinaryType()), StructField("products", BinaryType())])
 
 
-def run_fit(config: JobConfig, out: Path, method: str, *, spark: SparkSession | None = None, **options: Any) -> dict[str, Any]:
+def run_fit(config: GivenConfig, out: Path, method: str, *, spark: SparkSession | None = None, **options: Any) -> dict[str, Any]:
     """Fit on the source table and write the file; the table itself is only read.
 
     Args:
@@ -50,6 +50,7 @@ def run_fit(config: JobConfig, out: Path, method: str, *, spark: SparkSession | 
         ConfigError: A setting is out of range.
         EnvironmentFault: The file cannot be written.
     """
+    config = as_config(config)
     runtime = config.runtime
     post = fit_on(
         _source(config, spark),

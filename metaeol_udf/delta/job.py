@@ -9,7 +9,7 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from metaeol_udf.config import JobConfig, RuntimeConfig
+from metaeol_udf.config import GivenConfig, RuntimeConfig, as_config
 from metaeol_udf.delta.base.context import Job
 from metaeol_udf.delta.base.progress import Between, Progress
 from metaeol_udf.delta.base.run_report import Report, write_report
@@ -26,7 +26,7 @@ _STOPPED = {BudgetError: "stopped_over_budget", QualityError: "blocked_by_qualit
 
 
 def run_embed(
-    config: JobConfig,
+    config: GivenConfig,
     spark: SparkSession | None = None,
     progress: Progress | None = None,
     *,
@@ -39,7 +39,7 @@ def run_embed(
     was journalled, and a run that finds nothing to do commits nothing and loads no model.
 
     Args:
-        config: All settings.
+        config: All settings: a `JobConfig`, nested mappings, or the path of a YAML file.
         spark: The session to use; by default the active one, or a new one.
         progress: The watcher of how far the run is; by default a bar on a terminal and lines in a log.
         full: Whether to look at every row. By default a run looks at the files that were added since the last run, where nothing
@@ -66,8 +66,9 @@ def run_embed(
         return conclude(job, report)
 
 
-def prepare_job(config: JobConfig, spark: SparkSession | None, *, writes: bool = True) -> Job:
+def prepare_job(config: GivenConfig, spark: SparkSession | None, *, writes: bool = True) -> Job:
     """Check that the optional packages which the settings need are there, then prepare the job; see `Job.prepare`."""
+    config = as_config(config)
     if _exports(config.runtime):
         from metaeol_udf.delta.report.exporters import check_installed
 

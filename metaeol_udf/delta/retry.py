@@ -6,7 +6,7 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from metaeol_udf.config import JobConfig
+from metaeol_udf.config import GivenConfig
 from metaeol_udf.delta.base.progress import Between, Progress
 from metaeol_udf.delta.job import conclude, known_errors, prepare_job, reported
 from metaeol_udf.delta.pipeline import EmbedRun
@@ -14,7 +14,7 @@ from metaeol_udf.delta.select.row_scope import RowScope
 
 
 def run_retry(
-    config: JobConfig, spark: SparkSession | None = None, progress: Progress | None = None, *, between: Between | None = None
+    config: GivenConfig, spark: SparkSession | None = None, progress: Progress | None = None, *, between: Between | None = None
 ) -> dict[str, Any]:
     """Embed again the rows whose error another try may cure: all but NULL and blank texts.
 

@@ -21,7 +21,7 @@ from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.streaming.readwriter import DataStreamWriter
 
-from metaeol_udf.config import JobConfig
+from metaeol_udf.config import GivenConfig
 from metaeol_udf.delta.base.context import Job
 from metaeol_udf.delta.base.progress import Between, Progress
 from metaeol_udf.delta.base.run_report import Report
@@ -47,7 +47,7 @@ POLL_EVERY_S = 1
 
 
 def run_stream(
-    config: JobConfig, spark: SparkSession | None = None, progress: Progress | None = None, *, between: Between | None = None
+    config: GivenConfig, spark: SparkSession | None = None, progress: Progress | None = None, *, between: Between | None = None
 ) -> dict[str, Any]:
     """Embed what the source's new commits bring, and write the vectors where `run_embed` would.
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
+from numpy.typing import ArrayLike, NDArray
 
+from metaeol_udf.cosine import unit_rows
 from metaeol_udf.encoder.batch_runner import BatchRunner
 from metaeol_udf.encoder.checkpoint.resolve import ResolvedSpec, resolve_local
 from metaeol_udf.encoder.gpu.device_work import DeviceWork
@@ -20,12 +25,14 @@ from metaeol_udf.encoder.loading import Engine, load_engine
 from metaeol_udf.encoder.preparation import PreparedTexts, cut_chunks, prepare_texts
 from metaeol_udf.encoder.vectors.output import finish_vectors
 from metaeol_udf.encoder.vectors.postprocess import load_postprocess
-from metaeol_udf.errors import MetaEOLError
+from metaeol_udf.errors import InputError, MetaEOLError
 from metaeol_udf.prompts import TemplateSet
-from metaeol_udf.prompts.cleanup import is_blank
+from metaeol_udf.prompts.cleanup import is_blank, read_cells, read_strings
 from metaeol_udf.spec import EmbeddingSpec
+from metaeol_udf.terminal import bar
 
 _CHUNK_TEXTS = 8192  # planned together; more texts of equal length make fuller cells
+_CHUNK_TEXTS_SHOWN = 512  # where a bar shows them
 _CHUNK_CHARACTERS = 2_000_000  # about half a million tokens, which bounds the planner's memory
 
 
@@ -79,21 +86,24 @@ class MetaEOLEncoder:
 
     @classmethod
     def from_pretrained(
-        cls, model: str, *, templates: TemplateSet, layer: int | float | Sequence[int | float] = -1, dtype: str = "auto",
-        device: str = "auto", quantization: str | None = None, revision: str | None = None, max_tokens: int = 512,
-        max_batch_tokens: int | str = "auto",
+        cls, model: str | Path, *, templates: TemplateSet | str | Path = "metaeol", layer: int | float | Sequence[int | float] = -1,
+        dtype: str = "auto", device: str = "auto", quantization: str | None = None, revision: str | None = None, max_tokens: int = 512,
+        normalize: bool = False, truncate_dim: int | None = None, postprocess: str | None = None, max_batch_tokens: int | str = "auto",
     ) -> MetaEOLEncoder:  # fmt: skip
         """Load a model.
 
         Args:
             model: Folder of a checkpoint, or a hub id in the local cache.
-            templates: The template set.
+            templates: The template set, the name of a built-in one, or the path of a file with one.
             layer: Index into the hidden states as transformers counts them, or a fraction of depth, or several to average.
             dtype: `auto`, `float32`, `bfloat16` or `float16`.
             device: `auto`, `cpu`, `cuda` or `cuda:N`.
             quantization: One of `spec.QUANTIZATIONS`, or None.
             revision: Commit of a hub id.
             max_tokens: Tokens kept of a text.
+            normalize: Scale vectors to length 1.
+            truncate_dim: Keep the first so many numbers of a vector.
+            postprocess: File of what `metaeol fit` fitted.
             max_batch_tokens: Tokens of one forward pass, or `auto`.
 
         Raises:
@@ -102,17 +112,24 @@ class MetaEOLEncoder:
             EnvironmentFault: The device is not there.
         """
         layers = layer if isinstance(layer, (int, float)) else tuple(layer)
+        chosen = templates if isinstance(templates, TemplateSet) else TemplateSet.load(templates)
         spec = EmbeddingSpec(
-            model=model, revision=revision, templates=templates.name, layer=layers, dtype=dtype, quantization=quantization,
-            max_tokens=max_tokens, templates_json=templates.to_json(),
+            model=str(model), revision=revision, templates=chosen.name, layer=layers, dtype=dtype, quantization=quantization,
+            max_tokens=max_tokens, normalize=normalize, truncate_dim=truncate_dim, postprocess=postprocess,
+            templates_json=chosen.to_json(),
         )  # fmt: skip
         return cls.from_spec(spec, device=device, max_batch_tokens=max_batch_tokens)
 
     @classmethod
-    def from_spec(cls, spec: EmbeddingSpec | ResolvedSpec, *, device: str = "auto", max_batch_tokens: int | str = "auto") -> MetaEOLEncoder:
-        """Load the model that a spec names; of a resolved spec, the model at its `place`. Raises as `from_pretrained`."""
-        if isinstance(spec, ResolvedSpec):
-            spec = dataclasses.replace(spec.spec, model=spec.place)
+    def from_spec(
+        cls, spec: EmbeddingSpec | ResolvedSpec | Mapping[str, Any] | str | Path, *, device: str = "auto",
+        max_batch_tokens: int | str = "auto",
+    ) -> MetaEOLEncoder:  # fmt: skip
+        """Load the model that a spec names, or that a mapping or file with a spec's settings does. Raises as `from_pretrained`.
+
+        Of a resolved spec it is the model at its `place`.
+        """
+        spec = dataclasses.replace(spec.spec, model=spec.place) if isinstance(spec, ResolvedSpec) else EmbeddingSpec.of(spec)
         templates = TemplateSet.from_spec(spec)
         if spec.postprocess is not None and not spec.is_resolved:
             spec = resolve_local(spec).spec  # sees that what was fitted goes with the rest
@@ -133,30 +150,108 @@ class MetaEOLEncoder:
             "dtype": str(engine.dtype).removeprefix("torch."), "dim": self.dim, "share_of_tokens": share,
         }  # fmt: skip
 
-    def encode(self, texts: Sequence[str], *, per_template: bool = False) -> NDArray[np.float32]:
+    def encode(
+        self, texts: str | Iterable[str], *, per_template: bool = False, normalize_embeddings: bool = False,
+        truncate_dim: int | None = None, convert_to_tensor: bool = False, show_progress_bar: bool = False,
+        batch_size: int | None = None,
+    ) -> Any:  # fmt: skip
         """Embed texts.
 
         Every string has a vector here, blank ones too; it is tables that hold NULL for them, see `encode_rows`.
 
         Args:
-            texts: Any strings. Longer ones are trimmed to `max_tokens`.
+            texts: One string, or any iterable of strings: a list, a generator, an array, a column of pandas or Polars. Longer ones
+                are trimmed to `max_tokens`.
             per_template: Return each template's hidden state by itself, before post-processing, truncation or scaling. (The
                 setting `per_template` of a spec is another thing: it keeps the templates' finished vectors side by side.)
+            normalize_embeddings: Scale vectors to length 1, as the setting `normalize` does.
+            truncate_dim: Keep the first so many numbers of a vector, as the setting does; a vector that is scaled is scaled after that.
+            convert_to_tensor: Return a tensor of torch, on the CPU, in place of an array.
+            show_progress_bar: Show on standard error how far it is.
+            batch_size: No meaning here; taken so that calls written for sentence-transformers run. Batches are planned by tokens, see
+                `max_batch_tokens`.
 
         Returns:
-            Shape ``(n_texts, dim)``, or ``(n_texts, n_templates, hidden_size)``; rows in the order of `texts`.
+            float32, shape ``(n_texts, dim)``, or ``(n_texts, n_templates, hidden_size)``; rows in the order of `texts`. For one string
+            without the first axis.
 
         Raises:
+            InputError: An item is no string, or the options do not go together.
             MetaEOLError: A text could not be embedded; the message gives its position and the reason.
         """
+        if batch_size is not None:
+            warnings.warn("batch_size has no effect: batches are planned by tokens, see max_batch_tokens", stacklevel=2)
+        is_one = isinstance(texts, str)
+        given = [texts] if isinstance(texts, str) else read_strings(texts)
+        dim = self._dim_of_call(per_template, normalize_embeddings, truncate_dim)
         n_templates, hidden_size = len(self.templates.templates), self.engine.hidden_size
-        shape = (len(texts), n_templates, hidden_size) if per_template else (len(texts), self.dim)
+        shape = (len(given), n_templates, hidden_size) if per_template else (len(given), dim)
         vectors = np.empty(shape, np.float32)
-        for place, states in self._states(texts, per_template or self.spec.per_template, per_layer=False):
-            vectors[place] = states if per_template else finish_vectors(states, self.spec, self._post)
-        return vectors
+        n_chunk = _CHUNK_TEXTS_SHOWN if show_progress_bar else _CHUNK_TEXTS
+        with bar("embedding", len(given)) if show_progress_bar else nullcontext(lambda n: None) as advance:
+            for place, states in self._states(given, per_template or self.spec.per_template, per_layer=False, n_chunk=n_chunk):
+                vectors[place] = states if per_template else finish_vectors(states, self.spec, self._post)[:, :dim]
+                advance(place.stop - place.start)
+        if normalize_embeddings or (self.spec.normalize and truncate_dim is not None):
+            vectors = unit_rows(vectors).astype(np.float32, copy=False)
+        found: Any = torch.from_numpy(vectors) if convert_to_tensor else vectors
+        return found[0] if is_one else found
 
-    def encode_layers(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def _dim_of_call(self, per_template: bool, normalize: bool, truncate_dim: int | None) -> int:
+        """Return the length of the vectors that a call of `encode` asks for."""
+        if per_template and (normalize or truncate_dim is not None):
+            raise InputError("per_template gives hidden states, which normalize_embeddings and truncate_dim do not change: drop one")
+        if (normalize or truncate_dim is not None) and (self.spec.values != "float32" or self.spec.per_template):
+            raise InputError("normalize_embeddings and truncate_dim are for whole float32 vectors: set them in the spec")
+        if truncate_dim is not None and not (type(truncate_dim) is int and 1 <= truncate_dim <= self.dim):
+            raise InputError(f"truncate_dim must be an integer from 1 to {self.dim}, found {truncate_dim!r}")
+        return self.dim if truncate_dim is None else truncate_dim
+
+    def encode_query(self, texts: str | Iterable[str], **options: Any) -> Any:
+        """Embed queries: as `encode`, because texts and queries share one space and one set of templates."""
+        return self.encode(texts, **options)
+
+    def encode_document(self, texts: str | Iterable[str], **options: Any) -> Any:
+        """Embed documents: as `encode`, see `encode_query`."""
+        return self.encode(texts, **options)
+
+    @staticmethod
+    def similarity(a: ArrayLike, b: ArrayLike) -> NDArray[np.float32]:
+        """Compute the cosine of each vector of `a` with each of `b`, shape ``(n_a, n_b)``; one vector counts as a list of one."""
+        left, right = (unit_rows(np.atleast_2d(np.asarray(vectors, np.float32))) for vectors in (a, b))
+        return (left @ right.T).astype(np.float32)
+
+    def get_embedding_dimension(self) -> int:
+        """Return the length of a vector, `dim`."""
+        return self.dim
+
+    get_sentence_embedding_dimension = get_embedding_dimension
+
+    @property
+    def max_seq_length(self) -> int:
+        """Return the tokens that are kept of a text; the prompt around it comes on top."""
+        return self.spec.max_tokens
+
+    @property
+    def device(self) -> torch.device:
+        """Return the device that the model is on."""
+        return self.engine.device
+
+    def __repr__(self) -> str:
+        """Name what is computed, and where."""
+        engine, spec = self.engine, self.spec
+        dtype = str(engine.dtype).removeprefix("torch.")
+        return (
+            f"MetaEOLEncoder({spec.model!r}, templates={spec.templates!r}, layer={spec.layer}, dim={self.dim}, {dtype} on {engine.device})"
+        )
+
+    def __reduce__(self) -> Any:
+        """Refuse to be pickled: a model is loaded where it runs."""
+        raise TypeError(
+            "a MetaEOLEncoder is made where it runs and cannot be pickled: send its `spec` and call MetaEOLEncoder.from_spec there"
+        )
+
+    def encode_layers(self, texts: Iterable[str]) -> NDArray[np.float32]:
         """Read the hidden states of all templates at all layers that `spec.layer` lists, from one pass: what tuning chooses from.
 
         Args:
@@ -168,16 +263,19 @@ class MetaEOLEncoder:
         Raises:
             MetaEOLError: As in `encode`.
         """
+        given = read_strings(texts)
         shape = (len(self.templates.templates), self.engine.n_states, self.engine.hidden_size)
-        kept = np.empty((len(texts), *shape), np.float32)
-        for place, states in self._states(texts, per_template=True, per_layer=True):
+        kept = np.empty((len(given), *shape), np.float32)
+        for place, states in self._states(given, per_template=True, per_layer=True):
             kept[place] = states
         return kept
 
-    def _states(self, texts: Sequence[str], per_template: bool, per_layer: bool) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    def _states(
+        self, texts: Sequence[str], per_template: bool, per_layer: bool, n_chunk: int = _CHUNK_TEXTS
+    ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         """Run texts chunk by chunk: the place of each chunk, and the hidden states of its texts."""
         start = 0
-        for ahead in self._prepare_ahead(cut_chunks(texts, _CHUNK_TEXTS, _CHUNK_CHARACTERS, len)):
+        for ahead in self._prepare_ahead(cut_chunks(texts, n_chunk, _CHUNK_CHARACTERS, len)):
             prepared = ahead.result()
             running = self._lane.submit(self.batch_runner.run, prepared, len(self.templates.templates), per_template, per_layer)
             states, failures = running.result()
@@ -188,12 +286,12 @@ class MetaEOLEncoder:
             yield slice(start, stop), states[prepared.unique]
             start = stop
 
-    def encode_rows(self, texts: Sequence[str | None]) -> Encoded:
-        """Embed the cells of a column: never raises for a row.
+    def encode_rows(self, texts: Iterable[str | None]) -> Encoded:
+        """Embed the cells of a column: never raises for what a text holds.
 
-        NULL and blank texts get an error in place of a vector, and so does a text on which the model fails.
+        Missing (None, NaN) and blank texts get an error in place of a vector, and so does a text on which the model fails.
         """
-        return next(self.encode_batches([texts]))
+        return next(self.encode_batches([read_cells(texts)]))
 
     def encode_batches(self, chunks: Iterable[Sequence[str | None]]) -> Iterator[Encoded]:
         """Embed lists of cells, one list after the other, each as `encode_rows` does.

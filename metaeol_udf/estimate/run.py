@@ -9,7 +9,7 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from metaeol_udf.config import JobConfig
+from metaeol_udf.config import GivenConfig, as_config
 from metaeol_udf.delta.base.context import Job
 from metaeol_udf.delta.job import known_errors, prepare_job
 from metaeol_udf.delta.select.row_scope import RowScope
@@ -48,7 +48,7 @@ class EstimateOptions:
 
 
 @known_errors()
-def run_estimate(config: JobConfig, options: EstimateOptions | None = None, spark: SparkSession | None = None) -> dict[str, Any]:
+def run_estimate(config: GivenConfig, options: EstimateOptions | None = None, spark: SparkSession | None = None) -> dict[str, Any]:
     """Say what a run of the job would take, from the job's own selection, real tokens of a sample, and a timed probe.
 
     Args:
@@ -64,6 +64,7 @@ def run_estimate(config: JobConfig, options: EstimateOptions | None = None, spar
     """
     options = options or EstimateOptions()
     started = time.monotonic()
+    config = as_config(config)
     job = prepare_job(config, spark, writes=False)
     session_s = time.monotonic() - started
     work = find_workload(job, RowScope(), options.sample_texts)

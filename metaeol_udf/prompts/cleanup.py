@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
+from metaeol_udf.errors import InputError
+
 CLEANUPS = ("paper", "none")
 
 
@@ -25,6 +29,45 @@ def clean_text(text: str, cleanup: str) -> str:
         text += "."
     text = text.replace('"', "'")
     return text[:-1] + "." if text.endswith("?") else text
+
+
+def read_strings(given: object, *, what: str = "text") -> list[str]:
+    """Read texts from any iterable: a list, a generator, an array, a column of pandas or Polars.
+
+    Args:
+        given: The texts. A single string is none, because its letters would be taken for texts.
+        what: The word for a text in messages.
+
+    Raises:
+        InputError: It is none of that, or an item is no string; the message gives its position, from 0.
+    """
+    found: list[str] = []
+    for position, item in enumerate(read_cells(given, what=what)):
+        if item is None:
+            raise InputError(f"{what} {position} is missing, and must be a string")
+        found.append(item)
+    return found
+
+
+def read_cells(given: object, *, what: str = "text") -> list[str | None]:
+    """Read the cells of a column: as `read_strings`, with None for a missing text (None, NaN and NA of pandas).
+
+    Raises:
+        InputError: As `read_strings`.
+    """
+    if hasattr(given, "columns"):
+        raise InputError(f"{what}s must be an iterable of strings, found a {type(given).__name__}: choose a column of it, df['text']")
+    if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
+        raise InputError(f"{what}s must be a list or another iterable of strings, found one {type(given).__name__}")
+    found: list[str | None] = []
+    for position, item in enumerate(given):
+        if isinstance(item, str):
+            found.append(str(item))
+        elif item is None or type(item).__name__ == "NAType" or (isinstance(item, float) and item != item):
+            found.append(None)
+        else:
+            raise InputError(f"{what} {position} is of type {type(item).__name__}, and must be a string")
+    return found
 
 
 def is_blank(text: str | None) -> bool:

@@ -64,7 +64,8 @@ class MtebModel:
         Returns:
             Shape ``(n_texts, dim)``, rows in the order of the texts.
         """
-        return self.encoder.encode([text for batch in inputs for text in batch["text"]])
+        vectors: NDArray[np.float32] = self.encoder.encode([text for batch in inputs for text in batch["text"]])
+        return vectors
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
         """Compute the cosine of each of the first with each of the second, shape ``(n_1, n_2)``."""

@@ -7,7 +7,7 @@ batch's best rows travel; texts are looked up for the final rows alone.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,7 @@ from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import LongType, StringType, StructField, StructType
 
-from metaeol_udf.config import JobConfig
+from metaeol_udf.config import GivenConfig, JobConfig, as_config
 from metaeol_udf.cosine import unit_rows
 from metaeol_udf.delta.tables.columns import VectorColumns, check_source_columns, require_field
 from metaeol_udf.delta.tables.fingerprint import of_spec
@@ -28,6 +28,7 @@ from metaeol_udf.delta.tables.refs import TableRef, open_table, parse_table, rea
 from metaeol_udf.delta.tables.where_clause import filtered
 from metaeol_udf.encoder.checkpoint.resolve import ResolvedSpec
 from metaeol_udf.errors import InputError, MetaEOLError
+from metaeol_udf.prompts.cleanup import is_blank, read_strings
 from metaeol_udf.search.blocks import Metric, Side
 from metaeol_udf.search.vectors import against_queries, with_vectors
 from metaeol_udf.spark.cluster.resolve import resolve
@@ -55,13 +56,13 @@ class Hit:
 
 
 def search_table(
-    config: JobConfig, queries: Sequence[str], *, k: int = 5, where: str | None = None, spark: SparkSession | None = None
+    config: GivenConfig, queries: str | Iterable[str], *, k: int = 5, where: str | None = None, spark: SparkSession | None = None
 ) -> list[list[Hit]]:
     """Find the rows that are nearest to each query by cosine, over all rows that have a vector.
 
     Args:
         config: The job whose table is searched.
-        queries: What to look for; in any language that the model knows.
+        queries: What to look for; in any language that the model knows. A single string is one query.
         k: Rows for each query.
         where: A condition over the source's columns, such as ``"lang = 'de'"``, that rows must meet to be compared at all.
         spark: The session; None takes the active one or starts one.
@@ -74,8 +75,9 @@ def search_table(
             made by another model or other settings than the configuration's.
         ConfigError: The configuration names a model, layer or template set that does not exist.
     """
+    config, queries = as_config(config), [queries] if isinstance(queries, str) else read_strings(queries, what="query")
     for number, query in enumerate(queries, 1):
-        if not query.strip():
+        if is_blank(query):
             which = f"query {number} of {len(queries)}" if len(queries) > 1 else "the query"
             raise InputError(f"{which} is blank: it has no embedding")
     job = open_job(config, where, spark)

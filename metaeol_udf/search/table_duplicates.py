@@ -9,7 +9,7 @@ from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from metaeol_udf.config import JobConfig
+from metaeol_udf.config import GivenConfig, JobConfig, as_config
 from metaeol_udf.delta.tables.refs import parse_table
 from metaeol_udf.errors import InputError
 from metaeol_udf.search.duplicates import near_duplicates
@@ -33,7 +33,7 @@ class DuplicatePair:
 
 
 def find_duplicates(
-    config: JobConfig,
+    config: GivenConfig,
     *,
     threshold: float,
     k: int = 20,
@@ -60,6 +60,7 @@ def find_duplicates(
         InputError: As for `search_table`.
         ConfigError: A setting is out of range.
     """
+    config = as_config(config)
     job = open_job(config, where, spark)
     pairs = _pairs(job, config, threshold, method, recall)
     names = config.source.key
@@ -75,7 +76,7 @@ def find_duplicates(
 
 
 def write_duplicates(
-    config: JobConfig,
+    config: GivenConfig,
     out: str,
     *,
     threshold: float,
@@ -89,6 +90,7 @@ def write_duplicates(
     Args and errors are as for `find_duplicates`, but for `out`: a path that ends in `.parquet`, or a Delta table by path or name, where
     nothing may be yet (`InputError`).
     """
+    config = as_config(config)
     is_parquet = out.endswith(".parquet")
     ref = parse_table(f"./{out}" if is_parquet and "/" not in out else out, "--out")
     job = open_job(config, where, spark)

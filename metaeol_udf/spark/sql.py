@@ -6,17 +6,16 @@ import re
 
 from pyspark.sql import SparkSession
 
-from metaeol_udf.encoder.checkpoint.resolve import ResolvedSpec
 from metaeol_udf.errors import ConfigError
+from metaeol_udf.spark.cluster.resolve import GivenSpec
 from metaeol_udf.spark.udf import make_request, vector_udf
-from metaeol_udf.spec import EmbeddingSpec
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}", flags=re.ASCII)
 
 
 def register_sql(
     spark: SparkSession,
-    spec: EmbeddingSpec | ResolvedSpec,
+    spec: GivenSpec,
     name: str = "metaeol_embed",
     device: str = "auto",
     max_batch_tokens: int | str = "auto",

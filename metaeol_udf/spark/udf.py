@@ -10,13 +10,11 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import pandas_udf
 from pyspark.sql.types import ArrayType, BooleanType, FloatType, LongType, StringType, StructField, StructType
 
-from metaeol_udf.encoder.checkpoint.resolve import ResolvedSpec
 from metaeol_udf.errors import InputError
-from metaeol_udf.spark.cluster.resolve import resolve
+from metaeol_udf.spark.cluster.resolve import GivenSpec, resolve
 from metaeol_udf.spark.columns import find_field, quoted
 from metaeol_udf.spark.worker.embed_column import column_function, vector_function
 from metaeol_udf.spark.worker.encoder_cache import EncoderRequest
-from metaeol_udf.spec import EmbeddingSpec
 
 VECTOR_TYPE = ArrayType(FloatType())
 
@@ -34,13 +32,13 @@ RESULT_TYPE = StructType(
 )
 
 
-def embed_udf(spec: EmbeddingSpec | ResolvedSpec, device: str = "auto", max_batch_tokens: int | str = "auto") -> Callable[..., Column]:
+def embed_udf(spec: GivenSpec, device: str = "auto", max_batch_tokens: int | str = "auto") -> Callable[..., Column]:
     """Make a Pandas UDF from text to embedding.
 
     It is marked non-deterministic: not because values vary, but so that Spark never evaluates it twice for one row.
 
     Args:
-        spec: What an embedding is; resolved here, on the driver.
+        spec: What an embedding is: an `EmbeddingSpec`, a mapping of its settings, or the path of a file; resolved here, on the driver.
         device: `auto` (the task's GPU, else the first, else the CPU), `cpu`, `cuda` or `cuda:N`.
         max_batch_tokens: Tokens of one forward pass, or `auto`.
 
@@ -67,7 +65,7 @@ def result_udf(request: EncoderRequest) -> Callable[..., Column]:
 
 def with_embeddings(
     df: DataFrame,
-    spec: EmbeddingSpec | ResolvedSpec,
+    spec: GivenSpec,
     text: str = "text",
     output: str = "embedding",
     device: str = "auto",
@@ -96,7 +94,7 @@ def with_embeddings(
     return fields.drop(result)
 
 
-def make_request(spec: EmbeddingSpec | ResolvedSpec, device: str = "auto", max_batch_tokens: int | str = "auto") -> EncoderRequest:
+def make_request(spec: GivenSpec, device: str = "auto", max_batch_tokens: int | str = "auto") -> EncoderRequest:
     """Make the request for what workers load, with the spec resolved on the driver."""
     return EncoderRequest(resolve(spec), device, max_batch_tokens)
 

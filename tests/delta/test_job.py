@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from delta import DeltaTable
 from pyspark.sql import functions as F
 
 from metaeol_udf import MetaEOLEncoder
+from metaeol_udf.delta import run_embed
 from metaeol_udf.delta.pipeline import PHASES
 from metaeol_udf.errors import BudgetError, ConfigError, InputError, MetaEOLError
 from tests.table_bench import Before, Bench
@@ -301,3 +303,14 @@ def test_no_text_reaches_the_journal_the_quarantine_or_a_delta_log(bench: Bench)
     for folder in ("vectors", "vectors__metaeol_journal", "vectors__metaeol_quarantine"):
         for path in (bench.folder / folder).rglob("*"):
             assert not path.is_file() or canary.encode() not in path.read_bytes()
+
+
+def test_a_configuration_may_be_nested_mappings_or_a_file(bench: Bench) -> None:
+    bench.write([(1, "a text"), (2, "another")])
+    assert run_embed(bench.blocks(), bench.spark)["rows_embedded"] == 2
+    conf = bench.folder / "job.yaml"
+    conf.write_text(yaml.safe_dump(bench.blocks()))
+    for given in (conf, str(conf)):
+        assert run_embed(given, bench.spark)["status"] == "nothing_to_do"
+    with pytest.raises(ConfigError, match="a configuration must be a JobConfig, a mapping of sections or the path of a file, found int"):
+        run_embed(3, bench.spark)  # type: ignore[arg-type]

@@ -65,6 +65,15 @@ def test_the_order_and_the_scores_are_those_of_plain_numpy(spark: SparkSession, 
     assert found[1][0].score == pytest.approx(1.0, abs=1e-5)
 
 
+def test_a_single_string_is_one_query_and_what_is_no_string_is_refused(spark: SparkSession, job: JobConfig) -> None:
+    from metaeol_udf.search import search_table
+
+    (hits,) = search_table(job, "the train to Paris", k=1, spark=spark)
+    assert hits[0].key == {"shelf": "a", "no": 2}
+    with pytest.raises(InputError, match="query 1 is missing, and must be a string"):
+        search_table(job, ["a", None], spark=spark)  # type: ignore[list-item]
+
+
 def test_more_rows_than_there_are_gives_all_that_have_a_vector(spark: SparkSession, job: JobConfig) -> None:
     from metaeol_udf.search import search_table
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from numpy.typing import NDArray
 from pyspark.ml import Pipeline, PipelineModel
 from pyspark.sql import DataFrame, SparkSession
@@ -43,6 +44,16 @@ def test_vectors_are_the_encoders_own_in_whatever_partitions(
         rows = table.repartition(n_partitions).select("id", embed("text").alias("e")).collect()
         found = {row["id"]: np.array(row["e"], np.float32) for row in rows}
         np.testing.assert_allclose(np.stack([found[i] for i in range(len(TEXTS))]), expected, atol=2e-5)
+
+
+def test_a_spec_may_be_a_mapping_or_a_file(table: DataFrame, spec: EmbeddingSpec, expected: NDArray[np.float32], tmp_path: Path) -> None:
+    mapping = {"model": spec.model, "dtype": spec.dtype, "max_tokens": spec.max_tokens}
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(mapping))
+    for given in (mapping, tmp_path / "spec.yaml", str(tmp_path / "spec.yaml")):
+        rows = with_embeddings(table, given, device="cpu").collect()
+        np.testing.assert_allclose([row["embedding"] for row in sorted(rows)], expected, atol=2e-5)
+    with pytest.raises(ConfigError, match="a spec must be an EmbeddingSpec, a mapping of its settings or the path of a file, found list"):
+        embed_udf([spec])  # type: ignore[arg-type]
 
 
 def test_with_embeddings_evaluates_each_row_once_however_its_columns_are_used(

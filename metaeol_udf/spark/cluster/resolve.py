@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import pandas as pd
 from pyspark.sql import SparkSession
@@ -18,8 +20,11 @@ from metaeol_udf.spark.cluster.connect import connect_session
 from metaeol_udf.spark.worker.model_staging import SPARK_FILES, driver_model_folder, spark_file
 from metaeol_udf.spec import EmbeddingSpec
 
+#: What functions that take a spec are given: one, resolved or not, a mapping of its settings, or the path of a file.
+GivenSpec: TypeAlias = EmbeddingSpec | ResolvedSpec | Mapping[str, Any] | str | Path
 
-def resolve(spec: EmbeddingSpec | ResolvedSpec, session: Callable[[], SparkSession] | None = None) -> ResolvedSpec:
+
+def resolve(spec: GivenSpec, session: Callable[[], SparkSession] | None = None) -> ResolvedSpec:
     """Resolve a spec: the one function to call on a driver, or in a client of Spark Connect.
 
     Args:
@@ -32,6 +37,7 @@ def resolve(spec: EmbeddingSpec | ResolvedSpec, session: Callable[[], SparkSessi
     """
     if isinstance(spec, ResolvedSpec):
         return spec
+    spec = EmbeddingSpec.of(spec)
     client = connect_session()
     if client is not None and not _is_here(spec):
         return _resolve_on_cluster(client, spec)
