@@ -120,7 +120,7 @@ def read_pairs(path: Path) -> StsTask:
         ConfigError: The file cannot be read or breaks the form, or its scores are all equal.
     """
     pairs = _read_sts(path.name, path, STS_COLUMNS[1:])
-    if not np.ptp(pairs.gold):
+    if pairs.gold.min() == pairs.gold.max():
         raise ConfigError(f"{path}: all pairs have the same score, so they cannot be ranked")
     return pairs
 
