@@ -42,6 +42,12 @@ class _Loader(yaml.SafeLoader):
             )
         return node
 
+    def fetch_flow_collection_start(self, TokenClass: Any) -> None:
+        """As the base class; brackets in each other cost it the square of their number."""
+        if self.flow_level >= _MOST_LEVELS:
+            raise yaml.scanner.ScannerError(None, None, _TOO_DEEP, self.get_mark())
+        super().fetch_flow_collection_start(TokenClass)
+
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         """As the base class; its errors about a value quote it, and are of any kind."""
         kind = node.tag.rpartition(":")[2]

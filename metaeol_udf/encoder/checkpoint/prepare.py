@@ -261,7 +261,7 @@ def _common(source: _Source, options: PrepareOptions) -> dict[str, Any]:
 @contextmanager
 def _without_adapter(folder: str, scratch: Path) -> Iterator[str]:
     """Show a model folder without the adapter that stands in it: transformers would put the adapter into the model by itself."""
-    if not (Path(folder) / ADAPTER).is_file():
+    if not is_file(Path(folder) / ADAPTER):
         yield folder
         return
     scratch.mkdir()
@@ -315,4 +315,4 @@ def _unreadable(source: _Source, options: PrepareOptions, error: Exception) -> M
 
 def _has_only_pickles(source: _Source) -> bool:
     folder = Path(source.place)
-    return any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors"))
+    return is_folder(folder) and any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors"))
