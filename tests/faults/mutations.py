@@ -79,7 +79,7 @@ def changed(draw: st.DrawFn, seeds: Sequence[Any], raw: Sequence[str]) -> bytes:
     for _ in range(draw(st.integers(1, 3))):
         places = list(_places(tree))
         parent, key = places[draw(st.integers(0, len(places) - 1))]
-        value = draw(st.one_of(trees, st.integers(0, len(raw) - 1).map(_name_of)))
+        value = copy.deepcopy(draw(st.one_of(trees, st.integers(0, len(raw) - 1).map(_name_of))))  # a later change may be inside it
         kind = draw(st.sampled_from(["replace", "replace", "replace", "remove", "rename", "add", "repeat", "wrap"]))
         if kind == "replace" or parent is tree:
             parent[key] = value
