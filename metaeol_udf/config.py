@@ -15,6 +15,7 @@ from typing import Annotated, Any, TypeAlias, TypeVar, get_type_hints
 
 from metaeol_udf.errors import ConfigError, did_you_mean
 from metaeol_udf.files import parse_yaml, read_text, texts_as_written
+from metaeol_udf.formatting import shorten
 from metaeol_udf.setting_types import check, fits, is_count, read_path, read_setting
 from metaeol_udf.spec import DTYPES, QUANTIZATIONS, SETTINGS, VALUES, EmbeddingSpec
 
@@ -288,7 +289,7 @@ def _build(kind: type[Config], blocks: Mapping[str, Any]) -> Config:
     sections = ("embedding", *_SECTIONS)
     for name in blocks:
         if name not in sections:
-            raise ConfigError(f"unknown section {name!r}; {did_you_mean(str(name), sections)}")
+            raise ConfigError(f"unknown section {shorten(str(name), 80)!r}; {did_you_mean(str(name), sections)}")
     embedding = blocks.get("embedding")
     spec = EmbeddingSpec.from_mapping(embedding if embedding is not None else {})
     column = (embedding or {}).get("column", "embedding")
@@ -330,7 +331,7 @@ def _section(kind: Any, name: str, block: Any) -> Any:
     fields = {f.name: f for f in dataclasses.fields(kind)}
     for key in block:
         if key not in fields:
-            raise ConfigError(f"unknown key {name}.{key}; {did_you_mean(str(key), fields)}")
+            raise ConfigError(f"unknown key {name}.{shorten(str(key), 80)}; {did_you_mean(str(key), fields)}")
     for key, spec in fields.items():
         required = spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING
         if required and block.get(key) is None:
@@ -351,9 +352,13 @@ def _apply(blocks: dict[str, Any], override: str) -> None:
         known = setting_names()
         ends = [each for each in known if each.partition(".")[2] == name] if equals else []
         hint = (
-            f"did you mean '{ends[0]}={text}'?" if len(ends) == 1 else did_you_mean(name, known) if equals else "such as runtime.device=cpu"
+            f"did you mean '{ends[0]}={shorten(text, 200)}'?"
+            if len(ends) == 1
+            else did_you_mean(name, known)
+            if equals
+            else "such as runtime.device=cpu"
         )
-        raise ConfigError(f"override {name!r} must have the form section.key=value; {hint}")  # a value may be a secret
+        raise ConfigError(f"override {shorten(name, 200)!r} must have the form section.key=value; {hint}")  # a value may be a secret
     section, _, key = name.partition(".")
     block = _mapping_in(blocks, section, section)
     if section == "spark" and key.startswith("conf."):

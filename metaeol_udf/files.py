@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,13 +15,23 @@ from typing import Any, BinaryIO
 import yaml
 
 from metaeol_udf.errors import ConfigError, EnvironmentFault, one_line
+from metaeol_udf.formatting import shorten
 
 MOST_BYTES = 1_000_000  # of a file that people write
 _MOST_NODES = 200_000  # of a document whose aliases are written out
+_MOST_LEVELS = 100  # of lists and mappings in each other: what is deeper would end in a recursion somewhere
+_MOST_BITS = 10_000  # of an integer; Python writes none of over 4,300 digits
+_NESTED = (dict, list, set, tuple)
+_NOT_OF_ITS_TYPE = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError)  # what YAML raises of a value
+_TOO_DEEP = "it is nested too deeply"
+_SURROGATE = re.compile("[\\ud800-\\udfff]")  # half a character, which no encoding takes
 
 
 class _Loader(yaml.SafeLoader):
-    """Loads YAML within bounds, and refuses a key that stands twice in a mapping, of which YAML would take the last one."""
+    """Loads YAML within bounds.
+
+    Refuses a key that stands twice in a mapping, of which YAML would take the last one, and a value that is not what its tag says.
+    """
 
     def get_single_node(self) -> yaml.Node | None:
         """As the base class; refuses a document that becomes large only by aliases."""
@@ -31,16 +42,39 @@ class _Loader(yaml.SafeLoader):
             )
         return node
 
+    def fetch_flow_collection_start(self, TokenClass: Any) -> None:
+        """As the base class; brackets in each other cost it the square of their number."""
+        if self.flow_level >= _MOST_LEVELS:
+            raise yaml.scanner.ScannerError(None, None, _TOO_DEEP, self.get_mark())
+        super().fetch_flow_collection_start(TokenClass)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """As the base class; its errors about a value quote it, and are of any kind."""
+        kind = node.tag.rpartition(":")[2]
+        try:
+            value = super().construct_object(node, deep)
+        except _NOT_OF_ITS_TYPE:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the value is not of the type {shorten(kind, 40)}", node.start_mark
+            ) from None
+        if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+            raise yaml.constructor.ConstructorError(None, None, "the number is too large", node.start_mark)
+        if isinstance(value, str) and _SURROGATE.search(value):
+            raise yaml.constructor.ConstructorError(None, None, "the text holds half a character (a lone surrogate)", node.start_mark)
+        return value
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """As the base class."""
         found: dict[str, yaml.Mark] = {}
-        for key, _ in node.value:
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if key.tag == "tag:yaml.org,2002:merge":
                 continue
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key is one text or number", key.start_mark)
             name = str(key.value)
             if name in found:
-                first = found[name].line + 1
-                raise yaml.constructor.ConstructorError(None, None, f"the key {name!r} stands twice, first in line {first}", key.start_mark)
+                said = f"the key {shorten(name, 80)!r} stands twice, first in line {found[name].line + 1}"
+                raise yaml.constructor.ConstructorError(None, None, said, key.start_mark)
             found[name] = key.start_mark
         return super().construct_mapping(node, deep)
 
@@ -62,20 +96,36 @@ def parse_yaml(text: str, what: str) -> Any:
         ConfigError: The text is no YAML, or a mapping holds a key twice; the message begins with `what`.
     """
     try:
-        return yaml.load(text, _Loader)
+        value = yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
         raise ConfigError(f"{what}: {_where(error)}") from None
     except RecursionError:
-        raise ConfigError(f"{what}: it is nested too deeply") from None
-    except (yaml.YAMLError, ValueError, AttributeError, TypeError) as error:
-        raise ConfigError(f"{what}: {one_line(error)}") from None
+        raise ConfigError(f"{what}: {_TOO_DEEP}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{what}: {shorten(one_line(error), 300)}") from None
+    except _NOT_OF_ITS_TYPE:  # of a list or a mapping, which YAML fills last of all
+        raise ConfigError(f"{what}: a value is not of the type that its tag (!!) says") from None
+    if _is_too_deep(value):
+        raise ConfigError(f"{what}: {_TOO_DEEP}")
+    return value
+
+
+def _is_too_deep(value: Any) -> bool:
+    """Tell whether lists and mappings stand in each other on more levels than there may be; of one that holds itself, too."""
+    level = [value] if isinstance(value, _NESTED) else []
+    for _ in range(_MOST_LEVELS):
+        if not level:
+            return False
+        inner = (item for part in level for item in (part.values() if isinstance(part, dict) else part))
+        level = list({id(item): item for item in inner if isinstance(item, _NESTED)}.values())
+    return True
 
 
 def _where(error: yaml.MarkedYAMLError) -> str:
     """Say what is wrong and where. The line itself is not quoted: it may hold a password."""
     mark = error.problem_mark or error.context_mark
     place = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
-    return place + " ".join(part for part in (error.problem, error.context) if part)
+    return place + shorten(" ".join(part for part in (error.problem, error.context) if part), 300)
 
 
 def read_yaml(path: str | Path, what: str) -> Any:
@@ -93,14 +143,39 @@ def read_text(path: str | Path, what: str) -> str:
     Raises:
         ConfigError: The file cannot be read; the message says `what` it is.
     """
+    shown = shorten(str(path), 300)
     try:
         with open(path, "rb") as file:
             content = file.read(MOST_BYTES + 1)
-        if len(content) > MOST_BYTES:
-            raise ConfigError(f"cannot read {what} {path}: it is larger than {MOST_BYTES:,} bytes")
-        return content.decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {what} {path}: {one_line(error)}") from None
+        text = content.decode("utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot read {what} {shown}: {error.strerror}") from None
+    except ValueError as error:  # bytes that are no text, or a name that no file can have
+        raise ConfigError(f"cannot read {what} {shown}: {one_line(error)}") from None
+    if len(content) > MOST_BYTES:
+        raise ConfigError(f"cannot read {what} {shown}: it is larger than {MOST_BYTES:,} bytes")
+    return text
+
+
+def is_file(path: Path) -> bool:
+    """Tell whether a path is that of a file; of a name that no file can have it is not."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Tell whether a path is that of a folder; of a name that none can have it is not."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def is_file_name(name: str) -> bool:
+    """Tell whether a name from outside can be that of a file in a folder, and of nothing elsewhere."""
+    return 0 < len(name.encode("utf-8", "replace")) < 256 and not set(name) & {"/", "\\", "\0"} and name not in (".", "..")
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -110,9 +185,12 @@ def parse_json(text: str | bytes) -> Any:
         ValueError: It is none, or is nested too deeply.
     """
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+        raise ValueError(_TOO_DEEP) from None
+    if _is_too_deep(value):
+        raise ValueError(_TOO_DEEP)
+    return value
 
 
 def texts_as_written(text: str, *keys: str) -> dict[str, str | None]:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from metaeol_udf.errors import ConfigError, nearest_word
+from metaeol_udf.formatting import shorten
 
 _WORDS: dict[Any, str] = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
 
@@ -21,20 +22,34 @@ def check(name: str, holds: bool, found: object, rule: str, words: Iterable[str]
     if not holds:
         # What stands in `spark.conf` may be a secret; what is long would hide the message.
         said = type(found).__name__ if name.startswith("spark.conf") else reprlib.repr(found)
-        raise ConfigError(f"{name} must be {rule}, found {said}{nearest_word(found, words)}")
+        raise ConfigError(f"{shorten(name, 200)} must be {rule}, found {said}{nearest_word(found, words)}")
 
 
 def read_path(name: str, value: str) -> str:
     """Read a setting that may be a path: `~` is the home folder of the user who runs the command.
 
     Raises:
-        ConfigError: It holds `${...}`, which is put in place nowhere in a configuration.
+        ConfigError: It holds `${...}`, which is put in place nowhere in a configuration, or a character that no path can hold.
     """
     if "${" in value:
         raise ConfigError(
             f"{name} holds ${{...}}, but a configuration takes no variables: write the path, or override {name} on the command line"
         )
+    check_path(name, value)
     return os.path.expanduser(value) if value.startswith("~") else value
+
+
+def check_path(name: str, value: str) -> None:
+    """Check that the file system takes the characters of a path.
+
+    Raises:
+        ConfigError: It holds NUL or half a character.
+    """
+    try:
+        is_path = b"\0" not in os.fsencode(value)
+    except UnicodeEncodeError:
+        is_path = False
+    check(name, is_path, value, "a path without NUL and half characters")
 
 
 def is_count(value: object) -> bool:

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from metaeol_udf.errors import ConfigError, did_you_mean
-from metaeol_udf.files import read_yaml
-from metaeol_udf.setting_types import check, is_count, read_path
+from metaeol_udf.files import is_file, read_yaml
+from metaeol_udf.formatting import shorten
+from metaeol_udf.setting_types import check, check_path, is_count, read_path
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = ("int8", "int4", "fp8")
@@ -108,7 +109,7 @@ class EmbeddingSpec:
         block = read_yaml(path, "the spec file")
         if isinstance(block, dict) and "embedding" in block:
             return cls.from_mapping(block["embedding"])
-        return cls._from_own_file(path, block)
+        return cls._from_own_file(path, block, ())
 
     @classmethod
     def of(cls, given: EmbeddingSpec | Mapping[str, Any] | str | Path) -> EmbeddingSpec:
@@ -126,14 +127,21 @@ class EmbeddingSpec:
         raise ConfigError(f"a spec must be an EmbeddingSpec, a mapping of its settings or the path of a file, found {type(given).__name__}")
 
     @classmethod
-    def _from_own_file(cls, path: str | Path, block: Any) -> EmbeddingSpec:
+    def _from_own_file(cls, path: str | Path, block: Any, named_by: tuple[Path, ...]) -> EmbeddingSpec:
+        """Build a spec from a file of its own; `named_by` are the files that led to it, each by its `spec`."""
+        chain = (*named_by, Path(path).resolve())
+        if chain[-1] in named_by:
+            raise ConfigError(f"embedding.spec: {path} names itself, by its own `spec` or another file's")
         if isinstance(block, dict):
-            beside = Path(path).parent
-            found = {key: str(beside / os.path.expanduser(block[key])) for key in _BESIDE if isinstance(block.get(key), str)}
-            if "templates" in found and not Path(found["templates"]).is_file():
+            beside, found = Path(path).parent, {}
+            for key in _BESIDE:
+                if isinstance(block.get(key), str):
+                    check_path(f"{path}: {key}", block[key])
+                    found[key] = str(beside / os.path.expanduser(block[key]))
+            if "templates" in found and not is_file(Path(found["templates"])):
                 del found["templates"]  # the name of a set
             block = {**block, **found}
-        return cls.from_mapping(block, where=str(path))
+        return cls._from_mapping(block, str(path), chain)
 
     @classmethod
     def from_mapping(cls, block: Any, where: str = "embedding") -> EmbeddingSpec:
@@ -144,18 +152,23 @@ class EmbeddingSpec:
         Raises:
             ConfigError: `block` is not a mapping, lacks `model`, or holds an unknown key or a value out of range.
         """
+        return cls._from_mapping(block, where, ())
+
+    @classmethod
+    def _from_mapping(cls, block: Any, where: str, named_by: tuple[Path, ...]) -> EmbeddingSpec:
         if not isinstance(block, dict):
             raise ConfigError(f"{where} must be a mapping of settings, found {type(block).__name__}")
         known = set(SETTINGS)
         for key in block:
             if key not in known | {"column", "spec"}:
-                raise ConfigError(f"unknown key {where}.{key}; {did_you_mean(str(key), known | {'spec'})}")
+                raise ConfigError(f"unknown key {where}.{shorten(str(key), 80)}; {did_you_mean(str(key), known | {'spec'})}")
         paths = {key: read_path(f"{where}.{key}", block[key]) for key in _PATHS if isinstance(block.get(key), str)}
         block = {**block, **paths}
         settings: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in block.items() if key in known}
         if block.get("spec") is not None:
-            check("embedding.spec", isinstance(block["spec"], str), block["spec"], "the path of a spec file")
-            return dataclasses.replace(cls._from_own_file(block["spec"], read_yaml(block["spec"], "the spec file")), **settings)
+            path = block["spec"]
+            check("embedding.spec", isinstance(path, str), path, "the path of a spec file")
+            return dataclasses.replace(cls._from_own_file(path, read_yaml(path, "the spec file"), named_by), **settings)
         if "model" not in block:
             raise ConfigError(f"{where}.model is missing: name a folder or a hub id, or a file with `spec`")
         return cls(**settings)

@@ -17,6 +17,7 @@ from metaeol_udf.encoder.checkpoint.location import is_local, local_path
 from metaeol_udf.encoder.checkpoint.manifest import read_manifest, verify_folder
 from metaeol_udf.encoder.checkpoint.resolve import check_vectors
 from metaeol_udf.errors import ConfigError, MetaEOLError, ModelFilesError
+from metaeol_udf.formatting import shorten
 from metaeol_udf.prompts import TemplateSet
 from metaeol_udf.spark.cluster.finding import Finding, ok, refused, warning, wrong_environment, wrong_setting
 from metaeol_udf.spark.worker.model_staging import driver_model_folder
@@ -72,7 +73,7 @@ def check_code(folder: Path) -> Finding:
         return ok("model code", "the model comes without code of its own")
     from transformers import CONFIG_MAPPING
 
-    kind = config.get("model_type")
+    kind = shorten(str(config.get("model_type")), 80)
     if kind in CONFIG_MAPPING:
         return ok("model code", f"transformers has the architecture {kind!r}: the model's own code is not run")
     found = f"architecture {kind!r} needs Python code that comes with the model, and no job runs such code"

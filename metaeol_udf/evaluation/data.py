@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaeol_udf.errors import ConfigError, did_you_mean, one_line
+from metaeol_udf.files import is_folder
 
 STS_COLUMNS = ("subset", "sentence1", "sentence2", "score")
 TRANSFER_COLUMNS = ("split", "label", "text")
@@ -100,6 +101,8 @@ def _find_files(folder: Path) -> dict[str, tuple[str, Path]]:
     """Find the kind and path of every task by its name, in the order of the tasks."""
     found: dict[str, tuple[str, Path]] = {}
     for kind in ("sts", "transfer"):
+        if not is_folder(folder / kind):
+            continue
         for path in sorted((folder / kind).rglob("*.tsv*")):
             suffix = next((suffix for suffix in _SUFFIXES if path.name.endswith(suffix)), None)
             if suffix is None:
@@ -120,7 +123,7 @@ def read_pairs(path: Path) -> StsTask:
         ConfigError: The file cannot be read or breaks the form, or its scores are all equal.
     """
     pairs = _read_sts(path.name, path, STS_COLUMNS[1:])
-    if not np.ptp(pairs.gold):
+    if pairs.gold.min() == pairs.gold.max():
         raise ConfigError(f"{path}: all pairs have the same score, so they cannot be ranked")
     return pairs
 
@@ -172,9 +175,11 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[st
     """
     try:
         yield from _rows(path, columns)
+    except ConfigError:
+        raise
     except UnicodeDecodeError:
         raise ConfigError(f"{path} must be UTF-8 text") from None
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, zlib.error, ValueError) as error:  # the last of a name that no file can have
         raise ConfigError(f"cannot read {path}: {one_line(error)}") from None
 
 

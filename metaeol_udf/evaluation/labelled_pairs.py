@@ -42,7 +42,7 @@ def load_pairs(path: str | Path, key: Sequence[str]) -> LabelledPairs:
         scores = np.array([read_score(file, line, fields[-1]) for line, fields in rows])
     except ConfigError as error:
         raise ConfigError(f"quality.pairs: {error}") from None
-    if len(rows) < MIN_PAIRS or not np.ptp(scores):
+    if len(rows) < MIN_PAIRS or scores.min() == scores.max():
         raise ConfigError(
             f"quality.pairs: {path} must hold at least {MIN_PAIRS} pairs whose scores are not all equal, found {len(rows)} pairs"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import reprlib
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import Any
 import yaml
 
 from metaeol_udf.errors import ConfigError, did_you_mean
-from metaeol_udf.files import read_yaml
+from metaeol_udf.files import is_file, read_yaml
+from metaeol_udf.formatting import shorten
 from metaeol_udf.prompts.cleanup import CLEANUPS
 from metaeol_udf.spec import EmbeddingSpec
 
@@ -34,7 +36,7 @@ class PromptTemplate:
     def __post_init__(self) -> None:
         slots = self.prompt.count(TEXT_SLOT)
         if slots != 1:
-            raise ConfigError(f"prompt template {self.prompt!r} needs {TEXT_SLOT} exactly once, found {slots}")
+            raise ConfigError(f"prompt template {shorten(self.prompt, 200)!r} needs {TEXT_SLOT} exactly once, found {slots}")
 
     @property
     def prefix(self) -> str:
@@ -62,10 +64,12 @@ class TemplateSet:
     templates: tuple[PromptTemplate, ...]
 
     def __post_init__(self) -> None:
+        where = f"template set {shorten(self.name, 80)!r}"
         if self.text_cleanup not in CLEANUPS:
-            raise ConfigError(f"template set {self.name!r}: text_cleanup must be one of {', '.join(CLEANUPS)}, found {self.text_cleanup!r}")
+            found = reprlib.repr(self.text_cleanup)
+            raise ConfigError(f"{where}: text_cleanup must be one of {', '.join(CLEANUPS)}, found {found}")
         if not self.templates:
-            raise ConfigError(f"template set {self.name!r} has no templates")
+            raise ConfigError(f"{where} has no templates")
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> TemplateSet:
@@ -76,11 +80,7 @@ class TemplateSet:
         """
         builtin = _builtin_files()
         path = builtin.get(str(name_or_path), Path(name_or_path))
-        try:
-            is_file = path.is_file()
-        except OSError:  # a name that is longer than a file's may be
-            is_file = False
-        if not is_file:
+        if not is_file(path):
             hint = did_you_mean(str(name_or_path), builtin)
             raise ConfigError(f"embedding.templates: no built-in set and no file {str(name_or_path)[:200]!r}; {hint}")
         block = read_yaml(path, "template set")
@@ -100,8 +100,11 @@ class TemplateSet:
             _expect_keys(entry, {"meta_task", "prompt"}, set(), f"{where}: templates")
             if not all(isinstance(value, str) for value in entry.values()):
                 raise ConfigError(f"{where}: meta_task and prompt must be strings")
-        templates = tuple(PromptTemplate(entry["meta_task"], entry["prompt"]) for entry in block["templates"])
-        return cls(str(block["name"]), block.get("text_cleanup", "paper"), templates)
+        try:
+            templates = tuple(PromptTemplate(entry["meta_task"], entry["prompt"]) for entry in block["templates"])
+            return cls(str(block["name"]), block.get("text_cleanup", "paper"), templates)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
 
     @classmethod
     def from_spec(cls, spec: EmbeddingSpec) -> TemplateSet:
@@ -150,6 +153,6 @@ def _expect_keys(block: Any, required: set[str], optional: set[str], where: str)
         raise ConfigError(f"{where} must be a mapping, found {type(block).__name__}")
     for key in block:
         if key not in required | optional:
-            raise ConfigError(f"{where}: unknown key {key!r}; {did_you_mean(str(key), required | optional)}")
+            raise ConfigError(f"{where}: unknown key {shorten(str(key), 80)!r}; {did_you_mean(str(key), required | optional)}")
     for key in sorted(required - set(block)):
         raise ConfigError(f"{where}: {key!r} is missing")

@@ -18,6 +18,7 @@ from metaeol_udf.errors import InputError
 from metaeol_udf.files import parse_json, replace_file
 from metaeol_udf.formatting import format_number
 from metaeol_udf.report_page import page_view
+from metaeol_udf.report_page.report_fields import find_wrong_field
 from metaeol_udf.report_page.vector_map import MIN_ROWS, VectorSample, map_vectors
 
 
@@ -75,15 +76,17 @@ def read_report(path: str | Path) -> dict[str, Any]:
     """Read a JSON run report.
 
     Raises:
-        InputError: The file cannot be read, or is no run report.
+        InputError: The file cannot be read, is no run report, or a field has another type; the message names the file and the field.
     """
     try:
         found = parse_json(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise InputError(f"cannot read the run report {path}: {error.strerror}") from None
+    except ValueError as error:
         raise InputError(f"cannot read the run report {path}: {error}") from None
-    missing = [name for name in ("run_id", "fingerprint", "status") if not isinstance(found, dict) or not isinstance(found.get(name), str)]
-    if missing:
-        raise InputError(f"{path} is no run report: it has no {missing[0]}")
+    wrong = find_wrong_field(found)
+    if wrong is not None:
+        raise InputError(f"{path} is no run report: {wrong}")
     return dict(found)
 
 

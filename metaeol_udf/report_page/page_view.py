@@ -28,6 +28,8 @@ REASONS = {
     "non_finite": "the model gave numbers that are not finite",
 }
 
+_SHORTEST_S = 1e-6  # a shorter time gives no rate
+
 _PHASES = {
     "select": "find rows that need work",
     "prepare": "columns, properties, checks",
@@ -41,8 +43,11 @@ _PHASES = {
 
 def run_time(run_id: str) -> str:
     """When a run began, by its id; empty where the id is none of ours."""
-    found = re.match(r"(\d{8}T\d{6})-", run_id)
-    return datetime.strptime(found.group(1), "%Y%m%dT%H%M%S").strftime("%Y-%m-%d %H:%M:%S UTC") if found else ""
+    found = re.match(r"([0-9]{8}T[0-9]{6})-", run_id)
+    try:
+        return datetime.strptime(found.group(1), "%Y%m%dT%H%M%S").strftime("%Y-%m-%d %H:%M:%S UTC") if found else ""
+    except ValueError:  # digits that are no time
+        return ""
 
 
 def tiles(report: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -144,23 +149,24 @@ def _chart(waves: Sequence[Mapping[str, float]], name: str, begun: float, ended:
         }
         for wave, rate in zip(waves, found, strict=True)
     ]
-    total, seconds = sum(wave[name] for wave in waves), sum(wave["seconds"] for wave in waves)
+    whole = {key: sum(wave[key] for wave in waves) for key in (name, "seconds")}
     return {
         "name": name,
         "bars": bars,
         "marks": [{"place": 25 * part, "words": format_number(top * part / 4)} for part in range(5)],
-        "mean": format_number(total / seconds if seconds else 0.0),
+        "mean": format_number(_rate(whole, name)),
         "least": format_number(min(found)),
         "most": format_number(max(found)),
     }
 
 
 def _rate(wave: Mapping[str, float], name: str) -> float:
-    return wave[name] / wave["seconds"] if wave["seconds"] else 0.0
+    return wave[name] / wave["seconds"] if wave["seconds"] > _SHORTEST_S else 0.0
 
 
 def _round_up(value: float) -> float:
     """The next of 1, 2, 4 and 8 times a power of ten, so that four equal steps have short names."""
+    value = max(value, 1e-9)
     power = 10.0 ** math.floor(math.log10(value))
     return next(step * power for step in (1, 2, 4, 8, 10) if step * power >= value * (1 - 1e-9))
 

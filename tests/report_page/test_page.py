@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from metaeol_udf.delta.base.run_report import MOST_WAVES, Report, shortened
 from metaeol_udf.errors import EnvironmentFault, InputError
 from metaeol_udf.formatting import format_duration, format_number, format_share
 from metaeol_udf.report_page import VectorSample, page_view, read_report, render_page, write_page
+from metaeol_udf.report_page.report_fields import FIELDS, WAVE, find_wrong_field
 from metaeol_udf.report_page.vector_map import map_vectors
 
 NASTY = "<script>alert('x')</script>\"&</title>"
@@ -239,9 +240,66 @@ def test_the_command_makes_a_page_from_a_report(tmp_path: Path, capsys: pytest.C
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [("{", "cannot read"), ("[]", "no run report"), ('{"run_id": "a", "fingerprint": 3}', "no fingerprint")]
+    ("content", "words"),
+    [
+        ("{", "cannot read"),
+        ("[]", "no run report: it holds list"),
+        ('{"run_id": "a"}', "no run report: it has no fingerprint"),
+        ('{"run_id": "a", "fingerprint": 3}', "no run report: fingerprint must be a text"),
+    ],
 )
 def test_what_is_no_report_is_refused(content: str, words: str, tmp_path: Path) -> None:
     (tmp_path / "report.json").write_text(content)
     with pytest.raises(InputError, match=words):
         read_report(tmp_path / "report.json")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("executors", None, "executors must be an integer"),
+        ("tokens_computed", None, "tokens_computed must be an integer"),
+        ("rows_selected", 1e400, "rows_selected must be an integer"),
+        ("rows_selected", 10**30, "rows_selected must be an integer"),
+        ("waves", True, "waves must be an integer"),
+        ("seconds", None, "seconds must be an object whose values are each a number"),
+        ("seconds", {"embed": float("nan")}, "seconds must be an object"),
+        ("seconds", {"embed": "long"}, "seconds must be an object"),
+        ("failures", None, "failures must be an object whose values are each an integer"),
+        ("failures", {"oom": 1.5}, "failures must be an object"),
+        ("quality", "x", "quality must be an object or null"),
+        ("migration", [], "migration must be an object or null"),
+        ("looked_at", 5, "looked_at must be a text or null"),
+        ("path_reasons", [1], "path_reasons must be a list whose entries are each a text"),
+        ("wave_log", {"a": {}}, "wave_log must be a list whose entries are each an object whose values are each a number"),
+        ("wave_log", [{"waves": 1}], "entry 0 of wave_log needs started, a number from 0"),
+        ("wave_log", [dict.fromkeys(("waves", "started", "seconds", "texts", "tokens", "failed"), -1)], "entry 0 of wave_log needs waves"),
+    ],
+)
+def test_a_field_of_another_type_is_refused_by_name(field: str, value: Any, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps(a_report(**{field: value})))
+    with pytest.raises(InputError) as caught:
+        read_report(path)
+    assert str(caught.value).startswith(f"{path} is no run report: {words}")
+
+
+def test_the_reader_knows_the_type_of_every_field_of_a_report() -> None:
+    assert get_type_hints(Report) == FIELDS
+    assert set(a_report()["wave_log"][0]) == set(WAVE)
+    assert find_wrong_field(a_report()) is None
+    assert find_wrong_field(a_report(of_a_newer_release="x")) is None
+
+
+@pytest.mark.parametrize("run_id", ["99999999T999999-a", "٢٠٢٦١١٢٢T101112-a", "x"])
+def test_an_id_that_tells_no_time_makes_a_page(run_id: str) -> None:
+    assert page_view.run_time(run_id) == ""
+    assert render_page(a_report(run_id=run_id), "t")
+
+
+@pytest.mark.parametrize("wave", [{"seconds": 1e-300}, {"texts": 1e-320, "tokens": 0}, {"seconds": 9e18, "started": 9e18}])
+def test_a_wave_of_odd_numbers_makes_a_page(wave: dict[str, float]) -> None:
+    report = a_report()
+    report["wave_log"] = [entry | wave for entry in report["wave_log"]]
+    assert find_wrong_field(report) is None
+    assert "Rates over time" in render_page(report, "t")

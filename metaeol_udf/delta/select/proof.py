@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from typing import get_type_hints
 
 from py4j.protocol import Py4JError
 
@@ -22,6 +23,8 @@ from metaeol_udf.delta.base.context import Job
 from metaeol_udf.delta.base.small_files import SmallFile
 from metaeol_udf.delta.tables.commits import Commit, TableLog
 from metaeol_udf.delta.tables.refs import TableRef, exists
+from metaeol_udf.files import parse_json
+from metaeol_udf.setting_types import fits
 
 _FOLDER = "_proofs"  # Delta leaves alone what begins with an underscore, VACUUM too
 _USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
@@ -61,6 +64,15 @@ class Proof:
     quarantine_id: str | None
     quarantine_version: int
 
+    @classmethod
+    def parse(cls, content: str) -> Proof | None:
+        """Parse the file of a proof; None where it was cut off by a kill, is of another version or none of ours."""
+        try:
+            found = cls(**parse_json(content))
+        except (ValueError, TypeError):
+            return None
+        return found if all(fits(getattr(found, name), hint) for name, hint in get_type_hints(cls).items()) else None
+
 
 class ProofStore:
     """The proofs of one target, of which this job's is one."""
@@ -78,8 +90,8 @@ class ProofStore:
         try:
             file = self._file()
             content = None if file is None else file.read()
-            return Proof(**json.loads(content)) if content else None
-        except (Py4JError, ValueError, TypeError):  # refused by the storage, cut off by a kill, or of another version
+            return None if content is None else Proof.parse(content)
+        except Py4JError:  # refused by the storage
             return None
 
     def save(self, proof: Proof) -> bool:

@@ -6,22 +6,22 @@ this in a batch, so a Spark whose Delta hides its log (see `TableLog.of`) looks 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from types import NoneType
 from typing import Any
 
 from py4j.protocol import Py4JError
 from pyspark.sql import DataFrame, SparkSession
 
 from metaeol_udf.delta.tables.refs import TableRef, current_version, exists, open_table, unreadable_commits
+from metaeol_udf.files import parse_json
 
 MOST_BYTES = 64 << 20  # of the commits that are looked at; beyond that a look at the whole table is no dearer
 MOST_COMMITS = 2_000
 _HEAD = 4_096
 _HIDE_ROWS = ("DELETE", "UPDATE", "MERGE")  # operations that only ever add rows to a file's deletion vector
-_NO_COMMIT = (ValueError, KeyError, AttributeError, TypeError)  # what parsing another thing than a commit raises
 _OPERATION = re.compile(r'"commitInfo"\s*:\s*\{[^{}]*"operation"\s*:\s*"')
 
 
@@ -51,14 +51,25 @@ class Commit:
 
     @classmethod
     def parse(cls, version: int, text: str) -> Commit:
-        """Parse the file of a commit."""
+        """Parse the file of a commit.
+
+        Raises:
+            ValueError: It is none.
+        """
+        try:
+            return cls._parse(version, text)
+        except (LookupError, AttributeError, TypeError, ArithmeticError):
+            raise ValueError(f"version {version} is no commit") from None
+
+    @classmethod
+    def _parse(cls, version: int, text: str) -> Commit:
         info: dict[str, Any] = {}
         added, hidden, changes_data, alters = {}, {}, False, False
         removed: dict[str, int] = {}
         for line in text.split("\n"):  # a name may hold other ends of lines
             if not line.strip():
                 continue
-            action = json.loads(line)
+            action = parse_json(line)
             if "commitInfo" in action:
                 info = action["commitInfo"]
             for kind in ("add", "remove"):
@@ -70,9 +81,11 @@ class Commit:
             if "remove" in action:
                 removed[action["remove"]["path"]] = _n_hidden(action["remove"])
             alters |= "metaData" in action or "protocol" in action
-        operation = info.get("operation")
+        operation, note = info.get("operation"), info.get("userMetadata")
+        if not (isinstance(operation, (str, NoneType)) and isinstance(note, (str, NoneType))):
+            raise ValueError("the operation and its note are text")
         thinned = {path for path in added.keys() & removed.keys() if operation in _HIDE_ROWS and hidden[path] > removed[path]}
-        return cls(version, operation, info.get("userMetadata"), alters, added, frozenset(removed), frozenset(thinned), changes_data)
+        return cls(version, operation, note, alters, added, frozenset(removed), frozenset(thinned), bool(changes_data))
 
     @property
     def removes_rows(self) -> bool:
@@ -144,7 +157,7 @@ class TableLog:
             return True
         try:  # not every writer says it first
             return Commit.parse(number, self._read(number) or "").operation is not None
-        except _NO_COMMIT:
+        except ValueError:
             return False
 
     def _read(self, number: int, most: int | None = None) -> str | None:
@@ -195,7 +208,7 @@ class TableLog:
                 return None
             try:
                 commits.append(Commit.parse(number, text))
-            except _NO_COMMIT:  # whoever wrote it, a look at the whole table says what is there
+            except ValueError:  # whoever wrote it, a look at the whole table says what is there
                 return None
         return commits
 

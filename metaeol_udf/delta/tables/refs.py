@@ -18,6 +18,7 @@ from pyspark.sql.types import StructField, StructType
 
 from metaeol_udf.delta.tables.spark_errors import is_lost_race, with_retries
 from metaeol_udf.errors import EnvironmentFault, InputError
+from metaeol_udf.formatting import shorten
 from metaeol_udf.spark.columns import find_field, quoted
 
 logger = logging.getLogger(__name__)
@@ -76,12 +77,13 @@ def parse_table(name: str, setting: str) -> TableRef:
     Raises:
         InputError: Anything else, such as `delta.`/path`` or a statement.
     """
+    shown = shorten(name, 300)
     if "/" in name or _SCHEME.match(name):
         if _SECRET_IN_PATH.search(name):
             raise InputError(f"{setting}: a path must not carry a user and a secret, which logs would show: set them in spark.conf instead")
         if _NEVER_IN_PATH.search(name) or not name.strip("/"):
             raise InputError(
-                f"{setting}: the path {name!r} must name one folder, without back-ticks, semicolons, wildcards or control characters"
+                f"{setting}: the path {shown!r} must name one folder, without back-ticks, semicolons, wildcards or control characters"
             )
         absolute = name if _SCHEME.match(name) else os.path.abspath(name)  # Delta's catalog takes no relative paths
         return TableRef(absolute.rstrip("/"), is_path=True)
@@ -89,7 +91,7 @@ def parse_table(name: str, setting: str) -> TableRef:
     plain = len(parts) <= 3 and all(_NAME_PART.fullmatch(part) for part in parts)
     if not plain or (len(parts) == 2 and parts[0].lower() in _FORMATS):
         raise InputError(
-            f"{setting}: {name!r} must be a path with a / in it, or one to three names (letters, digits, _ and -) with dots between"
+            f"{setting}: {shown!r} must be a path with a / in it, or one to three names (letters, digits, _ and -) with dots between"
         )
     return TableRef(name, is_path=False)
 

@@ -36,7 +36,7 @@ DEAD_AFTER_S = 35.0  # without a beat: three were missed
 SETTLE_S = 3.0  # longer than a run needs from writing its file to looking for other holders
 # Delta leaves alone what begins with an underscore, VACUUM too. Earlier versions, which may run beside, use this name and the files' names.
 _FOLDER = "_claims"
-_LOCK_FILE = re.compile(r"([^~]+)~([^~]+)~([0-9]+)~([0-9]+)")
+_LOCK_FILE = re.compile(r"([^~]+)~([^~]+)~([0-9]{1,19})~([0-9]{1,19})")
 
 
 @dataclass(frozen=True)

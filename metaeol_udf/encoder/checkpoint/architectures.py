@@ -6,6 +6,7 @@ from pathlib import Path
 
 from metaeol_udf.encoder.checkpoint.files import read_json
 from metaeol_udf.errors import ConfigError
+from metaeol_udf.formatting import shorten
 from metaeol_udf.spec import EmbeddingSpec
 
 #: Architectures that our own decoder knows: those of `hf_weights.py`.
@@ -27,7 +28,7 @@ def text_model_type(folder: Path) -> str:
     config = read_json(folder / "config.json")
     nested = config.get("text_config")
     kind = nested.get("model_type") if isinstance(nested, dict) else None
-    return str(kind or config.get("model_type"))
+    return shorten(str(kind or config.get("model_type")), 80)
 
 
 def check_quantization(spec: EmbeddingSpec, folder: Path) -> None:

@@ -5,13 +5,16 @@ Imports neither torch nor transformers, so that a Spark driver without them can 
 
 from __future__ import annotations
 
+import reprlib
 import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from metaeol_udf.errors import ModelFilesError
-from metaeol_udf.files import parse_json
+from metaeol_udf.files import is_file, is_file_name, parse_json
+from metaeol_udf.formatting import shorten
+from metaeol_udf.setting_types import is_count
 
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -19,6 +22,7 @@ ADAPTER = "adapter_config.json"  # of LoRA and its kin, as peft writes it
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "*.tiktoken")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _MAX_HEADER_BYTES = 100_000_000  # the safetensors format allows no longer header
+_MOST = 1 << 63  # layers, numbers of a vector and bytes: no file says more
 
 
 def model_shape(folder: Path) -> tuple[int, int]:
@@ -30,14 +34,14 @@ def model_shape(folder: Path) -> tuple[int, int]:
     config = read_json(folder / "config.json")
     if config.get("is_encoder_decoder"):
         raise ModelFilesError(
-            f"the model in {folder} is a sequence-to-sequence model ({config.get('model_type')}): prompts that end in «one word:» need a "
-            "causal language model, such as Llama, Qwen or Gemma"
+            f"the model in {folder} is a sequence-to-sequence model ({reprlib.repr(config.get('model_type'))}): prompts that end in "
+            "«one word:» need a causal language model, such as Llama, Qwen or Gemma"
         )
     nested = config.get("text_config")  # models that also see images keep the language model's shape in here
     shapes = [nested, config] if isinstance(nested, dict) else [config]
     for shape in shapes:
-        n_layers = _first_int(shape, "num_hidden_layers", "n_layer", "num_layers", "n_layers")
-        hidden_size = _first_int(shape, "hidden_size", "n_embd", "d_model")
+        n_layers = _first_count(shape, "num_hidden_layers", "n_layer", "num_layers", "n_layers")
+        hidden_size = _first_count(shape, "hidden_size", "n_embd", "d_model")
         if n_layers and hidden_size:
             return n_layers, hidden_size
     raise ModelFilesError(f"{folder / 'config.json'} names no number of layers or no hidden size: not a decoder-only language model?")
@@ -78,7 +82,9 @@ def _weight_files(folder: Path) -> list[Path]:
             raise ModelFilesError(f"{folder / _INDEX} lists no weights")
         shards = sorted({str(name) for name in weight_map.values()})
         for name in shards:
-            if not (folder / name).is_file():
+            if not is_file_name(name):
+                raise ModelFilesError(f"{folder / _INDEX} lists {shorten(name, 80)!r}, which is no file of a model folder")
+            if not is_file(folder / name):
                 raise ModelFilesError(f"model file {folder / name} is missing; {_INDEX} lists {len(shards)} files")
         return [folder / name for name in shards]
     raise ModelFilesError(_no_weights(folder))
@@ -98,18 +104,24 @@ def _no_weights(folder: Path) -> str:
 
 def _check_safetensors(path: Path) -> None:
     """Check a safetensors file: 8 bytes of header length, the header as JSON, then the tensors without gaps."""
-    n_bytes = path.stat().st_size
-    with open(path, "rb") as file:
-        start = file.read(8)
-        header_bytes = struct.unpack("<Q", start)[0] if len(start) == 8 else n_bytes
-        if header_bytes > min(n_bytes - 8, _MAX_HEADER_BYTES):
-            raise ModelFilesError(f"model file {path} is truncated or no safetensors file ({n_bytes} bytes)")
-        try:
-            header = parse_json(file.read(header_bytes))
-            ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
-            expected = 8 + header_bytes + max(ends, default=0)
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-            raise ModelFilesError(f"model file {path} has a damaged safetensors header") from None
+    try:
+        n_bytes = path.stat().st_size
+        with open(path, "rb") as file:
+            start = file.read(8)
+            header_bytes = struct.unpack("<Q", start)[0] if len(start) == 8 else n_bytes
+            if header_bytes > min(n_bytes - 8, _MAX_HEADER_BYTES):
+                raise ModelFilesError(f"model file {path} is truncated or no safetensors file ({n_bytes} bytes)")
+            found = file.read(header_bytes)
+    except OSError as error:
+        raise ModelFilesError(f"cannot read model file {path}: {error.strerror}") from None
+    try:
+        header = parse_json(found)
+        ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
+        if not all(type(end) is int and 0 <= end < _MOST for end in ends):
+            raise ValueError("an offset is no number of bytes")
+        expected = 8 + header_bytes + max(ends, default=0)
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        raise ModelFilesError(f"model file {path} has a damaged safetensors header") from None
     if n_bytes != expected:
         kind = "truncated" if n_bytes < expected else "longer than its header says"
         raise ModelFilesError(f"model file {path} is {kind}: {n_bytes} bytes of {expected}")
@@ -128,5 +140,5 @@ def read_json(path: Path) -> Mapping[str, Any]:
     return value
 
 
-def _first_int(config: Mapping[str, Any], *names: str) -> int | None:
-    return next((config[name] for name in names if isinstance(config.get(name), int)), None)
+def _first_count(config: Mapping[str, Any], *names: str) -> int | None:
+    return next((config[name] for name in names if is_count(config.get(name)) and config[name] < _MOST), None)

@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from metaeol_udf.errors import ConfigError
+from metaeol_udf.errors import ConfigError, one_line
+from metaeol_udf.files import is_file, is_file_name, is_folder
+from metaeol_udf.formatting import shorten
 
 _LOCAL_SCHEMES = ("file", "dbfs")
 
@@ -22,17 +24,17 @@ def model_folder(model: str, revision: str | None = None) -> Path:
         ConfigError: There is neither.
     """
     if not is_local(model):
-        raise ConfigError(f"embedding.model {model!r} is a place that only a running Spark job reaches: name a folder here")
+        raise ConfigError(f"embedding.model {shorten(model, 300)!r} is a place that only a running Spark job reaches: name a folder here")
     folder = local_path(model)
-    if folder.is_dir():
+    if is_folder(folder):
         return folder.resolve()
-    if folder.exists():
+    if is_file(folder):
         raise ConfigError(f"embedding.model {model!r} is a file: `metaeol model prepare {model} DEST` makes a model folder of it")
     snapshot = _cached_snapshot(model, revision or "main")
     if snapshot is None:
-        at = f" at revision {revision!r}" if revision else ""
+        at = f" at revision {shorten(revision, 80)!r}" if revision else ""
         raise ConfigError(
-            f"embedding.model {model!r}: no such folder, and the local hub cache has no such model{at}; "
+            f"embedding.model {shorten(model, 300)!r}: no such folder, and the local hub cache has no such model{at}; "
             "`metaeol model prepare SRC DEST` makes a folder from a GGUF file, a checkpoint or a hub id"
         )
     return snapshot
@@ -59,6 +61,9 @@ def _cached_snapshot(model: str, revision: str) -> Path | None:
     cache = Path(os.environ.get("HF_HUB_CACHE") or os.path.join(home, "hub")).expanduser()
     repository = cache / f"models--{model.replace('/', '--')}"
     reference = repository / "refs" / revision
-    commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision
+    try:
+        commit = reference.read_text(encoding="utf-8").strip() if is_file(reference) else revision
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"embedding.model {model!r}: cannot read {reference}: {one_line(error)}") from None
     snapshot = repository / "snapshots" / commit
-    return snapshot if snapshot.is_dir() else None
+    return snapshot if is_file_name(commit) and is_folder(snapshot) else None

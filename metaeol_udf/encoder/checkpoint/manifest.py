@@ -9,13 +9,15 @@ import functools
 import hashlib
 import json
 import os
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from metaeol_udf.errors import ModelFilesError
-from metaeol_udf.files import parse_json
+from metaeol_udf.files import is_file, is_file_name, parse_json
+from metaeol_udf.formatting import shorten
 
 MANIFEST = "metaeol-manifest.json"
 FORMAT_VERSION = 1
@@ -133,15 +135,13 @@ def read_manifest(folder: str | Path) -> Mapping[str, Any] | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise ModelFilesError(f"model manifest {path} is damaged.{_WAY_OUT}") from None
     for name, (sha256, n_bytes) in zip(manifest["files"], entries, strict=True):
-        is_plain = 0 < len(name) < 256 and not set(name) & {"/", "\\", "\0"} and name not in (".", "..")
-        if not (is_plain and isinstance(sha256, str) and isinstance(n_bytes, int)):
+        if not (is_file_name(name) and isinstance(sha256, str) and isinstance(n_bytes, int)):
             raise ModelFilesError(
                 f"model manifest {path} is damaged: it lists {name[:80]!r}, which is no file of a model folder.{_WAY_OUT}"
             )
     if version != FORMAT_VERSION or not entries:
-        raise ModelFilesError(
-            f"model manifest {path} has format version {version} and {len(entries)} files; this release reads {FORMAT_VERSION}"
-        )
+        found = f"format version {reprlib.repr(version)} and {len(entries)} files"
+        raise ModelFilesError(f"model manifest {path} has {found}; this release reads {FORMAT_VERSION}")
     checked: Mapping[str, Any] = manifest
     return checked
 
@@ -168,9 +168,9 @@ def verify_folder(folder: str | Path) -> None:
 
 
 def _verify_file(path: Path, sha256: str, n_bytes: int) -> None:
-    if not path.is_file():
+    if not is_file(path):
         raise ModelFilesError(f"model file {path} is missing; {MANIFEST} lists it.{_WAY_OUT}")
     found_bytes, found = path.stat().st_size, file_sha256(path)
     if found != sha256:
-        how = f"is truncated, {found_bytes} bytes of {n_bytes}" if found_bytes < n_bytes else "was altered"
-        raise ModelFilesError(f"model file {path} {how}: SHA-256 is {found}, {MANIFEST} says {sha256}.{_WAY_OUT}")
+        how = f"is truncated, {found_bytes} bytes of {reprlib.repr(n_bytes)}" if found_bytes < n_bytes else "was altered"
+        raise ModelFilesError(f"model file {path} {how}: SHA-256 is {found}, {MANIFEST} says {shorten(sha256, 64)}.{_WAY_OUT}")

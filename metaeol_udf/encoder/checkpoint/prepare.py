@@ -20,6 +20,7 @@ from typing import Any
 from metaeol_udf.encoder.checkpoint.files import ADAPTER, check_weights, model_shape, read_json
 from metaeol_udf.encoder.checkpoint.manifest import MANIFEST, read_manifest, verify_folder, write_manifest
 from metaeol_udf.errors import ConfigError, EnvironmentFault, MetaEOLError, ModelFilesError, nearest_word, one_line
+from metaeol_udf.files import is_file, is_folder
 from metaeol_udf.spec import DTYPES
 
 
@@ -92,15 +93,15 @@ def prepare_model(source: str, destination: str | Path, options: PrepareOptions 
 
 def _find_source(source: str, options: PrepareOptions) -> _Source:
     path = Path(source)
-    if path.is_file():
+    if is_file(path):
         if path.suffix != ".gguf":
             raise ConfigError(f"model source {source} is a file, but no GGUF file: name the folder of a checkpoint")
         return _Source(path.name, str(path.parent), path.name)
-    if (path / ADAPTER).is_file():
+    if is_file(path / ADAPTER):
         return _adapter_source(path, options)
     if options.base is not None:
         raise ConfigError(f"--base is for adapters, and {source} holds no {ADAPTER}")
-    if path.is_dir():
+    if is_folder(path):
         return _folder_source(path)
     package = source.replace("-", "_")
     if package.isidentifier():
@@ -121,7 +122,7 @@ def _adapter_source(adapter: Path, options: PrepareOptions) -> _Source:
         base = str(adapter) if beside else read_json(adapter / ADAPTER).get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise ConfigError(f"the adapter in {adapter} names no base model: name one with --base")
-    found = _folder_source(Path(base)) if Path(base).is_dir() else _find_source(base, replace(options, base=None))
+    found = _folder_source(Path(base)) if is_folder(Path(base)) else _find_source(base, replace(options, base=None))
     return replace(found, label=f"{adapter.resolve().name} on {found.label}", adapter=adapter)
 
 
@@ -260,7 +261,7 @@ def _common(source: _Source, options: PrepareOptions) -> dict[str, Any]:
 @contextmanager
 def _without_adapter(folder: str, scratch: Path) -> Iterator[str]:
     """Show a model folder without the adapter that stands in it: transformers would put the adapter into the model by itself."""
-    if not (Path(folder) / ADAPTER).is_file():
+    if not is_file(Path(folder) / ADAPTER):
         yield folder
         return
     scratch.mkdir()
@@ -314,4 +315,4 @@ def _unreadable(source: _Source, options: PrepareOptions, error: Exception) -> M
 
 def _has_only_pickles(source: _Source) -> bool:
     folder = Path(source.place)
-    return any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors"))
+    return is_folder(folder) and any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors"))

@@ -16,6 +16,7 @@ from metaeol_udf.encoder.checkpoint.location import model_folder
 from metaeol_udf.encoder.checkpoint.manifest import ModelFile, content_hash, deciding_files, read_manifest, verify_folder
 from metaeol_udf.encoder.vectors.postprocess import check_postprocess, load_postprocess, read_content
 from metaeol_udf.errors import ConfigError, ModelFilesError
+from metaeol_udf.files import is_folder
 from metaeol_udf.prompts import TemplateSet
 from metaeol_udf.spec import EmbeddingSpec, output_layers
 
@@ -72,7 +73,7 @@ def resolve_local(spec: EmbeddingSpec) -> ResolvedSpec:
     """
     folder = model_folder(spec.model, spec.revision)
     # A worker's working folder is another one, so a path must be absolute; a hub id means the same everywhere.
-    is_path = Path(spec.model).is_dir()
+    is_path = is_folder(Path(spec.model))
     return resolve_in(folder, spec, str(Path(spec.model).resolve()) if is_path else spec.model)
 
 

@@ -18,6 +18,7 @@ from safetensors.numpy import load, save
 
 from metaeol_udf.errors import ConfigError
 from metaeol_udf.files import parse_json
+from metaeol_udf.formatting import shorten
 from metaeol_udf.spec import EmbeddingSpec
 
 _FITTED_FOR = "fitted_for"  # under this name in the file's metadata
@@ -100,10 +101,12 @@ class PostProcessing:
             fitted_for = parse_json(parse_json(content[8 : 8 + n_header]).get("__metadata__", {}).get(_FITTED_FOR, "{}"))
             if not isinstance(fitted_for, dict):
                 raise ValueError(fitted_for)
-        except (SafetensorError, ValueError, AttributeError):
+        except (SafetensorError, ValueError, AttributeError, LookupError, TypeError):  # of numbers that numpy does not have, too
             raise ConfigError(f"{where} is damaged or no safetensors file: fit it again with `metaeol fit`") from None
-        _check_tensors(tensors, where)
-        return cls(**{name: tensor.astype(np.float32) for name, tensor in tensors.items()}, fitted_for=fitted_for)
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+            numbers = {name: np.asarray(tensor, np.float32) for name, tensor in tensors.items()}
+        _check_tensors(numbers, where)
+        return cls(**numbers, fitted_for=fitted_for)
 
 
 def finish_vectors(states: NDArray[np.float32], spec: EmbeddingSpec, post: PostProcessing | None = None) -> NDArray[np.float32]:
@@ -139,9 +142,10 @@ def _divide(vectors: NDArray[np.float32], by: NDArray[np.float32]) -> NDArray[np
 def _check_tensors(tensors: dict[str, NDArray[np.float32]], where: str) -> None:
     unknown = sorted(set(tensors) - set(_SHAPES))
     if unknown or "mean" not in tensors:
-        raise ConfigError(f"{where} must hold `mean` and may hold {', '.join(list(_SHAPES)[1:])}, found {', '.join(sorted(tensors))}")
-    size = tensors["mean"].shape[-1]
+        found = shorten(", ".join(sorted(tensors)), 200)
+        raise ConfigError(f"{where} must hold `mean` and may hold {', '.join(list(_SHAPES)[1:])}, found {found}")
+    size = tensors["mean"].size
     for name, tensor in tensors.items():
-        fits = tensor.ndim == _SHAPES[name] and tensor.shape[-1 if name != "matrix" else 0] == size
+        fits = tensor.ndim == _SHAPES[name] and tensor.shape[-1 if name != "matrix" else 0] == size and (tensor.size or name == "removed")
         if not fits or not np.isfinite(tensor).all():
             raise ConfigError(f"{where}: {name} has the shape {tensor.shape}, which does not go with mean, or values that are not finite")

@@ -7,7 +7,8 @@ import binascii
 from pathlib import Path
 
 from metaeol_udf.encoder.vectors.output import PostProcessing
-from metaeol_udf.errors import ConfigError
+from metaeol_udf.errors import ConfigError, one_line
+from metaeol_udf.formatting import shorten
 from metaeol_udf.spec import EmbeddingSpec
 
 METHODS = ("mean", "standardize", "remove_top", "whiten")
@@ -36,8 +37,10 @@ def read_content(spec: EmbeddingSpec) -> str:
     """
     try:
         return base64.b64encode(Path(str(spec.postprocess)).read_bytes()).decode()
-    except OSError as error:
-        raise ConfigError(f"embedding.postprocess: cannot read {spec.postprocess!r} ({error.strerror}); `metaeol fit` makes it") from None
+    except (OSError, ValueError) as error:  # the second of a name that no file can have
+        why = error.strerror if isinstance(error, OSError) else one_line(error)
+        shown = shorten(str(spec.postprocess), 300)
+        raise ConfigError(f"embedding.postprocess: cannot read {shown!r} ({why}); `metaeol fit` makes it") from None
 
 
 def check_postprocess(post: PostProcessing, hidden_size: int, made_with: dict[str, str]) -> list[str]:
@@ -59,7 +62,7 @@ def check_postprocess(post: PostProcessing, hidden_size: int, made_with: dict[st
     fitted = post.fitted_for or {}
     for name in ("templates", "layer"):
         if fitted.get(name, made_with[name]) != made_with[name]:
-            theirs = f" ({fitted[name]})" if name == "layer" else ""
+            theirs = f" ({shorten(str(fitted[name]), 80)})" if name == "layer" else ""
             raise ConfigError(
                 f"embedding.postprocess was fitted for another embedding.{name}{theirs}: leave embedding.{name} to embedding.spec "
                 "if that names the file, or fit it again with `metaeol fit`"

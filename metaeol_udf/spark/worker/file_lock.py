@@ -23,35 +23,54 @@ class Lease:
 
     Attributes:
         path: The file; it stays when the lease is given back.
+        way_out: What the user can do where the disk takes no lock; ends the message.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, way_out: str = "a local disk takes locks") -> None:
         self.path = path
+        self.way_out = way_out
         self._fd: int | None = None
 
     def try_acquire(self) -> bool:
-        """Take the lease if nobody holds it."""
-        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        """Take the lease if nobody holds it.
+
+        Raises:
+            EnvironmentFault: The file cannot be made, or its disk takes no locks, as some network disks.
+        """
+        try:
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                is_ours = self._lock(fd)
+            except BaseException:
+                os.close(fd)
+                raise
+        except OSError as error:
+            raise EnvironmentFault(f"cannot lock {self.path}: {error.strerror}; {self.way_out}") from None
+        if not is_ours:
+            os.close(fd)
+            return False
+        self._fd = fd
+        _held.add(self)
+        return True
+
+    def _lock(self, fd: int) -> bool:
+        """Lock the open file and write the process id into it; False where another process holds it."""
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             is_current = os.fstat(fd).st_ino == os.stat(self.path).st_ino
         except (BlockingIOError, FileNotFoundError):
-            is_current = False  # held, or the file was removed between opening and locking it
-        if not is_current:
-            os.close(fd)
-            return False
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, str(os.getpid()).encode(), 0)
-        self._fd = fd
-        _held.add(self)
-        return True
+            return False  # held, or the file was removed between opening and locking it
+        if is_current:
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, str(os.getpid()).encode(), 0)
+        return is_current
 
     @contextmanager
     def waiting(self, timeout_s: float, meaning: str) -> Iterator[None]:
         """Hold the lease, waiting for it at most `timeout_s` seconds.
 
         Raises:
-            EnvironmentFault: It was not free in time; `meaning` says in the message what is waited for.
+            EnvironmentFault: It was not free in time, for which `meaning` says what is waited for; or as in `try_acquire`.
         """
         deadline = time.monotonic() + timeout_s
         while not self.try_acquire():

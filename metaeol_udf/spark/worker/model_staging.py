@@ -94,12 +94,13 @@ def cached_copy(source: Path, model_hash: str, files: Sequence[ModelFile], cache
 
     Raises:
         ModelFilesError: The source is not what the driver saw. No copy is left.
-        EnvironmentFault: The disk is full, the folder is not this user's own, or another process has not finished in time.
+        EnvironmentFault: The disk is full or takes no locks, the folder is not this user's own, or another process is not done in time.
     """
     copy = private_folder(cache) / model_hash[:32]
     if _is_whole(copy, files):
         return copy
-    with Lease(copy.with_suffix(".lock")).waiting(COPY_WAIT_S, "a copy of the model"):
+    lease = Lease(copy.with_suffix(".lock"), "set runtime.model_cache to a folder on a local disk")
+    with lease.waiting(COPY_WAIT_S, "a copy of the model"):
         if not _is_whole(copy, files):
             for left in (copy, *cache.glob(f"{copy.name}.*.part")):  # whoever made them is dead: the lease is ours
                 shutil.rmtree(left, ignore_errors=True)

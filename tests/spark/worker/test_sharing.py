@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import functools
 import os
 import signal
@@ -26,6 +28,7 @@ from metaeol_udf.spark.worker import devices, encoder_cache, shared_encoder
 from metaeol_udf.spark.worker.devices import Gpu, device_name, gpu_at, task_gpus
 from metaeol_udf.spark.worker.encoder_cache import EncoderRequest
 from metaeol_udf.spark.worker.file_lock import Lease, private_folder
+from metaeol_udf.spark.worker.model_staging import cached_copy
 from metaeol_udf.spark.worker.shared_encoder import BorrowedEncoder, OwnedEncoder, OwnerFailedError, OwnerLostError
 from metaeol_udf.spec import EmbeddingSpec
 from tests.specs import without_files
@@ -101,6 +104,32 @@ def test_a_lease_whose_file_was_removed_is_taken_on_the_new_file(tmp_path: Path)
     assert lease.try_acquire()
     assert not Lease(lease.path).try_acquire()
     lease.release()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EIO])
+def test_a_disk_that_takes_no_locks_is_named_and_no_descriptor_stays_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(fd: int, flags: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    lease, before = Lease(tmp_path / "a.lock"), os.listdir("/proc/self/fd")
+    with pytest.raises(EnvironmentFault, match=rf"cannot lock {lease.path}: {os.strerror(number)}; a local disk takes locks"):
+        lease.try_acquire()
+    assert os.listdir("/proc/self/fd") == before
+    (tmp_path / "cache").mkdir(mode=0o700)
+    with pytest.raises(EnvironmentFault, match=r"cache/abc\.lock: .*set runtime\.model_cache to a folder on a local disk"):
+        cached_copy(tmp_path, "abc", (), tmp_path / "cache")
+    assert os.listdir("/proc/self/fd") == before
+
+
+@pytest.mark.parametrize("name", ["a", "link"])
+def test_a_lock_file_that_cannot_be_opened_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "b")
+    with pytest.raises(EnvironmentFault, match=rf"cannot lock {tmp_path / name}: "):
+        Lease(tmp_path / name).try_acquire()
 
 
 def test_a_folder_that_others_may_enter_is_refused(tmp_path: Path) -> None:
