@@ -135,7 +135,9 @@ def check_traffic(plan: Plan) -> Finding:
     if set(missing) == {_CIPHER}:
         found = f"{plan.shown(_CIPHER)}: whoever is on the way between driver and executors can alter what they send"
     else:
-        found = f"{plan.shown(_ENCRYPT)}: texts travel in clear between driver and executors"
+        key = _ENCRYPT if _ENCRYPT in missing else _AUTHENTICATE
+        how = "under SASL's weak ciphers" if plan.is_on("spark.authenticate.enableSaslEncryption", False) else "in clear"
+        found = f"{plan.shown(key)}: texts travel {how} between driver and executors"
     return warning("traffic", found, " and ".join(f"{key}={value}" for key, value in missing.items()))
 
 

@@ -252,6 +252,7 @@ def test_what_only_looks_like_a_secret_is_let_through(tiny_model_dir: Path, key:
         ("yarn", {SCRATCH: True, AUTHENTICATE: True, ENCRYPT: True}, {"traffic": CIPHER}),
         ("yarn", {SCRATCH: True, AUTHENTICATE: True, "spark.ssl.rpc.enabled": True}, {}),
         ("yarn", SAFE, {}),
+        ("yarn", {SCRATCH: True, AUTHENTICATE: True, "spark.authenticate.enableSaslEncryption": True}, {"traffic": f"{ENCRYPT} {CIPHER}"}),
         ("local[2]", {}, {}),
         ("local-cluster[1,1,1024]", {}, {}),
         ("local[2]", {SCRATCH: False}, {"scratch files": SCRATCH}),
