@@ -5,9 +5,11 @@ BIN := .venv/bin
 MODEL := models/smollm2-135m-instruct
 INTEGRATIONS := .venv-integrations
 AIRFLOW := .venv-airflow
+SBOM_TOOLS := build/sbom-tools
+SBOM := build/sbom.json
 SOURCES := metaeol_udf jobs benchmarks examples tests
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-slow test-faults test-integrations test-toolchains docs matrix check format bench lock clean java python
+.PHONY: help demo test test-fast test-slow test-faults test-integrations test-toolchains docs matrix check format bench lock sbom clean java python
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -55,14 +57,29 @@ format: .venv/package.stamp ## format the code
 bench: $(MODEL)/metaeol-manifest.json ## time the engine against the plain loop
 	@$(BIN)/python -m benchmarks
 
+LOCK = $(BIN)/uv pip compile --universal --upgrade --generate-hashes --no-header --no-annotate --quiet -o .venv/lock.txt
+# The first line of a file says what it is for, and stays.
+KEEP = (sed -n 1p requirements/$(1).txt; cat .venv/lock.txt) > .venv/$(1).txt && mv .venv/$(1).txt requirements/$(1).txt && rm .venv/lock.txt
+
 lock: .venv/package.stamp ## pin the newest versions that pyproject.toml allows
-	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile pyproject.toml --extra spark --extra connect --extra demo --extra prepare --extra mlflow --extra prometheus --extra plots --extra evaluation --extra docs --extra dev --universal --python-version 3.11 --upgrade \
-		--generate-hashes --no-header --no-annotate --quiet -o .venv/dev.txt
-	(sed -n 1p requirements/dev.txt; cat .venv/dev.txt) > .venv/lock.txt && mv .venv/lock.txt requirements/dev.txt
-	$(BIN)/uv pip compile pyproject.toml --extra mteb --extra integrations --constraint requirements/dev.txt --universal --python-version 3.11 --upgrade \
-		--generate-hashes --no-header --no-annotate --quiet -o .venv/integrations.txt
-	(sed -n 1p requirements/integrations.txt; cat .venv/integrations.txt) > .venv/lock.txt && mv .venv/lock.txt requirements/integrations.txt
+	$(BIN)/python -m pip install --quiet -r requirements/lock.txt
+	$(LOCK) pyproject.toml --extra spark --extra connect --extra demo --extra prepare --extra mlflow --extra prometheus --extra plots --extra evaluation --extra docs --extra dev --python-version 3.11
+	$(call KEEP,dev)
+	$(LOCK) pyproject.toml --extra mteb --extra integrations --constraint requirements/dev.txt --python-version 3.11
+	$(call KEEP,integrations)
+	$(LOCK) pyproject.toml --extra spark --constraint requirements/dev.txt --python-version 3.11
+	$(call KEEP,package)
+	$(LOCK) pyproject.toml --extra spark --python-version 3.10 --no-emit-package pyspark --no-emit-package py4j
+	$(call KEEP,image)
+	echo cyclonedx-bom | $(LOCK) - --python-version 3.11
+	$(call KEEP,sbom)
+
+# The tool has an environment of its own. It asks no index: what it writes comes from the file alone. It warns that the package names no direct dependencies.
+sbom: $(SBOM_TOOLS)/requirements.stamp ## write build/sbom.json: what the package installs, as CycloneDX
+	@mkdir -p $(dir $(SBOM))
+	@$(SBOM_TOOLS)/bin/python -W ignore::UserWarning -m cyclonedx_py requirements --pyproject pyproject.toml --mc-type library \
+		--output-reproducible --output-format JSON --output-file $(SBOM) requirements/package.txt
+	@echo $(SBOM)
 
 clean: ## remove what make made, but not the model
 	rm -rf .venv $(INTEGRATIONS) $(AIRFLOW) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis spark-warehouse metastore_db derby.log
@@ -94,6 +111,11 @@ $(AIRFLOW)/requirements.stamp: requirements/airflow.txt | python
 	@echo "Installing into $(AIRFLOW) ..."
 	@$(PYTHON) -m venv --clear $(AIRFLOW)
 	@$(AIRFLOW)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/airflow.txt
+	@touch $@
+
+$(SBOM_TOOLS)/requirements.stamp: requirements/sbom.txt | python
+	@$(PYTHON) -m venv --clear $(SBOM_TOOLS)
+	@$(SBOM_TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/sbom.txt
 	@touch $@
 
 $(MODEL)/metaeol-manifest.json: | .venv/package.stamp

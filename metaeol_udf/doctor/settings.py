@@ -16,6 +16,8 @@ _TIMEOUT = "spark.sql.execution.pyspark.udf.idleTimeoutSeconds"
 _KILL = "spark.sql.execution.pyspark.udf.killOnIdleTimeout"
 _RECORDS = "spark.sql.execution.arrow.maxRecordsPerBatch"
 _BYTES = "spark.sql.execution.arrow.maxBytesPerBatch"
+_SCRATCH, _AUTHENTICATE, _ENCRYPT = "spark.io.encryption.enabled", "spark.authenticate", "spark.network.crypto.enabled"
+_CIPHER, _SAFE_CIPHER = "spark.network.crypto.cipher", "AES/GCM/NoPadding"  # Spark's own default does not notice altered bytes
 _LONGEST_LOAD_S = 300  # of a large model from a slow disk; a worker is silent meanwhile
 _SECRET_KEY = re.compile(r"secret|password|passwd|token|access[.]?key|account[.]?key|credential|auth", re.IGNORECASE)
 _REDACTED_KEY = re.compile(r"secret|password|token|access[.]?key", re.IGNORECASE)  # spark.redaction.regex by default
@@ -91,6 +93,54 @@ def check_secrets(plan: Plan) -> Finding:
     return warning("secrets", found, f"spark.conf.{(shown or clear)[0]}={{{{secrets/scope/key}}}}, or the environment")
 
 
+def check_scratch_files(plan: Plan) -> Finding:
+    """See that what Spark shuffles and spills is encrypted: it holds texts, and may outlive a killed executor."""
+    if ON_DATABRICKS:
+        return ok("scratch files", "the settings of the Databricks cluster say whether its disks are encrypted")
+    is_started, is_here = "spark.app.id" in plan.settings, plan.master.startswith("local")
+    if plan.is_on(_SCRATCH, is_here and not is_started):  # as the session that the job would start has it
+        return ok("scratch files", "what Spark shuffles and spills is encrypted")
+    where = "this machine" if is_here else "the executors"
+    found = f"{plan.shown(_SCRATCH)}: texts lie open in shuffle and spill files on the disks of {where}"
+    return warning("scratch files", found, f"{_SCRATCH}=true")
+
+
+def check_authentication(plan: Plan) -> Finding:
+    """See that driver and executors take orders and questions from each other alone."""
+    if ON_DATABRICKS:
+        return ok("authentication", "the Databricks cluster keeps others away from its ports")
+    if plan.master.startswith("local"):
+        return ok("authentication", "a local session has no executors on other machines")
+    if plan.is_on(_AUTHENTICATE, False):
+        return ok("authentication", "driver and executors prove to each other who they are")
+    found = f"{plan.shown(_AUTHENTICATE)}: anybody who reaches the ports of driver and executors can read texts and send work"
+    makes_secret = plan.master.startswith(("yarn", "k8s"))
+    return warning(
+        "authentication", found, f"{_AUTHENTICATE}=true" + ("" if makes_secret else f" and {_AUTHENTICATE}.secret=<one for all nodes>")
+    )
+
+
+def check_traffic(plan: Plan) -> Finding:
+    """See that texts are encrypted on their way between driver and executors: by TLS, or by AES, which needs authentication."""
+    if ON_DATABRICKS:
+        return ok("traffic", "the settings of the Databricks cluster say whether its traffic is encrypted")
+    if plan.master.startswith("local"):
+        return ok("traffic", "a local session sends no text to other machines")
+    if plan.is_on("spark.ssl.rpc.enabled", False):
+        return ok("traffic", "driver and executors speak TLS")
+    wanted = {_AUTHENTICATE: "true", _ENCRYPT: "true", _CIPHER: _SAFE_CIPHER}
+    missing = {key: value for key, value in wanted.items() if plan.settings.get(key, "").strip().lower() != value.lower()}
+    if not missing:
+        return ok("traffic", "what driver and executors send each other is encrypted")
+    if set(missing) == {_CIPHER}:
+        found = f"{plan.shown(_CIPHER)}: whoever is on the way between driver and executors can alter what they send"
+    else:
+        key = _ENCRYPT if _ENCRYPT in missing else _AUTHENTICATE
+        how = "under SASL's weak ciphers" if plan.is_on("spark.authenticate.enableSaslEncryption", False) else "in clear"
+        found = f"{plan.shown(key)}: texts travel {how} between driver and executors"
+    return warning("traffic", found, " and ".join(f"{key}={value}" for key, value in missing.items()))
+
+
 def check_budget(plan: Plan) -> Finding:
     """The failure budget tells a few bad rows from a broken job; NULL and blank texts count."""
     fraction = plan.config.runtime.max_failed_fraction
@@ -127,5 +177,8 @@ CHECKS = (
     check_retries,
     check_parallelism,
     check_secrets,
+    check_scratch_files,
+    check_authentication,
+    check_traffic,
     check_budget,
 )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql.types import StructType
+from pyspark.sql.types import DataType, StructType
 
 from metaeol_udf.config import JobConfig, SourceConfig
 from metaeol_udf.delta.select import selection
@@ -51,6 +52,7 @@ def check_tables(spark: SparkSession, plan: Plan, all_keys: bool) -> Iterator[Fi
     written = detail if in_place else _detail(spark, target_ref) if exists(spark, target_ref) else None
     properties = written["properties"] if written is not None else {}
     yield check_change_feed(properties, in_place)
+    yield check_statistics(source.schema, detail, config.source.text, source_ref, in_place)
     yield check_retention(detail["properties"], source_ref)
     try:
         resolved = resolve(config.embedding, lambda: spark)
@@ -73,6 +75,9 @@ def check_columns(source: DataFrame, config: SourceConfig, ref: TableRef) -> Fin
     except MetaEOLError as error:
         key = "source.key" if str(error).startswith("source.key") else "source.text"
         return refused("columns", error, f"{key}=<{', '.join(source.columns[:8])}>")
+    if config.text.casefold() in {name.casefold() for name in config.key}:
+        found = f"the text column {config.text} is a key column: target and quarantine store texts as keys"
+        return warning("columns", found, "source.key=<columns that name a row without its text>")
     return ok("columns", f"text {config.text}, key {', '.join(config.key)}")
 
 
@@ -140,6 +145,17 @@ def check_change_feed(properties: Mapping[str, str], in_place: bool) -> Finding:
     return ok("change feed", "no reader of a change feed is disturbed")
 
 
+def check_statistics(schema: StructType, detail: Any, text: str, ref: TableRef, in_place: bool) -> Finding:
+    """Say whether Delta copies texts into the log of the table that is written to. Read from its properties; no file is opened."""
+    if not in_place:
+        return ok("statistics", "the table that is written to holds no text")
+    if text.casefold() not in _columns_with_statistics(schema, detail):
+        return ok("statistics", f"the table's log holds no value of {text}")
+    leave_out = f"ALTER TABLE {ref.sql} SET TBLPROPERTIES ('delta.dataSkippingStatsColumns' = '<other columns>')"
+    found = f"the table's log holds the beginning of the smallest and largest {text} of each file; {leave_out} keeps those of new files out"
+    return ok("statistics", found)
+
+
 def check_rewrites(detail: Any, missing_bytes: int, ref: TableRef, in_place: bool) -> Finding:
     """A night that changes a few rows copies the files that hold them, vectors and all, unless the table has deletion vectors.
 
@@ -179,6 +195,25 @@ def check_migration(properties: Mapping[str, str], column: str, fingerprint: str
     was = ", ".join(f"{name} {properties.get(f'metaeol.{column}.{name}', '?')}" for name in ("model", "templates", "layer", "dtype"))
     found = f"column {column} holds vectors of spec {stored} ({was}), the job's is {fingerprint}: every row is embedded anew"
     return warning("fingerprint", found, "embedding.column=<another name> keeps both")
+
+
+def _columns_with_statistics(schema: StructType, detail: Any) -> set[str]:
+    """Name the top-level columns, in lower case, whose smallest and largest values Delta writes into a table's log.
+
+    `delta.dataSkippingStatsColumns` lists them. Without it they are the first ones, where each field of a struct counts.
+    """
+    listed = detail["properties"].get("delta.dataSkippingStatsColumns")
+    if listed is not None:
+        names = (name.strip() for name in re.findall(r"(?:`(?:[^`]|``)*`|[^,`])+", listed))
+        return {(name[1:-1].replace("``", "`") if name.startswith("`") else name).casefold() for name in names}
+    n_indexed = int(detail["properties"].get("delta.dataSkippingNumIndexedCols", 32))
+    fields = [field for field in schema.fields if field.name not in detail["partitionColumns"]]
+    ends = accumulate(_n_leaves(field.dataType) for field in fields)
+    return {field.name.casefold() for field, end in zip(fields, ends, strict=True) if n_indexed < 0 or end <= n_indexed}
+
+
+def _n_leaves(kind: DataType) -> int:
+    return sum(_n_leaves(field.dataType) for field in kind.fields) if isinstance(kind, StructType) else 1
 
 
 def nearest_folder(ref: TableRef) -> Path | None:

@@ -14,7 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from metaeol_udf import cli
 from metaeol_udf.delta.tables import target
+from metaeol_udf.delta.tables.refs import TableRef, open_table
 from metaeol_udf.doctor import Finding, Level, examine, exit_code
+from metaeol_udf.doctor.tables import check_statistics
 from metaeol_udf.errors import ModelFilesError
 from tests.table_bench import Bench
 
@@ -83,6 +85,51 @@ def test_a_table_property_that_is_in_the_way_is_found(
     finding = examined(bench)[check]
     assert finding.level is level
     assert finding.setting.startswith(setting)
+
+
+@pytest.mark.parametrize(
+    ("schema", "properties"),
+    [
+        ("id long, text string", {}),
+        ("id long, text string", {"delta.dataSkippingStatsColumns": "id"}),
+        ("id long, text string", {"delta.dataSkippingStatsColumns": "id, Text"}),
+        ("id long, `my, text` string", {"delta.dataSkippingStatsColumns": "id,`my, text`", "delta.columnMapping.mode": "name"}),
+        ("id long, `my, text` string", {"delta.dataSkippingStatsColumns": "`id`", "delta.columnMapping.mode": "name"}),
+        ("id long, text string", {"delta.dataSkippingNumIndexedCols": "0"}),
+        ("id long, text string", {"delta.dataSkippingNumIndexedCols": "1"}),
+        ("id long, text string", {"delta.dataSkippingNumIndexedCols": "2"}),
+        ("id long, s struct<a: int, b: int>, text string", {"delta.dataSkippingNumIndexedCols": "3"}),
+        ("id long, s struct<a: int, b: int>, text string", {"delta.dataSkippingNumIndexedCols": "4"}),
+        ("id long, " + ", ".join(f"c{n} int" for n in range(31)) + ", text string", {}),
+        ("id long, " + ", ".join(f"c{n} int" for n in range(31)) + ", text string", {"delta.dataSkippingNumIndexedCols": "-1"}),
+    ],
+)
+def test_texts_in_the_statistics_of_a_table_are_found_where_delta_writes_them(
+    bench: Bench, schema: str, properties: dict[str, str]
+) -> None:
+    shown = ", ".join(f"'{key}' = '{value}'" for key, value in properties.items()) or "'delta.appendOnly' = 'false'"
+    bench.spark.sql(f"CREATE TABLE delta.`{bench.path}` ({schema}) USING delta TBLPROPERTIES ({shown})")
+    columns = bench.table().columns
+    bench.spark.sql(f"INSERT INTO delta.`{bench.path}` VALUES (1, {'NULL, ' * (len(columns) - 2)}'secret words')")
+    table = TableRef(bench.path, is_path=True)
+    detail = open_table(bench.spark, table, "source.table").detail().collect()[0]
+    finding = check_statistics(bench.table().schema, detail, columns[-1], table, in_place=True)
+    in_log = any("secret words" in path.read_text() for path in Path(bench.path, "_delta_log").glob("*.json"))
+    assert finding.level is Level.OK
+    assert (f"ALTER TABLE delta.`{bench.path}` SET TBLPROPERTIES ('delta.dataSkippingStatsColumns'" in finding.found) == in_log, finding
+
+
+def test_a_table_of_its_own_holds_no_text_in_its_statistics(bench: Bench) -> None:
+    bench.write(ROWS)
+    assert "SET TBLPROPERTIES" not in examined(bench, target={"table": str(bench.folder / "target")})["statistics"].found
+    assert "SET TBLPROPERTIES" in examined(bench)["statistics"].found
+
+
+def test_a_text_column_that_is_a_key_column_is_found(bench: Bench) -> None:
+    bench.write(ROWS)
+    finding = examined(bench, source={"key": ["id", "TEXT"]})["columns"]
+    assert (finding.level, finding.setting[:11]) == (Level.WARNING, "source.key="), finding
+    assert "target and quarantine store texts as keys" in finding.found
 
 
 @pytest.mark.parametrize(

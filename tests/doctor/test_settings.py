@@ -9,14 +9,20 @@ from typing import Any
 import pytest
 
 from metaeol_udf.config import JobConfig, parse_config
-from metaeol_udf.doctor import Finding, Level
+from metaeol_udf.doctor import Finding, Level, settings
 from metaeol_udf.doctor.examine import make_plan
 from metaeol_udf.doctor.resources import CHECKS as RESOURCE_CHECKS
 from metaeol_udf.doctor.settings import CHECKS as SETTING_CHECKS
-from metaeol_udf.doctor.settings import check_ignored
+from metaeol_udf.doctor.settings import check_ignored, check_scratch_files
 
 CUDA = {"runtime": {"device": "cuda"}}
 EXECUTOR_GPU, TASK_GPU = "spark.executor.resource.gpu.amount", "spark.task.resource.gpu.amount"
+
+SCRATCH, AUTHENTICATE, ENCRYPT = "spark.io.encryption.enabled", "spark.authenticate", "spark.network.crypto.enabled"
+CIPHER = "spark.network.crypto.cipher"
+SAFE = {SCRATCH: True, AUTHENTICATE: True, ENCRYPT: True, CIPHER: "AES/GCM/NoPadding"}
+#: What to set, by check, where nothing is set.
+OPEN = {"scratch files": SCRATCH, "authentication": AUTHENTICATE, "traffic": f"{AUTHENTICATE} {ENCRYPT} {CIPHER}"}
 
 
 def job(model: Path, master: str, conf: dict[str, Any], **sections: dict[str, Any]) -> JobConfig:
@@ -144,6 +150,18 @@ def findings(config: JobConfig) -> dict[str, Finding]:
             2,
             "spark.sql.catalog.spark_catalog=org.apache.spark.sql.delta.catalog.DeltaCatalog",
         ),
+        ("scratch files", "yarn", {}, {}, Level.WARNING, 0, "spark.io.encryption.enabled=true"),
+        ("scratch files", "local[2]", {"spark.io.encryption.enabled": False}, {}, Level.WARNING, 0, "spark.io.encryption.enabled=true"),
+        ("authentication", "spark://host:7077", {}, {}, Level.WARNING, 0, "spark.authenticate=true and spark.authenticate.secret="),
+        (
+            "traffic",
+            "k8s://https://host",
+            {"spark.authenticate": True},
+            {},
+            Level.WARNING,
+            0,
+            "spark.network.crypto.enabled=true and spark.network.crypto.cipher=AES/GCM/NoPadding",
+        ),
         ("failure budget", "yarn", {}, {"runtime": {"max_failed_fraction": 1.0}}, Level.WARNING, 0, "runtime.max_failed_fraction=0.01"),
         ("failure budget", "yarn", {}, {"runtime": {"max_failed_fraction": 0.0}}, Level.WARNING, 0, "runtime.max_failed_fraction=0.01"),
     ],
@@ -171,6 +189,7 @@ def test_a_good_cluster_has_no_finding(tiny_model_dir: Path) -> None:
         "spark.sql.execution.pyspark.udf.idleTimeoutSeconds": 1800,
         "spark.sql.execution.pyspark.udf.killOnIdleTimeout": True,
         "spark.executorEnv.HF_TOKEN": "{{secrets/models/hub}}",
+        **SAFE,
     }
     assert [f for f in findings(job(tiny_model_dir, "yarn", conf, **CUDA)).values() if f.level is not Level.OK] == []
 
@@ -222,6 +241,45 @@ def test_a_secret_in_clear_is_named_by_its_key_and_never_by_its_value(
 )
 def test_what_only_looks_like_a_secret_is_let_through(tiny_model_dir: Path, key: str, value: str) -> None:
     assert findings(job(tiny_model_dir, "yarn", {key: value}))["secrets"].level is Level.OK
+
+
+@pytest.mark.parametrize(
+    ("master", "conf", "warned"),
+    [
+        ("yarn", {}, OPEN),
+        ("yarn", dict.fromkeys(SAFE, "false") | {CIPHER: "AES/CTR/NoPadding"}, OPEN),
+        ("yarn", {AUTHENTICATE: True}, {"scratch files": SCRATCH, "traffic": f"{ENCRYPT} {CIPHER}"}),
+        ("yarn", {SCRATCH: True, AUTHENTICATE: True, ENCRYPT: True}, {"traffic": CIPHER}),
+        ("yarn", {SCRATCH: True, AUTHENTICATE: True, "spark.ssl.rpc.enabled": True}, {}),
+        ("yarn", SAFE, {}),
+        ("yarn", {SCRATCH: True, AUTHENTICATE: True, "spark.authenticate.enableSaslEncryption": True}, {"traffic": f"{ENCRYPT} {CIPHER}"}),
+        ("local[2]", {}, {}),
+        ("local-cluster[1,1,1024]", {}, {}),
+        ("local[2]", {SCRATCH: False}, {"scratch files": SCRATCH}),
+    ],
+)
+def test_what_lies_open_on_a_cluster_is_said_with_the_lines_that_close_it(
+    tiny_model_dir: Path, master: str, conf: dict[str, Any], warned: dict[str, str]
+) -> None:
+    found = findings(job(tiny_model_dir, master, conf))
+    checks = [found[check] for check in ("scratch files", "authentication", "traffic")]
+    lines = {check.check: [line.split("=") for line in check.setting.split(" and ")] for check in checks if check.level is Level.WARNING}
+    assert {check: " ".join(key for key, _ in keys) for check, keys in lines.items()} == warned
+    assert all(value == str(SAFE[key]).replace("True", "true") for keys in lines.values() for key, value in keys)
+    assert all(check.exit_code == 0 for check in checks)
+
+
+def test_a_local_session_that_others_started_is_looked_at_and_not_taken_for_ours(tiny_model_dir: Path) -> None:
+    plan = make_plan(job(tiny_model_dir, "local[2]", {}), {"spark.app.id": "local-1", "spark.master": "local[2]"})
+    assert check_scratch_files(plan).level is Level.WARNING
+
+
+def test_a_databricks_cluster_is_not_judged_by_settings_that_it_does_not_have(
+    tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "ON_DATABRICKS", True)
+    found = findings(job(tiny_model_dir, "spark://host:7077", {}))
+    assert {found[check].level for check in ("scratch files", "authentication", "traffic")} == {Level.OK}
 
 
 def test_a_setting_that_a_running_session_does_not_take_is_named() -> None:

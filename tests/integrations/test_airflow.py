@@ -1,6 +1,6 @@
 """The example DAGs in a real Airflow, which lives in an environment of its own.
 
-METAEOL_AIRFLOW_PYTHON names its interpreter: one into which `pip install -r requirements/airflow.txt` went.
+METAEOL_AIRFLOW_PYTHON names its interpreter: one into which `pip install --no-deps -r requirements/airflow.txt` went.
 """
 
 from __future__ import annotations
