@@ -205,7 +205,7 @@ def test_fault_43_a_migration_through_the_gate_a_stream_and_a_search_leave_no_te
     )
     assert stream.returncode == 0, stream.stdout[-2000:]
     assert _leaks(bench) == []
-    search = _run(bench, "who sings", "--k", "2", command="search", target=target)
+    search = _run(bench, "who sings", "embedding.templates=metaeol-fast", "--k", "2", command="search", target=target)
     assert search.returncode == 0, search.stdout[-2000:]
     assert TEXT in search.stdout  # what was asked for
     assert [path for path in _leaks(bench) if path != "output.log"] == []
