@@ -53,7 +53,9 @@ def test_a_profile_gives_gpus_to_the_embedding_stages_alone(tmp_path: Path, tiny
     assert found["vectors"] == 400
     assert found["gpus_of_a_task"] == {"0": 0.5, "1": 1.0}
     assert found["slots"] == [4, 2]
-    assert len(found["opened"]) == found["report"]["model_loads"] == 2
+    # Before the run a worker of each slot looks whether the weights can be loaded, which opens them once; who loads them opens them again.
+    assert len(found["opened"]) == 4
+    assert sum(times > 1 for times in found["opened"].values()) == found["report"]["model_loads"] == 2
 
 
 def test_workers_of_one_gpu_share_one_model_and_survive_its_owner(tmp_path: Path, tiny_model_dir: Path, uuid: str) -> None:
