@@ -1,6 +1,6 @@
 """What mkdocs does to the pages while it builds the site, so that the same files read well on a code host too.
 
-- README, CHANGELOG and CONTRIBUTING become pages.
+- README, CHANGELOG, CONTRIBUTING and SECURITY become pages.
 - Links that leave `docs/` lead to those pages, or to a copy of the file that they name.
 - `<!-- site: NAME -->` is replaced by what has its one source elsewhere: the command line's help, the README's configuration table.
 """
@@ -16,7 +16,7 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = {"README.md": "overview.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
+PAGES = {"README.md": "overview.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md", "SECURITY.md": "reporting.md"}
 COPIES = "repository"  # where other files of the repository stand in the site
 
 _LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#|/)([^)#\s]+)((?:#[^)\s]*)?)(?=\))")
