@@ -15,10 +15,9 @@ Messages name the thing, the rule and the value found, then the way out. They ne
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 _MOST_FRAMES = 4  # of a worker's stack that a message names
@@ -81,29 +80,18 @@ class TerminatedError(MetaEOLError):
     exit_code = 143  # 128 + 15, as a shell says it
 
 
-@contextlib.contextmanager
-def without_texts() -> Iterator[None]:
-    """Take the message away from errors that are not ours, inside a `with` of a Python worker: Spark writes messages into its logs.
+def without_message(error: Exception) -> Exception:
+    """Return an error of a Python worker as it may be shown: Spark writes messages into its logs, and a library's may quote a text.
 
-    What a library says may quote a text of the table. The class and the places in the code are kept. Errors of memory and of files pass as
-    they are: they quote none, and `spark_errors` knows what to do about them.
-
-    Raises:
-        MetaEOLError: In place of any other error.
+    The class and the places in the code are kept. Errors of ours pass as they are; so do those of memory and of files, which quote no text
+    and of which `spark_errors` knows the way out.
     """
-    try:
-        yield
-    except (MetaEOLError, MemoryError, OSError):
-        raise
-    except Exception as error:
-        name = type(error).__name__
-        if name.endswith("MemoryError"):  # torch's own
-            raise
-        frames = traceback.extract_tb(error.__traceback__)[-_MOST_FRAMES:]
-        places = ", ".join(f"{frame.name} ({'/'.join(Path(frame.filename).parts[-3:])}:{frame.lineno})" for frame in reversed(frames))
-        raise MetaEOLError(
-            f"{name} in a Python worker; its message is left out, for it may quote a text. It was raised in {places}"
-        ) from None
+    name = type(error).__name__
+    if isinstance(error, (MetaEOLError, MemoryError, OSError)) or name.endswith("MemoryError"):  # torch has a class of its own
+        return error
+    frames = traceback.extract_tb(error.__traceback__)[-_MOST_FRAMES:]
+    places = ", ".join(f"{frame.name} ({'/'.join(Path(frame.filename).parts[-3:])}:{frame.lineno})" for frame in reversed(frames))
+    return MetaEOLError(f"{name} in a Python worker; its message is left out, for it may quote a text. It was raised in {places}")
 
 
 def did_you_mean(found: str, known: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import pandas as pd
 from pyspark.sql import DataFrame, SparkSession
 
-from metaeol_udf.errors import without_texts
+from metaeol_udf.errors import without_message
 from metaeol_udf.spark.cluster.session import slot_count
 from metaeol_udf.spark.gpu_stage import gpu_profile
 from metaeol_udf.spark.worker.devices import task_gpus
@@ -83,7 +83,7 @@ def _time_task(request: EncoderRequest, seconds: float, batches: Iterator[pd.Dat
     chunks = column_chunks(request.resolved, iter([pd.Series(texts, dtype=object)]), limits)
     warm_up = texts[:_WARM_UP_TEXTS]  # computes the prefixes and lays out memory
     tokens, spent = 0, 0.0
-    with without_texts():
+    try:
         results = encoder.encode_batches(itertools.chain([warm_up], chunks))
         next(results)
         load_s = time.perf_counter() - started
@@ -93,5 +93,7 @@ def _time_task(request: EncoderRequest, seconds: float, batches: Iterator[pd.Dat
             spent = time.perf_counter() - started
             if spent >= seconds:
                 break
+    except Exception as error:  # noqa: BLE001 - raised again, without what it may quote
+        raise without_message(error) from None
     worker = f"{socket.gethostname()}:{os.getpid()}"
     yield pd.DataFrame([{"worker": worker, "load_s": load_s, "tokens": tokens, "seconds": spent}])

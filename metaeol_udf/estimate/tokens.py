@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 from pyspark.sql import DataFrame
 
-from metaeol_udf.errors import without_texts
+from metaeol_udf.errors import without_message
 from metaeol_udf.spark.worker.encoder_cache import EncoderRequest
 
 _SCHEMA = "texts long, tokens_computed long, tokens_whole long, trimmed long, prefix_tokens long"
@@ -62,8 +62,10 @@ def _count_batches(request: EncoderRequest, batches: Iterator[pd.DataFrame]) -> 
     found["prefix_tokens"] = sum(len(group.prefix_ids) for group in trie.groups) if shares else 0
     for texts in column_chunks(request.resolved, (batch.iloc[:, 0] for batch in batches), chunk_limits(request.device)):
         known = [text for text in texts if text is not None]
-        with without_texts():
+        try:
             prepared = prepare_texts(known, trie, templates, spec.max_tokens, 1024, shares_starts=shares)
+        except Exception as error:  # noqa: BLE001 - raised again, without what it may quote
+            raise without_message(error) from None
         found["texts"] += len(known)
         found["tokens_computed"] += int(prepared.tokens_computed.sum())
         found["tokens_whole"] += int(prepared.tokens_whole.sum())

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from metaeol_udf.encoder.checkpoint.resolve import ResolvedSpec
 from metaeol_udf.encoder.preparation import cut_chunks
-from metaeol_udf.errors import without_texts
+from metaeol_udf.errors import without_message
 from metaeol_udf.spark.worker.encoder_cache import EncoderRequest, get_encoder, go_offline
 from metaeol_udf.spark.worker.shared_encoder import OwnerLostError
 from metaeol_udf.versions import has_cuda
@@ -82,16 +82,17 @@ def embed_column(request: EncoderRequest, batches: Iterator[pd.Series]) -> Itera
     if first is None:
         return
     waiting: Iterator[Sequence[str | None]] = itertools.chain([first], chunks)
-    with without_texts():
-        while True:
+    while True:
+        try:
             loaded = get_encoder(request)
-            try:
-                for encoded in loaded.encoder.encode_batches(waiting):
-                    yield _frame(encoded, loaded.load_id)
-            except OwnerLostError as lost:
-                waiting = itertools.chain([lost.texts] if lost.texts else [], waiting)
-            else:
-                return
+            for encoded in loaded.encoder.encode_batches(waiting):
+                yield _frame(encoded, loaded.load_id)
+        except OwnerLostError as lost:
+            waiting = itertools.chain([lost.texts] if lost.texts else [], waiting)
+        except Exception as error:  # noqa: BLE001 - raised again, without what it may quote
+            raise without_message(error) from None
+        else:
+            return
 
 
 @functools.cache
