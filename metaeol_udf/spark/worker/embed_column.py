@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from metaeol_udf.encoder.checkpoint.resolve import ResolvedSpec
 from metaeol_udf.encoder.preparation import cut_chunks
-from metaeol_udf.errors import without_message
+from metaeol_udf.errors import MetaEOLError, without_message
 from metaeol_udf.spark.worker.encoder_cache import EncoderRequest, get_encoder, go_offline
 from metaeol_udf.spark.worker.shared_encoder import OwnerLostError
 from metaeol_udf.versions import has_cuda
@@ -134,7 +134,7 @@ def _checked_errors(encoded: Encoded, n_texts: int) -> list[str | None]:
     """Add `non_finite` to the encoder's errors, for a vector that Spark would store with NaN or infinity in it."""
     shape = encoded.vectors.shape
     if len(shape) != 2 or shape[0] != n_texts or len(encoded.errors) != n_texts:
-        raise RuntimeError(f"the encoder returned vectors of shape {shape} for {n_texts} texts")
+        raise MetaEOLError(f"the encoder returned vectors of shape {shape} for {n_texts} texts")
     finite: Any = np.isfinite(encoded.vectors).all(axis=1).tolist()
     return [error if error is not None or ok else "non_finite" for error, ok in zip(encoded.errors, finite, strict=True)]
 
