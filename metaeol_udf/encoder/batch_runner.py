@@ -131,15 +131,15 @@ class BatchRunner:
                 if n_states > 1 and not per_layer:
                     state = state.mean(2)
                 add_states(states, state, cell.rows, prepared.groups[cell.group].template_indices, n_templates)
-        if prepared.batches:
-            self._work.append(DeviceWork(self._busy_s, began, time.time(), self._count_batches() - counted, self._reasons()))
+        done = DeviceWork(self._busy_s, began, time.time(), self._count_batches() - counted, self._reasons())
+        self._work = [done] if prepared.batches else []
         if any(errors):
             reasons = sorted({error for error in errors if error is not None})
             logger.warning("%d of %d texts failed: %s", sum(map(bool, errors)), n_texts, ", ".join(reasons))
         return states, errors
 
     def take_work(self) -> list[DeviceWork]:
-        """Return what the device did since the last call, an entry a `run`."""
+        """Return what the device did in the last `run`, once; nothing where that had no batch."""
         work, self._work = self._work, []
         return work
 

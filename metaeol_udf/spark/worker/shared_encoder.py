@@ -148,8 +148,8 @@ class OwnedEncoder:
                 self._counting.notify_all()
 
     def _accept(self) -> None:
-        with contextlib.suppress(OSError):  # closed
-            while True:
+        while not self.is_closed:
+            with contextlib.suppress(OSError):  # closed, or out of descriptors for a moment
                 connection, _ = self._listener.accept()
                 with self._counting:
                     is_welcome = self._n_peers < _MOST_PEERS
@@ -289,17 +289,15 @@ def obtain(
             if lease.try_acquire():
                 n_held += 1
                 continue
-            borrowed = _borrow(
-                lease, key, secret, max(0.1, deadline - time.monotonic())
-            )  # or its owner gives way, if nobody uses another model there
+            # Or its owner gives way, if nobody uses another model there.
+            borrowed = _borrow(lease, key, secret, max(0.1, deadline - time.monotonic()))
             if borrowed is not None:
                 return borrowed
             if time.monotonic() >= deadline:
                 raise EnvironmentFault(
                     f"waited {wait_s:.0f} s for {by_uuid[n_held].device} ({by_uuid[n_held].uuid}), which process {lease.holder()} uses "
                     "for another model, for another application, or is still loading: let one task own one GPU "
-                    "(spark.executor.resource.gpu.amount=1, "
-                    "spark.task.resource.gpu.amount=1) and run one job a GPU at a time"
+                    "(spark.executor.resource.gpu.amount=1, spark.task.resource.gpu.amount=1) and run one job a GPU at a time"
                 )
             time.sleep(_POLL_S)
         encoder = load()

@@ -41,6 +41,13 @@ def test_batches_and_seconds_of_a_list_of_texts_are_counted_once(tiny_model: Cal
     assert encoder.batch_runner.take_work() == []
 
 
+def test_work_that_nobody_takes_does_not_pile_up(tiny_model: Callable[..., Path]) -> None:
+    encoder = load(tiny_model("llama"))
+    for _ in range(3):
+        encoder.encode(TEXTS[:1])
+    assert [work.batches for work in encoder.batch_runner.take_work()] == [Counter({"cells": 1})]
+
+
 def test_a_runner_of_another_family_is_named_with_the_reason(tiny_model: Callable[..., Path]) -> None:
     (work,) = load(tiny_model("gpt_neox")).encode_rows(["a text"]).work
     assert work.batches == Counter({"stream": 1})

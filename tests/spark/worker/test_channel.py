@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import multiprocessing
 import os
 import pickle
@@ -146,15 +147,6 @@ class _Lengths:
 
 
 @pytest.fixture
-def gpu(tmp_path: Path) -> Iterator[Gpu]:
-    gpu = Gpu("cpu", f"pretended {tmp_path}")
-    yield gpu
-    path = shared_encoder.lease_path(gpu)
-    path.unlink(missing_ok=True)
-    path.with_suffix(".sock").unlink(missing_ok=True)
-
-
-@pytest.fixture
 def owner(gpu: Gpu) -> Iterator[OwnedEncoder]:
     owned = obtain([gpu], "model", lambda encoder: "load 1", _Lengths, secret=OURS)  # type: ignore[arg-type]
     assert isinstance(owned, OwnedEncoder)
@@ -271,6 +263,23 @@ def test_silent_peers_cost_few_threads_and_keep_nobody_away(gpu: Gpu, owner: Own
     for peer in silent:
         peer.close()
     other.close()  # type: ignore[union-attr]
+
+
+def test_an_owner_that_is_out_of_descriptors_for_a_moment_answers_later_workers(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, failed = socket.socket.accept, threading.Event()
+
+    def accept(listener: socket.socket) -> Any:
+        if not failed.is_set():
+            failed.set()
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return real(listener)
+
+    monkeypatch.setattr(socket.socket, "accept", accept)
+    owner = obtain([gpu], "model", lambda encoder: "load 1", _Lengths, secret=OURS)  # type: ignore[arg-type]
+    assert failed.wait(5)
+    borrowed = obtain([gpu], "model", lambda encoder: "-", lambda: pytest.fail("loaded twice"), secret=OURS, wait_s=20)
+    assert isinstance(borrowed, BorrowedEncoder)
+    owner.close()  # type: ignore[union-attr]
 
 
 def test_a_worker_that_sends_nothing_gives_its_turn_up_and_gets_another(

@@ -220,15 +220,6 @@ class _Sums:
         return map(self.encode_rows, windows)
 
 
-@pytest.fixture
-def gpu(tmp_path: Path) -> Iterator[Gpu]:
-    gpu = Gpu("cpu", f"pretended {tmp_path}")
-    yield gpu
-    path = shared_encoder.lease_path(gpu)
-    path.unlink(missing_ok=True)
-    path.with_suffix(".sock").unlink(missing_ok=True)
-
-
 def _lengths(encoder: OwnedEncoder | BorrowedEncoder, n_windows: int) -> list[float]:
     windows = [["x" * (10 * w + i) for i in range(3)] for w in range(n_windows)]
     return [float(value) for encoded in encoder.encode_batches(iter(windows)) for value in encoded.vectors[:, 0]]
