@@ -34,7 +34,7 @@ SUMMARY = (
     ("tokens_saved", "tokens saved"),
     ("runner", "runner"),
     ("texts_per_second", "texts per second"),
-    ("device_busy", "share of time that devices worked"),
+    ("device_busy", "device busy"),
     ("seconds", "seconds"),
     ("quality", "quality"),
     ("model_loads", "model loads"),
