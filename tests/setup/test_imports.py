@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,16 @@ def loaded_by(statement: str) -> set[str]:
 def test_the_engine_imports_no_spark() -> None:
     loaded = loaded_by("import metaeol_udf.encoder.encoder, metaeol_udf.encoder.checkpoint.prepare, metaeol_udf.prompts")
     assert "torch" in loaded
+    assert not loaded & {"pyspark", "delta", "py4j"}
+
+
+def test_the_engine_s_tests_import_no_spark() -> None:
+    """`make test-toolchains` runs them in environments without Spark."""
+    names = [
+        ".".join(path.with_suffix("").parts) for folder in ("tests/encoder", "tests/prompts") for path in Path(folder).rglob("test_*.py")
+    ]
+    assert len(names) > 20
+    loaded = loaded_by(f"import {', '.join(names)}")
     assert not loaded & {"pyspark", "delta", "py4j"}
 
 

@@ -1,12 +1,14 @@
-"""Files that a run writes at its end are looked at before it begins."""
+"""Files that a run writes at its end are looked at before it begins; a report adds up what devices did."""
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from metaeol_udf.delta.base.run_report import check_writable
+from metaeol_udf.delta.base.run_report import Report, check_writable
+from metaeol_udf.encoder.gpu.device_work import DeviceWork
 from metaeol_udf.errors import EnvironmentFault
 from tests.table_bench import TableBench
 
@@ -35,3 +37,16 @@ def test_a_run_whose_files_cannot_be_written_ends_before_it_begins(bench: TableB
     with pytest.raises(EnvironmentFault, match=rf"runtime\.{setting}: cannot write"):
         bench.run(runtime={setting: str(bench.folder / name)})
     assert bench.versions() == 1
+
+
+def test_a_report_adds_devices_and_waves_up() -> None:
+    report, later = Report("run", "spec"), Report("run 2", "spec")
+    assert report.device_busy is None
+    report.count_work(DeviceWork(3.0, 10.0, 14.0, Counter(graph=3), ["b"]))
+    report.count_work(DeviceWork(1.0, 10.0, 14.0, Counter(graph=1, cells=1), ["a"]))
+    assert (report.device_s, report.device_span_s, report.device_busy) == (4.0, 8.0, 0.5)
+    assert (report.batches_by_path, report.path_reasons) == ({"cells": 1, "graph": 4}, ["a", "b"])
+    later.count_work(DeviceWork(4.0, 20.0, 24.0, Counter(compiled=2), []))
+    report.add(later)
+    assert report.device_busy == round(8 / 12, 3)
+    assert report.batches_by_path == {"cells": 1, "compiled": 2, "graph": 4}

@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from metaeol_udf import MetaEOLEncoder, TemplateSet
-from metaeol_udf.delta.base.run_report import Report
 from metaeol_udf.encoder.batch_runner import BatchRunner
 from metaeol_udf.encoder.gpu.cuda_graphs import GraphCache
 from metaeol_udf.encoder.gpu.device_work import DeviceWork
@@ -97,16 +96,3 @@ def test_work_is_the_same_after_its_way_through_a_table() -> None:
     work.add(DeviceWork())
     assert work.span_s == 3.0
     assert DeviceWork().span_s == 0.0
-
-
-def test_a_report_adds_devices_and_waves_up() -> None:
-    report, later = Report("run", "spec"), Report("run 2", "spec")
-    assert report.device_busy is None
-    report.count_work(DeviceWork(3.0, 10.0, 14.0, Counter(graph=3), ["b"]))
-    report.count_work(DeviceWork(1.0, 10.0, 14.0, Counter(graph=1, cells=1), ["a"]))
-    assert (report.device_s, report.device_span_s, report.device_busy) == (4.0, 8.0, 0.5)
-    assert (report.batches_by_path, report.path_reasons) == ({"cells": 1, "graph": 4}, ["a", "b"])
-    later.count_work(DeviceWork(4.0, 20.0, 24.0, Counter(compiled=2), []))
-    report.add(later)
-    assert report.device_busy == round(8 / 12, 3)
-    assert report.batches_by_path == {"cells": 1, "compiled": 2, "graph": 4}
