@@ -1,12 +1,12 @@
 """What a run costs beside the model, counted from Spark's event log: jobs, passes over each table, shuffled bytes.
 
-    python -m benchmarks.cost [--rows 200000] [--sizes 100000,1000000]
+    python -m benchmarks.cost [--rows 200000] [--sizes 100000,1000000] [--dim 256]
 
 A stand-in takes the model's place (see `benchmarks.rows`). The source has a key that looks like a UUID and texts of about 600
 characters. The vectors go to a table of their own. A table of `--rows` sees five runs: the first one, in four waves; the same one
 again; one after 10 rows were appended; one after 10 rows were updated; one more of these after both tables got deletion vectors. `--sizes`
 repeats all but the second on tables of other sizes and shows the time that they take. 10 million rows take an hour or more, so they are no
-default.
+default; with `--dim 32` they take about 20 GB of disk. `--rows 0` leaves out the first table.
 
 A count is the same on every machine. Only the seconds are not.
 """
@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 import os
 import random
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -141,6 +142,7 @@ class CostBench:
         with mock.patch.object(waves, "result_udf", stand_in):
             report = run_embed(parse_config(self._blocks), self._spark, Quiet())
         self.spans.append(Span(name, since_s, time.time()))
+        print(f"{self.rows:,} rows, {name}: {self.spans[-1].seconds:.0f} s", file=sys.stderr, flush=True)
         if report["rows_embedded"] != n_new:
             raise RuntimeError(f"{name}: {report['rows_embedded']} rows were embedded, not {n_new}")
         return self.spans[-1]
@@ -210,17 +212,21 @@ def main() -> None:
     parser = command_parser(__doc__)
     parser.add_argument("--rows", type=int, default=200_000, help="of the table with all four runs")
     parser.add_argument("--sizes", default="100000,1000000", help="rows of the tables with runs after a change of 10 rows; empty for none")
+    parser.add_argument("--dim", type=int, default=DIM, help="dimensions of a vector")
     parser.add_argument("--driver-memory", default="2g", help="heap of the Java process")
     arguments = parser.parse_args()
-    notes = [f"vectors of {DIM} dimensions", f"heap {arguments.driver_memory}"]
+    notes = [f"vectors of {arguments.dim} dimensions", f"heap {arguments.driver_memory}"]
     print(", ".join([describe_machine(), *notes]))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         spark = start_session(folder, arguments.driver_memory)
-        benches = [CostBench(spark, folder / "all", arguments.model, arguments.rows)]
-        benches[0].run_all()
+        benches: list[CostBench] = []
+        if arguments.rows:
+            benches.append(CostBench(spark, folder / "all", arguments.model, arguments.rows, dim=arguments.dim))
+            benches[-1].run_all()
+        n_all = sum(len(bench.spans) for bench in benches)
         for rows in map(int, filter(None, arguments.sizes.split(","))):
-            benches.append(CostBench(spark, folder / str(rows), arguments.model, rows))
+            benches.append(CostBench(spark, folder / str(rows), arguments.model, rows, dim=arguments.dim))
             benches[-1].run("first run", rows)
             benches[-1].run_nights()
         text_bytes = [bench.text_bytes() for bench in benches]
@@ -231,11 +237,10 @@ def main() -> None:
         for bench, n_bytes in zip(benches, text_bytes, strict=True)
         for span in bench.spans
     ]
-    n_all = len(benches[0].spans)
-    show(lines[:n_all])
-    if nights := [line for line in lines[n_all:] if line["run"] != "first run"]:
-        print()
-        show(nights)
+    for table in (lines[:n_all], [line for line in lines[n_all:] if line["run"] != "first run"]):
+        if table:
+            print()
+            show(table)
     if arguments.json:
         write_results(arguments.json, lines, notes=notes)
 
