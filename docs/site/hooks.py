@@ -2,7 +2,7 @@
 
 - README, CHANGELOG, CONTRIBUTING and SECURITY become pages.
 - Links that leave `docs/` lead to those pages, or to a copy of the file that they name.
-- `<!-- site: NAME -->` is replaced by what has its one source elsewhere: the command line's help, the README's configuration table.
+- `<!-- site: NAME -->` is replaced by what has its one source elsewhere: the command line's help.
 """
 
 from __future__ import annotations
@@ -58,18 +58,7 @@ def _target(found: re.Match[str], source: str, here: str, config: Any, files: Fi
 def _fill(name: str) -> str:
     if name == "command line":
         return command_line()
-    if name == "configuration table":
-        return configuration_table()
     raise PluginError(f"docs/site/hooks.py knows no text for the marker {name!r}")
-
-
-def configuration_table() -> str:
-    """The README's table of settings."""
-    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Configuration\n")[2].partition("\n## ")[0]
-    rows = [line for line in section.splitlines() if line.startswith("|")]
-    if len(rows) < 10:
-        raise PluginError("the README has no table of settings below «Configuration»")
-    return re.sub(r"\]\((docs/[^)]+)\)", lambda found: f"](../../{found.group(1)})", "\n".join(rows))
 
 
 def command_line() -> str:

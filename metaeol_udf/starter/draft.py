@@ -128,7 +128,7 @@ def _file_text(given: Mapping[str, Any], guess: Guess, column: str, n_rows: int,
     lines = [
         f"# Drafted by `metaeol init` from {n_rows:,} rows in {n_bytes:,} bytes; columns were looked at in {guess.n_sampled:,} of them.",
         "# Next: `metaeol doctor` on this file, then `metaeol embed` with --dry-run, then without.",
-        "# Every other setting, with its default, is in conf/embed.yaml and in the README.",
+        "# Every other setting, with its default, is in docs/reference/configuration.md.",
     ]
     for section in {**found, **given}:
         lines.append(f"{section}:")

@@ -52,17 +52,16 @@ def test_every_command_is_in_the_reference(site: Path) -> None:
     assert [name for name in [*commands, *nested] if f'id="metaeol-{name}"' not in page] == []
 
 
-def test_the_reference_shows_what_the_readme_and_the_docstrings_say(site: Path) -> None:
+def test_the_reference_shows_what_the_docstrings_say_and_a_heading_for_each_setting(site: Path) -> None:
     configuration = (site / "reference" / "configuration.html").read_text(encoding="utf-8")
-    assert configuration.count("<tr>") > 30
-    assert "runtime.max_failed_fraction" in configuration
+    assert 'id="runtimemax_failed_fraction"' in configuration
     python = (site / "reference" / "python.html").read_text(encoding="utf-8")
     for name in ("MetaEOLEncoder.encode", "EmbeddingSpec.load", "udf.embed_udf", "udf.with_embeddings", "search_table", "job.run_embed"):
         assert f'{name}"' in python, name
 
 
 def test_readme_and_changelog_are_pages_and_links_into_the_repository_lead_to_copies(site: Path) -> None:
-    assert "Guarantees" in (site / "overview.html").read_text(encoding="utf-8")
+    assert "Where things are" in (site / "overview.html").read_text(encoding="utf-8")
     assert "Unreleased" in (site / "changelog.html").read_text(encoding="utf-8")
     assert (site / "repository/conf/embed.yaml").read_bytes() == (ROOT / "conf/embed.yaml").read_bytes()
 
