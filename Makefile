@@ -9,7 +9,7 @@ SBOM_TOOLS := build/sbom-tools
 SBOM := build/sbom.json
 SOURCES := metaeol_udf jobs benchmarks examples tests
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-slow test-faults test-integrations test-toolchains docs matrix check format bench lock sbom clean java python
+.PHONY: help demo test test-fast test-slow test-faults test-integrations test-toolchains docs matrix check format bench lock sbom release clean java python
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -80,6 +80,9 @@ sbom: $(SBOM_TOOLS)/requirements.stamp ## write build/sbom.json: what the packag
 	@$(SBOM_TOOLS)/bin/python -W ignore::UserWarning -m cyclonedx_py requirements --pyproject pyproject.toml --mc-type library \
 		--output-reproducible --output-format JSON --output-file $(SBOM) requirements/package.txt
 	@echo $(SBOM)
+
+release: sbom java $(MODEL)/metaeol-manifest.json ## build wheel, sdist, list of parts and checksums into build/release, and try the wheel
+	@$(BIN)/python -m tests.release
 
 clean: ## remove what make made, but not the model
 	rm -rf .venv $(INTEGRATIONS) $(AIRFLOW) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis spark-warehouse metastore_db derby.log

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -16,31 +15,17 @@ from pathlib import Path
 import pytest
 
 import metaeol_udf
+from tests.release import build, copy_sources, write_checksums
 
 ROOT = Path(__file__).resolve().parents[2]
-#: What a build reads; the rest of a checkout is as good as absent.
-SOURCES = ("metaeol_udf", "pyproject.toml", "README.md", "LICENSE")
-BUILD = """
-import os, sys
-from setuptools import build_meta
-_, folder, out = sys.argv  # which setuptools changes
-os.chdir(folder)
-build_meta.build_sdist(out)
-build_meta.build_wheel(out)
-"""
 
 
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one wheel and one sdist, built from a copy so that the checkout stays as it is."""
     copy, out = tmp_path_factory.mktemp("sources"), tmp_path_factory.mktemp("dist")
-    for name in SOURCES:
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(source, copy / name)
-    subprocess.run([sys.executable, "-c", BUILD, str(copy), str(out)], capture_output=True, text=True, check=True, timeout=120)
+    copy_sources(copy)
+    build(copy, out)
     return out
 
 
@@ -86,13 +71,21 @@ def test_the_sdist_builds_the_same_wheel(packages: Path, wheel: Path, tmp_path: 
     (folder,) = tmp_path.iterdir()
     out = tmp_path / "out"
     out.mkdir()
-    subprocess.run([sys.executable, "-c", BUILD, str(folder), str(out)], capture_output=True, text=True, check=True, timeout=120)
+    build(folder, out)
     (again,) = out.glob("*.whl")
     with zipfile.ZipFile(wheel) as one, zipfile.ZipFile(again) as other:
         skipped = f"metaeol_udf-{metaeol_udf.__version__}.dist-info/RECORD"
         contents = [{name: archive.read(name) for name in archive.namelist() if name != skipped} for archive in (one, other)]
     assert contents[0] == contents[1]
     assert not (folder / "tests").exists()
+
+
+def test_checksums_are_those_of_the_files(packages: Path, tmp_path: Path) -> None:
+    for path in packages.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    write_checksums(tmp_path)
+    subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=tmp_path, capture_output=True, check=True, timeout=60)
+    assert len((tmp_path / "SHA256SUMS").read_text().splitlines()) == 2
 
 
 def test_the_metadata_says_what_the_package_needs(wheel: Path) -> None:
