@@ -6,7 +6,7 @@ A stand-in takes the model's place (see `benchmarks.rows`). The source has a key
 characters. The vectors go to a table of their own. A table of `--rows` sees five runs: the first one, in four waves; the same one
 again; one after 10 rows were appended; one after 10 rows were updated; one more of these after both tables got deletion vectors. `--sizes`
 repeats all but the second on tables of other sizes and shows the time that they take. 10 million rows take an hour or more, so they are no
-default; with `--dim 32` they take about 20 GB of disk. `--rows 0` leaves out the first table.
+default. `--rows 0` leaves out the first table.
 
 A count is the same on every machine. Only the seconds are not.
 """
@@ -210,7 +210,7 @@ class CostBench:
 
 def main() -> None:
     parser = command_parser(__doc__)
-    parser.add_argument("--rows", type=int, default=200_000, help="of the table with all four runs")
+    parser.add_argument("--rows", type=int, default=200_000, help="of the table with all five runs; 0 for none")
     parser.add_argument("--sizes", default="100000,1000000", help="rows of the tables with runs after a change of 10 rows; empty for none")
     parser.add_argument("--dim", type=int, default=DIM, help="dimensions of a vector")
     parser.add_argument("--driver-memory", default="2g", help="heap of the Java process")

@@ -98,9 +98,14 @@ def defaults() -> dict[str, object]:
     return {f"{section}.{key}": value for section, block in blocks.items() for key, value in block.items()}
 
 
-def test_each_setting_has_a_heading_with_its_default_in_the_reference() -> None:
+def documented() -> dict[str, str]:
+    """What the reference says of each setting, below a heading of its own."""
     page = (ROOT / "docs/reference/configuration.md").read_text(encoding="utf-8").partition("## What wins")[0]
-    sections = dict(re.findall(r"^### `([\w.]+)`\n\n(.*?)(?=^##|\Z)", page, flags=re.MULTILINE | re.DOTALL))
+    return dict(re.findall(r"^### `([\w.]+)`\n\n(.*?)(?=^##|\Z)", page, flags=re.MULTILINE | re.DOTALL))
+
+
+def test_each_setting_has_a_heading_with_its_default_in_the_reference() -> None:
+    sections = documented()
     assert set(sections) == {f"{section}.{key}" for section, key in settings()} | {"embedding.spec"}
     required = {"source.table", "source.key", "embedding.model"}
     for name, value in defaults().items():
@@ -114,11 +119,10 @@ def test_each_setting_has_a_heading_with_its_default_in_the_reference() -> None:
 
 
 def test_the_examples_of_the_reference_are_read() -> None:
-    page = (ROOT / "docs/reference/configuration.md").read_text(encoding="utf-8").partition("## What wins")[0]
     given = {"source": {"table": "t", "key": ["id"]}, "embedding": {"model": "m"}}
     examples = [
         (name.partition(".")[0], example)
-        for name, text in re.findall(r"^### `([\w.]+)`\n\n(.*?)(?=^##|\Z)", page, flags=re.MULTILINE | re.DOTALL)
+        for name, text in documented().items()
         for example in re.findall(r"`([^`]+)`", text.partition("Example:")[2])
     ]
     assert len(examples) > 10
