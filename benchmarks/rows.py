@@ -29,7 +29,7 @@ from metaeol_udf.delta import run_embed
 from metaeol_udf.delta.write import waves
 from metaeol_udf.spark.cluster.session import get_session
 from metaeol_udf.spark.udf import RESULT_TYPE
-from metaeol_udf.spark.worker.embed_column import vector_column
+from metaeol_udf.spark.worker.embed_column import result_frame
 from metaeol_udf.spark.worker.encoder_cache import EncoderRequest
 
 PHASES = ("select", "embed", "publish", "verify")
@@ -42,19 +42,8 @@ def stand_in(request: EncoderRequest) -> Callable[[Column], Column]:
     def embed(batches: Iterator[pd.Series]) -> Iterator[pd.DataFrame]:
         random = np.random.default_rng()
         for batch in batches:
-            n = len(batch)
-            vectors = random.standard_normal((n, dim), np.float32)
-            zeros = np.zeros(n, np.int64)
-            yield pd.DataFrame(
-                {
-                    "vector": vector_column(vectors, [None] * n),
-                    "error": pd.Series([None] * n, dtype=object),
-                    "trimmed": np.zeros(n, bool),
-                    "tokens_computed": zeros,
-                    "tokens_saved": zeros,
-                    "load_id": pd.Series(["stand-in:0:0:"] * n, dtype=object),
-                }
-            )
+            vectors = random.standard_normal((len(batch), dim), np.float32)
+            yield result_frame(vectors, [None] * len(batch), "stand-in:0:0:")
 
     udf: Any = pandas_udf(embed, RESULT_TYPE)
     return lambda text: udf(F.make_valid_utf8(text))

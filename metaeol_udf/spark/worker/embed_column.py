@@ -86,7 +86,7 @@ def embed_column(request: EncoderRequest, batches: Iterator[pd.Series]) -> Itera
         try:
             loaded = get_encoder(request)
             for encoded in loaded.encoder.encode_batches(waiting):
-                yield _frame(encoded, loaded.load_id)
+                yield _encoded_frame(encoded, loaded.load_id)
         except OwnerLostError as lost:
             waiting = itertools.chain([lost.texts] if lost.texts else [], waiting)
         except Exception as error:  # noqa: BLE001 - raised again, without what it may quote
@@ -114,26 +114,48 @@ def _estimate_tokens(max_tokens: int, n_templates: int, cell: str | None) -> int
     return 0 if cell is None else min(max_tokens, len(cell) // CHARACTERS_PER_TOKEN + 1) * n_templates
 
 
-def _frame(encoded: Encoded, load_id: str) -> pd.DataFrame:
-    n_texts = len(encoded.errors)
-    errors = _checked_errors(encoded, n_texts)
+def _encoded_frame(encoded: Encoded, load_id: str) -> pd.DataFrame:
+    errors = _checked_errors(encoded)
+    return result_frame(
+        encoded.vectors, errors, load_id, encoded.trimmed, encoded.tokens_computed, encoded.tokens_saved,
+        json.dumps([vars(work) for work in encoded.work]),
+    )  # fmt: skip
+
+
+def result_frame(
+    vectors: NDArray[np.float32], errors: Sequence[str | None], load_id: str, trimmed: NDArray[np.bool_] | None = None,
+    tokens_computed: NDArray[np.int64] | None = None, tokens_saved: NDArray[np.int64] | None = None, work: str | None = None,
+) -> pd.DataFrame:  # fmt: skip
+    """Make the frame that a worker gives back for a chunk, with the columns of `RESULT_TYPE`.
+
+    Args:
+        vectors: Shape ``(n_texts, dim)``.
+        errors: None, or the code of the error, for each text.
+        load_id: Which load of a model embedded them.
+        trimmed: Whether each text was cut, by default not.
+        tokens_computed: Tokens of each text that went through the model, by default 0.
+        tokens_saved: Tokens of each text that did not have to, by default 0.
+        work: `DeviceWork` of the chunk as JSON. The first row carries it.
+    """
+    n_texts = len(errors)
+    zeros = np.zeros(n_texts, np.int64)
     return pd.DataFrame(
         {
-            "vector": vector_column(encoded.vectors, errors),
-            "error": pd.Series(errors, dtype=object),
-            "trimmed": encoded.trimmed,
-            "tokens_computed": encoded.tokens_computed,
-            "tokens_saved": encoded.tokens_saved,
+            "vector": vector_column(vectors, errors),
+            "error": pd.Series(list(errors), dtype=object),
+            "trimmed": np.zeros(n_texts, bool) if trimmed is None else trimmed,
+            "tokens_computed": zeros if tokens_computed is None else tokens_computed,
+            "tokens_saved": zeros if tokens_saved is None else tokens_saved,
             "load_id": pd.Series([load_id] * n_texts, dtype=object),
-            "work": pd.Series([json.dumps([vars(work) for work in encoded.work]), *[None] * n_texts][:n_texts], dtype=object),
+            "work": pd.Series([work, *[None] * n_texts][:n_texts], dtype=object),
         }
     )
 
 
-def _checked_errors(encoded: Encoded, n_texts: int) -> list[str | None]:
+def _checked_errors(encoded: Encoded) -> list[str | None]:
     """Add `non_finite` to the encoder's errors, for a vector that Spark would store with NaN or infinity in it."""
-    shape = encoded.vectors.shape
-    if len(shape) != 2 or shape[0] != n_texts or len(encoded.errors) != n_texts:
+    shape, n_texts = encoded.vectors.shape, len(encoded.errors)
+    if len(shape) != 2 or shape[0] != n_texts:
         raise MetaEOLError(f"the encoder returned vectors of shape {shape} for {n_texts} texts")
     finite: Any = np.isfinite(encoded.vectors).all(axis=1).tolist()
     return [error if error is not None or ok else "non_finite" for error, ok in zip(encoded.errors, finite, strict=True)]

@@ -16,7 +16,7 @@ from pyspark.sql.pandas.functions import pandas_udf
 
 from metaeol_udf.prompts.cleanup import clean_text
 from metaeol_udf.spark.udf import RESULT_TYPE
-from metaeol_udf.spark.worker.embed_column import vector_column
+from metaeol_udf.spark.worker.embed_column import result_frame
 from metaeol_udf.spark.worker.encoder_cache import EncoderRequest
 from tests.table_bench import POISON
 
@@ -68,15 +68,4 @@ def _embed(texts: list[str], path: str, spec_fingerprint: str, length: int) -> p
         file.write("".join(f"{row_fingerprint(spec_fingerprint, text)}\n" for text in texts))
     errors = [FAILED if POISON in text else None for text in texts]
     vectors = np.array([vector_of(spec_fingerprint, text, length) for text in texts], np.float32)
-    zeros = np.zeros(len(texts), np.int64)
-    return pd.DataFrame(
-        {
-            "vector": vector_column(vectors, errors),
-            "error": pd.Series(errors, dtype=object),
-            "trimmed": np.zeros(len(texts), bool),
-            "tokens_computed": zeros,
-            "tokens_saved": zeros,
-            "load_id": pd.Series(["stand-in:0:0:"] * len(texts), dtype=object),
-            "work": pd.Series([None] * len(texts), dtype=object),
-        }
-    )
+    return result_frame(vectors, errors, "stand-in:0:0:")

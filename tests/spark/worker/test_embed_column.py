@@ -13,6 +13,7 @@ from metaeol_udf.delta.write.waves import task_count
 from metaeol_udf.encoder import Encoded
 from metaeol_udf.errors import EnvironmentFault
 from metaeol_udf.prompts import TemplateSet
+from metaeol_udf.spark.udf import RESULT_TYPE
 from metaeol_udf.spark.worker import embed_column, encoder_cache
 from metaeol_udf.spark.worker.devices import task_gpus
 from metaeol_udf.spark.worker.encoder_cache import EncoderRequest, LoadedEncoder
@@ -108,6 +109,15 @@ def test_missing_and_not_finite_vectors_are_none_with_their_reason(request_and_e
     assert frame["error"].tolist() == [None, "null_text", "non_finite"]
     assert [vector is None for vector in frame["vector"]] == [False, True, True]
     assert frame["vector"][0].dtype == np.float32
+
+
+def test_the_frame_of_a_chunk_has_the_columns_that_spark_is_told_of() -> None:
+    frame = embed_column.result_frame(np.ones((2, 3), np.float32), [None, "oom"], "load", work="[]")
+    assert list(frame.columns) == RESULT_TYPE.names
+    assert frame["work"].tolist() == ["[]", None]
+    assert frame["vector"][0].tolist() == [1, 1, 1] and frame["vector"][1] is None
+    empty = embed_column.result_frame(np.ones((0, 3), np.float32), [], "load", work="[]")
+    assert list(empty.columns) == RESULT_TYPE.names and len(empty) == 0
 
 
 def test_a_worker_of_another_version_refuses_before_it_loads(request_and_encoder: tuple[EncoderRequest, _Lengths]) -> None:
