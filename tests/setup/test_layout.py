@@ -17,6 +17,7 @@ MOST_MODULES, MOST_LINES = 10, 400
 #: A folder imports folders of earlier lines only.
 ORDER = [
     ".",
+    "config",
     "prompts",
     "encoder/vectors",
     "encoder/checkpoint",
