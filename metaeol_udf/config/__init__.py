@@ -20,14 +20,15 @@ from metaeol_udf.config.sections import (
     JobConfig,
     QualityConfig,
     RuntimeConfig,
-    SourceConfig,
     SparkConfig,
     StreamConfig,
     TargetConfig,
 )
+from metaeol_udf.config.source import FORMATS, SourceConfig
 
 __all__ = [
     "CHOICES",
+    "FORMATS",
     "PATHS",
     "EncoderConfig",
     "EstimateConfig",

@@ -20,11 +20,11 @@ from metaeol_udf.config.sections import (
     JobConfig,
     QualityConfig,
     RuntimeConfig,
-    SourceConfig,
     SparkConfig,
     StreamConfig,
     TargetConfig,
 )
+from metaeol_udf.config.source import SourceConfig, check_one_place
 from metaeol_udf.errors import ConfigError, did_you_mean
 from metaeol_udf.files import parse_yaml, read_text, texts_as_written
 from metaeol_udf.formatting import shorten
@@ -85,9 +85,10 @@ def _read(path: str | Path, overrides: Iterable[str]) -> dict[str, Any]:
         raise ConfigError(f"the configuration {path} must be a mapping of sections, found {type(blocks).__name__}")
     if "model" in blocks and "embedding" not in blocks:  # a spec file, whose other files stand beside it
         blocks = {"embedding": {"spec": str(path)}}
-    spark = blocks.get("spark")
-    if isinstance(spark, dict) and isinstance(spark.get("conf"), dict):
-        spark["conf"] |= texts_as_written(text, "spark", "conf")
+    for section, key in _MAPPINGS:
+        block = blocks.get(section)
+        if isinstance(block, dict) and isinstance(block.get(key), dict):
+            block[key] |= texts_as_written(text, section, key)
     for override in overrides:
         _apply(blocks, override)
     return blocks
@@ -133,6 +134,10 @@ def _build(kind: type[Config], blocks: Mapping[str, Any]) -> Config:
     return kind(column=column, embedding=spec, **{name: _section(_SECTIONS[name], name, blocks.get(name)) for name in names})
 
 
+#: Settings that are mappings of texts, whose keys may have dots.
+_MAPPINGS = (("spark", "conf"), ("source", "options"))
+
+
 def setting_names() -> list[str]:
     """Every `section.key` that a configuration may hold, in the order of the documentation."""
     names = {section: [field.name for field in dataclasses.fields(kind)] for section, kind in _SECTIONS.items()}
@@ -155,6 +160,8 @@ def _section(kind: Any, name: str, block: Any) -> Any:
     for key in block:
         if key not in fields:
             raise ConfigError(f"unknown key {name}.{shorten(str(key), 80)}; {did_you_mean(str(key), fields)}")
+    if kind is SourceConfig:  # the first thing that somebody misses
+        check_one_place([key for key, value in block.items() if value is not None])
     for key, spec in fields.items():
         required = spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING
         if required and block.get(key) is None:
@@ -169,7 +176,7 @@ def _section(kind: Any, name: str, block: Any) -> Any:
 
 
 def _apply(blocks: dict[str, Any], override: str) -> None:
-    """Set `section.key` in nested mappings; below `spark.conf` the rest of the name is one key, dots and all."""
+    """Set `section.key` in nested mappings; below `spark.conf` and `source.options` the rest of the name is one key, dots and all."""
     name, equals, text = override.partition("=")
     if not equals or "." not in name:
         known = setting_names()
@@ -184,8 +191,9 @@ def _apply(blocks: dict[str, Any], override: str) -> None:
         raise ConfigError(f"override {shorten(name, 200)!r} must have the form section.key=value; {hint}")  # a value may be a secret
     section, _, key = name.partition(".")
     block = _mapping_in(blocks, section, section)
-    if section == "spark" and key.startswith("conf."):
-        _mapping_in(block, "conf", "spark.conf")[key.removeprefix("conf.")] = text
+    outer, dot, inner = key.partition(".")
+    if dot and (section, outer) in _MAPPINGS:
+        _mapping_in(block, outer, f"{section}.{outer}")[inner] = text
     else:
         block[key] = _override_value(section, key, text)
 

@@ -16,8 +16,8 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import BinaryType, LongType, StructField, StructType
 
 from metaeol_udf.config import GivenConfig, JobConfig, as_config
+from metaeol_udf.delta.sources.source import Source
 from metaeol_udf.delta.tables.columns import check_source_columns
-from metaeol_udf.delta.tables.refs import open_table, parse_table, read
 from metaeol_udf.delta.tables.where_clause import filtered
 from metaeol_udf.encoder.vectors.output import PostProcessing
 from metaeol_udf.encoder.vectors.postprocess_fit import Moments, fit_postprocess
@@ -77,11 +77,11 @@ def sample_texts(config: JobConfig, n_texts: int, spark: SparkSession | None = N
 def _source(config: JobConfig, spark: SparkSession | None) -> DataFrame:
     """The rows that the job would select."""
     session = get_session(config.spark, spark)
-    ref = parse_table(config.source.table, "source.table")
-    open_table(session, ref, "source.table")
-    source = read(session, ref)
-    check_source_columns(source, config.source.key, config.source.text, ref)
-    return filtered(source, config.source.where)
+    source = Source(config.source)
+    source.open(session)
+    rows = source.read(session)
+    check_source_columns(rows, config.source.key, config.source.text, source)
+    return filtered(rows, config.source.where)
 
 
 def fit_on(

@@ -92,7 +92,8 @@ def _digest(value: Any) -> str:
 def _settings(job: Job) -> Mapping[str, Any]:
     """What says how the run was done. Neither `spark.conf`, whose values may be secrets, nor paths of other outputs."""
     config, runtime = job.config, job.config.runtime
-    source = {"table": config.source.table, "key": list(config.source.key), "text": config.source.text, "where": config.source.where}
+    place = config.source.place.partition(".")[2]
+    source = {place: str(job.source), "key": list(config.source.key), "text": config.source.text, "where": config.source.where}
     shown = ("device", "max_batch_tokens", "wave_rows", "max_failed_fraction", "task_gpus")
     return {
         "source": source,

@@ -128,12 +128,13 @@ def _judged(rows: DataFrame, key: Sequence[str]) -> DataFrame:
     )
 
 
-def check_keys(source: DataFrame, config: SourceConfig, among: DataFrame | None = None) -> int:
+def check_keys(source: DataFrame, config: SourceConfig, name: object, among: DataFrame | None = None) -> int:
     """Check that the keys name every selected row: no NULL, no key twice. One aggregation over the key columns.
 
     Args:
         source: The rows of the source.
         config: The source's settings.
+        name: What messages call the source.
         among: Rows with the key's columns: only their keys are checked, and nothing is shuffled but these. None: all.
 
     Returns:
@@ -165,10 +166,10 @@ def check_keys(source: DataFrame, config: SourceConfig, among: DataFrame | None 
     ).collect()[0]
     names = ", ".join(config.key)
     if found["null_rows"]:
-        raise InputError(f"source.key: {found['null_rows']} rows of {config.table} have NULL in the key ({names}): a key names a row")
+        raise InputError(f"source.key: {found['null_rows']} rows of {name} have NULL in the key ({names}): a key names a row")
     if found["repeated_keys"]:
         raise InputError(
-            f"source.key: {found['repeated_keys']} keys ({names}) of {config.table} stand in {found['repeated_rows']} rows, "
+            f"source.key: {found['repeated_keys']} keys ({names}) of {name} stand in {found['repeated_rows']} rows, "
             f"for example the key with SHA-256 {found['example']}…: a key names one row"
         )
     return found["rows"] or 0

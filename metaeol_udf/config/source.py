@@ -1,0 +1,74 @@
+"""The section `source`: where the texts are, what names a row, and which column holds its text."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from metaeol_udf.errors import ConfigError
+from metaeol_udf.formatting import shorten
+from metaeol_udf.setting_types import check
+
+#: Formats of files that a source may have.
+FORMATS = ("parquet", "csv", "json", "orc", "iceberg")
+_PLACES = ("table", "path", "query")
+_ENDINGS = {"parquet": "parquet", "csv": "csv", "tsv": "csv", "json": "json", "jsonl": "json", "ndjson": "json", "orc": "orc"}
+_PACKED = ("gz", "bz2", "zst", "xz", "lz4", "snappy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """The rows whose texts are embedded: a Delta table, files, or the rows of a query."""
+
+    table: str | None = None  # a Delta table: a path, or one to three dot-separated names
+    path: str | None = None  # a file or folder of another format
+    format: str | None = None  # of `path`: one of FORMATS; null: what the name of the path ends in
+    options: Annotated[Mapping[str, str], "a mapping of reader options"] = field(default_factory=dict)  # of Spark's reader of that format
+    query: str | None = None  # one SELECT, or the name of a view
+    key: tuple[str, ...]  # columns that name a row: unique together and never NULL
+    text: str = "text"
+    where: str | None = None  # a Spark SQL condition over the row's own columns
+
+    def __post_init__(self) -> None:
+        check_one_place([name for name in _PLACES if getattr(self, name) is not None])
+        check("source.format", self.format in (None, *FORMATS), self.format, ", ".join(FORMATS), FORMATS)
+        for name in ("format", "options"):
+            if getattr(self, name) and self.path is None:
+                raise ConfigError(f"source.{name} is of the files of source.path, and no source.path is given")
+        if self.path is not None and self.file_format is None:
+            raise ConfigError(
+                f"source.format is missing: the name {shorten(self.path, 200)!r} does not end in one of {', '.join(_ENDINGS)}; "
+                f"set one of {', '.join(FORMATS)}"
+            )
+
+    @property
+    def place(self) -> str:
+        """The setting that says where the rows are: `source.table`, `source.path` or `source.query`."""
+        return next(f"source.{name}" for name in _PLACES if getattr(self, name) is not None)
+
+    @property
+    def file_format(self) -> str | None:
+        """The format of the files of `path`; None where neither the settings nor the name say it."""
+        return self.format or format_of(self.path or "")
+
+
+def check_one_place(given: Collection[str]) -> None:
+    """Check that a source is at one place: `given` are those of its keys that say where.
+
+    Raises:
+        ConfigError: It is at none, or at several.
+    """
+    named = [f"source.{name}" for name in _PLACES if name in given]
+    if not named:
+        raise ConfigError("source.table is missing (for other sources: source.path of files, or source.query)")
+    if len(named) > 1:
+        raise ConfigError(f"{' and '.join(named)} are both given: a source is one of source.table, source.path and source.query")
+
+
+def format_of(name: str) -> str | None:
+    """Tell the format of a file or folder by what its name ends in, packed or not; None where that says nothing."""
+    parts = name.rstrip("/").rpartition("/")[2].lower().split(".")
+    while len(parts) > 2 and parts[-1] in _PACKED:
+        parts.pop()
+    return _ENDINGS.get(parts[-1]) if len(parts) > 1 else None
