@@ -211,7 +211,8 @@ def _mapping_in(blocks: dict[str, Any], name: str, setting: str) -> dict[str, An
 def _override_value(section: str, key: str, text: str) -> Any:
     """Read an override's value: YAML, but for settings that are text, which is taken as it stands unless YAML quotes all of it."""
     hint = get_type_hints(EmbeddingSpec if section == "embedding" else _SECTIONS.get(section, EmbeddingSpec)).get(key, str)
-    if fits("text", hint) and not (fits(1, hint) or fits(True, hint)) and text not in ("", "null", "~"):
+    is_list = fits(["a"], hint) and text.startswith("[")
+    if fits("text", hint) and not (is_list or fits(1, hint) or fits(True, hint)) and text not in ("", "null", "~"):
         is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
         read = None
         if is_quoted:

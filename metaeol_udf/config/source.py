@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated
 
+from metaeol_udf.config.text_format import parse_format
 from metaeol_udf.errors import ConfigError
 from metaeol_udf.formatting import shorten
 from metaeol_udf.setting_types import check
@@ -27,10 +28,13 @@ class SourceConfig:
     options: Annotated[Mapping[str, str], "a mapping of reader options"] = field(default_factory=dict)  # of Spark's reader of that format
     query: str | None = None  # one SELECT, or the name of a view
     key: tuple[str, ...]  # columns that name a row: unique together and never NULL
-    text: str = "text"
+    text: Annotated[str | tuple[str, ...], "the name of a column, or a list of names"] = "text"
+    format_text: str | None = None  # how several columns become one text; null: an empty line between them
     where: str | None = None  # a Spark SQL condition over the row's own columns
 
     def __post_init__(self) -> None:
+        check("source.text", len(set(self.text_columns)) == len(self.text_columns), self.text, "names of different columns")
+        parse_format(self.format_text, self.text_columns)
         check_one_place([name for name in _PLACES if getattr(self, name) is not None])
         check("source.format", self.format in (None, *FORMATS), self.format, ", ".join(FORMATS), FORMATS)
         for name in ("format", "options"):
@@ -46,6 +50,16 @@ class SourceConfig:
     def place(self) -> str:
         """The setting that says where the rows are: `source.table`, `source.path` or `source.query`."""
         return next(f"source.{name}" for name in _PLACES if getattr(self, name) is not None)
+
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        """The columns that the text is made of."""
+        return (self.text,) if isinstance(self.text, str) else self.text
+
+    @property
+    def is_composed(self) -> bool:
+        """Whether the text is made by a template, and not one column as it stands."""
+        return len(self.text_columns) > 1 or self.format_text is not None
 
     @property
     def file_format(self) -> str | None:

@@ -17,6 +17,7 @@ from pyspark.sql.types import BinaryType, LongType, StructField, StructType
 
 from metaeol_udf.config import GivenConfig, JobConfig, as_config
 from metaeol_udf.delta.sources.source import Source
+from metaeol_udf.delta.sources.text import check_text_columns, text_of
 from metaeol_udf.delta.tables.columns import check_source_columns
 from metaeol_udf.delta.tables.where_clause import filtered
 from metaeol_udf.encoder.vectors.output import PostProcessing
@@ -56,7 +57,7 @@ def run_fit(config: GivenConfig, out: Path, method: str, *, spark: SparkSession 
         _source(config, spark),
         config.embedding,
         method,
-        text=config.source.text,
+        text="text",
         device=runtime.device,
         max_batch_tokens=runtime.max_batch_tokens,
         **options,
@@ -71,17 +72,18 @@ def sample_texts(config: JobConfig, n_texts: int, spark: SparkSession | None = N
     Raises:
         InputError: The table or its column is missing.
     """
-    return [row["text"] for row in chosen_texts(_source(config, spark), config.source.text, n_texts).collect()]
+    return [row["text"] for row in chosen_texts(_source(config, spark), "text", n_texts).collect()]
 
 
 def _source(config: JobConfig, spark: SparkSession | None) -> DataFrame:
-    """The rows that the job would select."""
+    """The texts of the rows that the job would select, in one column `text`."""
     session = get_session(config.spark, spark)
     source = Source(config.source)
     source.open(session)
     rows = source.read(session)
-    check_source_columns(rows, config.source.key, config.source.text, source)
-    return filtered(rows, config.source.where)
+    check_source_columns(rows, config.source.key, source)
+    check_text_columns(config.source, rows.schema, source)
+    return filtered(rows, config.source.where).select(text_of(config.source, rows.schema).alias("text"))
 
 
 def fit_on(

@@ -202,6 +202,7 @@ class _Stream:
             source.key,
             source.text,
             source.where,
+            *([] if source.format_text is None else [source.format_text]),
             job.columns.vector,
             self._report.fingerprint,
             feed,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from pyspark.sql.types import DataType, StructType
 from metaeol_udf.config import JobConfig, SourceConfig
 from metaeol_udf.delta.select import selection
 from metaeol_udf.delta.sources.source import Source, check_apart
+from metaeol_udf.delta.sources.text import check_text_columns
 from metaeol_udf.delta.tables.can_write import check_can_write
 from metaeol_udf.delta.tables.columns import VectorColumns, check_source_columns, check_vector_columns, require_field
 from metaeol_udf.delta.tables.refs import TableRef, exists, open_table, parse_table
@@ -61,7 +62,7 @@ def check_tables(spark: SparkSession, plan: Plan, all_keys: bool) -> Iterator[Fi
     properties = written["properties"] if written is not None else {}
     yield check_change_feed(properties, in_place)
     if ref is not None and detail is not None:
-        yield check_statistics(source.schema, detail, config.source.text, ref, in_place)
+        yield check_statistics(source.schema, detail, config.source.text_columns, ref, in_place)
         yield check_retention(detail["properties"], ref)
     try:
         resolved = resolve(config.embedding, lambda: spark)
@@ -94,14 +95,16 @@ def check_records(source: DataFrame, place: Source) -> Finding:
 def check_columns(source: DataFrame, config: SourceConfig, ref: object) -> Finding:
     """The text column holds strings, the key columns plain values."""
     try:
-        check_source_columns(source, config.key, config.text, ref)
+        check_text_columns(config, source.schema, ref)
+        check_source_columns(source, config.key, ref)
     except MetaEOLError as error:
         key = "source.key" if str(error).startswith("source.key") else "source.text"
         return refused("columns", error, f"{key}=<{', '.join(source.columns[:8])}>")
-    if config.text.casefold() in {name.casefold() for name in config.key}:
-        found = f"the text column {config.text} is a key column: target and quarantine store texts as keys"
+    doubled = {name.casefold() for name in config.key} & {name.casefold() for name in config.text_columns}
+    if doubled:
+        found = f"the text column {', '.join(sorted(doubled))} is a key column: target and quarantine store texts as keys"
         return warning("columns", found, "source.key=<columns that name a row without its text>")
-    return ok("columns", f"text {config.text}, key {', '.join(config.key)}")
+    return ok("columns", f"text {', '.join(config.text_columns)}, key {', '.join(config.key)}")
 
 
 def check_condition(source: DataFrame, config: SourceConfig) -> Finding:
@@ -130,7 +133,7 @@ def check_vector_room(spark: SparkSession, config: JobConfig, source: DataFrame,
     columns = VectorColumns(config.column)
     try:
         if place.table == target:
-            check_vector_columns(source.schema, columns, (*config.source.key, config.source.text), target)
+            check_vector_columns(source.schema, columns, (*config.source.key, *config.source.text_columns), target)
             check_can_write(spark, open_table(spark, target, "source.table"), target, columns, key=None)
         else:
             key = StructType([require_field(source.schema, name, "source.key", target) for name in config.source.key])
@@ -168,14 +171,16 @@ def check_change_feed(properties: Mapping[str, str], in_place: bool) -> Finding:
     return ok("change feed", "no reader of a change feed is disturbed")
 
 
-def check_statistics(schema: StructType, detail: Any, text: str, ref: TableRef, in_place: bool) -> Finding:
+def check_statistics(schema: StructType, detail: Any, text: Sequence[str], ref: TableRef, in_place: bool) -> Finding:
     """Say whether Delta copies texts into the log of the table that is written to. Read from its properties; no file is opened."""
     if not in_place:
         return ok("statistics", "the table that is written to holds no text")
-    if text.casefold() not in _columns_with_statistics(schema, detail):
-        return ok("statistics", f"the table's log holds no value of {text}")
+    logged = [name for name in text if name.casefold() in _columns_with_statistics(schema, detail)]
+    if not logged:
+        return ok("statistics", f"the table's log holds no value of {', '.join(text)}")
     leave_out = f"ALTER TABLE {ref.sql} SET TBLPROPERTIES ('delta.dataSkippingStatsColumns' = '<other columns>')"
-    found = f"the table's log holds the beginning of the smallest and largest {text} of each file; {leave_out} keeps those of new files out"
+    values = f"the beginning of the smallest and largest {', '.join(logged)} of each file"
+    found = f"the table's log holds {values}; {leave_out} keeps those of new files out"
     return ok("statistics", found)
 
 

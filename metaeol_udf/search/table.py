@@ -23,6 +23,7 @@ from pyspark.sql.types import LongType, StringType, StructField, StructType
 from metaeol_udf.config import GivenConfig, JobConfig, as_config
 from metaeol_udf.cosine import unit_rows
 from metaeol_udf.delta.sources.source import Source
+from metaeol_udf.delta.sources.text import check_text_columns, text_of
 from metaeol_udf.delta.tables.columns import VectorColumns, check_source_columns, require_field
 from metaeol_udf.delta.tables.fingerprint import of_spec
 from metaeol_udf.delta.tables.refs import open_table, parse_table, read
@@ -150,7 +151,8 @@ def _open(spark: SparkSession, config: JobConfig) -> tuple[DataFrame, DataFrame]
     if ref != place.table:
         open_table(spark, ref, "target.table")
     target = read(spark, ref)
-    check_source_columns(source, config.source.key, config.source.text, place)
+    check_source_columns(source, config.source.key, place)
+    check_text_columns(config.source, source.schema, place)
     for name in config.source.key:
         require_field(target.schema, name, "source.key", ref)
     for field in VectorColumns(config.column).fields:
@@ -200,7 +202,7 @@ def _with_texts(job: OpenJob, config: JobConfig, best: Sequence[Row], n_queries:
 def texts_of(job: OpenJob, config: JobConfig, keys: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], str | None]:
     """Look up the texts of a few rows by their keys, in one pass over the source."""
     names = [quoted(name) for name in config.source.key]
-    texts = job.source.select(*names, F.col(quoted(config.source.text)).alias(_TEXT))
+    texts = job.source.select(*names, text_of(config.source, job.source.schema).alias(_TEXT))
     wanted = F.broadcast(job.spark.createDataFrame(sorted(set(keys), key=repr), texts.drop(_TEXT).schema))
     found = texts.join(wanted, on=list(config.source.key), how="left_semi").collect()
     return {tuple(row[name] for name in config.source.key): row[_TEXT] for row in found}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from metaeol_udf.config.source import format_of
 from metaeol_udf.delta.job import known_errors
 from metaeol_udf.delta.sources.files import UNREADABLE
 from metaeol_udf.delta.sources.source import Source
+from metaeol_udf.delta.sources.text import check_text_columns
 from metaeol_udf.delta.tables.columns import VectorColumns, check_source_columns, check_vector_columns, require_field
 from metaeol_udf.delta.tables.where_clause import filtered
 from metaeol_udf.errors import InputError
@@ -93,13 +95,16 @@ def draft_config(table: str, overrides: Iterable[str] = (), spark: SparkSession 
         place.check_readable(rows)
         column = embedding.get("column") or _free_column(rows, table)
         taken = [UNREADABLE, *[field.name for field in VectorColumns(column).fields]]
-        key, text = asked.source.key if source.get("key") else (), source.get("text")
+        key = asked.source.key if source.get("key") else ()
+        text = asked.source.text_columns if source.get("text") else ()
         for name in key:
             require_field(rows.schema, name, "source.key", table)
-        if text is not None:
-            require_field(rows.schema, text, "source.text", table)
-        guess = guess_columns(filtered(rows, source.get("where")), taken, key, text)
-        check_source_columns(rows, guess.key, guess.text, table)
+        for name in text:
+            require_field(rows.schema, name, "source.text", table)
+        guess = guess_columns(filtered(rows, source.get("where")), taken, key, text[0] if text else None)
+        check_source_columns(rows, guess.key, table)
+        named = {"text": asked.source.text, "format_text": asked.source.format_text} if text else {"text": guess.text}
+        check_text_columns(dataclasses.replace(place.config, **named), rows.schema, table)
         n_rows = rows.count()
         n_bytes, rewritten = measure(session, place)
     content = _file_text(given, guess, column, n_rows, n_bytes, rewritten)

@@ -15,6 +15,7 @@ from pyspark.sql import functions as F
 
 from metaeol_udf.config import SourceConfig
 from metaeol_udf.delta.select.stored_vector import is_whole
+from metaeol_udf.delta.sources.text import text_of
 from metaeol_udf.delta.tables.columns import VectorColumns
 from metaeol_udf.delta.tables.fingerprint import row_fingerprint, textless_error
 from metaeol_udf.delta.tables.where_clause import filtered
@@ -76,7 +77,7 @@ def select(
     Raises:
         InputError: The condition cannot be parsed, or names a column that is not there.
     """
-    text = F.col(quoted(config.text))
+    text = text_of(config, source.schema)
     key = [F.col(quoted(name)) for name in config.key]
     scanned = [row_fingerprint(spec_fingerprint, text).alias(FINGERPRINT), textless_error(text).alias(TEXTLESS), text.alias(TEXT)]
     stored = _stored(source if in_place else target, columns, length, proven)

@@ -19,6 +19,7 @@ from metaeol_udf.delta.select.changed_files import Look, choose_look
 from metaeol_udf.delta.select.proof import Proof, ProofStore
 from metaeol_udf.delta.select.row_scope import RowScope
 from metaeol_udf.delta.select.selection import DONE, ERROR, FINGERPRINT, HELD, STORED, TEXT, TEXTLESS, Selection
+from metaeol_udf.delta.sources.text import check_text_columns, text_of
 from metaeol_udf.delta.tables.can_write import check_can_write
 from metaeol_udf.delta.tables.columns import check_source_columns, check_vector_columns, require_field
 from metaeol_udf.delta.tables.commits import TableLog, newest_version
@@ -195,10 +196,11 @@ def open_checked(job: Job, scope: RowScope) -> Tables:
     ref = job.source.open(job.spark)
     version = job.source.newest_version(job.spark)
     source = scope.of_source(job.source.read(job.spark, version))
-    check_source_columns(source, config.key, config.text, job.source)
+    check_source_columns(source, config.key, job.source)
+    check_text_columns(config, source.schema, job.source)
     key = StructType([require_field(source.schema, name, "source.key", job.source) for name in config.key])
     if job.in_place and ref is not None:
-        check_vector_columns(source.schema, job.columns, (*config.key, config.text), ref)
+        check_vector_columns(source.schema, job.columns, (*config.key, *config.text_columns), ref)
         check_can_write(job.spark, open_table(job.spark, ref, "source.table"), ref, job.columns, key=None)
     target_version = None if job.in_place else check_target(job.spark, job.target, job.source, key, job.columns)
     return Tables(source, version, target_version, key)
@@ -239,8 +241,9 @@ def unchanged_work(job: Job, scope: RowScope, snapshot: Snapshot, work: DataFram
         return rows
     config = job.config.source
     named = [F.col(quoted(name)).alias(f"metaeol_now_{i}") for i, name in enumerate(config.key)]
-    fingerprint = row_fingerprint(job.spec.fingerprint(), F.col(quoted(config.text))).alias("metaeol_now")
-    now = filtered(scope.of_source(job.source.read(job.spark)), config.where).select(*named, fingerprint)
+    there = filtered(scope.of_source(job.source.read(job.spark)), config.where)
+    fingerprint = row_fingerprint(job.spec.fingerprint(), text_of(config, there.schema)).alias("metaeol_now")
+    now = there.select(*named, fingerprint)
     key = [F.col(quoted(name)) for name in config.key]
     pairs = rows.join(now, same_key(key, [F.col(f"metaeol_now_{i}") for i in range(len(key))]))
     names = [F.col(quoted(name)) for name in rows.columns]
