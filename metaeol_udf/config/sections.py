@@ -186,6 +186,10 @@ class JobConfig(EncoderConfig):
     quality: QualityConfig = field(default_factory=QualityConfig)
 
     def __post_init__(self) -> None:
+        if self.target.table is None and self.source.makes_key:
+            raise ConfigError(
+                "target.table is missing: a key that is made (source.key: auto) stands in a table of its own, beside the vectors"
+            )
         if self.target.table is None and self.source.table is None:
             raise ConfigError(
                 f"target.table is missing: vectors of {self.source.place} go into a Delta table of their own; only a source.table can hold "

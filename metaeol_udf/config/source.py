@@ -13,6 +13,8 @@ from metaeol_udf.setting_types import check
 
 #: Formats of files that a source may have.
 FORMATS = ("parquet", "csv", "json", "orc", "iceberg")
+#: The key's column where the key is made.
+MADE_KEY = "metaeol_key"
 _PLACES = ("table", "path", "query")
 _ENDINGS = {"parquet": "parquet", "csv": "csv", "tsv": "csv", "json": "json", "jsonl": "json", "ndjson": "json", "orc": "orc"}
 _PACKED = ("gz", "bz2", "zst", "xz", "lz4", "snappy")
@@ -27,13 +29,16 @@ class SourceConfig:
     format: str | None = None  # of `path`: one of FORMATS; null: what the name of the path ends in
     options: Annotated[Mapping[str, str], "a mapping of reader options"] = field(default_factory=dict)  # of Spark's reader of that format
     query: str | None = None  # one SELECT, or the name of a view
-    key: tuple[str, ...]  # columns that name a row: unique together and never NULL
+    key: Annotated[tuple[str, ...], "auto or a list of names"]  # columns that name a row: unique together and never NULL; auto makes one
+    key_columns: tuple[str, ...] | None = None  # whose values are part of a key that is made, beside the text
     text: Annotated[str | tuple[str, ...], "the name of a column, or a list of names"] = "text"
     format_text: str | None = None  # how several columns become one text; null: an empty line between them
     where: str | None = None  # a Spark SQL condition over the row's own columns
 
     def __post_init__(self) -> None:
         check("source.text", len(set(self.text_columns)) == len(self.text_columns), self.text, "names of different columns")
+        if self.key_columns is not None and not self.makes_key:
+            raise ConfigError("source.key_columns are part of a key that is made: set source.key=auto, or leave them out")
         parse_format(self.format_text, self.text_columns)
         check_one_place([name for name in _PLACES if getattr(self, name) is not None])
         check("source.format", self.format in (None, *FORMATS), self.format, ", ".join(FORMATS), FORMATS)
@@ -50,6 +55,11 @@ class SourceConfig:
     def place(self) -> str:
         """The setting that says where the rows are: `source.table`, `source.path` or `source.query`."""
         return next(f"source.{name}" for name in _PLACES if getattr(self, name) is not None)
+
+    @property
+    def makes_key(self) -> bool:
+        """Whether the key is made of the text and `key_columns`."""
+        return self.key == (MADE_KEY,)
 
     @property
     def text_columns(self) -> tuple[str, ...]:

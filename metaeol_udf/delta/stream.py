@@ -33,6 +33,7 @@ from metaeol_udf.delta.select.proof import ProofStore, noted_commits, why_source
 from metaeol_udf.delta.select.row_scope import RowScope, row_scope_of_keys
 from metaeol_udf.delta.select.selection import DONE, HELD, select
 from metaeol_udf.delta.select.snapshot import open_checked, take_snapshot
+from metaeol_udf.delta.sources.text import with_made_key
 from metaeol_udf.delta.tables.commits import TableLog, newest_version
 from metaeol_udf.delta.tables.refs import TableRef, exists, open_table
 from metaeol_udf.delta.tables.where_clause import filtered
@@ -203,6 +204,7 @@ class _Stream:
             source.text,
             source.where,
             *([] if source.format_text is None else [source.format_text]),
+            *([] if source.key_columns is None else [source.key_columns]),
             job.columns.vector,
             self._report.fingerprint,
             feed,
@@ -286,6 +288,7 @@ class _Stream:
         check_termination()
         job = dataclasses.replace(self._job, spark=batch.sparkSession)  # a stream works in a session of its own
         source = job.config.source
+        batch = with_made_key(batch, source, job.source)
         if not job.in_place:
             due = filtered(batch, source.where)
         else:  # the job's own commits come back: their rows are current

@@ -101,7 +101,7 @@ def draft_config(table: str, overrides: Iterable[str] = (), spark: SparkSession 
             require_field(rows.schema, name, "source.key", table)
         for name in text:
             require_field(rows.schema, name, "source.text", table)
-        guess = guess_columns(filtered(rows, source.get("where")), taken, key, text[0] if text else None)
+        guess = guess_columns(filtered(rows, source.get("where")), taken, key, text[0] if text else None, needs_key=place.files is None)
         check_source_columns(rows, guess.key, table)
         named = {"text": asked.source.text, "format_text": asked.source.format_text} if text else {"text": guess.text}
         check_text_columns(dataclasses.replace(place.config, **named), rows.schema, table)
@@ -127,7 +127,7 @@ def _file_text(given: Mapping[str, Any], guess: Guess, column: str, n_rows: int,
     """The YAML, section by section; a comment holds names and numbers, never a value of the table."""
     found: dict[str, dict[str, Any]] = {
         "source": {name: given["source"][name] for name in _PLACE if name in given["source"]}
-        | {"key": list(guess.key), "text": guess.text, "where": None},
+        | {"key": list(guess.key) or "auto", "text": guess.text, "where": None},
         "target": {"table": None},
         "embedding": {"column": column, "model": _MODEL, "templates": "metaeol", "layer": -1, "dtype": "auto", "max_tokens": 512},
         "runtime": {"device": "auto", "wave_rows": 50_000, "max_failed_fraction": 0.01, "report": None, "report_page": None},
@@ -157,11 +157,12 @@ def _file_text(given: Mapping[str, Any], guess: Guess, column: str, n_rows: int,
 def _comments(guess: Guess, given_source: Mapping[str, Any]) -> dict[str, str]:
     tokens = round(guess.longest / _CHARACTERS_OF_A_TOKEN)
     whole = f"the first {guess.n_sampled:,} rows" if guess.n_sampled >= SAMPLE_ROWS else f"all {guess.n_sampled:,} rows"
+    unique = f"unique and never NULL in {whole}" if guess.key else "no column is unique: a key is made of the text"
     keys = f"; also unique: {_names(guess.other_keys)}" if guess.other_keys else ""
     texts = ", ".join(f"{_names([name])} {length:,}" for name, length in guess.other_texts)
     blank = f", {guess.blank_share:.1%} NULL or blank" if guess.blank_share else ""
     return {
-        "source.key": f"{'as given' if given_source.get('key') else f'unique and never NULL in {whole}'}{keys}",
+        "source.key": f"{'as given' if given_source.get('key') else unique}{keys}",
         "source.text": f"{guess.mean_length:,} characters on average{blank}" + (f"; other strings: {texts}" if texts else ""),
         "source.where": "a Spark SQL condition over the row's own columns, such as lang = 'de'",
         "target.table": "null: the vectors are written back into the source table" if "table" in given_source else "made for the vectors",

@@ -101,7 +101,7 @@ def test_every_setting_can_be_completed_and_read_back() -> None:
     names = [f"{section}.{key}" for section, block in blocks.items() for key in block]
     assert sorted([*names, "embedding.spec"]) == sorted(config.setting_names())
     assert complete_override("sour") == [
-        f"source.{name}=" for name in ("table", "path", "format", "options", "query", "key", "text", "format_text", "where")
+        f"source.{name}=" for name in ("table", "path", "format", "options", "query", "key", "key_columns", "text", "format_text", "where")
     ]
     assert complete_override("quality.gate=") == ["quality.gate=true", "quality.gate=false"]
     assert "embedding.templates=metaeol-fast" in complete_override("embedding.templates=metaeol")

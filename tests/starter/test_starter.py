@@ -157,5 +157,7 @@ def test_a_file_gets_its_format_its_separator_and_a_table_beside_it(
         assert {each: value for each, value in found.items() if value} == source
         assert (config.target.table, config.source.key, config.source.text, draft.n_rows) == (beside, key, "body", 5)
         assert draft.n_bytes > 0
+    (tmp_path / "lines.csv").write_text("body\none text\none text\n")
+    assert yaml.safe_load(draft_config("lines.csv", (), spark).text)["source"]["key"] == "auto"
     with pytest.raises(InputError, match=r"no Delta table at the path .*there is nothing"):
         draft_config(f"{tmp_path}/none.csv", (), spark)

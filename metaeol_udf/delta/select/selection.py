@@ -15,7 +15,7 @@ from pyspark.sql import functions as F
 
 from metaeol_udf.config import SourceConfig
 from metaeol_udf.delta.select.stored_vector import is_whole
-from metaeol_udf.delta.sources.text import text_of
+from metaeol_udf.delta.sources.text import one_row_a_key, text_of
 from metaeol_udf.delta.tables.columns import VectorColumns
 from metaeol_udf.delta.tables.fingerprint import row_fingerprint, textless_error
 from metaeol_udf.delta.tables.where_clause import filtered
@@ -83,8 +83,9 @@ def select(
     stored = _stored(source if in_place else target, columns, length, proven)
     chosen = filtered(source, config.where)
     if target is None:
-        return Selection(_judged(chosen.select(*key, *scanned, *stored), config.key), config.key)
-    rows = chosen.select(*key, *scanned)
+        rows = one_row_a_key(chosen.select(*key, *scanned, *stored), config)
+        return Selection(_judged(rows, config.key), config.key)
+    rows = one_row_a_key(chosen.select(*key, *scanned), config)
     known = [F.col(quoted(name)).alias(f"{STORED}_{i}") for i, name in enumerate(config.key)]
     matches = same_key(key, [F.col(f"{STORED}_{i}") for i in range(len(key))])
     return Selection(_judged(rows.join(target.select(*known, *stored), matches, "left"), config.key), config.key)
@@ -139,7 +140,7 @@ def check_keys(source: DataFrame, config: SourceConfig, name: object, among: Dat
         among: Rows with the key's columns: only their keys are checked, and nothing is shuffled but these. None: all.
 
     Returns:
-        The number of rows that were checked.
+        The number of rows that were checked; of a key that is made, the number of keys.
 
     Raises:
         InputError: With counts, and hashes rather than values of the first offenders.
@@ -168,6 +169,8 @@ def check_keys(source: DataFrame, config: SourceConfig, name: object, among: Dat
     names = ", ".join(config.key)
     if found["null_rows"]:
         raise InputError(f"source.key: {found['null_rows']} rows of {name} have NULL in the key ({names}): a key names a row")
+    if config.makes_key:
+        return int(found["rows"] or 0) - int(found["repeated_rows"] or 0) + int(found["repeated_keys"])
     if found["repeated_keys"]:
         raise InputError(
             f"source.key: {found['repeated_keys']} keys ({names}) of {name} stand in {found['repeated_rows']} rows, "

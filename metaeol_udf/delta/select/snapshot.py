@@ -244,6 +244,8 @@ def unchanged_work(job: Job, scope: RowScope, snapshot: Snapshot, work: DataFram
     there = filtered(scope.of_source(job.source.read(job.spark)), config.where)
     fingerprint = row_fingerprint(job.spec.fingerprint(), text_of(config, there.schema)).alias("metaeol_now")
     now = there.select(*named, fingerprint)
+    if config.makes_key:  # equal rows are one
+        now = now.distinct()
     key = [F.col(quoted(name)) for name in config.key]
     pairs = rows.join(now, same_key(key, [F.col(f"metaeol_now_{i}") for i in range(len(key))]))
     names = [F.col(quoted(name)) for name in rows.columns]

@@ -9,6 +9,7 @@ from metaeol_udf.config import SourceConfig
 from metaeol_udf.delta.sources.files import Files
 from metaeol_udf.delta.sources.misplaced import no_table
 from metaeol_udf.delta.sources.query import name_of_query, read_query
+from metaeol_udf.delta.sources.text import with_made_key
 from metaeol_udf.delta.tables.commits import TableLog, newest_version
 from metaeol_udf.delta.tables.refs import TableRef, exists, open_table, parse_table, read
 from metaeol_udf.errors import InputError
@@ -48,6 +49,8 @@ class Source:
         """Why a run cannot look at new commits alone; None for a Delta table."""
         if self.files is not None:
             return f"{self.setting} names {self.files.format} files, which have no commits: rows are compared by content"
+        if self.table is not None and self.config.makes_key:
+            return "source.key=auto names rows by their content"
         return f"{self.setting} has no commits: rows are compared by content" if self.table is None else None
 
     def open(self, spark: SparkSession) -> TableRef | None:
@@ -64,11 +67,14 @@ class Source:
         return self.table
 
     def read(self, spark: SparkSession, version: int | None = None) -> DataFrame:
-        """Read the rows, of a Delta table now or as they were at a version.
+        """Read the rows, of a Delta table now or as they were at a version; with the key's column where it is made.
 
         Raises:
             InputError: The source is not there, or cannot be read.
         """
+        return with_made_key(self._read(spark, version), self.config, self)
+
+    def _read(self, spark: SparkSession, version: int | None) -> DataFrame:
         if self.config.query is not None:
             return read_query(spark, self.config.query)
         if self.files is not None:
@@ -96,16 +102,18 @@ class Source:
 
     def columns(self, spark: SparkSession) -> StructType:
         """Find the columns of the source without those that are added to them."""
-        schema = self.read(spark).schema
+        schema = self._read(spark, None).schema
         return schema if self.files is None else self.files.without_marks(schema)
 
 
 def check_apart(source: Source, target: TableRef) -> None:
-    """Check that a target of its own lies beside the source's files, not among them.
+    """Check that a target of its own lies beside the source, not among its files, where it must be of its own.
 
     Raises:
         InputError: It does not.
     """
+    if source.config.makes_key and source.table == target:
+        raise InputError("target.table must be another table than source.table: a key that is made stands in a table of its own")
     if source.files is None or not target.is_path:
         return
     inside = f"{target.name}/".startswith(f"{source.files.path}/")

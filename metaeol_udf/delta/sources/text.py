@@ -6,7 +6,7 @@ import functools
 import operator
 from collections.abc import Sequence
 
-from pyspark.sql import Column
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import (
     BooleanType,
@@ -22,6 +22,7 @@ from pyspark.sql.types import (
 )
 
 from metaeol_udf.config import SourceConfig
+from metaeol_udf.config.source import MADE_KEY
 from metaeol_udf.config.text_format import Line, parse_format
 from metaeol_udf.delta.tables.columns import require_field
 from metaeol_udf.delta.tables.fingerprint import textless_error
@@ -53,6 +54,35 @@ def text_of(config: SourceConfig, schema: StructType) -> Column:
         above = above | is_kept
     nothing = F.when(_any([part.isNotNull() for part in parts.values()]), F.lit(""))
     return F.when(_any(list(is_there.values())), F.concat(*written)).otherwise(nothing)
+
+
+def with_made_key(rows: DataFrame, config: SourceConfig, table: object) -> DataFrame:
+    """Add the key's column where the key is made: a digest of the text and of `key_columns`; other rows stay as they are.
+
+    Raises:
+        InputError: A column is missing or of a kind that is not written as text, or the source has a column of the key's name.
+    """
+    if not config.makes_key:
+        return rows
+    if find_field(rows.schema, MADE_KEY) is not None:
+        raise InputError(
+            f"source.key: {table} has a column {MADE_KEY!r}, which source.key=auto would make: name it [{MADE_KEY}] by another name"
+        )
+    check_text_columns(config, rows.schema, table)
+    parts = [text_of(config, rows.schema)]
+    for name in config.key_columns or ():
+        kind = require_field(rows.schema, name, "source.key_columns", table).dataType
+        if not isinstance(kind, _WRITTEN):
+            raise InputError(f"source.key_columns: column {name!r} of {table} must hold plain values, found {kind.simpleString()}")
+        parts.append(_written(name, rows.schema))
+    # Of digests, which all have one length, so that two rows of different parts are never the same characters.
+    digests = [F.coalesce(F.sha2(part.cast("binary"), 256), F.lit("null")) for part in parts]
+    return rows.withColumn(MADE_KEY, F.substring(F.sha2(F.concat(*digests).cast("binary"), 256), 1, 32))
+
+
+def one_row_a_key(rows: DataFrame, config: SourceConfig) -> DataFrame:
+    """Keep one of the rows that have the same key, where the key is made: they have the same text."""
+    return rows.dropDuplicates([MADE_KEY]) if config.makes_key else rows
 
 
 def check_text_columns(config: SourceConfig, schema: StructType, table: object) -> None:
