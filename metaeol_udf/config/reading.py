@@ -55,7 +55,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> JobConfig:
     Raises:
         ConfigError: The file cannot be read, a key is unknown or missing, or a value is out of range.
     """
-    return parse_config(_read(path, overrides))
+    return parse_config(read_blocks(path, overrides))
 
 
 def as_config(given: GivenConfig) -> JobConfig:
@@ -75,10 +75,15 @@ def as_config(given: GivenConfig) -> JobConfig:
 
 def load_encoder_config(path: str | Path, overrides: Iterable[str] = ()) -> EncoderConfig:
     """`load_config` for commands that need a model but no table: a job's own file, one without a source, or a bare spec file."""
-    return parse_encoder_config(_read(path, overrides))
+    return parse_encoder_config(read_blocks(path, overrides))
 
 
-def _read(path: str | Path, overrides: Iterable[str]) -> dict[str, Any]:
+def read_blocks(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """Read the sections of a YAML file, which `parse_config` takes, and apply overrides.
+
+    Raises:
+        ConfigError: The file cannot be read, or is no mapping.
+    """
     text = read_text(path, "the configuration")
     blocks = parse_yaml(text, f"cannot read the configuration {path}")
     if not isinstance(blocks, dict):

@@ -105,7 +105,7 @@ class Files:
                 "csv": "they have more or fewer fields than the header, or an open quote; source.options takes sep, quote and escape",
                 "json": "there must be one object a line, or else source.options: {multiLine: true}",
             }[self.format]
-            raise InputError(f"{_SETTING}: {n_wrong:,} records of {self.path} cannot be read as {self.format}: {advice}")
+            raise InputError(f"{_SETTING}: {n_wrong:,} of the records of {self.path} cannot be read as {self.format}: {advice}")
 
     def _find_schema(self, spark: SparkSession) -> StructType:
         """Find the columns, which reads files of text formats: the header of CSV, all records of JSON."""
