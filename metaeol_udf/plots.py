@@ -10,7 +10,7 @@ from metaeol_udf.errors import ConfigError, EnvironmentFault
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BLUE, GREEN, GREY = "#2b6cb0", "#2f855a", "#718096"
+BLUE, GREEN, GREY, ORANGE = "#2b6cb0", "#2f855a", "#718096", "#c05621"
 SUFFIXES = (".svg", ".png", ".pdf")
 
 

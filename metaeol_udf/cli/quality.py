@@ -5,15 +5,20 @@ from __future__ import annotations
 import dataclasses
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from metaeol_udf.cli.arguments import AsJson, Conf, Overrides
 from metaeol_udf.cli.views import emit, show_words
-from metaeol_udf.config import load_config, load_encoder_config
-from metaeol_udf.errors import ConfigError, nearest_word
+from metaeol_udf.config import EncoderConfig, JobConfig, load_config, load_encoder_config
+from metaeol_udf.errors import ConfigError, InputError, nearest_word
 from metaeol_udf.terminal import waiting
+
+if TYPE_CHECKING:
+    from metaeol_udf.evaluation import RetrievalTask
+
+_TITLES = 1_000  # rows of a set that is made of a table
 
 
 def evaluate(
@@ -26,26 +31,53 @@ def evaluate(
         list[Path] | None,
         typer.Option(metavar="FILE", help="Another configuration or spec, for its column beside; may be repeated.", show_default=False),
     ] = None,
+    title: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Need no labels: score how well this column of the source finds source.text of its own row, a proxy for what people ask.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score the vectors on labelled data (evaluation.data): sentence similarity and transfer tasks. Needs no table."""
+    """Score the vectors on labelled data (evaluation.data): sentence similarity, transfer and retrieval. Needs no table, but for --title.
+
+    Example: metaeol evaluate job.yaml evaluation.data=beir/scifact --against conf/specs/smollm2-135m.yaml
+    """
     config = load_encoder_config(conf, overrides or ())
     if limit is not None:
         config = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, limit=limit))
     from metaeol_udf.quality.command import run_comparison, run_evaluate
     from metaeol_udf.quality.report import show_comparison, show_evaluation
 
+    tasks = None if title is None else [_own_task(config, title)]
     if against:
         if plot is not None:
             raise ConfigError("--plot draws one configuration: leave out --against")
         others = {str(path): load_encoder_config(path).embedding for path in against}
-        reports = run_comparison(config, {str(conf): config.embedding, **others}, with_spark=spark)
+        reports = run_comparison(config, {str(conf): config.embedding, **others}, with_spark=spark, tasks=tasks)
         emit(as_json, reports, lambda console: show_comparison(console, reports))
         return
     with waiting("embedding in Spark and scoring") if spark else nullcontext():
-        report = run_evaluate(config, with_spark=spark, plot=plot)
+        report = run_evaluate(config, with_spark=spark, plot=plot, tasks=tasks)
     title = f"{report['model']}: templates {report['templates']}, layer {report['layer']}"
     emit(as_json, report, lambda console: show_evaluation(console, title, report))
+
+
+def _own_task(config: EncoderConfig, title: str) -> RetrievalTask:
+    """Make a retrieval set of the source's rows: as many as evaluation.limit says, 1,000 where it says nothing."""
+    if not isinstance(config, JobConfig):
+        raise ConfigError("--title takes rows of a job's source table: the configuration has no source")
+    from metaeol_udf.delta.fit import sample_titles
+    from metaeol_udf.evaluation.retrieval_data import make_retrieval
+
+    with waiting("reading titles and texts"):
+        rows = sample_titles(config, title, config.evaluation.limit or _TITLES)
+    task = make_retrieval(f"{title} to {config.source.text}, a proxy", *rows)
+    if len(task.documents) < 2:
+        raise InputError(f"--title {title}: {config.source.table} has fewer than two rows with a title and a different text")
+    return task
 
 
 def tune(

@@ -122,7 +122,7 @@ class EstimateConfig:
 class EvaluationConfig:
     """Labelled data that `metaeol evaluate` scores vectors on. Nothing in here changes a vector."""
 
-    data: str | None = None  # a folder with sts/ and transfer/ in it; must be given to evaluate
+    data: str | None = None  # a folder with sts/, transfer/ or retrieval/ in it; must be given to evaluate
     tasks: tuple[str, ...] | None = None  # names of the files to use; null: all of them
     limit: Annotated[int | None, _NULL_OR_COUNT] = None  # rows of each task, drawn at random; null: all of them
     seed: int = 0  # of that draw, of folds and of the bootstrap

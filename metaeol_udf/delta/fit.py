@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import BinaryType, LongType, StructField, StructType
+from pyspark.sql.types import BinaryType, LongType, StringType, StructField, StructType
 
 from metaeol_udf.config import GivenConfig, JobConfig, as_config
 from metaeol_udf.delta.sources.source import Source
@@ -22,11 +22,11 @@ from metaeol_udf.delta.tables.columns import check_source_columns
 from metaeol_udf.delta.tables.where_clause import filtered
 from metaeol_udf.encoder.vectors.output import PostProcessing
 from metaeol_udf.encoder.vectors.postprocess_fit import Moments, fit_postprocess
-from metaeol_udf.errors import InputError
+from metaeol_udf.errors import ConfigError, InputError
 from metaeol_udf.files import replace_file
 from metaeol_udf.spark.cluster.resolve import resolve
 from metaeol_udf.spark.cluster.session import get_session, slot_count
-from metaeol_udf.spark.columns import quoted
+from metaeol_udf.spark.columns import find_field, quoted
 from metaeol_udf.spark.udf import with_embeddings
 from metaeol_udf.spec import EmbeddingSpec, before_postprocess
 
@@ -73,6 +73,31 @@ def sample_texts(config: JobConfig, n_texts: int, spark: SparkSession | None = N
         InputError: The table or its column is missing.
     """
     return [row["text"] for row in chosen_texts(_source(config, spark), "text", n_texts).collect()]
+
+
+def sample_titles(config: JobConfig, title: str, n_rows: int, spark: SparkSession | None = None) -> tuple[list[str], list[str]]:
+    """Read titles and texts of rows of a job's source, brought to the driver: those whose text has the smallest hash.
+
+    Rows that lack either are left out.
+
+    Raises:
+        ConfigError: `title` is the text column itself.
+        InputError: The table or a column is missing, or the titles are no strings.
+    """
+    source = _source(config, spark)
+    field = find_field(source.schema, title)
+    if field is None or not isinstance(field.dataType, StringType):
+        found = f"columns: {', '.join(source.columns)}" if field is None else f"found {field.dataType.simpleString()}"
+        raise InputError(f"--title {title!r} must be a string column of {config.source.table} ({found})")
+    if field.name == find_field(source.schema, config.source.text).name:  # type: ignore[union-attr]  # `_source` has seen that it is there
+        raise ConfigError(f"--title {title!r} is source.text itself: name another column")
+    names = {"title": title, "text": config.source.text}
+    columns = [F.make_valid_utf8(F.col(quoted(name))).alias(alias) for alias, name in names.items()]
+    rows = (
+        source.select(*columns).where("trim(title) != '' AND trim(text) != ''").orderBy(F.xxhash64("text"), "text", "title").limit(n_rows)
+    )
+    taken = rows.collect()
+    return [row["title"] for row in taken], [row["text"] for row in taken]
 
 
 def _source(config: JobConfig, spark: SparkSession | None) -> DataFrame:

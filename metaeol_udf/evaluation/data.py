@@ -1,20 +1,19 @@
-"""Tasks from a folder of tables: pairs of sentences with gold scores, and texts with class labels.
+"""Tasks from a folder: pairs of sentences with gold scores, texts with class labels, and retrieval sets.
 
 | files | columns | a row is |
 | --- | --- | --- |
 | `sts/*.tsv`, `sts/*.tsv.gz` | `subset`, `sentence1`, `sentence2`, `score` | a pair of sentences and how alike people find them |
 | `transfer/*.tsv`, `transfer/*.tsv.gz` | `split`, `label`, `text` | a text and its class |
+| `retrieval/*/` | see `retrieval_data` | queries, documents, and which document answers which query |
 
 UTF-8, one header line, fields split by one tab and lines by a line feed, without quoting or escapes: a `"` is just a
-character. Columns may stand in any order, and others beside them. Every file is a task that bears the file's name.
+character. Columns may stand in any order, and others beside them. Every file, and every folder of
+`retrieval/`, is a task that bears its name. A folder that holds a retrieval set itself is that one task.
 """
 
 from __future__ import annotations
 
-import gzip
-import math
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from metaeol_udf.errors import ConfigError, did_you_mean, one_line
+from metaeol_udf.errors import ConfigError, did_you_mean
+from metaeol_udf.evaluation.retrieval_data import RetrievalTask, is_retrieval_folder, read_retrieval
+from metaeol_udf.evaluation.rows import check_line, read_rows, read_score
 from metaeol_udf.files import is_folder
 
 STS_COLUMNS = ("subset", "sentence1", "sentence2", "score")
@@ -71,17 +72,17 @@ class TransferTask:
     texts: list[str]
 
 
-Task = StsTask | TransferTask
+Task = StsTask | TransferTask | RetrievalTask
 
 
 def load_tasks(folder: str | Path, names: Sequence[str] | None = None, limit: int | None = None, seed: int = 0) -> list[Task]:
-    """Read the tasks of a folder: those of `sts/`, then those of `transfer/`, each by name.
+    """Read the tasks of a folder: those of `sts/`, then those of `transfer/`, then those of `retrieval/`, each by name.
 
     Args:
-        folder: Holds `sts/`, `transfer/` or both.
-        names: Tasks to read, in any order; None reads all. Tasks in a folder below these two have it in their name, such as
+        folder: Holds some of these three, or is a retrieval set itself.
+        names: Tasks to read, in any order; None reads all. Tasks in a folder below these have it in their name, such as
             `senteval_form/stsb_dev`, and are read only where they are named.
-        limit: Rows to keep of each task, drawn at random and kept in their order; None keeps all.
+        limit: Rows to keep of each task, of a retrieval set queries, drawn at random and kept in their order; None keeps all.
         seed: Of that draw.
 
     Raises:
@@ -93,27 +94,40 @@ def load_tasks(folder: str | Path, names: Sequence[str] | None = None, limit: in
     for name in chosen:
         if name not in files:
             raise ConfigError(f"no task {name!r} in {folder}; {did_you_mean(name, files)}")
-    tasks = [(_read_sts if files[name][0] == "sts" else _read_transfer)(name, files[name][1]) for name in files if name in chosen]
+    tasks = [_READERS[files[name][0]](name, files[name][1]) for name in files if name in chosen]
     return tasks if limit is None else [_sample(task, limit, seed) for task in tasks]
 
 
 def _find_files(folder: Path) -> dict[str, tuple[str, Path]]:
     """Find the kind and path of every task by its name, in the order of the tasks."""
+    if is_retrieval_folder(folder):
+        return {folder.resolve().name: ("retrieval", folder)}
     found: dict[str, tuple[str, Path]] = {}
-    for kind in ("sts", "transfer"):
-        if not is_folder(folder / kind):
-            continue
-        for path in sorted((folder / kind).rglob("*.tsv*")):
-            suffix = next((suffix for suffix in _SUFFIXES if path.name.endswith(suffix)), None)
-            if suffix is None:
-                continue
-            name = path.relative_to(folder / kind).as_posix().removesuffix(suffix)
+    for kind in _READERS:
+        for name, path in _tasks_in(folder / kind, kind):
             if name in found:
                 raise ConfigError(f"task {name!r} is there twice: {found[name][1]} and {path}")
             found[name] = kind, path
     if not found:
-        raise ConfigError(f"no tasks in {folder}: it must hold sts/NAME.tsv.gz or transfer/NAME.tsv.gz")
+        raise ConfigError(
+            f"no tasks in {folder}: it must hold sts/NAME.tsv.gz, transfer/NAME.tsv.gz or retrieval/NAME/corpus.jsonl, or be such a NAME"
+        )
     return found
+
+
+def _tasks_in(folder: Path, kind: str) -> Iterator[tuple[str, Path]]:
+    """Find the tasks of one kind: the name and path of each."""
+    if not is_folder(folder):
+        return
+    if kind == "retrieval":
+        for path in sorted(folder.rglob("*")):
+            if is_folder(path) and is_retrieval_folder(path):
+                yield path.relative_to(folder).as_posix(), path
+        return
+    for path in sorted(folder.rglob("*.tsv*")):
+        suffix = next((suffix for suffix in _SUFFIXES if path.name.endswith(suffix)), None)
+        if suffix is not None:
+            yield path.relative_to(folder).as_posix().removesuffix(suffix), path
 
 
 def read_pairs(path: Path) -> StsTask:
@@ -131,7 +145,7 @@ def read_pairs(path: Path) -> StsTask:
 def _read_sts(name: str, path: Path, columns: Sequence[str] = STS_COLUMNS) -> StsTask:
     subsets, firsts, seconds, gold = [], [], [], []
     for line, (*subset, first, second, score) in read_rows(path, columns):
-        _check(path, line, bool(first.strip() and second.strip()), "sentence1 and sentence2 must not be blank")
+        check_line(path, line, bool(first.strip() and second.strip()), "sentence1 and sentence2 must not be blank")
         subsets.append(subset[0] if subset else name)
         firsts.append(first)
         seconds.append(second)
@@ -139,26 +153,12 @@ def _read_sts(name: str, path: Path, columns: Sequence[str] = STS_COLUMNS) -> St
     return StsTask(name, subsets, firsts, seconds, np.array(gold, np.float64))
 
 
-def read_score(path: Path, line: int, field: str) -> float:
-    """Read a score from the field of a file's line.
-
-    Raises:
-        ConfigError: The field holds no finite number; the message gives file, line and rule, and never quotes the field.
-    """
-    try:
-        score = float(field)
-    except ValueError:
-        score = math.nan
-    _check(path, line, math.isfinite(score), "score must be a number")
-    return score
-
-
 def _read_transfer(name: str, path: Path) -> TransferTask:
     splits, labels, texts = [], [], []
     for line, (split, label, text) in read_rows(path, TRANSFER_COLUMNS):
-        _check(path, line, split in ("all", "train", "test"), "split must be all, train or test")
-        _check(path, line, bool(label), "label must not be empty")
-        _check(path, line, bool(text.strip()), "text must not be blank")
+        check_line(path, line, split in ("all", "train", "test"), "split must be all, train or test")
+        check_line(path, line, bool(label), "label must not be empty")
+        check_line(path, line, bool(text.strip()), "text must not be blank")
         splits.append(split)
         labels.append(label)
         texts.append(text)
@@ -167,44 +167,13 @@ def _read_transfer(name: str, path: Path) -> TransferTask:
     return TransferTask(name, splits, labels, texts)
 
 
-def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
-    """Read the rows of a file, which may be zipped: of each row the line number, from 2, and the fields of `columns`.
-
-    Raises:
-        ConfigError: The file cannot be read or breaks the form; the message gives file, line and rule, and never quotes a field.
-    """
-    try:
-        yield from _rows(path, columns)
-    except ConfigError:
-        raise
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path} must be UTF-8 text") from None
-    except (OSError, EOFError, zlib.error, ValueError) as error:  # the last of a name that no file can have
-        raise ConfigError(f"cannot read {path}: {one_line(error)}") from None
-
-
-def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
-    zipped = path.suffix == ".gz"
-    with gzip.open(path, "rt", encoding="utf-8", newline="\n") if zipped else path.open(encoding="utf-8", newline="\n") as file:
-        head = file.readline().rstrip("\r\n").split("\t")
-        missing = [column for column in columns if head.count(column) != 1]
-        _check(path, 1, not missing, f"the header must name {', '.join(columns)} once each, split by tabs; look at {', '.join(missing)}")
-        places = [head.index(column) for column in columns]
-        line = 1
-        for line, text in enumerate(file, start=2):
-            fields = text.rstrip("\r\n").split("\t")
-            _check(path, line, len(fields) == len(head), f"a row must have {len(head)} fields, found {len(fields)}")
-            yield line, [fields[place] for place in places]
-        _check(path, line, line > 2, "at least two rows must follow the header")
-
-
-def _check(path: Path, line: int, holds: bool, rule: str) -> None:
-    if not holds:
-        raise ConfigError(f"{path}, line {line}: {rule}")
+_READERS: dict[str, Callable[[str, Path], Task]] = {"sts": _read_sts, "transfer": _read_transfer, "retrieval": read_retrieval}
 
 
 def _sample(task: Task, limit: int, seed: int) -> Task:
     """Draw rows at random, in their order: the rows of many published sets are sorted by class or source."""
+    if isinstance(task, RetrievalTask):
+        return task.sample(limit, seed)
     n_rows = len(task.gold) if isinstance(task, StsTask) else len(task.texts)
     rows = np.sort(np.random.default_rng(seed).permutation(n_rows)[:limit])
     columns = {field.name: getattr(task, field.name) for field in fields(task) if field.name != "name"}

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaeol_udf.errors import ConfigError
-from metaeol_udf.evaluation.data import read_rows, read_score
+from metaeol_udf.evaluation.rows import read_rows, read_score
 
 MIN_PAIRS = 20  # fewer say nothing
 

@@ -8,12 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaeol_udf.evaluation.data import StsTask, Task, TransferTask
+from metaeol_udf.evaluation.retrieval import RetrievalScore, score_retrieval
+from metaeol_udf.evaluation.retrieval_data import RetrievalTask
 from metaeol_udf.evaluation.scores import StsScore, score_sts
 from metaeol_udf.evaluation.transfer import INNER_FOLDS, TransferScore, check_classes, require_sklearn, score_transfer
 
 #: From texts to vectors, float32, shape ``(n_texts, dim)``, rows in the order of the texts.
 Encode = Callable[[Sequence[str]], NDArray[np.float32]]
-Scores = dict[str, StsScore | TransferScore]
+Score = StsScore | TransferScore | RetrievalScore
+Scores = dict[str, Score]
 
 
 def evaluate(encode: Encode, tasks: Sequence[Task], *, resamples: int = 1_000, seed: int = 0, inner_folds: int = INNER_FOLDS) -> Scores:
@@ -43,10 +46,13 @@ def evaluate(encode: Encode, tasks: Sequence[Task], *, resamples: int = 1_000, s
     def vectors_of(wanted: Sequence[str]) -> NDArray[np.float32]:
         return vectors[[row_of[text] for text in wanted]]
 
-    def score(task: Task) -> StsScore | TransferScore:
+    def score(task: Task) -> Score:
         if isinstance(task, StsTask):
             pairs = vectors_of(task.sentences1), vectors_of(task.sentences2)
             return score_sts(*pairs, task.gold, task.subsets, resamples=resamples, seed=seed)
+        if isinstance(task, RetrievalTask):
+            found = vectors_of(task.queries), vectors_of(task.documents)
+            return score_retrieval(*found, task.relevance, task.passed_over, resamples=resamples, seed=seed)
         return score_transfer(vectors_of(task.texts), task.labels, task.splits, inner_folds=inner_folds, resamples=resamples, seed=seed)
 
     return {task.name: score(task) for task in tasks}

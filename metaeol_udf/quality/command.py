@@ -46,13 +46,16 @@ class Vectors(Protocol):
         """Embed texts: shape ``(n_texts, dim)``, rows in their order."""
 
 
-def run_evaluate(config: EncoderConfig, *, with_spark: bool = False, plot: Path | None = None) -> dict[str, Any]:
+def run_evaluate(
+    config: EncoderConfig, *, with_spark: bool = False, plot: Path | None = None, tasks: Sequence[Task] | None = None
+) -> dict[str, Any]:
     """Score the vectors of a configuration on the tasks it names.
 
     Args:
         config: `embedding`, `runtime` and `evaluation` are read, and `spark` with `with_spark`.
         with_spark: Take vectors from `with_embeddings` in the session of the configuration, not from this process.
         plot: Where to draw the scores; None draws nothing.
+        tasks: What to score on, in place of the tasks of `evaluation.data`.
 
     Returns:
         Plain values: settings with their fingerprint, what the vectors cost, and the scores as `make_report` gives them.
@@ -62,7 +65,7 @@ def run_evaluate(config: EncoderConfig, *, with_spark: bool = False, plot: Path 
         ModelFilesError: The model's files are not whole.
         MetaEOLError: A text could not be embedded.
     """
-    tasks = _tasks(config)
+    tasks = _tasks(config) if tasks is None else tasks
     if plot is not None:
         check_plot(plot)
     vectors = _vectors(config, with_spark)
@@ -79,7 +82,9 @@ def run_evaluate(config: EncoderConfig, *, with_spark: bool = False, plot: Path 
     return report
 
 
-def run_comparison(config: EncoderConfig, specs: Mapping[str, EmbeddingSpec], *, with_spark: bool = False) -> dict[str, dict[str, Any]]:
+def run_comparison(
+    config: EncoderConfig, specs: Mapping[str, EmbeddingSpec], *, with_spark: bool = False, tasks: Sequence[Task] | None = None
+) -> dict[str, dict[str, Any]]:
     """Score several specs, of one model or of several, on the same tasks with everything else as configured.
 
     Returns:
@@ -90,13 +95,14 @@ def run_comparison(config: EncoderConfig, specs: Mapping[str, EmbeddingSpec], *,
     """
     for spec in specs.values():
         resolve_local(spec)
-    return {name: run_evaluate(dataclasses.replace(config, embedding=spec), with_spark=with_spark) for name, spec in specs.items()}
+    configs = {name: dataclasses.replace(config, embedding=spec) for name, spec in specs.items()}
+    return {name: run_evaluate(each, with_spark=with_spark, tasks=tasks) for name, each in configs.items()}
 
 
 def _tasks(config: EncoderConfig) -> list[Task]:
     settings = config.evaluation
     if settings.data is None:
-        raise ConfigError("evaluation.data is missing: name a folder that holds sts/NAME.tsv.gz or transfer/NAME.tsv.gz")
+        raise ConfigError("evaluation.data is missing: name a folder that holds sts/, transfer/ or retrieval/, or a retrieval set")
     tasks = load_tasks(settings.data, settings.tasks, settings.limit, settings.seed)
     check_tasks(tasks)
     return tasks

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from metaeol_udf.plots import BLUE, GREEN, hide_frame, new_figure, save_figure
+from metaeol_udf.plots import BLUE, GREEN, ORANGE, hide_frame, new_figure, save_figure
 
-_COLOURS = {"sts": BLUE, "transfer": GREEN}
-_KEYS = {"sts": "spearman_all", "transfer": "accuracy"}
-_AXES = {"sts": "Spearman x 100, all pairs", "transfer": "accuracy, %"}
+_COLOURS = {"sts": BLUE, "transfer": GREEN, "retrieval": ORANGE}
+_KEYS = {"sts": "spearman_all", "transfer": "accuracy", "retrieval": "ndcg_at_10"}
+_AXES = {"sts": "Spearman x 100, all pairs", "transfer": "accuracy, %", "retrieval": "nDCG@10 x 100"}
 
 
 def plot_scores(report: Mapping[str, Any], path: Path) -> None:
-    """Draw the report of `make_report`: STS and transfer tasks side by side, or those that there are."""
+    """Draw the report of `make_report`: STS, transfer and retrieval tasks side by side, or those that there are."""
     kinds = [kind for kind in _KEYS if report[kind]]
     rows = max(len(report[kind]) for kind in kinds)
     figure = new_figure(0.8 + 4.4 * len(kinds), 1.4 + 0.32 * rows)
@@ -42,7 +42,7 @@ def _draw(axes: Any, report: Mapping[str, Any], kind: str) -> None:
 
 def _title(report: Mapping[str, Any], kind: str) -> str:
     average, n_tasks = report[f"{kind}_average"], len(report[kind])
-    name = "STS" if kind == "sts" else "transfer"
+    name = "STS" if kind == "sts" else kind
     if average is None:
         return f"{name}: no average"
     return f"{name}: {average:.1f}" + (f" on average over {n_tasks} tasks" if n_tasks > 1 else "")

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from metaeol_udf.evaluation.retrieval import RECALL_DEPTHS, RetrievalScore
 from metaeol_udf.evaluation.run import Scores
 from metaeol_udf.evaluation.scores import Interval, StsScore
 from metaeol_udf.evaluation.transfer import TransferScore
@@ -21,16 +22,20 @@ def make_report(scores: Scores) -> dict[str, Any]:
     """Return scores as plain values; what is not defined (no spread, no resamples) is None.
 
     Returns:
-        `sts` and `transfer`, each a mapping of tasks by name; `sts_average`, the mean over tasks of Spearman's correlation over
-        all pairs, and `transfer_average`, that of the accuracy. An average over a task without a figure is None.
+        `sts`, `transfer` and `retrieval`, each a mapping of tasks by name; `sts_average`, the mean over tasks of Spearman's correlation
+        over all pairs, `transfer_average`, that of the accuracy, and `retrieval_average`, that of nDCG@10. An average over a task without
+        a figure is None.
     """
     sts = {name: _sts(score) for name, score in scores.items() if isinstance(score, StsScore)}
     transfer = {name: _transfer(score) for name, score in scores.items() if isinstance(score, TransferScore)}
+    retrieval = {name: _retrieval(score) for name, score in scores.items() if isinstance(score, RetrievalScore)}
     return {
         "sts": sts,
         "sts_average": _average([task["spearman_all"] for task in sts.values()]),
         "transfer": transfer,
         "transfer_average": _average([task["accuracy"] for task in transfer.values()]),
+        "retrieval": retrieval,
+        "retrieval_average": _average([task["ndcg_at_10"] for task in retrieval.values()]),
     }
 
 
@@ -60,6 +65,13 @@ def _lines(report: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
         yield name, "accuracy", *_figures(task, "accuracy"), f"{task['texts']:,} texts, {task['classes']} classes, {task['protocol']}"
     if len(report["transfer"]) > 1:
         yield "average", "accuracy", format_value(report["transfer_average"]), "", f"{len(report['transfer'])} tasks"
+    for name, task in report["retrieval"].items():
+        yield name, "nDCG@10", *_figures(task, "ndcg_at_10"), f"{task['queries']:,} queries, {task['documents']:,} documents"
+        yield "", "MRR@10", *_figures(task, "mrr_at_10"), ""
+        for k in RECALL_DEPTHS:
+            yield "", f"recall@{k}", *_figures(task, f"recall_at_{k}"), ""
+    if len(report["retrieval"]) > 1:
+        yield "average", "nDCG@10", format_value(report["retrieval_average"]), "", f"{len(report['retrieval'])} tasks"
 
 
 def _figures(task: Mapping[str, Any], key: str) -> tuple[str, str]:
@@ -86,6 +98,20 @@ def _transfer(score: TransferScore) -> dict[str, Any]:
         "accuracy_interval": _bounds(score.interval),
         "protocol": score.protocol,
         "strengths": score.strengths,
+    }
+
+
+def _retrieval(score: RetrievalScore) -> dict[str, Any]:
+    recall = {f"recall_at_{k}": value for k, value in score.recall.items()}
+    return {
+        "queries": score.n_queries,
+        "documents": score.n_documents,
+        "ndcg_at_10": score.ndcg,
+        "ndcg_at_10_interval": _bounds(score.ndcg_interval),
+        "mrr_at_10": score.mrr,
+        "mrr_at_10_interval": _bounds(score.mrr_interval),
+        **recall,
+        **{f"recall_at_{k}_interval": _bounds(interval) for k, interval in score.recall_intervals.items()},
     }
 
 

@@ -88,3 +88,23 @@ def test_parquet_packs_int8_and_binary_values(spark: SparkSession, tmp_path: Pat
         size[values] = sum(file.stat().st_size for file in (tmp_path / values).glob("*.parquet"))
     assert size["int8"] < 0.35 * size["float32"]
     assert size["binary"] < 0.08 * size["float32"]
+
+
+def test_titles_of_a_table_are_scored_by_how_well_they_find_their_texts(
+    spark: SparkSession, spec: EmbeddingSpec, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rows = [(n, f"title {n % 3}", text, 1) for n, text in enumerate(TEXTS[:6])]
+    spark.createDataFrame([*rows, (7, None, "b", 1), (8, "a", " ", 1)], "id int, title string, text string, no int").coalesce(
+        1
+    ).write.format("delta").save(str(tmp_path / "table"))
+    conf = tmp_path / "job.yaml"
+    source = {"table": str(tmp_path / "table"), "key": ["id"]}
+    embedding = {"model": spec.model, "dtype": "float32"}
+    conf.write_text(yaml.safe_dump({"source": source, "embedding": embedding, "runtime": {"device": "cpu"}}))
+    assert cli.run(["evaluate", str(conf), "--title", "title", "--json"]) == 0
+    (found,) = json.loads(capfd.readouterr().out)["retrieval"].items()
+    assert found[0] == "title to text, a proxy"
+    assert (found[1]["queries"], found[1]["documents"], found[1]["recall_at_10"]) == (3, 6, 100)
+    for column, message in (("no", "must be a string column"), ("titel", "columns: id, title"), ("Text", "is source.text itself")):
+        assert cli.run(["evaluate", str(conf), "--title", column]) == 2
+        assert message in capfd.readouterr().err

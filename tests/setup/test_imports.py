@@ -94,7 +94,8 @@ def test_the_public_names_are_these() -> None:
     assert metaeol_udf.delta.__all__ == ["Progress", "Report", "run_embed"]
     assert metaeol_udf.encoder.__all__ == ["Encoded", "MetaEOLEncoder"]
     assert metaeol_udf.evaluation.__all__ == [
-        "StsScore", "StsTask", "TransferScore", "TransferTask", "evaluate", "load_tasks", "score_sts", "score_transfer",
+        "RetrievalScore", "RetrievalTask", "StsScore", "StsTask", "TransferScore", "TransferTask", "evaluate", "load_tasks",
+        "score_retrieval", "score_sts", "score_transfer",
     ]  # fmt: skip
     assert metaeol_udf.prompts.__all__ == ["TEXT_SLOT", "PromptTemplate", "TemplateSet", "clean_text"]
     assert metaeol_udf.search.__all__ == [
