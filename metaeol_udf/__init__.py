@@ -18,7 +18,7 @@ __all__ = ["EmbeddingSpec", "MetaEOLEncoder", "MetaEOLError", "TemplateSet", "__
 
 
 def __getattr__(name: str) -> Any:
-    """Import the encoder with torch, and the job with Spark, only when they are asked for: a driver needs no torch, the encoder no Spark."""
+    """Import the encoder with torch, and the job with Spark, only when they are asked for: each does without the other's."""
     if name == "embed_table":
         from metaeol_udf.delta.one_call import embed_table
 

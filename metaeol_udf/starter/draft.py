@@ -95,13 +95,14 @@ def draft_config(table: str, overrides: Iterable[str] = (), spark: SparkSession 
         place.check_readable(rows)
         column = embedding.get("column") or _free_column(rows, table)
         taken = [UNREADABLE, *[field.name for field in VectorColumns(column).fields]]
-        key = asked.source.key if source.get("key") else ()
+        key = asked.source.key if source.get("key") and not asked.source.makes_key else ()
         text = asked.source.text_columns if source.get("text") else ()
         for name in key:
             require_field(rows.schema, name, "source.key", table)
         for name in text:
             require_field(rows.schema, name, "source.text", table)
-        guess = guess_columns(filtered(rows, source.get("where")), taken, key, text[0] if text else None, needs_key=place.files is None)
+        needs_key = place.files is None and not asked.source.makes_key
+        guess = guess_columns(filtered(rows, source.get("where")), taken, key, text[0] if text else None, needs_key=needs_key)
         check_source_columns(rows, guess.key, table)
         named = {"text": asked.source.text, "format_text": asked.source.format_text} if text else {"text": guess.text}
         check_text_columns(dataclasses.replace(place.config, **named), rows.schema, table)

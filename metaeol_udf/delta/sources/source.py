@@ -63,7 +63,12 @@ class Source:
             return None
         if not exists(spark, self.table):
             raise no_table(spark, self.table, self.setting)
-        open_table(spark, self.table, self.setting)
+        try:
+            open_table(spark, self.table, self.setting)
+        except InputError as error:
+            if self.table.is_path:
+                raise
+            raise InputError(f"{error}: a view, or a table of another format, goes into source.query, with a target.table") from None
         return self.table
 
     def read(self, spark: SparkSession, version: int | None = None) -> DataFrame:
