@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
@@ -61,7 +62,11 @@ class Source:
         """
         if self.table is None:
             return None
-        if not exists(spark, self.table):
+        try:
+            is_there = exists(spark, self.table)
+        except AnalysisException:  # not even the catalog is there
+            is_there = False
+        if not is_there:
             raise no_table(spark, self.table, self.setting)
         try:
             open_table(spark, self.table, self.setting)
