@@ -206,5 +206,7 @@ def test_a_variable_in_a_path_is_refused_by_name(setting: str) -> None:
     section, key = setting.split(".")
     blocks: dict[str, dict[str, object]] = {"source": {"table": "a/b", "key": ["id"]}, "embedding": {"model": "m"}}
     blocks.setdefault(section, {})[key] = "${HOME}/x.html" if key == "report_page" else "${HOME}/x.prom"
+    if key == "path":
+        blocks["source"]["table"] = None
     with pytest.raises(ConfigError, match=rf"^{setting} holds \$\{{\.\.\.\}}, but a configuration takes no variables"):
         parse_config(blocks)
