@@ -11,6 +11,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from metaeol_udf.errors import Problem, SettingsError, nearest_word
 from metaeol_udf.formatting import shorten
 
+_SECRET = ("spark.conf", "source.options")  # whose values may be secrets
 _WORDS: dict[Any, str] = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
 
 
@@ -21,8 +22,8 @@ def problem(name: str, holds: bool, found: object, rule: str, words: Iterable[st
     """
     if holds:
         return None
-    # What stands in `spark.conf` may be a secret; what is long would hide the message.
-    said = type(found).__name__ if name.startswith("spark.conf") else reprlib.repr(found)
+    # What is long would hide the message.
+    said = type(found).__name__ if name.startswith(_SECRET) else reprlib.repr(found)
     return Problem(name, f"{shorten(name, 200)} must be {rule}, found {said}{nearest_word(found, words)}")
 
 

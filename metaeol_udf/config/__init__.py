@@ -7,6 +7,7 @@ from metaeol_udf.config.reading import (
     load_encoder_config,
     parse_config,
     parse_encoder_config,
+    read_blocks,
     read_overrides,
     setting_names,
     switches,
@@ -20,14 +21,15 @@ from metaeol_udf.config.sections import (
     JobConfig,
     QualityConfig,
     RuntimeConfig,
-    SourceConfig,
     SparkConfig,
     StreamConfig,
     TargetConfig,
 )
+from metaeol_udf.config.source import FORMATS, SourceConfig
 
 __all__ = [
     "CHOICES",
+    "FORMATS",
     "PATHS",
     "EncoderConfig",
     "EstimateConfig",
@@ -45,6 +47,7 @@ __all__ = [
     "load_encoder_config",
     "parse_config",
     "parse_encoder_config",
+    "read_blocks",
     "read_overrides",
     "setting_names",
     "switches",

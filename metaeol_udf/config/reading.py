@@ -23,11 +23,11 @@ from metaeol_udf.config.sections import (
     JobConfig,
     QualityConfig,
     RuntimeConfig,
-    SourceConfig,
     SparkConfig,
     StreamConfig,
     TargetConfig,
 )
+from metaeol_udf.config.source import MADE_KEY, SourceConfig, place_problem
 from metaeol_udf.config.suggestions import suggest_setting
 from metaeol_udf.errors import ConfigError, Problem, SettingsError, did_you_mean
 from metaeol_udf.files import is_folder, parse_yaml, places_of, read_text, texts_as_written
@@ -85,6 +85,23 @@ def load_encoder_config(path: str | Path, overrides: Iterable[str] = ()) -> Enco
 def _load(path: str | Path, overrides: Iterable[str], parse: Callable[[Mapping[str, Any]], Config]) -> Config:
     """Read a configuration and parse it; what is wrong in the file is said with its line and column."""
     overrides = list(overrides)
+    blocks = read_blocks(path, overrides)
+    try:
+        return parse(blocks)
+    except SettingsError as error:
+        text = read_text(path, "the configuration")
+        places, given = places_of(text), {override.partition("=")[0] for override in overrides}
+        last = (len(text), 0)
+        problems = sorted(error.problems, key=lambda problem: _place(problem, places) or last)
+        raise SettingsError([_located(problem, str(path), _place(problem, places), given) for problem in problems]) from None
+
+
+def read_blocks(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """Read the sections of a YAML file, which `parse_config` takes, and apply overrides.
+
+    Raises:
+        ConfigError: The file cannot be read, or is no mapping.
+    """
     if is_folder(Path(path)):
         raise ConfigError(f"{path} is a folder, not a configuration; `metaeol init {path}` drafts one for a table")
     text = read_text(path, "the configuration")
@@ -95,18 +112,13 @@ def _load(path: str | Path, overrides: Iterable[str], parse: Callable[[Mapping[s
         raise ConfigError(f"the configuration {path} must be a mapping of sections, found {type(blocks).__name__}")
     if _is_spec(blocks):  # its other files stand beside it
         blocks = {"embedding": {"spec": str(path)}}
-    spark = blocks.get("spark")
-    if isinstance(spark, dict) and isinstance(spark.get("conf"), dict):
-        spark["conf"] |= texts_as_written(text, "spark", "conf")
+    for section, key in _MAPPINGS:
+        block = blocks.get(section)
+        if isinstance(block, dict) and isinstance(block.get(key), dict):
+            block[key] |= texts_as_written(text, section, key)
     for override in overrides:
         _apply(blocks, override)
-    try:
-        return parse(blocks)
-    except SettingsError as error:
-        places, given = places_of(text), {override.partition("=")[0] for override in overrides}
-        last = (len(text), 0)
-        problems = sorted(error.problems, key=lambda problem: _place(problem, places) or last)
-        raise SettingsError([_located(problem, str(path), _place(problem, places), given) for problem in problems]) from None
+    return blocks
 
 
 def _is_spec(blocks: Mapping[Any, Any]) -> bool:
@@ -222,6 +234,10 @@ def _keys() -> dict[str, list[str]]:
     return {"source": names.pop("source"), "target": names.pop("target"), "embedding": ["column", "spec", *SETTINGS], **names}
 
 
+#: Settings that are mappings of texts, whose keys may have dots.
+_MAPPINGS = (("spark", "conf"), ("source", "options"))
+
+
 def setting_names() -> list[str]:
     """Every `section.key` that a configuration may hold, in the order of the documentation."""
     return [f"{section}.{key}" for section, keys in _keys().items() for key in keys]
@@ -240,6 +256,12 @@ def _section(kind: Any, name: str, block: Any) -> Any:
         refuse([Problem(name, f"{name} must be a mapping of settings, found {type(block).__name__}")])
     fields = {f.name: f for f in dataclasses.fields(kind)}
     problems = [_unknown(name, key) for key in block if key not in fields]
+    if kind is SourceConfig:
+        wrong = place_problem([key for key, value in block.items() if value is not None])
+        if wrong is not None:
+            problems.append(wrong)
+        if block.get("key") == "auto":
+            block = {**block, "key": [MADE_KEY]}
     for key, spec in fields.items():
         required = spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING
         if required and block.get(key) is None:
@@ -259,7 +281,7 @@ def _section(kind: Any, name: str, block: Any) -> Any:
 
 
 def _apply(blocks: dict[str, Any], override: str) -> None:
-    """Set `section.key` in nested mappings; below `spark.conf` the rest of the name is one key, dots and all."""
+    """Set `section.key` in nested mappings; below `spark.conf` and `source.options` the rest of the name is one key, dots and all."""
     name, equals, text = override.partition("=")
     if not equals or "." not in name:
         known = setting_names()
@@ -273,8 +295,9 @@ def _apply(blocks: dict[str, Any], override: str) -> None:
         raise ConfigError(f"override {shorten(name, 200)!r} must have the form section.key=value; {hint}")  # a value may be a secret
     section, _, key = name.partition(".")
     block = _mapping_in(blocks, section, section)
-    if section == "spark" and key.startswith("conf."):
-        _mapping_in(block, "conf", "spark.conf")[key.removeprefix("conf.")] = text
+    outer, dot, inner = key.partition(".")
+    if dot and (section, outer) in _MAPPINGS:
+        _mapping_in(block, outer, f"{section}.{outer}")[inner] = text
     else:
         block[key] = _override_value(section, key, text)
 
@@ -292,7 +315,8 @@ def _mapping_in(blocks: dict[str, Any], name: str, setting: str) -> dict[str, An
 def _override_value(section: str, key: str, text: str) -> Any:
     """Read an override's value: YAML, but for settings that are text, which is taken as it stands unless YAML quotes all of it."""
     hint = get_type_hints(EmbeddingSpec if section == "embedding" else _SECTIONS.get(section, EmbeddingSpec)).get(key, str)
-    if fits("text", hint) and not (fits(1, hint) or fits(True, hint)) and text not in ("", "null", "~"):
+    is_list = fits(["a"], hint) and text.startswith("[")
+    if fits("text", hint) and not (is_list or fits(1, hint) or fits(True, hint)) and text not in ("", "null", "~"):
         is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
         read = None
         if is_quoted:

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from metaeol_udf.errors import Problem
+from metaeol_udf.config.source import FORMATS, SourceConfig
+from metaeol_udf.errors import ConfigError, Problem
 from metaeol_udf.setting_types import is_count, problem, refuse
 from metaeol_udf.spec import DTYPES, QUANTIZATIONS, VALUES, EmbeddingSpec
 
@@ -16,6 +17,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "embedding.dtype": DTYPES,
     "embedding.quantization": QUANTIZATIONS,
     "embedding.values": VALUES,
+    "source.format": FORMATS,
     "runtime.device": ("auto", "cpu", "cuda"),
     "runtime.max_batch_tokens": ("auto",),
     "target.deleted": ("remove", "keep"),
@@ -25,7 +27,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 #: Settings that are paths, or may be.
 PATHS = frozenset({
-    "source.table", "target.table", "runtime.model_cache", "runtime.report", "runtime.report_page", "runtime.prometheus",
+    "source.table", "source.path", "target.table", "runtime.model_cache", "runtime.report", "runtime.report_page", "runtime.prometheus",
     "stream.checkpoint", "evaluation.data", "quality.pairs",
 })  # fmt: skip
 
@@ -33,16 +35,6 @@ PATHS = frozenset({
 _AUTO_OR_COUNT = "auto or a positive integer"
 _NULL_OR_COUNT = "null or a positive integer"
 _START = "earliest, latest or a version"
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceConfig:
-    """The table whose texts are embedded."""
-
-    table: str  # a path, or one to three dot-separated names
-    key: tuple[str, ...]  # columns that name a row: unique together and never NULL
-    text: str = "text"
-    where: str | None = None  # a Spark SQL condition over the row's own columns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,7 +207,18 @@ class JobConfig(EncoderConfig):
     estimate: EstimateConfig = field(default_factory=EstimateConfig)
     quality: QualityConfig = field(default_factory=QualityConfig)
 
+    def __post_init__(self) -> None:
+        if self.target.table is None and self.source.makes_key:
+            raise ConfigError(
+                "target.table is missing: a key that is made (source.key: auto) stands in a table of its own, beside the vectors"
+            )
+        if self.target.table is None and self.source.table is None:
+            raise ConfigError(
+                f"target.table is missing: vectors of {self.source.place} go into a Delta table of their own; only a source.table can hold "
+                "its vectors itself"
+            )
+
     @property
     def target_table(self) -> str:
         """The table that vectors are written to."""
-        return self.target.table or self.source.table
+        return self.target.table or self.source.table or ""

@@ -28,6 +28,7 @@ ORDER = [
     "spark/cluster",
     "spark",
     "delta/tables quality explain",
+    "delta/sources",
     "delta/base",
     "delta/select",
     "delta/write delta/report",
