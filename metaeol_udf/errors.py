@@ -7,7 +7,7 @@ MetaEOLError                 1  anything unexpected
 ├── ConflictError            4  another writer won, and retrying did not help
 ├── EnvironmentFault         5  disk, memory, Java, device
 │   └── ModelFilesError      5  model files missing, truncated, altered or not allowed
-├── QualityError             6  the quality gate does not let another spec's vectors into the table
+├── QualityError             6  the quality gate does not let another spec's vectors into the table, or a query missed its row
 └── TerminatedError        143  SIGTERM: the same command goes on where this one stopped
 
 Messages name the thing, the rule and the value found, then the way out. They never quote a text of the user's table.
@@ -102,7 +102,7 @@ class ModelFilesError(EnvironmentFault):
 
 
 class QualityError(MetaEOLError):
-    """Vectors of another spec are worse than the table's own by more than the quality gate allows, or it could not tell."""
+    """Vectors of another spec are worse than the quality gate allows, or it could not tell; or a query missed the row it must find."""
 
     exit_code = 6
 

@@ -1,4 +1,4 @@
-"""Commands that read an embedded table: search, duplicates."""
+"""Commands that read an embedded table: search, test, duplicates."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from metaeol_udf.cli.arguments import AsJson, Conf, Overrides, Where
 from metaeol_udf.cli.views import emit, show_hit_lists, show_pairs
 from metaeol_udf.config import load_config
 from metaeol_udf.errors import ConfigError, InputError
+from metaeol_udf.formatting import first_words
+from metaeol_udf.terminal import show_columns
 
 
 def search(
@@ -35,6 +37,35 @@ def search(
     lists = [[{"key": hit.key, "text": hit.text, "score": hit.score} for hit in hits] for hits in found]
     by_query = [{"query": words, "hits": hits} for words, hits in zip(asked, lists, strict=True)]
     emit(as_json, lists[0] if queries is None else by_query, lambda console: show_hit_lists(console, asked, found))
+
+
+def check(
+    conf: Conf,
+    queries: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="A TSV with the column query and the key columns of the row it must find.", show_default=False),
+    ],
+    overrides: Overrides = None,
+    k: Annotated[int, typer.Option("--k", "-k", min=1, max=10_000, help="Among how many rows it must be.")] = 10,
+    where: Where = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look whether queries find the rows that they must find, for pipelines: status 6 where one does not.
+
+    Example: metaeol test job.yaml queries.tsv --k 5
+    """
+    config = load_config(conf, overrides or ())
+    from metaeol_udf.search.expected import check_queries, require_found
+
+    found = check_queries(config, queries, k=k, where=where)
+    rows = [(first_words(each.query, 60), " ".join(each.key.values()), *_rank_and_score(each.rank, each.score)) for each in found]
+    head, title = ("query", "row", "rank", "score"), f"{config.target_table}: the first {k} rows of each query"
+    emit(as_json, [vars(each) for each in found], lambda console: show_columns(console, title, head, rows, right={2, 3}))
+    require_found(found, k)
+
+
+def _rank_and_score(rank: int | None, score: float | None) -> tuple[str, str]:
+    return ("missed", "") if score is None else (str(rank), f"{score:.4f}")
 
 
 def duplicates(

@@ -179,6 +179,7 @@ def test_results_are_plain_in_a_pipe_and_without_colour_where_none_is_wanted() -
                 "fit",
                 "init",
                 "report",
+                "test",
             )
         ),
         ["model", "prepare"],
