@@ -27,7 +27,7 @@ from metaeol_udf.config.sections import (
     StreamConfig,
     TargetConfig,
 )
-from metaeol_udf.config.source import MADE_KEY, SourceConfig, place_problem
+from metaeol_udf.config.source import MADE_KEY, PLACES, SourceConfig, place_problem
 from metaeol_udf.config.suggestions import suggest_setting
 from metaeol_udf.errors import ConfigError, Problem, SettingsError, did_you_mean
 from metaeol_udf.files import is_folder, parse_yaml, places_of, read_text, texts_as_written
@@ -257,9 +257,8 @@ def _section(kind: Any, name: str, block: Any) -> Any:
     fields = {f.name: f for f in dataclasses.fields(kind)}
     problems = [_unknown(name, key) for key in block if key not in fields]
     if kind is SourceConfig:
-        wrong = place_problem([key for key, value in block.items() if value is not None])
-        if wrong is not None:
-            problems.append(wrong)
+        if all(block.get(place) is None for place in PLACES):
+            problems += [each for each in [place_problem(())] if each is not None]
         if block.get("key") == "auto":
             block = {**block, "key": [MADE_KEY]}
     for key, spec in fields.items():

@@ -15,7 +15,8 @@ from metaeol_udf.setting_types import problem, refuse
 FORMATS = ("parquet", "csv", "json", "orc", "iceberg")
 #: The key's column where the key is made.
 MADE_KEY = "metaeol_key"
-_PLACES = ("table", "path", "query")
+#: Settings that say where the rows are, one of which is given.
+PLACES = ("table", "path", "query")
 _ENDINGS = {"parquet": "parquet", "csv": "csv", "tsv": "csv", "json": "json", "jsonl": "json", "ndjson": "json", "orc": "orc"}
 _PACKED = ("gz", "bz2", "zst", "xz", "lz4", "snappy")
 
@@ -44,7 +45,7 @@ class SourceConfig:
         if self.key_columns is not None and not self.makes_key:
             said = "source.key_columns are part of a key that is made: set source.key=auto, or leave them out"
             yield Problem("source.key_columns", said)
-        yield place_problem([name for name in _PLACES if getattr(self, name) is not None])
+        yield place_problem([name for name in PLACES if getattr(self, name) is not None])
         yield problem("source.format", self.format in (None, *FORMATS), self.format, ", ".join(FORMATS), FORMATS)
         for name in ("format", "options"):
             if getattr(self, name) and self.path is None:
@@ -59,7 +60,7 @@ class SourceConfig:
     @property
     def place(self) -> str:
         """The setting that says where the rows are: `source.table`, `source.path` or `source.query`."""
-        return next(f"source.{name}" for name in _PLACES if getattr(self, name) is not None)
+        return next(f"source.{name}" for name in PLACES if getattr(self, name) is not None)
 
     @property
     def makes_key(self) -> bool:
@@ -84,7 +85,7 @@ class SourceConfig:
 
 def place_problem(given: Collection[str]) -> Problem | None:
     """Say what is wrong where a source is at no place or at several: `given` are its keys."""
-    named = [f"source.{name}" for name in _PLACES if name in given]
+    named = [f"source.{name}" for name in PLACES if name in given]
     if not named:
         return Problem(
             "source.table", "source.table is missing (for other sources: source.path of files, or source.query)", is_missing=True

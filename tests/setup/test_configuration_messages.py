@@ -40,7 +40,7 @@ runtime:
   wave_rows: 0
 """
     assert refused(tmp_path, text) == [
-        "job.yaml:1:1: source.table is missing",
+        "job.yaml:1:1: source.table is missing (for other sources: source.path of files, or source.query)",
         "job.yaml:2:3: unknown key source.tabel; did you mean 'table'?",
         "job.yaml:5:3: unknown key target.column; `column` belongs below `embedding:`",
         "job.yaml:8:3: unknown key embedding.batch_size; did you mean 'runtime.max_batch_tokens'?",
