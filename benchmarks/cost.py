@@ -1,12 +1,12 @@
 """What a run costs beside the model, counted from Spark's event log: jobs, passes over each table, shuffled bytes.
 
-    python -m benchmarks.cost [--rows 200000] [--sizes 100000,1000000] [--dim 256]
+    python -m benchmarks.cost [--rows 200000] [--sizes 100000,1000000] [--dim 256] [--words 80]
 
 A stand-in takes the model's place (see `benchmarks.rows`). The source has a key that looks like a UUID and texts of about 600
-characters. The vectors go to a table of their own. A table of `--rows` sees five runs: the first one, in four waves; the same one
-again; one after 10 rows were appended; one after 10 rows were updated; one more of these after both tables got deletion vectors. `--sizes`
-repeats all but the second on tables of other sizes and shows the time that they take. 10 million rows take an hour or more, so they are no
-default. `--rows 0` leaves out the first table.
+characters, or as long as `--words` says. The vectors go to a table of their own. A table of `--rows` sees five runs: the first one,
+in four waves; the same one again; one after 10 rows were appended; one after 10 rows were updated; one more of these after both tables
+got deletion vectors. `--sizes` repeats all but the second on tables of other sizes and shows the time that they take. 10 million rows
+take an hour or more, so they are no default. `--rows 0` leaves out the first table.
 
 A count is the same on every machine. Only the seconds are not.
 """
@@ -42,8 +42,8 @@ WAVES = 4
 FEW = 10  # rows that a night appends or updates
 VECTOR = "embedding"
 _ROWS_PER_FILE = 500_000
-_N_WORDS = 2_000
-_WORDS_PER_TEXT = range(60, 101)  # about 600 characters
+_N_VOCABULARY = 2_000
+N_WORDS = 80  # of a text, give or take a quarter: about 600 characters
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def words() -> list[str]:
     rng = random.Random(0)
     starts = [*"bcdfghlmnprstvw", "br", "ch", "cl", "cr", "dr", "fl", "gr", "pl", "pr", "sh", "sl", "sp", "st", "th", "tr"]
     vowels, ends = [*"aeiou", "ai", "ea", "ee", "ou"], [*"nrstlmd", "nd", "st", "ng", "ck"]
-    counts = [rng.choice((1, 1, 2, 2, 3)) for _ in range(_N_WORDS)]
+    counts = [rng.choice((1, 1, 2, 2, 3)) for _ in range(_N_VOCABULARY)]
     return ["".join(rng.choice(starts) + rng.choice(vowels) for _ in range(n)) + rng.choice(ends) for n in counts]
 
 
@@ -91,8 +91,8 @@ def uuid_of(number: Column) -> Column:
     return F.regexp_replace(F.md5(number.cast("string")), "^(.{8})(.{4})(.{4})(.{4})", "$1-$2-$3-$4-")
 
 
-def source_rows(spark: SparkSession, begin: int, end: int) -> DataFrame:
-    """Make the rows of these numbers: key and text.
+def source_rows(spark: SparkSession, begin: int, end: int, n_words: int = N_WORDS) -> DataFrame:
+    """Make the rows of these numbers: key and text, of `n_words` words, give or take a quarter.
 
     LZ4, which Spark shuffles with, makes 1.6 bytes of text into one, as it does with this repository's documentation: early words of
     the vocabulary are frequent ones.
@@ -101,10 +101,11 @@ def source_rows(spark: SparkSession, begin: int, end: int) -> DataFrame:
 
     def word(position: Column) -> Column:
         share = F.pmod(F.xxhash64(number, position), F.lit(1_000_000)) / F.lit(1e6)
-        return F.element_at(vocabulary, F.floor(share * share * F.lit(_N_WORDS)).cast("int") + 1)
+        return F.element_at(vocabulary, F.floor(share * share * F.lit(_N_VOCABULARY)).cast("int") + 1)
 
-    n_words = F.pmod(F.xxhash64(number), F.lit(len(_WORDS_PER_TEXT))).cast("int") + F.lit(_WORDS_PER_TEXT.start)
-    text = F.concat_ws(" ", F.transform(F.sequence(F.lit(1), n_words), word))
+    spread = n_words // 4
+    length = F.pmod(F.xxhash64(number), F.lit(2 * spread + 1)).cast("int") + F.lit(n_words - spread)
+    text = F.concat_ws(" ", F.transform(F.sequence(F.lit(1), length), word))
     n_files = max(2, math.ceil((end - begin) / _ROWS_PER_FILE))
     return spark.range(begin, end, 1, n_files).select(uuid_of(number).alias("key"), text.alias("text"))
 
@@ -121,20 +122,22 @@ class CostBench:
         spans: The runs so far.
     """
 
-    def __init__(self, spark: SparkSession, folder: Path, model: Path, rows: int, n_waves: int = WAVES, dim: int = DIM) -> None:
-        """Write the source, of `rows` rows; `n_waves` are those of a first run."""
+    def __init__(
+        self, spark: SparkSession, folder: Path, model: Path, rows: int, n_waves: int = WAVES, dim: int = DIM, n_words: int = N_WORDS,
+    ) -> None:  # fmt: skip
+        """Write the source, of `rows` rows with texts of about `n_words` words; `n_waves` are those of a first run."""
         self.source, self.target = folder / "source", folder / "target"
         self.journal = folder / "target__metaeol_journal"
         self.rows, self.dim = rows, dim
         self.spans: list[Span] = []
-        self._spark = spark
+        self._spark, self._n_words = spark, n_words
         self._blocks: dict[str, Any] = {
             "source": {"table": str(self.source), "key": ["key"]},
             "target": {"table": str(self.target)},
             "embedding": {"model": str(model), "dtype": "float32", "truncate_dim": dim},
             "runtime": {"device": "cpu", "wave_rows": math.ceil(rows / n_waves)},
         }
-        source_rows(spark, 0, rows).write.format("delta").save(str(self.source))
+        source_rows(spark, 0, rows, n_words).write.format("delta").save(str(self.source))
 
     def run(self, name: str, n_new: int) -> Span:
         """Run the job, which must find `n_new` rows to do."""
@@ -170,7 +173,8 @@ class CostBench:
 
     def append_few(self) -> None:
         """Append few rows to the source."""
-        source_rows(self._spark, self.rows, self.rows + FEW).write.format("delta").mode("append").save(str(self.source))
+        rows = source_rows(self._spark, self.rows, self.rows + FEW, self._n_words)
+        rows.write.format("delta").mode("append").save(str(self.source))
         self.rows += FEW
 
     def update_few(self) -> None:
@@ -213,20 +217,21 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=200_000, help="of the table with all five runs; 0 for none")
     parser.add_argument("--sizes", default="100000,1000000", help="rows of the tables with runs after a change of 10 rows; empty for none")
     parser.add_argument("--dim", type=int, default=DIM, help="dimensions of a vector")
+    parser.add_argument("--words", type=int, default=N_WORDS, help="words of a text, give or take a quarter")
     parser.add_argument("--driver-memory", default="2g", help="heap of the Java process")
     arguments = parser.parse_args()
-    notes = [f"vectors of {arguments.dim} dimensions", f"heap {arguments.driver_memory}"]
+    notes = [f"vectors of {arguments.dim} dimensions", f"texts of about {arguments.words} words", f"heap {arguments.driver_memory}"]
     print(", ".join([describe_machine(), *notes]))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         spark = start_session(folder, arguments.driver_memory)
         benches: list[CostBench] = []
         if arguments.rows:
-            benches.append(CostBench(spark, folder / "all", arguments.model, arguments.rows, dim=arguments.dim))
+            benches.append(CostBench(spark, folder / "all", arguments.model, arguments.rows, dim=arguments.dim, n_words=arguments.words))
             benches[-1].run_all()
         n_all = sum(len(bench.spans) for bench in benches)
         for rows in map(int, filter(None, arguments.sizes.split(","))):
-            benches.append(CostBench(spark, folder / str(rows), arguments.model, rows, dim=arguments.dim))
+            benches.append(CostBench(spark, folder / str(rows), arguments.model, rows, dim=arguments.dim, n_words=arguments.words))
             benches[-1].run("first run", rows)
             benches[-1].run_nights()
         text_bytes = [bench.text_bytes() for bench in benches]

@@ -9,15 +9,20 @@ from metaeol_udf.prompts import TemplateSet
 from metaeol_udf.spec import EmbeddingSpec
 
 if TYPE_CHECKING:
+    from metaeol_udf.delta.one_call import embed_table
     from metaeol_udf.encoder import MetaEOLEncoder
 
 __version__ = "0.1.0"
 
-__all__ = ["EmbeddingSpec", "MetaEOLEncoder", "MetaEOLError", "TemplateSet", "__version__"]
+__all__ = ["EmbeddingSpec", "MetaEOLEncoder", "MetaEOLError", "TemplateSet", "__version__", "embed_table"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the encoder, and torch with it, only when it is asked for: a Spark driver needs neither."""
+    """Import the encoder with torch, and the job with Spark, only when they are asked for: each does without the other's."""
+    if name == "embed_table":
+        from metaeol_udf.delta.one_call import embed_table
+
+        return embed_table
     if name == "MetaEOLEncoder":
         from metaeol_udf.encoder import MetaEOLEncoder
 

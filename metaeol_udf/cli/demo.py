@@ -67,7 +67,7 @@ def _make_table(spark: SparkSession, config: JobConfig) -> str:
     """Write the docstrings as a Delta table, unless one is there: then its vectors stay."""
     from delta import DeltaTable
 
-    path = config.source.table
+    path = config.target_table  # the vectors stand beside the docstrings
     if DeltaTable.isDeltaTable(spark, path):
         return f"{path}: {spark.read.format('delta').load(path).count()} docstrings, there already"
     rows = sorted(collect_docstrings().items())

@@ -74,9 +74,9 @@ def _own_task(config: EncoderConfig, title: str) -> RetrievalTask:
 
     with waiting("reading titles and texts"):
         rows = sample_titles(config, title, config.evaluation.limit or _TITLES)
-    task = make_retrieval(f"{title} to {config.source.text}, a proxy", *rows)
+    task = make_retrieval(f"{title} to {' and '.join(config.source.text_columns)}, a proxy", *rows)
     if len(task.documents) < 2:
-        raise InputError(f"--title {title}: {config.source.table} has fewer than two rows with a title and a different text")
+        raise InputError(f"--title {title}: the source has fewer than two rows with a title and a different text")
     return task
 
 

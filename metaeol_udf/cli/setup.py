@@ -17,13 +17,20 @@ from metaeol_udf.terminal import print_json
 
 
 def init(
-    table: Annotated[str, typer.Argument(metavar="TABLE", help="The Delta table: a path with a / in it, or a name.", show_default=False)],
+    table: Annotated[
+        str,
+        typer.Argument(
+            metavar="TABLE_OR_FILE",
+            help="A Delta table (a path with a / in it, or a name), or a file or folder of CSV, Parquet, JSON or ORC.",
+            show_default=False,
+        ),
+    ],
     overrides: Overrides = None,
     out: Annotated[Path, typer.Option(metavar="CONF", help="The YAML file to write.")] = Path("metaeol.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there already.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write a commented configuration for a table: key and text column are guessed from its schema and some of its rows."""
+    """Write a commented configuration for a table or a file: key and text column are guessed from its schema and some of its rows."""
     if out.exists() and not force:
         raise ConfigError(f"{out} is there already; --force replaces it")
     from metaeol_udf.starter import draft_config

@@ -16,8 +16,9 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import BinaryType, LongType, StringType, StructField, StructType
 
 from metaeol_udf.config import GivenConfig, JobConfig, as_config
+from metaeol_udf.delta.sources.source import Source
+from metaeol_udf.delta.sources.text import check_text_columns, text_of
 from metaeol_udf.delta.tables.columns import check_source_columns
-from metaeol_udf.delta.tables.refs import open_table, parse_table, read
 from metaeol_udf.delta.tables.where_clause import filtered
 from metaeol_udf.encoder.vectors.output import PostProcessing
 from metaeol_udf.encoder.vectors.postprocess_fit import Moments, fit_postprocess
@@ -53,10 +54,10 @@ def run_fit(config: GivenConfig, out: Path, method: str, *, spark: SparkSession 
     config = as_config(config)
     runtime = config.runtime
     post = fit_on(
-        _source(config, spark),
+        _texts(config, spark),
         config.embedding,
         method,
-        text=config.source.text,
+        text="text",
         device=runtime.device,
         max_batch_tokens=runtime.max_batch_tokens,
         **options,
@@ -71,7 +72,7 @@ def sample_texts(config: JobConfig, n_texts: int, spark: SparkSession | None = N
     Raises:
         InputError: The table or its column is missing.
     """
-    return [row["text"] for row in chosen_texts(_source(config, spark), config.source.text, n_texts).collect()]
+    return [row["text"] for row in chosen_texts(_texts(config, spark), "text", n_texts).collect()]
 
 
 def sample_titles(config: JobConfig, title: str, n_rows: int, spark: SparkSession | None = None) -> tuple[list[str], list[str]]:
@@ -83,15 +84,15 @@ def sample_titles(config: JobConfig, title: str, n_rows: int, spark: SparkSessio
         ConfigError: `title` is the text column itself.
         InputError: The table or a column is missing, or the titles are no strings.
     """
-    source = _source(config, spark)
+    source = _rows(config, spark)
     field = find_field(source.schema, title)
     if field is None or not isinstance(field.dataType, StringType):
         found = f"columns: {', '.join(source.columns)}" if field is None else f"found {field.dataType.simpleString()}"
-        raise InputError(f"--title {title!r} must be a string column of {config.source.table} ({found})")
-    if field.name == find_field(source.schema, config.source.text).name:  # type: ignore[union-attr]  # `_source` has seen that it is there
+        raise InputError(f"--title {title!r} must be a string column of {Source(config.source)} ({found})")
+    if field.name.casefold() in {name.casefold() for name in config.source.text_columns}:
         raise ConfigError(f"--title {title!r} is source.text itself: name another column")
-    names = {"title": title, "text": config.source.text}
-    columns = [F.make_valid_utf8(F.col(quoted(name))).alias(alias) for alias, name in names.items()]
+    parts = {"title": F.col(quoted(title)), "text": text_of(config.source, source.schema)}
+    columns = [F.make_valid_utf8(part).alias(alias) for alias, part in parts.items()]
     rows = (
         source.select(*columns).where("trim(title) != '' AND trim(text) != ''").orderBy(F.xxhash64("text"), "text", "title").limit(n_rows)
     )
@@ -99,14 +100,21 @@ def sample_titles(config: JobConfig, title: str, n_rows: int, spark: SparkSessio
     return [row["title"] for row in taken], [row["text"] for row in taken]
 
 
-def _source(config: JobConfig, spark: SparkSession | None) -> DataFrame:
-    """The rows that the job would select."""
+def _texts(config: JobConfig, spark: SparkSession | None) -> DataFrame:
+    """Read the texts of the rows that the job would select, in one column `text`."""
+    rows = _rows(config, spark)
+    return rows.select(text_of(config.source, rows.schema).alias("text"))
+
+
+def _rows(config: JobConfig, spark: SparkSession | None) -> DataFrame:
+    """Read the rows that the job would select."""
     session = get_session(config.spark, spark)
-    ref = parse_table(config.source.table, "source.table")
-    open_table(session, ref, "source.table")
-    source = read(session, ref)
-    check_source_columns(source, config.source.key, config.source.text, ref)
-    return filtered(source, config.source.where)
+    source = Source(config.source)
+    source.open(session)
+    rows = source.read(session)
+    check_source_columns(rows, config.source.key, source)
+    check_text_columns(config.source, rows.schema, source)
+    return filtered(rows, config.source.where)
 
 
 def fit_on(

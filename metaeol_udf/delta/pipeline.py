@@ -198,7 +198,8 @@ class EmbedRun:
                 self._attempts_left = _MAX_ATTEMPTS
             if not self._attempts_left:
                 raise
-            logger.warning("rows of version %d of the source are gone: looking again", snapshot.tables.source_version)
+            version = snapshot.tables.source_version
+            logger.warning("rows of %s are gone: looking again", "the source" if version is None else f"version {version} of the source")
 
     def _must_pass_gate(self, snapshot: Snapshot) -> bool:
         """Tell whether the run must pass the quality gate before it labels or publishes anything. Starts no Spark work.
@@ -260,7 +261,8 @@ class EmbedRun:
         check_termination()
         published = Published(self._journal, texts.is_fresh, None if texts.n_reused else plan)
         tables = snapshot.tables
-        since = tables.source_version if self._job.in_place else -1 if tables.target_version is None else tables.target_version
+        before = tables.source_version if self._job.in_place else tables.target_version
+        since = -1 if before is None else before
         for merges_left in reversed(range(_MAX_MERGES)):
             with self._phase("publish"):
                 publish(self._job, self._scope, snapshot, published)
@@ -351,8 +353,7 @@ class EmbedRun:
     def _finish_report(self, snapshot: Snapshot) -> None:
         """Finish the report with the tables' versions and the session's executors."""
         with self._phase("report"):
-            self._report.delta_versions = {
-                "source": snapshot.tables.source_version,
-                "target": newest_version(self._spark, self._job.target),
-            }
+            source = snapshot.tables.source_version
+            versions = {} if source is None else {"source": source}
+            self._report.delta_versions = versions | {"target": newest_version(self._spark, self._job.target)}
             self._report.executors = executor_count(self._spark)

@@ -33,6 +33,7 @@ from metaeol_udf.delta.select.proof import ProofStore, noted_commits, why_source
 from metaeol_udf.delta.select.row_scope import RowScope, row_scope_of_keys
 from metaeol_udf.delta.select.selection import DONE, HELD, select
 from metaeol_udf.delta.select.snapshot import open_checked, take_snapshot
+from metaeol_udf.delta.sources.text import with_made_key
 from metaeol_udf.delta.tables.commits import TableLog, newest_version
 from metaeol_udf.delta.tables.refs import TableRef, exists, open_table
 from metaeol_udf.delta.tables.where_clause import filtered
@@ -77,11 +78,28 @@ def describe_stream(job: Job) -> dict[str, Any]:
         `checkpoint`, its folder, or None while there is no target; `follows_from`, the version of the source that the stream
         began from, or None before its first run; `start` and `trigger`, as configured.
     """
+    check_followed(job)
     settings = {"start": job.config.stream.start, "trigger": job.config.stream.trigger}
     if not exists(job.spark, job.target):
         return {"checkpoint": None, "follows_from": None} | settings
     folder = _Stream(job, job.new_report()).checkpoint()[0]
     return {"checkpoint": folder, "follows_from": StartingPoint(job.spark, folder).version} | settings
+
+
+def check_followed(job: Job) -> None:
+    """Check that Spark can follow the source, before anything is written.
+
+    Raises:
+        InputError: It is a query, or files that Spark does not stream, or `stream.start` asks for what files cannot tell.
+    """
+    source = job.source
+    if source.table is not None:
+        return
+    if source.files is None:
+        raise InputError(f"{source.setting}: a query cannot be followed as a stream: run `metaeol embed` each time instead")
+    if job.config.stream.start != "earliest":
+        raise InputError("stream.start: files have no versions, so that a stream of them begins with all of them: set earliest")
+    source.files.stream(job.spark, job.config.stream.max_files)
 
 
 class _Stream:
@@ -95,6 +113,7 @@ class _Stream:
 
     def run(self) -> None:
         """Bring the table up to date, then follow it."""
+        check_followed(self._job)
         # What must pass the quality gate first does not change the label of the vectors that the table holds.
         is_gated = self._forget_other_specs() and self._job.config.quality.gate
         self._look_again()
@@ -112,9 +131,9 @@ class _Stream:
         self._follow(self._writer(self._read(feed, start), checkpoint))
         self._sweep(self._job)
         if not self._report.delta_versions:  # no batch
-            tables = {"source": self._job.source, "target": self._job.target}
-            versions = {role: newest_version(self._job.spark, ref, f"{role}.table") for role, ref in tables.items()}
-            self._report.delta_versions = versions
+            version = self._job.source.newest_version(self._job.spark)
+            versions = {} if version is None else {"source": version}
+            self._report.delta_versions = versions | {"target": newest_version(self._job.spark, self._job.target)}
 
     def _look_again(self) -> None:
         """Look at the whole table once more, and follow it from there, where its commits do not show all that there is to do.
@@ -127,7 +146,7 @@ class _Stream:
             return
         logger.info("looking at the whole table first: %s", why)
         prepare_tables(job, open_checked(job, RowScope()), with_metadata=False)
-        version = newest_version(job.spark, job.source, "source.table")
+        version = job.source.newest_version(job.spark) or 0
         self._run_part(job, None)
         checkpoint = self.checkpoint()[0]
         SmallFile(job.spark, checkpoint).delete(recursive=True)
@@ -136,7 +155,7 @@ class _Stream:
     def _why_look_again(self) -> str | None:
         """Say what happened since the last proof that a stream cannot go on from; None without a proof, too."""
         job, proof = self._job, ProofStore(self._job).load()
-        source, target = (TableLog.of(job.spark, ref) for ref in (job.source, job.target))
+        source, target = job.source.log(job.spark), TableLog.of(job.spark, job.target)
         if proof is None or source is None or target is None:
             return None
         if (proof.source_id, proof.target_id) != (source.table_id, target.table_id):
@@ -147,7 +166,7 @@ class _Stream:
 
     def _sweep(self, job: Job) -> None:
         """Remove from a target of its own the keys that left the source since the last sweep."""
-        log = None if job.in_place else TableLog.of(job.spark, job.source)
+        log = None if job.in_place else job.source.log(job.spark)
         if log is None or self._swept is None or self._swept.version in (None, log.version):
             return
         commits = log.commits_since(self._swept.version)
@@ -175,29 +194,39 @@ class _Stream:
         Other rows, another spec, or a table made anew is another stream.
         """
         source, job = self._job.config.source, self._job
-        tables = [self._detail(ref) for ref in (job.source, job.target)]
-        feed = str(tables[0]["properties"].get("delta.enableChangeDataFeed", "false")).lower() == "true"
-        identity = [table["id"] for table in tables] + [
+        target, table = self._detail(job.target), job.source.open(job.spark)
+        detail = None if table is None else self._detail(table)
+        feed = detail is not None and str(detail["properties"].get("delta.enableChangeDataFeed", "false")).lower() == "true"
+        identity: list[object] = [
+            str(job.source) if detail is None else detail["id"],
+            target["id"],
             source.key,
             source.text,
             source.where,
+            *([] if source.format_text is None else [source.format_text]),
+            *([] if source.key_columns is None else [source.key_columns]),
             job.columns.vector,
             self._report.fingerprint,
             feed,
         ]
         digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
-        folder = self._config.checkpoint or f"{tables[1]['location'].rstrip('/')}__metaeol_checkpoint"
+        folder = self._config.checkpoint or f"{target['location'].rstrip('/')}__metaeol_checkpoint"
         return f"{folder.rstrip('/')}/{digest}", feed
 
     def _detail(self, ref: TableRef) -> Row:
-        return open_table(self._job.spark, ref, "source.table" if ref == self._job.source else "target.table").detail().collect()[0]
+        setting = "source.table" if ref == self._job.source.table else "target.table"
+        return open_table(self._job.spark, ref, setting).detail().collect()[0]
 
     def _begin(self) -> int:
         """Begin a stream with the main job, where `stream.start` says so; gives the version to follow from.
 
         The newest version is taken first: the stream looks once more at what is committed while the main job runs.
         """
-        start, newest = self._config.start, newest_version(self._job.spark, self._job.source, "source.table")
+        start, newest = self._config.start, self._job.source.newest_version(self._job.spark)
+        if newest is None:
+            logger.info("first run of this stream: all rows, then the files that come in")
+            self._run_part(self._job, None)
+            return 0
         if start != "earliest" and not take_snapshot(self._job, RowScope(), check_keys=False).counts.rows_of_other_specs:
             version = newest if start == "latest" else int(start)
             if version > newest:
@@ -208,13 +237,18 @@ class _Stream:
         return newest
 
     def _read(self, feed: bool, start: StartingPoint) -> DataFrame:
+        source = self._job.source
+        if source.files is not None:
+            return source.files.stream(self._job.spark, self._config.max_files)
         # Once there is a checkpoint, Spark goes on from that and not from the starting version.
         options: dict[str, Any] = {"maxFilesPerTrigger": self._config.max_files, "startingVersion": start.version}
         # Without a change feed, rewritten files are read whole: their unchanged rows are current and fall away, while leaving
         # out such commits (skipChangeCommits) would leave the vectors of updated texts as they were.
         options |= {"readChangeFeed": "true"} if feed else {"ignoreChanges": "true"}
-        reader, source = self._job.spark.readStream.format("delta").options(**options), self._job.source
-        rows = reader.load(source.name) if source.is_path else reader.table(source.identifier)
+        reader, ref = self._job.spark.readStream.format("delta").options(**options), source.open(self._job.spark)
+        if ref is None:
+            raise InputError(f"{source.setting} cannot be followed as a stream")
+        rows = reader.load(ref.name) if ref.is_path else reader.table(ref.identifier)
         return rows.where(F.col("_change_type").isin("insert", "update_postimage")) if feed else rows
 
     def _writer(self, rows: DataFrame, checkpoint: str) -> DataStreamWriter:
@@ -254,6 +288,7 @@ class _Stream:
         check_termination()
         job = dataclasses.replace(self._job, spark=batch.sparkSession)  # a stream works in a session of its own
         source = job.config.source
+        batch = with_made_key(batch, source, job.source)
         if not job.in_place:
             due = filtered(batch, source.where)
         else:  # the job's own commits come back: their rows are current

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,11 @@ from pyspark.sql.types import DataType, StructType
 
 from metaeol_udf.config import JobConfig, SourceConfig
 from metaeol_udf.delta.select import selection
+from metaeol_udf.delta.sources.source import Source, check_apart
+from metaeol_udf.delta.sources.text import check_text_columns
 from metaeol_udf.delta.tables.can_write import check_can_write
 from metaeol_udf.delta.tables.columns import VectorColumns, check_source_columns, check_vector_columns, require_field
-from metaeol_udf.delta.tables.refs import TableRef, exists, open_table, parse_table, read
+from metaeol_udf.delta.tables.refs import TableRef, exists, open_table, parse_table
 from metaeol_udf.delta.tables.target import check_target, rewritten_bytes
 from metaeol_udf.delta.tables.where_clause import filtered
 from metaeol_udf.doctor.machine import check_disk
@@ -29,6 +31,10 @@ from metaeol_udf.spark.cluster.resolve import resolve
 
 SAMPLE_ROWS = 100_000
 _OWN_TABLE = "target.table=<a table of its own>"
+_PLACES = {
+    "source.table": "a Delta table's path or name", "source.path": "a file or folder", "source.format": "the format of the files",
+    "source.query": "one SELECT that always says the same", "target.table": "a folder of its own",
+}  # fmt: skip
 _DAY_S = 86_400
 _UNIT_S = {"second": 1, "minute": 60, "hour": 3600, "day": _DAY_S, "week": 7 * _DAY_S, "month": 30 * _DAY_S, "year": 365 * _DAY_S}
 
@@ -37,23 +43,27 @@ def check_tables(spark: SparkSession, plan: Plan, all_keys: bool) -> Iterator[Fi
     """Check everything about the tables; end at the first thing without which the rest cannot be known."""
     config = plan.config
     try:
-        source_ref, target_ref = parse_table(config.source.table, "source.table"), parse_table(config.target_table, "target.table")
-        detail = _detail(spark, source_ref)
-        source = read(spark, source_ref)
+        place, target_ref = Source(config.source), parse_table(config.target_table, "target.table")
+        check_apart(place, target_ref)
+        ref = place.open(spark)
+        source = place.read(spark)
     except MetaEOLError as error:
-        yield refused("source", error, "source.table=<a Delta table's path or name>")
+        yield refused("source", error, f"{place_of(error)}=<{_PLACES.get(place_of(error), 'another place')}>")
         return
-    yield check_columns(source, config.source, source_ref)
+    yield check_columns(source, config.source, place)
     yield check_condition(source, config.source)
-    yield check_keys(source, config.source, all_keys)
-    in_place = source_ref == target_ref
-    yield check_vector_room(spark, config, source, target_ref, in_place)
+    yield check_records(source, place)
+    yield check_keys(source, config.source, place, all_keys)
+    in_place = ref == target_ref
+    yield check_vector_room(spark, config, source, place, target_ref)
     yield check_writable(target_ref, "target.table")
+    detail = None if ref is None else _detail(spark, ref)
     written = detail if in_place else _detail(spark, target_ref) if exists(spark, target_ref) else None
     properties = written["properties"] if written is not None else {}
     yield check_change_feed(properties, in_place)
-    yield check_statistics(source.schema, detail, config.source.text, source_ref, in_place)
-    yield check_retention(detail["properties"], source_ref)
+    if ref is not None and detail is not None:
+        yield check_statistics(source.schema, detail, config.source.text_columns, ref, in_place)
+        yield check_retention(detail["properties"], ref)
     try:
         resolved = resolve(config.embedding, lambda: spark)
     except MetaEOLError:
@@ -64,21 +74,37 @@ def check_tables(spark: SparkSession, plan: Plan, all_keys: bool) -> Iterator[Fi
     if written is not None:
         missing_bytes = n_rows * resolved.vector_length * 4 if in_place and not is_there else 0
         yield check_rewrites(written, missing_bytes, target_ref, in_place)
-    rewritten = int(detail["sizeInBytes"]) if in_place else 0
+    rewritten = int(detail["sizeInBytes"]) if in_place and detail is not None else 0
     yield check_disk(plan, nearest_folder(target_ref), n_rows, resolved.vector_length, rewritten)
 
 
-def check_columns(source: DataFrame, config: SourceConfig, ref: TableRef) -> Finding:
+def place_of(error: MetaEOLError) -> str:
+    """Name the setting that a message begins with."""
+    return str(error).partition(":")[0].partition(" ")[0]
+
+
+def check_records(source: DataFrame, place: Source) -> Finding:
+    """Each record of files that are text could be read; rows of other sources always can."""
+    try:
+        place.check_readable(source)
+    except MetaEOLError as error:
+        return refused("records", error, "source.options=<options of Spark's reader>")
+    return ok("records", "each record can be read")
+
+
+def check_columns(source: DataFrame, config: SourceConfig, ref: object) -> Finding:
     """The text column holds strings, the key columns plain values."""
     try:
-        check_source_columns(source, config.key, config.text, ref)
+        check_text_columns(config, source.schema, ref)
+        check_source_columns(source, config.key, ref)
     except MetaEOLError as error:
         key = "source.key" if str(error).startswith("source.key") else "source.text"
         return refused("columns", error, f"{key}=<{', '.join(source.columns[:8])}>")
-    if config.text.casefold() in {name.casefold() for name in config.key}:
-        found = f"the text column {config.text} is a key column: target and quarantine store texts as keys"
+    doubled = {name.casefold() for name in config.key} & {name.casefold() for name in config.text_columns}
+    if doubled:
+        found = f"the text column {', '.join(sorted(doubled))} is a key column: target and quarantine store texts as keys"
         return warning("columns", found, "source.key=<columns that name a row without its text>")
-    return ok("columns", f"text {config.text}, key {', '.join(config.key)}")
+    return ok("columns", f"text {', '.join(config.text_columns)}, key {', '.join(config.key)}")
 
 
 def check_condition(source: DataFrame, config: SourceConfig) -> Finding:
@@ -90,11 +116,11 @@ def check_condition(source: DataFrame, config: SourceConfig) -> Finding:
     return ok("condition", "all rows" if config.where is None else "source.where can be parsed")
 
 
-def check_keys(source: DataFrame, config: SourceConfig, all_keys: bool) -> Finding:
+def check_keys(source: DataFrame, config: SourceConfig, name: object, all_keys: bool) -> Finding:
     """No NULL and nothing twice in the key: the job looks at all rows, this looks at the first ones unless told otherwise."""
     rows = source if all_keys else source.limit(SAMPLE_ROWS)
     try:
-        selection.check_keys(rows, config)
+        selection.check_keys(rows, config, name)
     except MetaEOLError as error:
         return refused("keys", error, "source.key=<columns that are unique together>, or source.where=<a condition without those rows>")
     except PySparkException:  # a column that is not there has a finding of its own
@@ -102,16 +128,16 @@ def check_keys(source: DataFrame, config: SourceConfig, all_keys: bool) -> Findi
     return ok("keys", f"unique and never NULL in {'all' if all_keys else f'the first {SAMPLE_ROWS:,}'} rows")
 
 
-def check_vector_room(spark: SparkSession, config: JobConfig, source: DataFrame, target: TableRef, in_place: bool) -> Finding:
+def check_vector_room(spark: SparkSession, config: JobConfig, source: DataFrame, place: Source, target: TableRef) -> Finding:
     """The vectors' columns are free, or there with the job's types, and Delta takes what is written into them."""
     columns = VectorColumns(config.column)
     try:
-        if in_place:
-            check_vector_columns(source.schema, columns, (*config.source.key, config.source.text), target)
+        if place.table == target:
+            check_vector_columns(source.schema, columns, (*config.source.key, *config.source.text_columns), target)
             check_can_write(spark, open_table(spark, target, "source.table"), target, columns, key=None)
         else:
             key = StructType([require_field(source.schema, name, "source.key", target) for name in config.source.key])
-            check_target(spark, target, parse_table(config.source.table, "source.table"), key, columns)
+            check_target(spark, target, place, key, columns)
     except MetaEOLError as error:
         is_of_column = str(error).startswith("embedding.column")
         return refused("vector columns", error, f"embedding.column={config.column}_2" if is_of_column else _OWN_TABLE)
@@ -145,14 +171,16 @@ def check_change_feed(properties: Mapping[str, str], in_place: bool) -> Finding:
     return ok("change feed", "no reader of a change feed is disturbed")
 
 
-def check_statistics(schema: StructType, detail: Any, text: str, ref: TableRef, in_place: bool) -> Finding:
+def check_statistics(schema: StructType, detail: Any, text: Sequence[str], ref: TableRef, in_place: bool) -> Finding:
     """Say whether Delta copies texts into the log of the table that is written to. Read from its properties; no file is opened."""
     if not in_place:
         return ok("statistics", "the table that is written to holds no text")
-    if text.casefold() not in _columns_with_statistics(schema, detail):
-        return ok("statistics", f"the table's log holds no value of {text}")
+    logged = [name for name in text if name.casefold() in _columns_with_statistics(schema, detail)]
+    if not logged:
+        return ok("statistics", f"the table's log holds no value of {', '.join(text)}")
     leave_out = f"ALTER TABLE {ref.sql} SET TBLPROPERTIES ('delta.dataSkippingStatsColumns' = '<other columns>')"
-    found = f"the table's log holds the beginning of the smallest and largest {text} of each file; {leave_out} keeps those of new files out"
+    values = f"the beginning of the smallest and largest {', '.join(logged)} of each file"
+    found = f"the table's log holds {values}; {leave_out} keeps those of new files out"
     return ok("statistics", found)
 
 

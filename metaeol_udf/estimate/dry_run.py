@@ -43,10 +43,11 @@ def plan_dry_run(config: JobConfig, command: str = "embed", spark: SparkSession 
     is_new, columns = _target_changes(job, work.snapshot)
     report = job.new_report()
     report.count_selected(work.snapshot.counts)
+    version = work.snapshot.tables.source_version
     plan = {
         "command": command,
         "source": str(job.source),
-        "source_version": work.snapshot.tables.source_version,
+        **({} if version is None else {"source_version": version}),
         "target": str(job.target),
         "creates_target": is_new,
         "adds_columns": columns,

@@ -46,7 +46,7 @@ def find_workload(job: Job, scope: RowScope, n_sample: int) -> Workload:
     journal = Journal(job.spark, job.target.beside("journal"), job.spec.fingerprint(), "estimate", job.resolved.vector_length)
     pending = find_pending(snapshot, None if journal.is_empty() else journal.finished())
     select_s = time.monotonic() - started
-    size = open_table(job.spark, job.source, "source.table").detail().collect()[0]["sizeInBytes"] if job.in_place else 0
+    size = open_table(job.spark, job.target, "source.table").detail().collect()[0]["sizeInBytes"] if job.in_place else 0
     # Repaired as the job does it: Arrow would refuse the whole batch, and quote the text in its message.
     texts = pending.distinct_texts.select(F.make_valid_utf8(TEXT).alias(TEXT), FINGERPRINT)
     sample = selection.sampled(texts, [F.col(FINGERPRINT)], pending.n_texts, n_sample).select(TEXT)

@@ -22,9 +22,11 @@ from pyspark.sql.types import LongType, StringType, StructField, StructType
 
 from metaeol_udf.config import GivenConfig, JobConfig, as_config
 from metaeol_udf.cosine import unit_rows
+from metaeol_udf.delta.sources.source import Source
+from metaeol_udf.delta.sources.text import check_text_columns, text_of
 from metaeol_udf.delta.tables.columns import VectorColumns, check_source_columns, require_field
 from metaeol_udf.delta.tables.fingerprint import of_spec
-from metaeol_udf.delta.tables.refs import TableRef, open_table, parse_table, read
+from metaeol_udf.delta.tables.refs import open_table, parse_table, read
 from metaeol_udf.delta.tables.where_clause import filtered
 from metaeol_udf.encoder.checkpoint.resolve import ResolvedSpec
 from metaeol_udf.errors import InputError, MetaEOLError
@@ -143,18 +145,19 @@ def worker_errors() -> Iterator[None]:
 
 def _open(spark: SparkSession, config: JobConfig) -> tuple[DataFrame, DataFrame]:
     """Open the table that holds the texts and the one that holds the vectors; they may be one."""
-    refs: list[TableRef] = []
-    for name, setting in ((config.source.table, "source.table"), (config.target_table, "target.table")):
-        ref = parse_table(name, setting)
-        open_table(spark, ref, setting)
-        refs.append(ref)
-    source, target = (read(spark, ref) for ref in refs)
-    check_source_columns(source, config.source.key, config.source.text, refs[0])
+    place, ref = Source(config.source), parse_table(config.target_table, "target.table")
+    place.open(spark)
+    source = place.read(spark)
+    if ref != place.table:
+        open_table(spark, ref, "target.table")
+    target = read(spark, ref)
+    check_source_columns(source, config.source.key, place)
+    check_text_columns(config.source, source.schema, place)
     for name in config.source.key:
-        require_field(target.schema, name, "source.key", refs[1])
+        require_field(target.schema, name, "source.key", ref)
     for field in VectorColumns(config.column).fields:
         if find_field(target.schema, field.name) is None:
-            raise InputError(f"{refs[1]} has no column {field.name!r}: run `metaeol embed` with this configuration first")
+            raise InputError(f"{ref} has no column {field.name!r}: run `metaeol embed` with this configuration first")
     return source, target
 
 
@@ -199,7 +202,7 @@ def _with_texts(job: OpenJob, config: JobConfig, best: Sequence[Row], n_queries:
 def texts_of(job: OpenJob, config: JobConfig, keys: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], str | None]:
     """Look up the texts of a few rows by their keys, in one pass over the source."""
     names = [quoted(name) for name in config.source.key]
-    texts = job.source.select(*names, F.col(quoted(config.source.text)).alias(_TEXT))
+    texts = job.source.select(*names, text_of(config.source, job.source.schema).alias(_TEXT))
     wanted = F.broadcast(job.spark.createDataFrame(sorted(set(keys), key=repr), texts.drop(_TEXT).schema))
     found = texts.join(wanted, on=list(config.source.key), how="left_semi").collect()
     return {tuple(row[name] for name in config.source.key): row[_TEXT] for row in found}

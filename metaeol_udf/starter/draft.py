@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,18 +11,22 @@ from typing import Any
 import yaml
 from pyspark.sql import DataFrame, SparkSession
 
-from metaeol_udf.config import parse_config, read_overrides
+from metaeol_udf.config import SourceConfig, parse_config, read_overrides
+from metaeol_udf.config.source import format_of
 from metaeol_udf.delta.job import known_errors
+from metaeol_udf.delta.sources.files import UNREADABLE
+from metaeol_udf.delta.sources.source import Source
+from metaeol_udf.delta.sources.text import check_text_columns
 from metaeol_udf.delta.tables.columns import VectorColumns, check_source_columns, check_vector_columns, require_field
-from metaeol_udf.delta.tables.refs import TableRef, open_table, parse_table, read
-from metaeol_udf.delta.tables.target import rewritten_bytes
 from metaeol_udf.delta.tables.where_clause import filtered
 from metaeol_udf.errors import InputError
 from metaeol_udf.prompts.templates import builtin_names
 from metaeol_udf.spark.cluster.session import get_session
 from metaeol_udf.starter.guess import SAMPLE_ROWS, Guess, guess_columns
+from metaeol_udf.starter.place import find_place, measure
 
 _MODEL = "models/smollm2-135m-instruct"  # the demo's
+_PLACE = ("table", "path", "format", "options")  # settings that say where the rows are
 _CHARACTERS_OF_A_TOKEN = 4  # of English; a rough figure, and said to be
 
 
@@ -61,43 +66,54 @@ class Draft:
 
 
 def draft_config(table: str, overrides: Iterable[str] = (), spark: SparkSession | None = None) -> Draft:
-    """Draft a configuration for a table. The table is only read: its schema, its size, and at most 10,000 rows.
+    """Draft a configuration for a table or for files. They are only read: schema, size, and at most 10,000 rows; files that are text whole.
 
     Args:
-        table: Path or name.
+        table: Path or name of a Delta table; or a file or folder of CSV, Parquet, JSON or ORC, whose vectors get a table beside it.
         overrides: `section.key=value`, which go into the file; `source.key` and `source.text` are taken instead of a guess.
         spark: The session; None takes the active one or starts one, with the `spark` section of the overrides.
 
     Raises:
-        InputError: There is no such Delta table, or its columns can be no key or no text.
+        InputError: There is no such table or file, or its columns can be no key or no text.
         ConfigError: An override is unknown or out of range.
     """
     with known_errors():
-        given = read_overrides([f"source.table={json.dumps(table)}", *overrides])
-        source, embedding = given["source"], given.get("embedding") or {}
+        given = read_overrides(overrides)
+        source, embedding = given.setdefault("source", {}), given.get("embedding") or {}
         # A wrong override is found before Spark starts; what is not given stands in for itself.
-        asked = parse_config({**given, "source": {"key": ["id"], **source}, "embedding": {"model": _MODEL, **embedding}})
-        ref = parse_table(table, "TABLE")
+        is_file = format_of(table) is not None or bool({"format", "options"} & source.keys())
+        stand_in = {"path": table, "format": "csv"} if is_file else {"table": table}
+        target = {"table": "./vectors", **(given.get("target") or {})}
+        stood = {**given, "source": {"key": ["id"], **stand_in, **source}, "target": target, "embedding": {"model": _MODEL, **embedding}}
+        asked = parse_config(stood)
         session = get_session(asked.spark, spark)
-        detail = open_table(session, ref, "TABLE").detail().collect()[0]
-        rows = read(session, ref)
-        column = embedding.get("column") or _free_column(rows, ref)
-        taken = [field.name for field in VectorColumns(column).fields]
-        key, text = asked.source.key if source.get("key") else (), source.get("text")
+        given |= find_place(session, table, source, given.get("target") or {})
+        source = given["source"]
+        place = Source(SourceConfig(**{"key": ("id",), **{name: source[name] for name in _PLACE if name in source}}))
+        place.open(session)
+        rows = place.read(session)
+        place.check_readable(rows)
+        column = embedding.get("column") or _free_column(rows, table)
+        taken = [UNREADABLE, *[field.name for field in VectorColumns(column).fields]]
+        key = asked.source.key if source.get("key") and not asked.source.makes_key else ()
+        text = asked.source.text_columns if source.get("text") else ()
         for name in key:
             require_field(rows.schema, name, "source.key", table)
-        if text is not None:
-            require_field(rows.schema, text, "source.text", table)
-        guess = guess_columns(filtered(rows, source.get("where")), taken, key, text)
-        check_source_columns(rows, guess.key, guess.text, table)
+        for name in text:
+            require_field(rows.schema, name, "source.text", table)
+        needs_key = place.files is None and not asked.source.makes_key
+        guess = guess_columns(filtered(rows, source.get("where")), taken, key, text[0] if text else None, needs_key=needs_key)
+        check_source_columns(rows, guess.key, table)
+        named = {"text": asked.source.text, "format_text": asked.source.format_text} if text else {"text": guess.text}
+        check_text_columns(dataclasses.replace(place.config, **named), rows.schema, table)
         n_rows = rows.count()
-    n_bytes = int(detail["sizeInBytes"])
-    content = _file_text(given, guess, column, n_rows, n_bytes, rewritten_bytes(detail))
+        n_bytes, rewritten = measure(session, place)
+    content = _file_text(given, guess, column, n_rows, n_bytes, rewritten)
     parse_config(yaml.safe_load(content))  # what is written can be read
     return Draft(content, table, guess, n_rows, n_bytes)
 
 
-def _free_column(rows: DataFrame, ref: TableRef) -> str:
+def _free_column(rows: DataFrame, ref: str) -> str:
     """`embedding`, or the first of its kind that the table has no other use for."""
     for name in ("embedding", "metaeol_embedding", *(f"embedding_{n}" for n in range(2, 100))):
         try:
@@ -111,7 +127,8 @@ def _free_column(rows: DataFrame, ref: TableRef) -> str:
 def _file_text(given: Mapping[str, Any], guess: Guess, column: str, n_rows: int, n_bytes: int, rewritten: tuple[int, int] | None) -> str:
     """The YAML, section by section; a comment holds names and numbers, never a value of the table."""
     found: dict[str, dict[str, Any]] = {
-        "source": {"table": None, "key": list(guess.key), "text": guess.text, "where": None},
+        "source": {name: given["source"][name] for name in _PLACE if name in given["source"]}
+        | {"key": list(guess.key) or "auto", "text": guess.text, "where": None},
         "target": {"table": None},
         "embedding": {"column": column, "model": _MODEL, "templates": "metaeol", "layer": -1, "dtype": "auto", "max_tokens": 512},
         "runtime": {"device": "auto", "wave_rows": 50_000, "max_failed_fraction": 0.01, "report": None, "report_page": None},
@@ -119,7 +136,7 @@ def _file_text(given: Mapping[str, Any], guess: Guess, column: str, n_rows: int,
     }
     if (given.get("embedding") or {}).get("spec"):
         found["embedding"] = {"column": column}  # the others come from the spec's file
-    comments = _comments(guess, is_key_given=bool(given["source"].get("key")))
+    comments = _comments(guess, given["source"])
     if rewritten is not None:
         comments["target.table"] += (
             f"; a changed text then rewrites its file, {rewritten[0] / 2**20:,.0f} MiB on average and more with vectors, "
@@ -138,17 +155,18 @@ def _file_text(given: Mapping[str, Any], guess: Guess, column: str, n_rows: int,
     return "\n".join(lines) + "\n"
 
 
-def _comments(guess: Guess, is_key_given: bool) -> dict[str, str]:
+def _comments(guess: Guess, given_source: Mapping[str, Any]) -> dict[str, str]:
     tokens = round(guess.longest / _CHARACTERS_OF_A_TOKEN)
     whole = f"the first {guess.n_sampled:,} rows" if guess.n_sampled >= SAMPLE_ROWS else f"all {guess.n_sampled:,} rows"
+    unique = f"unique and never NULL in {whole}" if guess.key else "no column is unique: a key is made of the text"
     keys = f"; also unique: {_names(guess.other_keys)}" if guess.other_keys else ""
     texts = ", ".join(f"{_names([name])} {length:,}" for name, length in guess.other_texts)
     blank = f", {guess.blank_share:.1%} NULL or blank" if guess.blank_share else ""
     return {
-        "source.key": f"{'as given' if is_key_given else f'unique and never NULL in {whole}'}{keys}",
+        "source.key": f"{'as given' if given_source.get('key') else unique}{keys}",
         "source.text": f"{guess.mean_length:,} characters on average{blank}" + (f"; other strings: {texts}" if texts else ""),
         "source.where": "a Spark SQL condition over the row's own columns, such as lang = 'de'",
-        "target.table": "null: the vectors are written back into the source table",
+        "target.table": "null: the vectors are written back into the source table" if "table" in given_source else "made for the vectors",
         "embedding.model": "a model folder that `metaeol model prepare SRC DEST` made, or a hub id in the local cache",
         "embedding.templates": f"one of {', '.join(builtin_names())}, or a YAML file of your own",
         "embedding.layer": "-1: the last; `metaeol tune` finds a better one on labelled pairs",

@@ -62,7 +62,9 @@ class Guess:
     blank_share: float
 
 
-def guess_columns(rows: DataFrame, taken: Sequence[str] = (), key: tuple[str, ...] = (), text: str | None = None) -> Guess:
+def guess_columns(
+    rows: DataFrame, taken: Sequence[str] = (), key: tuple[str, ...] = (), text: str | None = None, *, needs_key: bool = True
+) -> Guess:
     """Guess columns for key and text, where they are not known, from the first `SAMPLE_ROWS` rows.
 
     Args:
@@ -70,6 +72,7 @@ def guess_columns(rows: DataFrame, taken: Sequence[str] = (), key: tuple[str, ..
         taken: Columns that are neither, such as vectors of an earlier run.
         key: The key, where it is known.
         text: The text column, where it is known.
+        needs_key: Whether a table without a key is refused; else the key that comes back is empty.
 
     Raises:
         InputError: The table is empty, has no column of strings for the text, or no column or pair of columns that names a row.
@@ -85,7 +88,7 @@ def guess_columns(rows: DataFrame, taken: Sequence[str] = (), key: tuple[str, ..
         others = [field for field in fields if field.name != text]
         distinct = _distinct(sample, [(name,) for name in _ranked(others)])
         alone = tuple(name for (name,), found in distinct.items() if found == n)
-        key = key or alone[:1] or _unique_pair(sample, n, distinct, others)
+        key = key or alone[:1] or _unique_pair(sample, n, distinct, others, needs_key)
         mean, longest, blank = _measure(sample, text)
     finally:
         sample.unpersist()
@@ -115,7 +118,9 @@ def _measure(sample: DataFrame, text: str) -> tuple[int, int, float]:
     return round(mean or 0), longest or 0, blank_share
 
 
-def _unique_pair(sample: DataFrame, n: int, distinct: dict[tuple[str, ...], int], fields: Sequence[StructField]) -> tuple[str, ...]:
+def _unique_pair(
+    sample: DataFrame, n: int, distinct: dict[tuple[str, ...], int], fields: Sequence[StructField], needs_key: bool
+) -> tuple[str, ...]:
     """Find a pair of the most distinct columns that names every row of the sample, the likeliest key first."""
     likeliest = [name for (name,) in distinct]
     most = sorted(likeliest, key=lambda name: -distinct[(name,)])[:_PAIRED_COLUMNS]
@@ -123,6 +128,8 @@ def _unique_pair(sample: DataFrame, n: int, distinct: dict[tuple[str, ...], int]
     for pair, found in _distinct(sample, list(pairs)).items():
         if found == n:
             return pair
+    if not needs_key:
+        return ()
     raise InputError(
         f"no column, and no pair of columns, is unique and never NULL in {n:,} rows of TABLE: "
         f"name the key with source.key=[NAME, …] (columns: {', '.join(field.name for field in fields)})"

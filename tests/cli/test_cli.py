@@ -100,7 +100,9 @@ def test_every_setting_can_be_completed_and_read_back() -> None:
     blocks = yaml.safe_load((ROOT / "conf/embed.yaml").read_text(encoding="utf-8"))
     names = [f"{section}.{key}" for section, block in blocks.items() for key in block]
     assert sorted([*names, "embedding.spec"]) == sorted(config.setting_names())
-    assert complete_override("sour") == ["source.table=", "source.key=", "source.text=", "source.where="]
+    assert complete_override("sour") == [
+        f"source.{name}=" for name in ("table", "path", "format", "options", "query", "key", "key_columns", "text", "format_text", "where")
+    ]
     assert complete_override("quality.gate=") == ["quality.gate=true", "quality.gate=false"]
     assert "embedding.templates=metaeol-fast" in complete_override("embedding.templates=metaeol")
     for name, words in config.CHOICES.items():

@@ -17,7 +17,7 @@ RUNNABLE = [name for name, page in PAGES.items() if "<!-- run" in page]
 
 
 def test_the_pages_that_must_run_do() -> None:
-    assert {"tutorial.md", "explain.md"} <= set(RUNNABLE)
+    assert {"tutorial.md", "explain.md", "sources.md"} <= set(RUNNABLE)
 
 
 @pytest.mark.slow

@@ -86,6 +86,10 @@ def test_an_override_for_spark_is_text_as_it_stands(tmp_path: Path, value: str) 
         ("runtime.wave_rows=7", 7),
         ("embedding.layer=[1, 2]", [1, 2]),
         ("source.key=[id, lang]", ["id", "lang"]),
+        ("source.key=auto", "auto"),
+        ("source.text=[subject, body]", ["subject", "body"]),
+        ("source.format_text={a}: {b}", "{a}: {b}"),
+        ("source.options.sep=;", {"sep": ";"}),
         ("runtime.max_batch_tokens=auto", "auto"),
         ("runtime.mlflow=true", True),
     ],
@@ -202,5 +206,7 @@ def test_a_variable_in_a_path_is_refused_by_name(setting: str) -> None:
     section, key = setting.split(".")
     blocks: dict[str, dict[str, object]] = {"source": {"table": "a/b", "key": ["id"]}, "embedding": {"model": "m"}}
     blocks.setdefault(section, {})[key] = "${HOME}/x.html" if key == "report_page" else "${HOME}/x.prom"
+    if key == "path":
+        blocks["source"]["table"] = None
     with pytest.raises(ConfigError, match=rf"^{setting} holds \$\{{\.\.\.\}}, but a configuration takes no variables"):
         parse_config(blocks)

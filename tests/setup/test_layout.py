@@ -17,6 +17,7 @@ MOST_MODULES, MOST_LINES = 10, 400
 #: A folder imports folders of earlier lines only.
 ORDER = [
     ".",
+    "config",
     "prompts",
     "encoder/vectors",
     "encoder/checkpoint",
@@ -27,6 +28,7 @@ ORDER = [
     "spark/cluster",
     "spark",
     "delta/tables quality explain",
+    "delta/sources",
     "delta/base",
     "delta/select",
     "delta/write delta/report",

@@ -119,7 +119,7 @@ def test_each_setting_has_a_heading_with_its_default_in_the_reference() -> None:
 
 
 def test_the_examples_of_the_reference_are_read() -> None:
-    given = {"source": {"table": "t", "key": ["id"]}, "embedding": {"model": "m"}}
+    given = {"source": {"table": "t", "key": ["id"]}, "target": {"table": "v"}, "embedding": {"model": "m"}}
     examples = [
         (name.partition(".")[0], example)
         for name, text in documented().items()

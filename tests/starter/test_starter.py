@@ -41,7 +41,7 @@ def test_the_file_names_key_and_text_loads_and_suits_the_job(spark: SparkSession
     assert draft.guess.other_texts[0][0] == "title"
     source = read(spark, parse_table(table, "source.table"))
     assert check_columns(source, config.source, parse_table(table, "source.table")).level is Level.OK
-    assert check_keys(source, config.source, all_keys=True).level is Level.OK
+    assert check_keys(source, config.source, table, all_keys=True).level is Level.OK
     assert run_embed(config, spark, Silence())["rows_embedded"] == 30
     again = draft_config(table, (), spark)  # the job's own columns are neither key nor text
     assert (again.guess.key, again.guess.text) == (("review_id",), "body")
@@ -134,3 +134,30 @@ def test_the_command_refuses_to_replace_a_file(spark: SparkSession, tmp_path: Pa
     assert f"metaeol doctor {conf}" in capsys.readouterr().out
     assert load_config(conf).source.key == ("review_id",)
     assert [path.name for path in conf.parent.iterdir()] == ["job.yaml"]
+
+
+def test_a_file_gets_its_format_its_separator_and_a_table_beside_it(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = "".join(f'{n:03};k{n % 2};"A text; with a semicolon, number {n}."\n' for n in range(5))
+    (tmp_path / "tickets.csv").write_text("ticket_id;kind;body\n" + lines)
+    (tmp_path / "list.json").write_text(json.dumps([{"id": n, "body": f"a text {n}"} for n in range(5)], indent=1))
+    spark.range(5).selectExpr("id", "concat('a text ', id) AS body").write.parquet(str(tmp_path / "rows"))
+    expected = {
+        "tickets.csv": ({"path": "tickets.csv", "options": {"sep": ";"}}, "./tickets_vectors", ("ticket_id",)),
+        f"{tmp_path}/list.json": ({"path": f"{tmp_path}/list.json", "options": {"multiLine": "true"}}, f"{tmp_path}/list_vectors", ("id",)),
+        f"{tmp_path}/rows": ({"path": f"{tmp_path}/rows", "format": "parquet"}, f"{tmp_path}/rows_vectors", ("id",)),
+    }
+    for name, (source, beside, key) in expected.items():
+        draft = draft_config(name, (), spark)
+        (tmp_path / "job.yaml").write_text(draft.text)
+        config = load_config(tmp_path / "job.yaml")
+        found = {"path": config.source.path, "format": config.source.format, "options": dict(config.source.options)}
+        assert {each: value for each, value in found.items() if value} == source
+        assert (config.target.table, config.source.key, config.source.text, draft.n_rows) == (beside, key, "body", 5)
+        assert draft.n_bytes > 0
+    (tmp_path / "lines.csv").write_text("body\none text\none text\n")
+    assert yaml.safe_load(draft_config("lines.csv", (), spark).text)["source"]["key"] == "auto"
+    with pytest.raises(InputError, match=r"no Delta table at the path .*there is nothing"):
+        draft_config(f"{tmp_path}/none.csv", (), spark)

@@ -14,6 +14,7 @@ from pyspark.sql import SparkSession
 from metaeol_udf.config import JobConfig
 from metaeol_udf.delta.base.failure_budget import FailureBudget
 from metaeol_udf.delta.base.run_report import Report, check_writable
+from metaeol_udf.delta.sources.source import Source, check_apart
 from metaeol_udf.delta.tables.columns import VectorColumns
 from metaeol_udf.delta.tables.refs import TableRef, parse_table
 from metaeol_udf.encoder.checkpoint.resolve import ResolvedSpec
@@ -35,7 +36,7 @@ class Job:
     config: JobConfig
     resolved: ResolvedSpec
     spark: SparkSession
-    source: TableRef
+    source: Source
     target: TableRef
     columns: VectorColumns
     pairs: LabelledPairs | None = None  # for the quality gate
@@ -54,13 +55,15 @@ class Job:
             InputError: A table's name is not valid.
             EnvironmentFault: Spark does not start, or the report cannot be written.
         """
-        source, target = parse_table(config.source.table, "source.table"), parse_table(config.target_table, "target.table")
+        source, target = Source(config.source), parse_table(config.target_table, "target.table")
+        check_apart(source, target)
         for setting in ("report", "report_page", "prometheus") if writes else ():
             check_writable(getattr(config.runtime, setting), f"runtime.{setting}")
         pairs = _load_pairs(config)
         resolved = resolve(config.embedding, lambda: get_session(config.spark, spark))
         settings = dataclasses.replace(config.spark, conf=dict.fromkeys(config.spark.conf, "…"))  # values may be secrets
-        logger.info("%s", dataclasses.replace(config, spark=settings))
+        shown = dataclasses.replace(config.source, options=dict.fromkeys(config.source.options, "…"))
+        logger.info("%s", dataclasses.replace(config, spark=settings, source=shown))
         # Of its own: what the job writes on its commits must not come to stand on those of the caller.
         session = clone_session(get_session(config.spark, spark))
         return cls(config, resolved, session, source, target, VectorColumns(config.column), pairs)
@@ -73,7 +76,7 @@ class Job:
     @property
     def in_place(self) -> bool:
         """Whether vectors go into the source itself."""
-        return self.source == self.target
+        return self.source.table == self.target
 
     @property
     def budget(self) -> FailureBudget:

@@ -75,13 +75,13 @@ def draw_sample(job: Job) -> VectorSample:
     # `collect` after `limit` reads file after file until it has enough.
     found = [row for row in chosen.collect() if np.isfinite(row["metaeol_vector"]).all()]
     vectors: NDArray[np.float32] = np.array([row["metaeol_vector"] for row in found], np.float32).reshape(len(found), dim)
-    shown = [_name(row, names, job.config.source.text) for row in found]
+    shown = [_name(row, names, job.config.source.text_columns) for row in found]
     return VectorSample(shown, vectors, n_rows, is_whole_table=n_rows <= _ROWS_LOOKED_AT)
 
 
-def _name(row: Row, key: Sequence[str], text: str) -> str:
+def _name(row: Row, key: Sequence[str], text: Sequence[str]) -> str:
     """A row's key for people; of a key that is the text itself, a digest."""
-    parts = [_digest(row[name]) if name.casefold() == text.casefold() else str(row[name]) for name in key]
+    parts = [_digest(row[name]) if name.casefold() in {column.casefold() for column in text} else str(row[name]) for name in key]
     return shorten(" · ".join(parts), _LONGEST_NAME)
 
 
@@ -92,7 +92,9 @@ def _digest(value: Any) -> str:
 def _settings(job: Job) -> Mapping[str, Any]:
     """What says how the run was done. Neither `spark.conf`, whose values may be secrets, nor paths of other outputs."""
     config, runtime = job.config, job.config.runtime
-    source = {"table": config.source.table, "key": list(config.source.key), "text": config.source.text, "where": config.source.where}
+    place = config.source.place.partition(".")[2]
+    named: dict[str, Any] = {name: getattr(config.source, name) for name in ("text", "format_text", "where")}
+    source = {place: str(job.source), "key": list(config.source.key), **named}
     shown = ("device", "max_batch_tokens", "wave_rows", "max_failed_fraction", "task_gpus")
     return {
         "source": source,

@@ -54,14 +54,16 @@ class Look:
         return filtered(source, job.config.source.where).count() if self.n_proved is None else self.n_proved + n_added
 
 
-def choose_look(job: Job, scope: RowScope, source: DataFrame, source_version: int, target_version: int | None, key: StructType) -> Look:
+def choose_look(
+    job: Job, scope: RowScope, source: DataFrame, source_version: int | None, target_version: int | None, key: StructType
+) -> Look:
     """Choose what a run looks at. Reads the commits since the last proof, and starts no Spark work where no row failed before.
 
     Args:
         job: Settings and session.
         scope: The rows of the run.
         source: The source's rows in scope, at the pinned version.
-        source_version: The pinned version of the source.
+        source_version: The pinned version of the source; None where it is no Delta table.
         target_version: The pinned version of a target of its own.
         key: Fields of the key columns.
     """
@@ -69,10 +71,12 @@ def choose_look(job: Job, scope: RowScope, source: DataFrame, source_version: in
         return Look("the rows of the run are named", source, is_whole=False)
     if scope.full:
         return Look("it was asked for", source)
+    if job.source.why_unversioned is not None:
+        return Look(job.source.why_unversioned, source)
     proof = ProofStore(job).load()
     if proof is None:
         return Look("no earlier run of this job has proved the table", source)
-    log = TableLog.of(job.spark, job.source, "source.table")
+    log = job.source.log(job.spark)
     written_to = log if job.in_place or log is None or target_version is None else TableLog.of(job.spark, job.target)
     if log is None or written_to is None:
         return Look("this Delta does not show the commits of a table", source)

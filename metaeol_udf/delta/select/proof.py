@@ -22,7 +22,7 @@ from py4j.protocol import Py4JError
 from metaeol_udf.delta.base.context import Job
 from metaeol_udf.delta.base.small_files import SmallFile
 from metaeol_udf.delta.tables.commits import Commit, TableLog
-from metaeol_udf.delta.tables.refs import TableRef, exists
+from metaeol_udf.delta.tables.refs import exists
 from metaeol_udf.files import parse_json
 from metaeol_udf.setting_types import fits
 
@@ -159,7 +159,7 @@ def why_source_is_unproven(job: Job, commits: Sequence[Commit] | None) -> str | 
     return _why_altered(job.source, commits)
 
 
-def _why_altered(table: TableRef, commits: Sequence[Commit] | None) -> str | None:
+def _why_altered(table: object, commits: Sequence[Commit] | None) -> str | None:
     """Say which commit did more to a table than bring and take rows; None where none did."""
     if commits is None:
         return f"the commits of {table} since the last proof cannot be read"

@@ -15,6 +15,7 @@ from pyspark.sql import functions as F
 
 from metaeol_udf.config import SourceConfig
 from metaeol_udf.delta.select.stored_vector import is_whole
+from metaeol_udf.delta.sources.text import one_row_a_key, text_of
 from metaeol_udf.delta.tables.columns import VectorColumns
 from metaeol_udf.delta.tables.fingerprint import row_fingerprint, textless_error
 from metaeol_udf.delta.tables.where_clause import filtered
@@ -76,14 +77,15 @@ def select(
     Raises:
         InputError: The condition cannot be parsed, or names a column that is not there.
     """
-    text = F.col(quoted(config.text))
+    text = text_of(config, source.schema)
     key = [F.col(quoted(name)) for name in config.key]
     scanned = [row_fingerprint(spec_fingerprint, text).alias(FINGERPRINT), textless_error(text).alias(TEXTLESS), text.alias(TEXT)]
     stored = _stored(source if in_place else target, columns, length, proven)
     chosen = filtered(source, config.where)
     if target is None:
-        return Selection(_judged(chosen.select(*key, *scanned, *stored), config.key), config.key)
-    rows = chosen.select(*key, *scanned)
+        rows = one_row_a_key(chosen.select(*key, *scanned, *stored), config)
+        return Selection(_judged(rows, config.key), config.key)
+    rows = one_row_a_key(chosen.select(*key, *scanned), config)
     known = [F.col(quoted(name)).alias(f"{STORED}_{i}") for i, name in enumerate(config.key)]
     matches = same_key(key, [F.col(f"{STORED}_{i}") for i in range(len(key))])
     return Selection(_judged(rows.join(target.select(*known, *stored), matches, "left"), config.key), config.key)
@@ -128,16 +130,17 @@ def _judged(rows: DataFrame, key: Sequence[str]) -> DataFrame:
     )
 
 
-def check_keys(source: DataFrame, config: SourceConfig, among: DataFrame | None = None) -> int:
+def check_keys(source: DataFrame, config: SourceConfig, name: object, among: DataFrame | None = None) -> int:
     """Check that the keys name every selected row: no NULL, no key twice. One aggregation over the key columns.
 
     Args:
         source: The rows of the source.
         config: The source's settings.
+        name: What messages call the source.
         among: Rows with the key's columns: only their keys are checked, and nothing is shuffled but these. None: all.
 
     Returns:
-        The number of rows that were checked.
+        The number of rows that were checked; of a key that is made, the number of keys.
 
     Raises:
         InputError: With counts, and hashes rather than values of the first offenders.
@@ -165,10 +168,12 @@ def check_keys(source: DataFrame, config: SourceConfig, among: DataFrame | None 
     ).collect()[0]
     names = ", ".join(config.key)
     if found["null_rows"]:
-        raise InputError(f"source.key: {found['null_rows']} rows of {config.table} have NULL in the key ({names}): a key names a row")
+        raise InputError(f"source.key: {found['null_rows']} rows of {name} have NULL in the key ({names}): a key names a row")
+    if config.makes_key:
+        return int(found["rows"] or 0) - int(found["repeated_rows"] or 0) + int(found["repeated_keys"])
     if found["repeated_keys"]:
         raise InputError(
-            f"source.key: {found['repeated_keys']} keys ({names}) of {config.table} stand in {found['repeated_rows']} rows, "
+            f"source.key: {found['repeated_keys']} keys ({names}) of {name} stand in {found['repeated_rows']} rows, "
             f"for example the key with SHA-256 {found['example']}…: a key names one row"
         )
     return found["rows"] or 0

@@ -19,6 +19,7 @@ from metaeol_udf.delta.select.changed_files import Look, choose_look
 from metaeol_udf.delta.select.proof import Proof, ProofStore
 from metaeol_udf.delta.select.row_scope import RowScope
 from metaeol_udf.delta.select.selection import DONE, ERROR, FINGERPRINT, HELD, STORED, TEXT, TEXTLESS, Selection
+from metaeol_udf.delta.sources.text import check_text_columns, text_of
 from metaeol_udf.delta.tables.can_write import check_can_write
 from metaeol_udf.delta.tables.columns import check_source_columns, check_vector_columns, require_field
 from metaeol_udf.delta.tables.commits import TableLog, newest_version
@@ -42,13 +43,13 @@ class Tables:
 
     Attributes:
         source: The source's rows in scope, at the pinned version.
-        source_version: The pinned version of the source.
+        source_version: The pinned version of the source; None where it is no Delta table.
         target_version: The pinned version of a target of its own; None where there was no target yet, and in place.
         key: Fields of the key columns.
     """
 
     source: DataFrame
-    source_version: int
+    source_version: int | None
     target_version: int | None
     key: StructType
 
@@ -111,7 +112,8 @@ def take_snapshot(job: Job, scope: RowScope, *, check_keys: bool = True) -> Snap
 
 def _look_at_all(job: Job, tables: Tables, look: Look, chosen: Selection, *, check_keys: bool) -> Snapshot:
     """Look at all rows in scope, once without their texts; texts are read by whoever needs them."""
-    n_rows = selection.check_keys(tables.source, job.config.source) if check_keys else None
+    job.source.check_readable(tables.source)
+    n_rows = selection.check_keys(tables.source, job.config.source, job.source) if check_keys else None
     counted, counts = _counted(chosen.rows.drop(TEXT))
     work = keep(_work(Selection(counted, chosen.key)))
     found, n_textless, n_failing = counts()
@@ -142,7 +144,7 @@ def _look_at_changes(job: Job, tables: Tables, look: Look, chosen: Selection) ->
     found, n_textless, n_failing = counts()
     if found.rows_selected:
         among = rows if found.rows_selected <= MOST_BROADCAST else None
-        selection.check_keys(tables.source, job.config.source, among)
+        selection.check_keys(tables.source, job.config.source, job.source, among)
     n_selected = look.n_selected(job, tables.source, found.rows_selected)
     whole = Counts(
         n_selected, n_selected - found.rows_selected + found.rows_skipped, found.rows_new, found.rows_of_other_specs, found.other_specs
@@ -191,14 +193,15 @@ def open_checked(job: Job, scope: RowScope) -> Tables:
         InputError: A table or column is not what the settings say.
     """
     config = job.config.source
-    table = open_table(job.spark, job.source, "source.table")
-    version = newest_version(job.spark, job.source, "source.table")
-    source = scope.of_source(read(job.spark, job.source, version))
-    check_source_columns(source, config.key, config.text, job.source)
+    ref = job.source.open(job.spark)
+    version = job.source.newest_version(job.spark)
+    source = scope.of_source(job.source.read(job.spark, version))
+    check_source_columns(source, config.key, job.source)
+    check_text_columns(config, source.schema, job.source)
     key = StructType([require_field(source.schema, name, "source.key", job.source) for name in config.key])
-    if job.in_place:
-        check_vector_columns(source.schema, job.columns, (*config.key, config.text), job.source)
-        check_can_write(job.spark, table, job.source, job.columns, key=None)
+    if job.in_place and ref is not None:
+        check_vector_columns(source.schema, job.columns, (*config.key, *config.text_columns), ref)
+        check_can_write(job.spark, open_table(job.spark, ref, "source.table"), ref, job.columns, key=None)
     target_version = None if job.in_place else check_target(job.spark, job.target, job.source, key, job.columns)
     return Tables(source, version, target_version, key)
 
@@ -212,7 +215,7 @@ def select(job: Job, scope: RowScope, tables: Tables, *, pinned: bool) -> Select
         tables: The tables as they were opened.
         pinned: Whether to read the pinned versions rather than the tables as they stand now.
     """
-    source = tables.source if pinned else scope.of_source(read(job.spark, job.source))
+    source = tables.source if pinned else scope.of_source(job.source.read(job.spark))
     stored = None
     if not job.in_place and not (pinned and tables.target_version is None):
         stored = read(job.spark, job.target, tables.target_version if pinned else None)
@@ -233,12 +236,16 @@ def unchanged_work(job: Job, scope: RowScope, snapshot: Snapshot, work: DataFram
         InputError: A key has come to stand in several rows of the source.
     """
     rows = snapshot.work if work is None else work
-    if work is None and newest_version(job.spark, job.source, "source.table") == snapshot.tables.source_version:
+    version = job.source.newest_version(job.spark)
+    if work is None and version is not None and version == snapshot.tables.source_version:
         return rows
     config = job.config.source
     named = [F.col(quoted(name)).alias(f"metaeol_now_{i}") for i, name in enumerate(config.key)]
-    fingerprint = row_fingerprint(job.spec.fingerprint(), F.col(quoted(config.text))).alias("metaeol_now")
-    now = filtered(scope.of_source(read(job.spark, job.source)), config.where).select(*named, fingerprint)
+    there = filtered(scope.of_source(job.source.read(job.spark)), config.where)
+    fingerprint = row_fingerprint(job.spec.fingerprint(), text_of(config, there.schema)).alias("metaeol_now")
+    now = there.select(*named, fingerprint)
+    if config.makes_key:  # equal rows are one
+        now = now.distinct()
     key = [F.col(quoted(name)) for name in config.key]
     pairs = rows.join(now, same_key(key, [F.col(f"metaeol_now_{i}") for i in range(len(key))]))
     names = [F.col(quoted(name)) for name in rows.columns]
@@ -253,11 +260,12 @@ def save_proof(job: Job, run_id: str, tables: Tables, rows_selected: int, create
 
     `created_version` is the version of a target that was made since the tables were opened, before any row came in.
     """
-    source, target, quarantine = (TableLog.of(job.spark, ref) for ref in (job.source, job.target, job.target.beside("quarantine")))
+    source = job.source.log(job.spark)
+    target, quarantine = (TableLog.of(job.spark, ref) for ref in (job.target, job.target.beside("quarantine")))
     target_version = tables.source_version if job.in_place else tables.target_version
     if target_version is None:
         target_version = created_version
-    if source is None or target is None or target_version is None:
+    if source is None or target is None or tables.source_version is None or target_version is None:
         return
     listed = (None, -1) if quarantine is None else (quarantine.table_id, quarantine.version)
     proof = Proof(

@@ -67,16 +67,13 @@ def require_field(schema: StructType, name: str, setting: str, table: object) ->
     return field
 
 
-def check_source_columns(source: DataFrame, key: Sequence[str], text: str, table: object) -> None:
-    """Check that the text column holds strings, and every key column plain values that Spark can compare. Starts no Spark work.
+def check_source_columns(source: DataFrame, key: Sequence[str], table: object) -> None:
+    """Check that every key column holds plain values that Spark can compare. Starts no Spark work.
 
     Raises:
         InputError: One is missing or of another kind.
     """
     schema = source.schema
-    field = require_field(schema, text, "source.text", table)
-    if not isinstance(field.dataType, StringType):
-        raise InputError(f"source.text: column {text!r} of {table} must be a string, found {field.dataType.simpleString()}")
     for name in key:
         kind = require_field(schema, name, "source.key", table).dataType
         if not isinstance(kind, AtomicType) or not _can_compare(source, name):

@@ -16,7 +16,7 @@ from metaeol_udf.prompts import TemplateSet
 from metaeol_udf.spark.columns import find_field
 
 
-def vector_properties(column: str, resolved: ResolvedSpec, source: TableRef | None = None) -> dict[str, str]:
+def vector_properties(column: str, resolved: ResolvedSpec, source: object | None = None) -> dict[str, str]:
     """Make the table properties that say how a column's vectors were made: `metaeol.<column>.model`, as the user named it, and so on.
 
     Those of a target of its own name their `source`, too.
@@ -38,7 +38,7 @@ def vector_properties(column: str, resolved: ResolvedSpec, source: TableRef | No
     return {f"metaeol.{column}.{name}": value for name, value in values.items() if value is not None}
 
 
-def check_source(properties: Mapping[str, str], ref: TableRef, column: str, source: TableRef) -> None:
+def check_source(properties: Mapping[str, str], ref: TableRef, column: str, source: object) -> None:
     """Check that a target's column holds vectors of this source: two sources with equal keys would overwrite each other's every time.
 
     Raises:
@@ -46,7 +46,8 @@ def check_source(properties: Mapping[str, str], ref: TableRef, column: str, sour
     """
     name = f"metaeol.{column}.source"
     known = properties.get(name, str(source))
-    is_same = known == str(source) if source.is_path else known.casefold() == str(source).casefold()
+    is_name = "/" not in str(source)  # of a table or a view, which may be written in any case
+    is_same = known.casefold() == str(source).casefold() if is_name else known == str(source)
     if not is_same:
         raise InputError(
             f"target.table: column {column!r} of {ref} holds the vectors of {known}, not of {source}: name another target.table or "

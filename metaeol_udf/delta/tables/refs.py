@@ -77,23 +77,33 @@ def parse_table(name: str, setting: str) -> TableRef:
     Raises:
         InputError: Anything else, such as `delta.`/path`` or a statement.
     """
-    shown = shorten(name, 300)
     if "/" in name or _SCHEME.match(name):
-        if _SECRET_IN_PATH.search(name):
-            raise InputError(f"{setting}: a path must not carry a user and a secret, which logs would show: set them in spark.conf instead")
-        if _NEVER_IN_PATH.search(name) or not name.strip("/"):
-            raise InputError(
-                f"{setting}: the path {shown!r} must name one folder, without back-ticks, semicolons, wildcards or control characters"
-            )
-        absolute = name if _SCHEME.match(name) else os.path.abspath(name)  # Delta's catalog takes no relative paths
-        return TableRef(absolute.rstrip("/"), is_path=True)
+        return TableRef(parse_path(name, setting), is_path=True)
     parts = name.split(".")
     plain = len(parts) <= 3 and all(_NAME_PART.fullmatch(part) for part in parts)
     if not plain or (len(parts) == 2 and parts[0].lower() in _FORMATS):
         raise InputError(
-            f"{setting}: {shown!r} must be a path with a / in it, or one to three names (letters, digits, _ and -) with dots between"
+            f"{setting}: {shorten(name, 300)!r} must be a path with a / in it, or one to three names (letters, digits, _ and -) with dots "
+            "between"
         )
     return TableRef(name, is_path=False)
+
+
+def parse_path(name: str, setting: str) -> str:
+    """Accept the path of one file or folder, and make it absolute.
+
+    Raises:
+        InputError: It carries a secret, or holds wildcards, quotes or control characters.
+    """
+    if _SECRET_IN_PATH.search(name):
+        raise InputError(f"{setting}: a path must not carry a user and a secret, which logs would show: set them in spark.conf instead")
+    if _NEVER_IN_PATH.search(name) or not name.strip("/"):
+        raise InputError(
+            f"{setting}: the path {shorten(name, 300)!r} must name one folder, without back-ticks, semicolons, wildcards or control "
+            "characters"
+        )
+    absolute = name if _SCHEME.match(name) else os.path.abspath(name)  # Delta's catalog takes no relative paths
+    return absolute.rstrip("/")
 
 
 def open_table(spark: SparkSession, ref: TableRef, setting: str) -> DeltaTable:
@@ -198,7 +208,7 @@ def check_free(spark: SparkSession, ref: TableRef) -> None:
     """
     if not ref.is_path:
         return
-    folder, storage = _storage(spark, ref.name)
+    folder, storage = storage_of(spark, ref.name)
     names = [status.getPath().getName() for status in storage.listStatus(folder)] if storage.exists(folder) else []
     if set(names) - {"_delta_log"} and not exists(spark, ref):  # another run may have made it meanwhile
         raise _other_files(ref, ref.name)
@@ -219,7 +229,7 @@ def replace(spark: SparkSession, ref: TableRef, table: TableDefinition) -> None:
     writer.createOrReplace()
 
 
-def _storage(spark: SparkSession, path: str) -> tuple[Any, Any]:
+def storage_of(spark: SparkSession, path: str) -> tuple[Any, Any]:
     """Make Hadoop's path of a place, and find the file system that has it."""
     context: Any = spark.sparkContext
     place = context._jvm.org.apache.hadoop.fs.Path(path)
@@ -245,7 +255,7 @@ def _clear_empty_log(spark: SparkSession, ref: TableRef, error: Exception) -> st
     folder = ref.name if ref.is_path else (parameters or {}).get("tableLocation")
     if folder is None:
         raise error
-    log, storage = _storage(spark, f"{folder}/_delta_log")
+    log, storage = storage_of(spark, f"{folder}/_delta_log")
     if storage.getContentSummary(log.getParent()).getFileCount():
         return folder
     logger.warning("%s holds a log without a commit, which a killed run left: making the table anew", folder)

@@ -19,7 +19,7 @@ from metaeol_udf.spark.columns import quoted
 LARGE_BYTES = 2**30  # bytes of a table whose files are worth advice
 
 
-def check_target(spark: SparkSession, ref: TableRef, source: TableRef, key: StructType, columns: VectorColumns) -> int | None:
+def check_target(spark: SparkSession, ref: TableRef, source: object, key: StructType, columns: VectorColumns) -> int | None:
     """Check that the target may be created, or has the source's key, room for the vectors, and no other source's vectors.
 
     Returns:

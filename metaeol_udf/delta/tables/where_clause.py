@@ -54,7 +54,7 @@ def filtered(source: DataFrame, condition: str | None, setting: str = "source.wh
             "use the row's own columns, for example pmod(hash(id), 10) = 0"
         )
     for expression in expressions:
-        _check_errors(expression, condition, setting)
+        check_errors(expression, f"{setting} {condition!r}")
     return kept
 
 
@@ -87,8 +87,12 @@ def _expressions(kept: DataFrame) -> list[Any]:
     return [found.apply(i) for i in range(found.size())]
 
 
-def _check_errors(expression: Any, condition: str, setting: str) -> None:
-    """Check that no value ends the run: Spark would quote it in its log and its event log."""
+def check_errors(expression: Any, said: str) -> None:
+    """Check that no value ends the run: Spark would quote it in its log and its event log. `said` begins the message.
+
+    Raises:
+        InputError: The expression fails on a text that it cannot read.
+    """
     kind = expression.getClass().getSimpleName()
     if kind.startswith("Try"):
         return
@@ -103,11 +107,9 @@ def _check_errors(expression: Any, condition: str, setting: str) -> None:
             name = expression.prettyName()
             what = f"calls {name}", f"try_{name} or another function that gives NULL"
         if what is not None:
-            raise InputError(
-                f"{setting} {condition!r} {what[0]}, which fails at the first text that is none and quotes it in Spark's log: use {what[1]}"
-            )
+            raise InputError(f"{said} {what[0]}, which fails at the first text that is none and quotes it in Spark's log: use {what[1]}")
     for child in children:
-        _check_errors(child, condition, setting)
+        check_errors(child, said)
 
 
 def _is_text(expression: Any) -> bool:

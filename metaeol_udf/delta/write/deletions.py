@@ -89,6 +89,6 @@ def remove_orphans(job: Job) -> int:
 def _orphans(job: Job) -> DataFrame:
     """Find the target's rows whose key is not in the source now: the key's columns."""
     key = [F.col(quoted(name)) for name in job.config.source.key]
-    there = read(job.spark, job.source).select(*[column.alias(f"{_GONE}{i}") for i, column in enumerate(key)])
+    there = job.source.read(job.spark).select(*[column.alias(f"{_GONE}{i}") for i, column in enumerate(key)])
     matches = same_key(key, [F.col(f"{_GONE}{i}") for i in range(len(key))])
     return read(job.spark, job.target).select(*key).join(there, matches, "left_anti")

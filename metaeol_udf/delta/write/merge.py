@@ -16,6 +16,7 @@ from metaeol_udf.delta.base.context import Job
 from metaeol_udf.delta.select.row_scope import RowScope
 from metaeol_udf.delta.select.selection import FINGERPRINT, HELD, TEXTLESS
 from metaeol_udf.delta.select.snapshot import MOST_BROADCAST, Snapshot, unchanged_work
+from metaeol_udf.delta.sources.text import text_of
 from metaeol_udf.delta.tables.columns import VectorColumns
 from metaeol_udf.delta.tables.fingerprint import row_fingerprint
 from metaeol_udf.delta.tables.refs import TableRef, open_table
@@ -108,7 +109,7 @@ def _merge(job: Job, scope: RowScope, snapshot: Snapshot, work: DataFrame, publi
     """Publish one piece: one MERGE."""
     source, columns = job.config.source, job.columns
     table = open_table(job.spark, job.target, "target.table")
-    _check_still_fits(table, columns, [*source.key, *([source.text] if job.in_place else [])], job.target)
+    _check_still_fits(table, columns, [*source.key, *(source.text_columns if job.in_place else [])], job.target)
     rows = _outcomes(snapshot, work, published, piece, source.key)
     matches = same_key([F.col(quoted(name)) for name in source.key], _new_key(source.key))
     condition = scope.condition(source.where) if job.in_place else scope.bounds
@@ -116,7 +117,9 @@ def _merge(job: Job, scope: RowScope, snapshot: Snapshot, work: DataFrame, publi
         matches = matches & condition
     if job.in_place:
         # The fingerprint of the text as it is now: a row that was changed or deleted since it was read gets nothing.
-        matches = matches & (row_fingerprint(job.spec.fingerprint(), F.col(quoted(source.text))) == F.col(f"{_PREFIX}fingerprint"))
+        matches = matches & (
+            row_fingerprint(job.spec.fingerprint(), text_of(source, table.toDF().schema)) == F.col(f"{_PREFIX}fingerprint")
+        )
         table.merge(rows, matches).whenMatchedUpdate(set=_assignments(columns)).execute()
         return
     inserted = _assignments(columns) | {quoted(name): new for name, new in zip(source.key, _new_key(source.key), strict=True)}

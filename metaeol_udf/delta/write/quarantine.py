@@ -84,7 +84,7 @@ def update_quarantine(
 
 def failing_rows(job: Job, tables: Tables) -> DataFrame:
     """Find the rows that have an error now: key columns, `fingerprint` and `error` of every row of the source that failed."""
-    key, columns, source = tables.key, job.columns, read(job.spark, job.source)
+    key, columns, source = tables.key, job.columns, job.source.read(job.spark)
     names = [quoted(name) for name in key.names]
     stored = source if job.in_place else read(job.spark, job.target)
     failing = stored.where(F.col(quoted(columns.error)).isNotNull()).select(

@@ -19,7 +19,6 @@ from metaeol_udf.delta.select.proof import ProofStore, is_answered_for
 from metaeol_udf.delta.select.selection import FINGERPRINT
 from metaeol_udf.delta.select.snapshot import MOST_BROADCAST
 from metaeol_udf.delta.select.stored_vector import is_whole
-from metaeol_udf.delta.tables.commits import TableLog
 from metaeol_udf.delta.tables.refs import read
 from metaeol_udf.delta.write.journal import Journal
 from metaeol_udf.spark.columns import find_field, quoted
@@ -53,12 +52,13 @@ def _versions(job: Job, pending: Pending) -> Iterator[int]:
         if tables.target_version is not None:
             yield tables.target_version
         return
-    proof, log = ProofStore(job).load(), TableLog.of(job.spark, job.source)
+    proof, log = ProofStore(job).load(), job.source.log(job.spark)
     commits = None if proof is None or log is None else log.commits_since(proof.target_version)
     overwritten = [commit.version for commit in commits or [] if commit.removes_rows and not is_answered_for(job, commit)]
     if overwritten:
         yield overwritten[0] - 1
-    yield tables.source_version
+    if tables.source_version is not None:
+        yield tables.source_version
 
 
 def _find(job: Job, pending: Pending, version: int) -> DataFrame | None:

@@ -33,7 +33,12 @@ def main(task: str, arguments: dict[str, Any]) -> None:
 
 def every_surface(spark: SparkSession, spec: str) -> dict[str, Vectors]:
     """Vectors and errors of `TEXTS` by all ways there are over Connect, from one YAML."""
-    return _surfaces(spark, EmbeddingSpec.load(spec))
+    return _surfaces(_table(spark), EmbeddingSpec.load(spec))
+
+
+def every_surface_of_files(spark: SparkSession, spec: str, folder: str) -> dict[str, Vectors]:
+    """The same, of the texts of Parquet files, so that no text is in what this process sends."""
+    return _surfaces(spark.read.parquet(folder), EmbeddingSpec.load(spec))
 
 
 def model_on_the_cluster(spark: SparkSession, model: str, archive: str | None) -> dict[str, Any]:
@@ -83,8 +88,8 @@ def refusals(spark: SparkSession, blocks: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _surfaces(spark: SparkSession, spec: EmbeddingSpec) -> dict[str, Vectors]:
-    table = _table(spark)
+def _surfaces(table: DataFrame, spec: EmbeddingSpec) -> dict[str, Vectors]:
+    spark = table.sparkSession
     table.createOrReplaceTempView("texts")
     register_sql(spark, spec, device="cpu")
     stage = MetaEOLEmbedder.from_spec(spec, outputCol="e", device="cpu")
@@ -107,4 +112,6 @@ def _vectors(df: DataFrame, column: str) -> Vectors:
     return {row["id"]: row[column] for row in df.select("id", column).collect()}
 
 
-TASKS: dict[str, Callable[..., Any]] = {task.__name__: task for task in (every_surface, model_on_the_cluster, pipeline, refusals)}
+TASKS: dict[str, Callable[..., Any]] = {
+    task.__name__: task for task in (every_surface, every_surface_of_files, model_on_the_cluster, pipeline, refusals)
+}

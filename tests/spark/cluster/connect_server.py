@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,17 +59,19 @@ class ConnectServer:
 
 
 @contextmanager
-def running_server(model: Path, folder: Path) -> Iterator[ConnectServer]:
+def running_server(model: Path, folder: Path, settings: Mapping[str, str] | None = None) -> Iterator[ConnectServer]:
     """A server that is stopped at the end, whatever happens; `spark-submit` becomes the JVM, so that one process is all there is.
 
     Args:
         model: The tiny model.
         folder: An empty folder for the server's log, warehouse and hub cache.
+        settings: More Spark settings of the server.
     """
     server = ConnectServer(_free_port(), folder, _packed(model, folder))
     _fill_hub_cache(model, folder / "hub")
     with open(folder / "server.log", "wb") as log:
-        process = subprocess.Popen(_command(server), cwd=folder, env=_server_environment(folder), stdout=log, stderr=subprocess.STDOUT)
+        command = _command(server, settings or {})
+        process = subprocess.Popen(command, cwd=folder, env=_server_environment(folder), stdout=log, stderr=subprocess.STDOUT)
         try:
             _wait_for(server, process)
             yield server
@@ -82,7 +84,7 @@ def running_server(model: Path, folder: Path) -> Iterator[ConnectServer]:
                 process.wait()
 
 
-def _command(server: ConnectServer) -> Sequence[str]:
+def _command(server: ConnectServer, more: Mapping[str, str]) -> Sequence[str]:
     conf = {
         "spark.connect.grpc.binding.address": "127.0.0.1",
         "spark.connect.grpc.binding.port": str(server.port),
@@ -93,7 +95,7 @@ def _command(server: ConnectServer) -> Sequence[str]:
         "spark.sql.shuffle.partitions": "2",  # not 200: ten rows
         "spark.sql.warehouse.dir": str(server.folder / "warehouse"),
     }
-    settings = [part for key, value in conf.items() for part in ("--conf", f"{key}={value}")]
+    settings = [part for key, value in (conf | dict(more)).items() for part in ("--conf", f"{key}={value}")]
     submit = Path(pyspark.__file__).parent / "bin" / "spark-submit"
     entry = ["--class", "org.apache.spark.sql.connect.service.SparkConnectServer", "spark-internal"]
     return [str(submit), "--master", "local[1]", *settings, *entry]

@@ -115,9 +115,11 @@ def test_the_frame_of_a_chunk_has_the_columns_that_spark_is_told_of() -> None:
     frame = embed_column.result_frame(np.ones((2, 3), np.float32), [None, "oom"], "load", work="[]")
     assert list(frame.columns) == RESULT_TYPE.names
     assert frame["work"].tolist() == ["[]", None]
-    assert frame["vector"][0].tolist() == [1, 1, 1] and frame["vector"][1] is None
+    assert frame["vector"][0].tolist() == [1, 1, 1]
+    assert frame["vector"][1] is None
     empty = embed_column.result_frame(np.ones((0, 3), np.float32), [], "load", work="[]")
-    assert list(empty.columns) == RESULT_TYPE.names and len(empty) == 0
+    assert list(empty.columns) == RESULT_TYPE.names
+    assert len(empty) == 0
 
 
 def test_a_worker_of_another_version_refuses_before_it_loads(request_and_encoder: tuple[EncoderRequest, _Lengths]) -> None:
