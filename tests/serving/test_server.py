@@ -250,6 +250,16 @@ def test_silent_and_slow_clients_are_left_and_others_are_answered(encoder: Known
         assert ask(server, {"model": "mine", "input": "one"})[0] == 200
 
 
+def test_no_text_is_logged_or_said(encoder: KnownEncoder, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> None:
+    caplog.set_level("DEBUG")
+    with serving(encoder) as server:
+        answers = [ask(server, {"model": "mine", "input": ["a secret text", text]}) for text in ("fine", "fails", "raise", " ")]
+        answers.append(ask(server, b'{"model": "mine", "input": "a secret text'))
+    assert [status for status, _ in answers] == [200, 500, 500, 400, 400]
+    assert "POST /v1/embeddings" in caplog.text
+    assert "secret" not in caplog.text + json.dumps(answers) + "".join(capfd.readouterr())
+
+
 def test_a_connection_serves_many_requests(encoder: KnownEncoder) -> None:
     with serving(encoder) as server:
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
