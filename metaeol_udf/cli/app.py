@@ -19,12 +19,12 @@ from metaeol_udf.cli.jobs import embed, retry, stream
 from metaeol_udf.cli.quality import curves, evaluate, explain, fit, tune
 from metaeol_udf.cli.setup import doctor, estimate, init, prepare, report
 from metaeol_udf.cli.template_commands import templates_app
-from metaeol_udf.cli.vectors import check, duplicates, search
+from metaeol_udf.cli.vectors import check, duplicates, log_model, search, serve
 from metaeol_udf.errors import MetaEOLError
 from metaeol_udf.formatting import visible
 
 _COMMANDS: tuple[Callable[..., None], ...] = (
-    embed, stream, retry, search, duplicates, explain, doctor, estimate, evaluate, tune, curves, fit, report, init,
+    embed, stream, retry, search, duplicates, serve, log_model, explain, doctor, estimate, evaluate, tune, curves, fit, report, init,
 )  # fmt: skip
 _DEBUG = "METAEOL_DEBUG"  # how --debug reaches the handler around all commands
 

@@ -1,4 +1,4 @@
-"""Commands that read an embedded table: search, test, duplicates."""
+"""Commands that use vectors: search, test and duplicates over an embedded table, serve and log-model for programs that ask."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import typer
 
 from metaeol_udf.cli.arguments import AsJson, Conf, Overrides, Where
 from metaeol_udf.cli.views import emit, show_hit_lists, show_pairs
-from metaeol_udf.config import load_config
+from metaeol_udf.config import load_config, load_encoder_config
 from metaeol_udf.errors import ConfigError, InputError
-from metaeol_udf.formatting import first_words
+from metaeol_udf.formatting import first_words, visible
 from metaeol_udf.terminal import show_columns
 
 
@@ -93,6 +93,64 @@ def duplicates(
         return
     pairs = find_duplicates(config, threshold=threshold, k=k, where=where, method=method, recall=recall)
     emit(as_json, [vars(pair) for pair in pairs], lambda console: show_pairs(console, pairs))
+
+
+def serve(
+    conf: Conf,
+    overrides: Overrides = None,
+    host: Annotated[str, typer.Option(help="Address to listen on. One that other machines reach needs a token.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0: any free one.")] = 8000,
+    name: Annotated[str | None, typer.Option(help="A name for requests to give beside the fingerprint.", show_default=False)] = None,
+    fingerprint: Annotated[str | None, typer.Option(help="What the spec's fingerprint must be, else refuse.", show_default=False)] = None,
+    token_file: Annotated[Path | None, typer.Option(help="File with the token that requests must show.", show_default=False)] = None,
+    token_env: Annotated[str | None, typer.Option(help="Environment variable with the token.", show_default=False)] = None,
+    max_texts: Annotated[int, typer.Option(min=1, help="Texts of one request.")] = 2_048,
+    max_waiting: Annotated[int, typer.Option(min=1, help="Texts that may wait; more are answered with status 429.")] = 8_192,
+    max_connections: Annotated[int, typer.Option(min=1, help="Connections at once.")] = 256,
+) -> None:
+    """Serve the spec's vectors over HTTP, as OpenAI's clients ask for them, until SIGTERM. Needs no table.
+
+    Example: metaeol serve conf/specs/smollm2-135m.yaml --port 8000
+    """
+    config = load_encoder_config(conf, overrides or ())
+    from metaeol_udf.serving.server import EmbeddingServer, Limits, ServeOptions, run_serve
+
+    def say(server: EmbeddingServer) -> None:
+        address = f"[{host}]" if ":" in host else host
+        typer.echo(f"http://{address}:{server.port}/v1/embeddings serves model {' or '.join(map(visible, server.names))}")
+
+    limits = Limits(max_texts=max_texts, max_waiting_texts=max_waiting, max_connections=max_connections)
+    options = ServeOptions(
+        host=host, port=port, name=name, fingerprint=fingerprint, token_file=token_file, token_env=token_env, limits=limits
+    )
+    run_serve(config, options, say)
+
+
+def log_model(
+    conf: Conf,
+    overrides: Overrides = None,
+    name: Annotated[str, typer.Option(help="Of the model in its run.")] = "metaeol",
+    register: Annotated[str | None, typer.Option(metavar="NAME", help="Register it in the model registry.", show_default=False)] = None,
+    experiment: Annotated[str | None, typer.Option(help="Of the run; else MLflow's current one.", show_default=False)] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write the model into a new folder, and log nothing.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Log the spec as an MLflow model that loads from its artifact alone: weights, settings, code. Needs no table.
+
+    Example: metaeol log-model conf/specs/smollm2-135m.yaml --register main.search.embedder
+    """
+    config = load_encoder_config(conf, overrides or ())
+    from metaeol_udf.serving.pyfunc import log_model, save_model
+
+    if out is not None:
+        if register is not None or experiment is not None:
+            raise ConfigError("--out writes a folder and logs nothing: leave out --register and --experiment")
+        found = {"model_uri": str(out), "fingerprint": save_model(config, out)}
+    else:
+        found = log_model(config, name, registered=register, experiment=experiment)
+    emit(as_json, found, lambda _: typer.echo(f"{found['model_uri']}: spec {found['fingerprint']}"))
 
 
 def _queries(query: str | None, file: Path | None, overrides: list[str]) -> tuple[list[str], list[str]]:

@@ -181,6 +181,8 @@ def test_results_are_plain_in_a_pipe_and_without_colour_where_none_is_wanted() -
                 "init",
                 "report",
                 "test",
+                "serve",
+                "log-model",
             )
         ),
         ["model", "prepare"],
