@@ -24,7 +24,7 @@ from metaeol_udf.config.sections import (
     StreamConfig,
     TargetConfig,
 )
-from metaeol_udf.config.source import MADE_KEY, SourceConfig, check_one_place
+from metaeol_udf.config.source import MADE_KEY, PLACES, SourceConfig, check_one_place
 from metaeol_udf.errors import ConfigError, did_you_mean
 from metaeol_udf.files import parse_yaml, read_text, texts_as_written
 from metaeol_udf.formatting import shorten
@@ -166,7 +166,8 @@ def _section(kind: Any, name: str, block: Any) -> Any:
         if key not in fields:
             raise ConfigError(f"unknown key {name}.{shorten(str(key), 80)}; {did_you_mean(str(key), fields)}")
     if kind is SourceConfig:  # the first thing that somebody misses
-        check_one_place([key for key, value in block.items() if value is not None])
+        if all(block.get(name) is None for name in PLACES):
+            check_one_place(())
         if block.get("key") == "auto":
             block = {**block, "key": [MADE_KEY]}
     for key, spec in fields.items():

@@ -15,7 +15,8 @@ from metaeol_udf.setting_types import check
 FORMATS = ("parquet", "csv", "json", "orc", "iceberg")
 #: The key's column where the key is made.
 MADE_KEY = "metaeol_key"
-_PLACES = ("table", "path", "query")
+#: Settings that say where the rows are, one of which is given.
+PLACES = ("table", "path", "query")
 _ENDINGS = {"parquet": "parquet", "csv": "csv", "tsv": "csv", "json": "json", "jsonl": "json", "ndjson": "json", "orc": "orc"}
 _PACKED = ("gz", "bz2", "zst", "xz", "lz4", "snappy")
 
@@ -40,7 +41,7 @@ class SourceConfig:
         if self.key_columns is not None and not self.makes_key:
             raise ConfigError("source.key_columns are part of a key that is made: set source.key=auto, or leave them out")
         parse_format(self.format_text, self.text_columns)
-        check_one_place([name for name in _PLACES if getattr(self, name) is not None])
+        check_one_place([name for name in PLACES if getattr(self, name) is not None])
         check("source.format", self.format in (None, *FORMATS), self.format, ", ".join(FORMATS), FORMATS)
         for name in ("format", "options"):
             if getattr(self, name) and self.path is None:
@@ -54,7 +55,7 @@ class SourceConfig:
     @property
     def place(self) -> str:
         """The setting that says where the rows are: `source.table`, `source.path` or `source.query`."""
-        return next(f"source.{name}" for name in _PLACES if getattr(self, name) is not None)
+        return next(f"source.{name}" for name in PLACES if getattr(self, name) is not None)
 
     @property
     def makes_key(self) -> bool:
@@ -83,7 +84,7 @@ def check_one_place(given: Collection[str]) -> None:
     Raises:
         ConfigError: It is at none, or at several.
     """
-    named = [f"source.{name}" for name in _PLACES if name in given]
+    named = [f"source.{name}" for name in PLACES if name in given]
     if not named:
         raise ConfigError("source.table is missing (for other sources: source.path of files, or source.query)")
     if len(named) > 1:
