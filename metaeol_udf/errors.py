@@ -7,7 +7,7 @@ MetaEOLError                 1  anything unexpected
 ├── ConflictError            4  another writer won, and retrying did not help
 ├── EnvironmentFault         5  disk, memory, Java, device
 │   └── ModelFilesError      5  model files missing, truncated, altered or not allowed
-├── QualityError             6  the quality gate does not let another spec's vectors into the table
+├── QualityError             6  the quality gate does not let another spec's vectors into the table, or a query missed its row
 └── TerminatedError        143  SIGTERM: the same command goes on where this one stopped
 
 Messages name the thing, the rule and the value found, then the way out. They never quote a text of the user's table.
@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import difflib
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 _MOST_FRAMES = 4  # of a worker's stack that a message names
@@ -38,6 +39,38 @@ class ConfigError(MetaEOLError, ValueError):
     """A setting is missing, unknown or out of range."""
 
     exit_code = 2
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with the settings.
+
+    Attributes:
+        setting: Which one, as `section.key`.
+        said: The sentence about it.
+        is_missing: Whether the setting must be given and is not.
+    """
+
+    setting: str
+    said: str
+    is_missing: bool = False
+
+
+class SettingsError(ConfigError):
+    """Settings are wrong: all that are, not only the first.
+
+    Attributes:
+        problems: What is wrong, in the order in which it was found.
+    """
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        """Make the message of the problems: a line each."""
+        super().__init__("\n".join(problem.said for problem in problems))
+        self.problems = tuple(problems)
+
+    def __reduce__(self) -> tuple[type[SettingsError], tuple[tuple[Problem, ...]]]:
+        """Tell pickle what the error is made from: its message is not."""
+        return type(self), (self.problems,)
 
 
 class InputError(MetaEOLError, ValueError):
@@ -69,7 +102,7 @@ class ModelFilesError(EnvironmentFault):
 
 
 class QualityError(MetaEOLError):
-    """Vectors of another spec are worse than the table's own by more than the quality gate allows, or it could not tell."""
+    """Vectors of another spec are worse than the quality gate allows, or it could not tell; or a query missed the row it must find."""
 
     exit_code = 6
 
@@ -101,8 +134,17 @@ def did_you_mean(found: str, known: Iterable[str]) -> str:
     return f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(names)}"
 
 
+#: Words that other tools use for a value, and the same value here.
+_SAME_VALUES = {
+    "gpu": "cuda", "mps": "cpu", "bf16": "bfloat16", "fp16": "float16", "half": "float16", "float": "float32", "fp32": "float32",
+    "8bit": "int8", "4bit": "int4", "delete": "remove", "once": "availableNow", "beginning": "earliest",
+}  # fmt: skip
+
+
 def nearest_word(found: object, words: Iterable[str]) -> str:
-    """Return the end of a message that names all valid words already: the nearest word, or nothing."""
+    """Return the end of a message that names all valid words already: the word of the same meaning or the nearest one, or nothing."""
     by_lower = {word.lower(): word for word in words}
+    if _SAME_VALUES.get(str(found).lower()) in by_lower.values():
+        return f"; did you mean {_SAME_VALUES[str(found).lower()]!r}?"
     nearest = difflib.get_close_matches(str(found).lower(), by_lower, n=1, cutoff=0.5)
     return f"; did you mean {by_lower[nearest[0]]!r}?" if nearest else ""

@@ -98,7 +98,7 @@ def parse_yaml(text: str, what: str) -> Any:
     try:
         value = yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
-        raise ConfigError(f"{what}: {_where(error)}") from None
+        raise ConfigError(f"{what}: {_where(error, text)}") from None
     except RecursionError:
         raise ConfigError(f"{what}: {_TOO_DEEP}") from None
     except yaml.YAMLError as error:
@@ -121,11 +121,20 @@ def _is_too_deep(value: Any) -> bool:
     return True
 
 
-def _where(error: yaml.MarkedYAMLError) -> str:
+def _where(error: yaml.MarkedYAMLError, text: str) -> str:
     """Say what is wrong and where. The line itself is not quoted: it may hold a password."""
     mark = error.problem_mark or error.context_mark
     place = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
-    return place + shorten(" ".join(part for part in (error.problem, error.context) if part), 300)
+    said = shorten(" ".join(part for part in (error.problem, error.context) if part), 300)
+    if "\t" in said or "\\t" in said:
+        return f"{place}a tab; YAML is indented with spaces"
+    if mark is not None and isinstance(error, (yaml.parser.ParserError, yaml.scanner.ScannerError)):
+        lines = text.splitlines()
+        before = next((line for line in reversed(lines[: mark.line]) if line.strip()), "")
+        indents = [len(line) - len(line.lstrip(" ")) for line in (before, lines[mark.line] if mark.line < len(lines) else "")]
+        if indents[0] != indents[1]:
+            said += f"; check the indentation: this line begins with {indents[1]} spaces, the line before with {indents[0]}"
+    return place + said
 
 
 def read_yaml(path: str | Path, what: str) -> Any:
@@ -148,6 +157,11 @@ def read_text(path: str | Path, what: str) -> str:
         with open(path, "rb") as file:
             content = file.read(MOST_BYTES + 1)
         text = content.decode("utf-8")
+    except IsADirectoryError:
+        raise ConfigError(f"cannot read {what} {shown}: it is a folder, not a file") from None
+    except FileNotFoundError:
+        absolute = "" if os.path.isabs(path) else f" (looked for as {shorten(os.path.abspath(path), 300)})"
+        raise ConfigError(f"cannot read {what} {shown}: there is no such file{absolute}") from None
     except OSError as error:
         raise ConfigError(f"cannot read {what} {shown}: {error.strerror}") from None
     except ValueError as error:  # bytes that are no text, or a name that no file can have
@@ -212,6 +226,16 @@ def texts_as_written(text: str, *keys: str) -> dict[str, str | None]:
         return {}
     scalars = [(key.value, value) for key, value in node.value if isinstance(value, yaml.ScalarNode)]
     return {name: _written(value) for name, value in scalars}
+
+
+def places_of(text: str) -> dict[tuple[str, ...], tuple[int, int]]:
+    """Find the line and the column, from 1, of the keys on the first two levels of a document that `parse_yaml` takes."""
+    node: yaml.Node | None = yaml.compose(text, Loader=_Loader)
+    found = {}
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        for name, inner in ((), key), *(((each.value,), each) for each, _ in (value.value if isinstance(value, yaml.MappingNode) else ())):
+            found[(str(key.value), *map(str, name))] = (inner.start_mark.line + 1, inner.start_mark.column + 1)
+    return found
 
 
 def _written(value: yaml.ScalarNode) -> str | None:

@@ -8,34 +8,46 @@ import types
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from metaeol_udf.errors import ConfigError, nearest_word
+from metaeol_udf.errors import Problem, SettingsError, nearest_word
 from metaeol_udf.formatting import shorten
 
 _SECRET = ("spark.conf", "source.options")  # whose values may be secrets
 _WORDS: dict[Any, str] = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
 
 
-def check(name: str, holds: bool, found: object, rule: str, words: Iterable[str] = ()) -> None:
-    """Raise `ConfigError` unless a rule holds for a setting: «`name` must be `rule`, found `found`».
+def problem(name: str, holds: bool, found: object, rule: str, words: Iterable[str] = ()) -> Problem | None:
+    """Say what is wrong where a rule does not hold for a setting: «`name` must be `rule`, found `found`»; None where it holds.
 
-    The message ends with the nearest of the `words` that the setting may take, if a word is near.
+    The sentence ends with the nearest of the `words` that the setting may take, if a word is near.
     """
-    if not holds:
-        # What is long would hide the message.
-        said = type(found).__name__ if name.startswith(_SECRET) else reprlib.repr(found)
-        raise ConfigError(f"{shorten(name, 200)} must be {rule}, found {said}{nearest_word(found, words)}")
+    if holds:
+        return None
+    # What is long would hide the message.
+    said = type(found).__name__ if name.startswith(_SECRET) else reprlib.repr(found)
+    return Problem(name, f"{shorten(name, 200)} must be {rule}, found {said}{nearest_word(found, words)}")
+
+
+def refuse(problems: Iterable[Problem | None]) -> None:
+    """Raise `SettingsError` with all problems that there are."""
+    found = [each for each in problems if each is not None]
+    if found:
+        raise SettingsError(found)
+
+
+def check(name: str, holds: bool, found: object, rule: str, words: Iterable[str] = ()) -> None:
+    """Raise `SettingsError` unless a rule holds for a setting, with the sentence of `problem`."""
+    refuse([problem(name, holds, found, rule, words)])
 
 
 def read_path(name: str, value: str) -> str:
     """Read a setting that may be a path: `~` is the home folder of the user who runs the command.
 
     Raises:
-        ConfigError: It holds `${...}`, which is put in place nowhere in a configuration, or a character that no path can hold.
+        SettingsError: It holds `${...}`, which is put in place nowhere in a configuration, or a character that no path can hold.
     """
     if "${" in value:
-        raise ConfigError(
-            f"{name} holds ${{...}}, but a configuration takes no variables: write the path, or override {name} on the command line"
-        )
+        way_out = f"write the path, or override {name} on the command line"
+        refuse([Problem(name, f"{name} holds ${{...}}, but a configuration takes no variables: {way_out}")])
     check_path(name, value)
     return os.path.expanduser(value) if value.startswith("~") else value
 

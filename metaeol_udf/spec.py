@@ -10,15 +10,15 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from metaeol_udf.errors import ConfigError, did_you_mean
+from metaeol_udf.errors import ConfigError, Problem, did_you_mean
 from metaeol_udf.files import is_file, read_yaml
 from metaeol_udf.formatting import shorten
-from metaeol_udf.setting_types import check, check_path, is_count, read_path
+from metaeol_udf.setting_types import check, check_path, is_count, problem, read_path, refuse
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = ("int8", "int4", "fp8")
@@ -73,27 +73,30 @@ class EmbeddingSpec:
     model_hash: str | None = None
 
     def __post_init__(self) -> None:
-        check("embedding.model", isinstance(self.model, str) and bool(self.model.strip()), self.model, "a folder or a hub id")
-        check("embedding.revision", self.revision is None or isinstance(self.revision, str), self.revision, "a commit, or null")
-        check("embedding.templates", isinstance(self.templates, str) and bool(self.templates), self.templates, "a name or a path")
-        check("embedding.dtype", self.dtype in DTYPES, self.dtype, f"one of {', '.join(DTYPES)}", DTYPES)
-        known = self.quantization is None or self.quantization in QUANTIZATIONS
-        check("embedding.quantization", known, self.quantization, f"one of {', '.join(QUANTIZATIONS)}, or null", QUANTIZATIONS)
-        layers = self.layer if isinstance(self.layer, tuple) else (self.layer,)
-        known = bool(layers) and all(map(_is_layer, layers))
-        check("embedding.layer", known, self.layer, "an integer index or a fraction of depth from 0.0 to 1.0, or a list of these")
-        written = self.postprocess is None or (isinstance(self.postprocess, str) and bool(self.postprocess))
-        check("embedding.postprocess", written, self.postprocess, "the path of a safetensors file, or null")
-        check("embedding.values", self.values in VALUES, self.values, f"one of {', '.join(VALUES)}", VALUES)
-        for name in ("normalize", "per_template"):
-            check(f"embedding.{name}", isinstance(getattr(self, name), bool), getattr(self, name), "true or false")
-        dim = self.truncate_dim
-        check("embedding.truncate_dim", dim is None or is_count(dim), dim, "a positive integer, or null")
-        check("embedding.max_tokens", is_count(self.max_tokens), self.max_tokens, "a positive integer")
+        refuse(self._problems())
         if self.normalize and self.values != "float32":
             raise ConfigError(f"embedding.normalize scales vectors to length 1, which embedding.values {self.values} cannot hold: drop one")
         if self.per_template and self.postprocess is not None:
             raise ConfigError("embedding.postprocess is fitted on the mean over templates: set embedding.per_template to false")
+
+    def _problems(self) -> Iterator[Problem | None]:
+        yield problem("embedding.model", isinstance(self.model, str) and bool(self.model.strip()), self.model, "a folder or a hub id")
+        yield problem("embedding.revision", self.revision is None or isinstance(self.revision, str), self.revision, "a commit, or null")
+        yield problem("embedding.templates", isinstance(self.templates, str) and bool(self.templates), self.templates, "a name or a path")
+        yield problem("embedding.dtype", self.dtype in DTYPES, self.dtype, f"one of {', '.join(DTYPES)}", DTYPES)
+        known = self.quantization is None or self.quantization in QUANTIZATIONS
+        yield problem("embedding.quantization", known, self.quantization, f"one of {', '.join(QUANTIZATIONS)}, or null", QUANTIZATIONS)
+        layers = self.layer if isinstance(self.layer, tuple) else (self.layer,)
+        known = bool(layers) and all(map(_is_layer, layers))
+        yield problem("embedding.layer", known, self.layer, "an integer index or a fraction of depth from 0.0 to 1.0, or a list of these")
+        written = self.postprocess is None or (isinstance(self.postprocess, str) and bool(self.postprocess))
+        yield problem("embedding.postprocess", written, self.postprocess, "the path of a safetensors file, or null")
+        yield problem("embedding.values", self.values in VALUES, self.values, f"one of {', '.join(VALUES)}", VALUES)
+        for name in ("normalize", "per_template"):
+            yield problem(f"embedding.{name}", isinstance(getattr(self, name), bool), getattr(self, name), "true or false")
+        dim = self.truncate_dim
+        yield problem("embedding.truncate_dim", dim is None or is_count(dim), dim, "a positive integer, or null")
+        yield problem("embedding.max_tokens", is_count(self.max_tokens), self.max_tokens, "a positive integer")
 
     @classmethod
     def load(cls, path: str | Path) -> EmbeddingSpec:
@@ -159,9 +162,8 @@ class EmbeddingSpec:
         if not isinstance(block, dict):
             raise ConfigError(f"{where} must be a mapping of settings, found {type(block).__name__}")
         known = set(SETTINGS)
-        for key in block:
-            if key not in known | {"column", "spec"}:
-                raise ConfigError(f"unknown key {where}.{shorten(str(key), 80)}; {did_you_mean(str(key), known | {'spec'})}")
+        unknown = [shorten(str(key), 80) for key in block if key not in known | {"column", "spec"}]
+        refuse(Problem(f"{where}.{key}", f"unknown key {where}.{key}; {did_you_mean(key, known | {'spec'})}") for key in unknown)
         paths = {key: read_path(f"{where}.{key}", block[key]) for key in _PATHS if isinstance(block.get(key), str)}
         block = {**block, **paths}
         settings: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in block.items() if key in known}
@@ -170,7 +172,9 @@ class EmbeddingSpec:
             check("embedding.spec", isinstance(path, str), path, "the path of a spec file")
             return dataclasses.replace(cls._from_own_file(path, read_yaml(path, "the spec file"), named_by), **settings)
         if "model" not in block:
-            raise ConfigError(f"{where}.model is missing: name a folder or a hub id, or a file with `spec`")
+            refuse(
+                [Problem(f"{where}.model", f"{where}.model is missing: name a folder or a hub id, or a file with `spec`", is_missing=True)]
+            )
         return cls(**settings)
 
     @property

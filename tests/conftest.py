@@ -23,7 +23,19 @@ MODEL = ROOT / "models" / "smollm2-135m-instruct"
 
 
 #: Rooms with tests that need no JVM.
-WITHOUT_JVM = ("cli", "compatibility", "encoder", "evaluation", "explain", "prompts", "quality", "report_page", "setup", "tuning")
+WITHOUT_JVM = (
+    "cli",
+    "compatibility",
+    "encoder",
+    "evaluation",
+    "explain",
+    "prompts",
+    "quality",
+    "report_page",
+    "serving",
+    "setup",
+    "tuning",
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -107,7 +107,7 @@ def random_model(config: Any, seed: int = 7) -> Any:
 
 
 def tiny_wrapper_config(name: str) -> Any:
-    """Make the configuration of a tiny model that sees pictures too, around a tiny text model.
+    """Make the configuration of a tiny model that sees pictures too, and hears if it can, around a tiny text model.
 
     Args:
         name: A key of transformers' mapping of models from pictures and text to text.
@@ -115,21 +115,24 @@ def tiny_wrapper_config(name: str) -> Any:
     kind = CONFIG_MAPPING[name]
     plain = kind()
     text = tiny_config_of(plain.get_text_config())
-    vision = plain.vision_config
-    if vision is not None:
+    towers = {}
+    for tower in ("vision_config", "audio_config"):
+        of_tower = getattr(plain, tower, None) or (kind.sub_configs[tower]() if tower in kind.sub_configs else None)
+        if of_tower is None:
+            continue
         sizes = {
             **dict.fromkeys(("hidden_size", "out_hidden_size", "embed_dim"), 32),
             **dict.fromkeys(("num_hidden_layers", "depth", "num_layers"), 1),
             **dict.fromkeys(("num_attention_heads", "num_heads", "num_key_value_heads"), 2),
             **dict.fromkeys(("intermediate_size",), 48), **dict.fromkeys(("head_dim",), 16),
         }  # fmt: skip
-        given = vision.to_dict()
-        vision = type(vision)(**{key: size for key, size in sizes.items() if given.get(key) is not None})
-        if hasattr(vision, "out_hidden_size"):
-            vision.out_hidden_size = text.hidden_size
-        if hasattr(vision, "deepstack_visual_indexes"):
-            vision.deepstack_visual_indexes = [0]
-    return kind(text_config=text, vision_config=vision)
+        given = of_tower.to_dict()
+        towers[tower] = type(of_tower)(**{key: size for key, size in sizes.items() if given.get(key) is not None})
+        if hasattr(of_tower, "out_hidden_size"):
+            towers[tower].out_hidden_size = text.hidden_size
+        if hasattr(of_tower, "deepstack_visual_indexes"):
+            towers[tower].deepstack_visual_indexes = [0]
+    return kind(text_config=text, **towers)
 
 
 def save_any_tiny_model(config: Any, folder: Path, tokenizer: Any = None) -> Path:

@@ -19,12 +19,12 @@ from metaeol_udf.cli.jobs import embed, retry, stream
 from metaeol_udf.cli.quality import curves, evaluate, explain, fit, tune
 from metaeol_udf.cli.setup import doctor, estimate, init, prepare, report
 from metaeol_udf.cli.template_commands import templates_app
-from metaeol_udf.cli.vectors import duplicates, search
+from metaeol_udf.cli.vectors import check, duplicates, log_model, search, serve
 from metaeol_udf.errors import MetaEOLError
 from metaeol_udf.formatting import visible
 
 _COMMANDS: tuple[Callable[..., None], ...] = (
-    embed, stream, retry, search, duplicates, explain, doctor, estimate, evaluate, tune, curves, fit, report, init,
+    embed, stream, retry, search, duplicates, serve, log_model, explain, doctor, estimate, evaluate, tune, curves, fit, report, init,
 )  # fmt: skip
 _DEBUG = "METAEOL_DEBUG"  # how --debug reaches the handler around all commands
 
@@ -36,6 +36,7 @@ app = typer.Typer(
 )
 for each in _COMMANDS:
     app.command()(each)
+app.command("test")(check)
 model_app = typer.Typer(help="Make model folders that jobs can load.", no_args_is_help=True)
 model_app.command()(prepare)
 app.add_typer(model_app, name="model")
@@ -62,7 +63,7 @@ def run_guarded(command: Callable[[], object]) -> int:
 
     Returns:
         0 done, 1 unexpected, 2 configuration or input, 3 over the failure budget, 4 conflict, 5 environment, 6 stopped by the
-        quality gate, 130 interrupted, 143 ended by SIGTERM.
+        quality gate or by a query of `test`, 130 interrupted, 143 ended by SIGTERM.
     """
     try:
         command()

@@ -1,4 +1,4 @@
-"""Commands that read an embedded table: search, duplicates."""
+"""Commands that use vectors: search, test and duplicates over an embedded table, serve and log-model for programs that ask."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import typer
 
 from metaeol_udf.cli.arguments import AsJson, Conf, Overrides, Where
 from metaeol_udf.cli.views import emit, show_hit_lists, show_pairs
-from metaeol_udf.config import load_config
+from metaeol_udf.config import load_config, load_encoder_config
 from metaeol_udf.errors import ConfigError, InputError
+from metaeol_udf.formatting import first_words, visible
+from metaeol_udf.terminal import show_columns
 
 
 def search(
@@ -35,6 +37,35 @@ def search(
     lists = [[{"key": hit.key, "text": hit.text, "score": hit.score} for hit in hits] for hits in found]
     by_query = [{"query": words, "hits": hits} for words, hits in zip(asked, lists, strict=True)]
     emit(as_json, lists[0] if queries is None else by_query, lambda console: show_hit_lists(console, asked, found))
+
+
+def check(
+    conf: Conf,
+    queries: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="A TSV with the column query and the key columns of the row it must find.", show_default=False),
+    ],
+    overrides: Overrides = None,
+    k: Annotated[int, typer.Option("--k", "-k", min=1, max=10_000, help="Among how many rows it must be.")] = 10,
+    where: Where = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look whether queries find the rows that they must find, for pipelines: status 6 where one does not.
+
+    Example: metaeol test job.yaml queries.tsv --k 5
+    """
+    config = load_config(conf, overrides or ())
+    from metaeol_udf.search.expected import check_queries, require_found
+
+    found = check_queries(config, queries, k=k, where=where)
+    rows = [(first_words(each.query, 60), " ".join(each.key.values()), *_rank_and_score(each.rank, each.score)) for each in found]
+    head, title = ("query", "row", "rank", "score"), f"{config.target_table}: the first {k} rows of each query"
+    emit(as_json, [vars(each) for each in found], lambda console: show_columns(console, title, head, rows, right={2, 3}))
+    require_found(found, k)
+
+
+def _rank_and_score(rank: int | None, score: float | None) -> tuple[str, str]:
+    return ("missed", "") if score is None else (str(rank), f"{score:.4f}")
 
 
 def duplicates(
@@ -62,6 +93,64 @@ def duplicates(
         return
     pairs = find_duplicates(config, threshold=threshold, k=k, where=where, method=method, recall=recall)
     emit(as_json, [vars(pair) for pair in pairs], lambda console: show_pairs(console, pairs))
+
+
+def serve(
+    conf: Conf,
+    overrides: Overrides = None,
+    host: Annotated[str, typer.Option(help="Address to listen on. One that other machines reach needs a token.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0: any free one.")] = 8000,
+    name: Annotated[str | None, typer.Option(help="A name for requests to give beside the fingerprint.", show_default=False)] = None,
+    fingerprint: Annotated[str | None, typer.Option(help="What the spec's fingerprint must be, else refuse.", show_default=False)] = None,
+    token_file: Annotated[Path | None, typer.Option(help="File with the token that requests must show.", show_default=False)] = None,
+    token_env: Annotated[str | None, typer.Option(help="Environment variable with the token.", show_default=False)] = None,
+    max_texts: Annotated[int, typer.Option(min=1, help="Texts of one request.")] = 2_048,
+    max_waiting: Annotated[int, typer.Option(min=1, help="Texts that may wait; more are answered with status 429.")] = 8_192,
+    max_connections: Annotated[int, typer.Option(min=1, help="Connections at once.")] = 256,
+) -> None:
+    """Serve the spec's vectors over HTTP, as OpenAI's clients ask for them, until SIGTERM. Needs no table.
+
+    Example: metaeol serve conf/specs/smollm2-135m.yaml --port 8000
+    """
+    config = load_encoder_config(conf, overrides or ())
+    from metaeol_udf.serving.server import EmbeddingServer, Limits, ServeOptions, run_serve
+
+    def say(server: EmbeddingServer) -> None:
+        address = f"[{host}]" if ":" in host else host
+        typer.echo(f"http://{address}:{server.port}/v1/embeddings serves model {' or '.join(map(visible, server.names))}")
+
+    limits = Limits(max_texts=max_texts, max_waiting_texts=max_waiting, max_connections=max_connections)
+    options = ServeOptions(
+        host=host, port=port, name=name, fingerprint=fingerprint, token_file=token_file, token_env=token_env, limits=limits
+    )
+    run_serve(config, options, say)
+
+
+def log_model(
+    conf: Conf,
+    overrides: Overrides = None,
+    name: Annotated[str, typer.Option(help="Of the model in its run.")] = "metaeol",
+    register: Annotated[str | None, typer.Option(metavar="NAME", help="Register it in the model registry.", show_default=False)] = None,
+    experiment: Annotated[str | None, typer.Option(help="Of the run; else MLflow's current one.", show_default=False)] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write the model into a new folder, and log nothing.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Log the spec as an MLflow model that loads from its artifact alone: weights, settings, code. Needs no table.
+
+    Example: metaeol log-model conf/specs/smollm2-135m.yaml --register main.search.embedder
+    """
+    config = load_encoder_config(conf, overrides or ())
+    from metaeol_udf.serving.pyfunc import log_model, save_model
+
+    if out is not None:
+        if register is not None or experiment is not None:
+            raise ConfigError("--out writes a folder and logs nothing: leave out --register and --experiment")
+        found = {"model_uri": str(out), "fingerprint": save_model(config, out)}
+    else:
+        found = log_model(config, name, registered=register, experiment=experiment)
+    emit(as_json, found, lambda _: typer.echo(f"{found['model_uri']}: spec {found['fingerprint']}"))
 
 
 def _queries(query: str | None, file: Path | None, overrides: list[str]) -> tuple[list[str], list[str]]:

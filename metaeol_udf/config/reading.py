@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Mapping
+import difflib
+import functools
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, get_type_hints
 
@@ -24,11 +27,12 @@ from metaeol_udf.config.sections import (
     StreamConfig,
     TargetConfig,
 )
-from metaeol_udf.config.source import MADE_KEY, PLACES, SourceConfig, check_one_place
-from metaeol_udf.errors import ConfigError, did_you_mean
-from metaeol_udf.files import parse_yaml, read_text, texts_as_written
+from metaeol_udf.config.source import MADE_KEY, PLACES, SourceConfig, place_problem
+from metaeol_udf.config.suggestions import suggest_setting
+from metaeol_udf.errors import ConfigError, Problem, SettingsError, did_you_mean
+from metaeol_udf.files import is_folder, parse_yaml, places_of, read_text, texts_as_written
 from metaeol_udf.formatting import shorten
-from metaeol_udf.setting_types import check, fits, read_path, read_setting
+from metaeol_udf.setting_types import fits, problem, read_path, read_setting, refuse
 from metaeol_udf.spec import SETTINGS, EmbeddingSpec
 
 _SECTIONS: dict[str, Any] = {
@@ -55,7 +59,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> JobConfig:
     Raises:
         ConfigError: The file cannot be read, a key is unknown or missing, or a value is out of range.
     """
-    return parse_config(read_blocks(path, overrides))
+    return _load(path, overrides, parse_config)
 
 
 def as_config(given: GivenConfig) -> JobConfig:
@@ -75,7 +79,21 @@ def as_config(given: GivenConfig) -> JobConfig:
 
 def load_encoder_config(path: str | Path, overrides: Iterable[str] = ()) -> EncoderConfig:
     """`load_config` for commands that need a model but no table: a job's own file, one without a source, or a bare spec file."""
-    return parse_encoder_config(read_blocks(path, overrides))
+    return _load(path, overrides, parse_encoder_config)
+
+
+def _load(path: str | Path, overrides: Iterable[str], parse: Callable[[Mapping[str, Any]], Config]) -> Config:
+    """Read a configuration and parse it; what is wrong in the file is said with its line and column."""
+    overrides = list(overrides)
+    blocks = read_blocks(path, overrides)
+    try:
+        return parse(blocks)
+    except SettingsError as error:
+        text = read_text(path, "the configuration")
+        places, given = places_of(text), {override.partition("=")[0] for override in overrides}
+        last = (len(text), 0)
+        problems = sorted(error.problems, key=lambda problem: _place(problem, places) or last)
+        raise SettingsError([_located(problem, str(path), _place(problem, places), given) for problem in problems]) from None
 
 
 def read_blocks(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
@@ -84,11 +102,15 @@ def read_blocks(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, An
     Raises:
         ConfigError: The file cannot be read, or is no mapping.
     """
+    if is_folder(Path(path)):
+        raise ConfigError(f"{path} is a folder, not a configuration; `metaeol init {path}` drafts one for a table")
     text = read_text(path, "the configuration")
     blocks = parse_yaml(text, f"cannot read the configuration {path}")
+    if blocks is None:
+        raise ConfigError(f"the configuration {path} is empty; `metaeol init TABLE` drafts one")
     if not isinstance(blocks, dict):
         raise ConfigError(f"the configuration {path} must be a mapping of sections, found {type(blocks).__name__}")
-    if "model" in blocks and "embedding" not in blocks:  # a spec file, whose other files stand beside it
+    if _is_spec(blocks):  # its other files stand beside it
         blocks = {"embedding": {"spec": str(path)}}
     for section, key in _MAPPINGS:
         block = blocks.get(section)
@@ -97,6 +119,27 @@ def read_blocks(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, An
     for override in overrides:
         _apply(blocks, override)
     return blocks
+
+
+def _is_spec(blocks: Mapping[Any, Any]) -> bool:
+    """Tell whether a file is a spec of its own, and no configuration whose sections were left out."""
+    if "model" not in blocks or "embedding" in blocks:
+        return False
+    others = [key for key in blocks if key not in SETTINGS]
+    return not any(key in keys for key in others for keys in [_SECTIONS, *_keys().values()])
+
+
+def _place(problem: Problem, places: Mapping[tuple[str, ...], tuple[int, int]]) -> tuple[int, int] | None:
+    """Find the line and column of a setting, else of its section; None where neither stands in the file."""
+    section, _, key = problem.setting.partition(".")
+    return places.get((section, key)) or places.get((section,))
+
+
+def _located(problem: Problem, path: str, place: tuple[int, int] | None, given: Collection[str]) -> Problem:
+    """Put the place in the file before a sentence; a setting of the command line has none."""
+    if problem.setting in given:
+        return problem
+    return dataclasses.replace(problem, said=f"{path}:{place[0]}:{place[1]}: {problem.said}" if place else f"{path}: {problem.said}")
 
 
 def read_overrides(overrides: Iterable[str]) -> dict[str, Any]:
@@ -127,16 +170,68 @@ def parse_encoder_config(blocks: Mapping[str, Any]) -> EncoderConfig:
 
 def _build(kind: type[Config], blocks: Mapping[str, Any]) -> Config:
     """Build a configuration with those sections that its kind has; sections of a job alone are passed over in another kind."""
+    problems: list[Problem] = []
     sections = ("embedding", *_SECTIONS)
     for name in blocks:
         if name not in sections:
-            raise ConfigError(f"unknown section {shorten(str(name), 80)!r}; {did_you_mean(str(name), sections)}")
-    embedding = blocks.get("embedding")
-    spec = EmbeddingSpec.from_mapping(embedding if embedding is not None else {})
-    column = (embedding or {}).get("column", "embedding")
-    check("embedding.column", isinstance(column, str) and bool(column), column, "a column name")
+            shown = shorten(str(name), 80)
+            problems.append(Problem(shown, f"unknown section {shown!r}; {_suggest_section(shown, sections)}"))
+    spec = column = None
+    with _gathered(problems):
+        column, spec = _embedding(blocks.get("embedding"))
     names = [each.name for each in dataclasses.fields(kind) if each.name in _SECTIONS]
-    return kind(column=column, embedding=spec, **{name: _section(_SECTIONS[name], name, blocks.get(name)) for name in names})
+    found: dict[str, Any] = {}
+    for name in names:
+        with _gathered(problems):
+            found[name] = _section(_SECTIONS[name], name, blocks.get(name))
+    misplaced = {each.setting.rpartition(".")[2] for each in problems if not each.is_missing}
+    refuse(each for each in problems if not (each.is_missing and each.setting.partition(".")[2] in misplaced))
+    return kind(column=column, embedding=spec, **found)
+
+
+@contextmanager
+def _gathered(problems: list[Problem]) -> Iterator[None]:
+    """Add to `problems` what is wrong with the settings of one section, so that the next one is read too."""
+    try:
+        yield
+    except SettingsError as error:
+        problems += error.problems
+
+
+def _suggest_section(name: str, sections: Sequence[str]) -> str:
+    """Return the end of a message about a section that is not known: it may be a setting without its section."""
+    if difflib.get_close_matches(name, sections, n=1, cutoff=0.75):
+        return did_you_mean(name, sections)
+    said = suggest_setting("", name, _keys())
+    return did_you_mean(name, sections) if said.startswith("known") else said
+
+
+def _embedding(block: Any) -> tuple[str, EmbeddingSpec]:
+    """Read the section `embedding`: the name of the vector's column, and what an embedding is."""
+    block = {} if block is None else block
+    if not isinstance(block, Mapping):
+        return "", EmbeddingSpec.from_mapping(block)  # refuses it
+    known = _keys()["embedding"]
+    problems: list[Problem | None] = [_unknown("embedding", key) for key in block if key not in known]
+    column = block.get("column", "embedding")
+    problems += [problem("embedding.column", isinstance(column, str) and bool(column), column, "a column name")]
+    gathered = [each for each in problems if each is not None]
+    with _gathered(gathered):
+        spec = EmbeddingSpec.from_mapping({key: value for key, value in block.items() if key in known})
+    refuse(gathered)
+    return column, spec
+
+
+def _unknown(section: str, key: object) -> Problem:
+    shown = shorten(str(key), 80)
+    return Problem(f"{section}.{shown}", f"unknown key {section}.{shown}; {suggest_setting(section, shown, _keys())}")
+
+
+@functools.cache
+def _keys() -> dict[str, list[str]]:
+    """List the keys of each section, in the order of the documentation."""
+    names = {section: [field.name for field in dataclasses.fields(kind)] for section, kind in _SECTIONS.items()}
+    return {"source": names.pop("source"), "target": names.pop("target"), "embedding": ["column", "spec", *SETTINGS], **names}
 
 
 #: Settings that are mappings of texts, whose keys may have dots.
@@ -145,9 +240,7 @@ _MAPPINGS = (("spark", "conf"), ("source", "options"))
 
 def setting_names() -> list[str]:
     """Every `section.key` that a configuration may hold, in the order of the documentation."""
-    names = {section: [field.name for field in dataclasses.fields(kind)] for section, kind in _SECTIONS.items()}
-    blocks = {"source": names.pop("source"), "target": names.pop("target"), "embedding": ["column", "spec", *SETTINGS], **names}
-    return [f"{section}.{key}" for section, keys in blocks.items() for key in keys]
+    return [f"{section}.{key}" for section, keys in _keys().items() for key in keys]
 
 
 def switches() -> list[str]:
@@ -160,26 +253,29 @@ def _section(kind: Any, name: str, block: Any) -> Any:
     """Build one section; a key that is written as null takes its default."""
     block = {} if block is None else block
     if not isinstance(block, Mapping):
-        raise ConfigError(f"{name} must be a mapping of settings, found {type(block).__name__}")
+        refuse([Problem(name, f"{name} must be a mapping of settings, found {type(block).__name__}")])
     fields = {f.name: f for f in dataclasses.fields(kind)}
-    for key in block:
-        if key not in fields:
-            raise ConfigError(f"unknown key {name}.{shorten(str(key), 80)}; {did_you_mean(str(key), fields)}")
-    if kind is SourceConfig:  # the first thing that somebody misses
-        if all(block.get(name) is None for name in PLACES):
-            check_one_place(())
+    problems = [_unknown(name, key) for key in block if key not in fields]
+    if kind is SourceConfig:
+        if all(block.get(place) is None for place in PLACES):
+            problems += [each for each in [place_problem(())] if each is not None]
         if block.get("key") == "auto":
             block = {**block, "key": [MADE_KEY]}
     for key, spec in fields.items():
         required = spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING
         if required and block.get(key) is None:
-            raise ConfigError(f"{name}.{key} is missing")
+            problems.append(Problem(f"{name}.{key}", f"{name}.{key} is missing", is_missing=True))
     hints = get_type_hints(kind, include_extras=True)
-    given = {key: (f"{name}.{key}", value) for key, value in block.items() if value is not None}
-    values = {key: read_setting(setting, value, hints[key], CHOICES.get(setting, ())) for key, (setting, value) in given.items()}
-    for key, (setting, _) in given.items():
-        if setting in PATHS and isinstance(values[key], str):
-            values[key] = read_path(setting, values[key])
+    values = {}
+    for key, value in block.items():
+        setting = f"{name}.{key}"
+        if value is None or key not in fields:
+            continue
+        with _gathered(problems):
+            values[key] = read_setting(setting, value, hints[key], CHOICES.get(setting, ()))
+            if setting in PATHS and isinstance(values[key], str):
+                values[key] = read_path(setting, values[key])
+    refuse(problems)
     return kind(**values)
 
 
@@ -189,13 +285,12 @@ def _apply(blocks: dict[str, Any], override: str) -> None:
     if not equals or "." not in name:
         known = setting_names()
         ends = [each for each in known if each.partition(".")[2] == name] if equals else []
-        hint = (
-            f"did you mean '{ends[0]}={shorten(text, 200)}'?"
-            if len(ends) == 1
-            else did_you_mean(name, known)
-            if equals
-            else "such as runtime.device=cpu"
-        )
+        hint = "such as runtime.device=cpu; a query of several words stands in quotes"
+        if len(ends) == 1:
+            hint = f"did you mean '{ends[0]}={shorten(text, 200)}'?"
+        elif equals:
+            said = suggest_setting("", name, _keys())
+            hint = "`metaeol config --help` lists them" if said.startswith("known") else said
         raise ConfigError(f"override {shorten(name, 200)!r} must have the form section.key=value; {hint}")  # a value may be a secret
     section, _, key = name.partition(".")
     block = _mapping_in(blocks, section, section)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated
 
 from metaeol_udf.config.source import FORMATS, SourceConfig
-from metaeol_udf.errors import ConfigError
-from metaeol_udf.setting_types import check, is_count
+from metaeol_udf.errors import ConfigError, Problem
+from metaeol_udf.setting_types import is_count, problem, refuse
 from metaeol_udf.spec import DTYPES, QUANTIZATIONS, VALUES, EmbeddingSpec
 
 #: Settings of few values, for completion and for messages.
@@ -46,9 +46,14 @@ class TargetConfig:
     max_deleted_fraction: float = 0.2  # of the target's rows; a run that would remove more stops before it writes
 
     def __post_init__(self) -> None:
-        check("target.deleted", self.deleted in CHOICES["target.deleted"], self.deleted, "remove or keep", CHOICES["target.deleted"])
+        refuse(self._problems())
+
+    def _problems(self) -> Iterator[Problem | None]:
+        yield problem(
+            "target.deleted", self.deleted in CHOICES["target.deleted"], self.deleted, "remove or keep", CHOICES["target.deleted"]
+        )
         in_range = 0.0 <= self.max_deleted_fraction <= 1.0
-        check("target.max_deleted_fraction", in_range, self.max_deleted_fraction, "a number from 0 to 1")
+        yield problem("target.max_deleted_fraction", in_range, self.max_deleted_fraction, "a number from 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,21 +74,26 @@ class RuntimeConfig:
     prometheus: str | None = None  # path of a textfile for node_exporter
 
     def __post_init__(self) -> None:
+        refuse(self._problems())
+
+    def _problems(self) -> Iterator[Problem | None]:
         budget = self.max_batch_tokens
-        check("runtime.max_batch_tokens", budget == "auto" or is_count(budget), budget, _AUTO_OR_COUNT, CHOICES["runtime.max_batch_tokens"])
-        check("runtime.wave_rows", is_count(self.wave_rows), self.wave_rows, "a positive integer")
+        yield problem(
+            "runtime.max_batch_tokens", budget == "auto" or is_count(budget), budget, _AUTO_OR_COUNT, CHOICES["runtime.max_batch_tokens"]
+        )
+        yield problem("runtime.wave_rows", is_count(self.wave_rows), self.wave_rows, "a positive integer")
         in_range = 0.0 <= self.max_failed_fraction <= 1.0
-        check("runtime.max_failed_fraction", in_range, self.max_failed_fraction, "a number from 0 to 1")
+        yield problem("runtime.max_failed_fraction", in_range, self.max_failed_fraction, "a number from 0 to 1")
         kept = self.journal_retention_hours
-        check("runtime.journal_retention_hours", kept >= 0, kept, "an integer from 0")
+        yield problem("runtime.journal_retention_hours", kept >= 0, kept, "an integer from 0")
         kind, _, number = self.device.partition(":")
         known = self.device in CHOICES["runtime.device"] or (kind == "cuda" and number.isdecimal())
-        check("runtime.device", known, self.device, "auto, cpu, cuda or cuda:N", CHOICES["runtime.device"])
-        check("runtime.task_gpus", self.task_gpus is None or is_count(self.task_gpus), self.task_gpus, _NULL_OR_COUNT)
+        yield problem("runtime.device", known, self.device, "auto, cpu, cuda or cuda:N", CHOICES["runtime.device"])
+        yield problem("runtime.task_gpus", self.task_gpus is None or is_count(self.task_gpus), self.task_gpus, _NULL_OR_COUNT)
         page = self.report_page is None or self.report_page.endswith((".html", ".htm"))
-        check("runtime.report_page", page, self.report_page, "a path that ends in .html")
+        yield problem("runtime.report_page", page, self.report_page, "a path that ends in .html")
         textfile = self.prometheus is None or self.prometheus.endswith(".prom")  # node_exporter reads no other
-        check("runtime.prometheus", textfile, self.prometheus, "a path that ends in .prom")
+        yield problem("runtime.prometheus", textfile, self.prometheus, "a path that ends in .prom")
 
 
 _INTERVAL = re.compile(r"[1-9][0-9]* (second|minute|hour)s?")
@@ -100,11 +110,14 @@ class StreamConfig:
     max_files: int = 1_000  # of the source, in one micro-batch
 
     def __post_init__(self) -> None:
+        refuse(self._problems())
+
+    def _problems(self) -> Iterator[Problem | None]:
         known = self.trigger == "availableNow" or _INTERVAL.fullmatch(self.trigger) is not None
-        check("stream.trigger", known, self.trigger, "availableNow or an interval such as 30 seconds", CHOICES["stream.trigger"])
+        yield problem("stream.trigger", known, self.trigger, "availableNow or an interval such as 30 seconds", CHOICES["stream.trigger"])
         known = self.start in CHOICES["stream.start"] if isinstance(self.start, str) else self.start >= 0
-        check("stream.start", known, self.start, _START, CHOICES["stream.start"])
-        check("stream.max_files", is_count(self.max_files), self.max_files, "a positive integer")
+        yield problem("stream.start", known, self.start, _START, CHOICES["stream.start"])
+        yield problem("stream.max_files", is_count(self.max_files), self.max_files, "a positive integer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,8 +127,11 @@ class EstimateConfig:
     price_per_hour: float | None = None  # of one executor, in any currency
 
     def __post_init__(self) -> None:
+        refuse(self._problems())
+
+    def _problems(self) -> Iterator[Problem | None]:
         price = self.price_per_hour
-        check("estimate.price_per_hour", price is None or price >= 0, price, "a number from 0")
+        yield problem("estimate.price_per_hour", price is None or price >= 0, price, "a number from 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,10 +146,13 @@ class EvaluationConfig:
     inner_folds: int = 3  # that choose a classifier's regularisation; SentEval's protocol has 10, at three times the time
 
     def __post_init__(self) -> None:
-        check("evaluation.limit", self.limit is None or is_count(self.limit), self.limit, _NULL_OR_COUNT)
-        check("evaluation.seed", self.seed >= 0, self.seed, "an integer from 0")
-        check("evaluation.resamples", self.resamples >= 0, self.resamples, "an integer from 0")
-        check("evaluation.inner_folds", self.inner_folds >= 2, self.inner_folds, "an integer from 2")
+        refuse(self._problems())
+
+    def _problems(self) -> Iterator[Problem | None]:
+        yield problem("evaluation.limit", self.limit is None or is_count(self.limit), self.limit, _NULL_OR_COUNT)
+        yield problem("evaluation.seed", self.seed >= 0, self.seed, "an integer from 0")
+        yield problem("evaluation.resamples", self.resamples >= 0, self.resamples, "an integer from 0")
+        yield problem("evaluation.inner_folds", self.inner_folds >= 2, self.inner_folds, "an integer from 2")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,10 +169,13 @@ class QualityConfig:
     max_score_drop: float = 1.0  # of Spearman's correlation x100 on these pairs, old minus new
 
     def __post_init__(self) -> None:
-        check("quality.sample", 50 <= self.sample <= 20_000, self.sample, "an integer from 50 to 20000")
-        check("quality.neighbours", is_count(self.neighbours), self.neighbours, "a positive integer")
+        refuse(self._problems())
+
+    def _problems(self) -> Iterator[Problem | None]:
+        yield problem("quality.sample", 50 <= self.sample <= 20_000, self.sample, "an integer from 50 to 20000")
+        yield problem("quality.neighbours", is_count(self.neighbours), self.neighbours, "a positive integer")
         for name, most in (("min_agreement", 1), ("max_anisotropy_rise", 2), ("min_rank_share", 1), ("max_score_drop", 200)):
-            check(f"quality.{name}", 0 <= getattr(self, name) <= most, getattr(self, name), f"a number from 0 to {most}")
+            yield problem(f"quality.{name}", 0 <= getattr(self, name) <= most, getattr(self, name), f"a number from 0 to {most}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated
 
 from metaeol_udf.config.text_format import parse_format
-from metaeol_udf.errors import ConfigError
+from metaeol_udf.errors import Problem
 from metaeol_udf.formatting import shorten
-from metaeol_udf.setting_types import check
+from metaeol_udf.setting_types import problem, refuse
 
 #: Formats of files that a source may have.
 FORMATS = ("parquet", "csv", "json", "orc", "iceberg")
@@ -37,20 +37,25 @@ class SourceConfig:
     where: str | None = None  # a Spark SQL condition over the row's own columns
 
     def __post_init__(self) -> None:
-        check("source.text", len(set(self.text_columns)) == len(self.text_columns), self.text, "names of different columns")
-        if self.key_columns is not None and not self.makes_key:
-            raise ConfigError("source.key_columns are part of a key that is made: set source.key=auto, or leave them out")
+        refuse(self._problems())
         parse_format(self.format_text, self.text_columns)
-        check_one_place([name for name in PLACES if getattr(self, name) is not None])
-        check("source.format", self.format in (None, *FORMATS), self.format, ", ".join(FORMATS), FORMATS)
+
+    def _problems(self) -> Iterator[Problem | None]:
+        yield problem("source.text", len(set(self.text_columns)) == len(self.text_columns), self.text, "names of different columns")
+        if self.key_columns is not None and not self.makes_key:
+            said = "source.key_columns are part of a key that is made: set source.key=auto, or leave them out"
+            yield Problem("source.key_columns", said)
+        yield place_problem([name for name in PLACES if getattr(self, name) is not None])
+        yield problem("source.format", self.format in (None, *FORMATS), self.format, ", ".join(FORMATS), FORMATS)
         for name in ("format", "options"):
             if getattr(self, name) and self.path is None:
-                raise ConfigError(f"source.{name} is of the files of source.path, and no source.path is given")
+                yield Problem(f"source.{name}", f"source.{name} is of the files of source.path, and no source.path is given")
         if self.path is not None and self.file_format is None:
-            raise ConfigError(
+            said = (
                 f"source.format is missing: the name {shorten(self.path, 200)!r} does not end in one of {', '.join(_ENDINGS)}; "
                 f"set one of {', '.join(FORMATS)}"
             )
+            yield Problem("source.format", said)
 
     @property
     def place(self) -> str:
@@ -78,17 +83,17 @@ class SourceConfig:
         return self.format or format_of(self.path or "")
 
 
-def check_one_place(given: Collection[str]) -> None:
-    """Check that a source is at one place: `given` are those of its keys that say where.
-
-    Raises:
-        ConfigError: It is at none, or at several.
-    """
+def place_problem(given: Collection[str]) -> Problem | None:
+    """Say what is wrong where a source is at no place or at several: `given` are its keys."""
     named = [f"source.{name}" for name in PLACES if name in given]
     if not named:
-        raise ConfigError("source.table is missing (for other sources: source.path of files, or source.query)")
+        return Problem(
+            "source.table", "source.table is missing (for other sources: source.path of files, or source.query)", is_missing=True
+        )
     if len(named) > 1:
-        raise ConfigError(f"{' and '.join(named)} are both given: a source is one of source.table, source.path and source.query")
+        said = f"{' and '.join(named)} are both given: a source is one of source.table, source.path and source.query"
+        return Problem(named[-1], said)
+    return None
 
 
 def format_of(name: str) -> str | None:

@@ -88,7 +88,7 @@ def load_engine(spec: EmbeddingSpec, templates: TemplateSet, device_name: str) -
             return load_text_model(folder, dtype, config)
 
     model = load()
-    is_apart = spec.quantization is not None or not fits_device(model, device)  # moved to its devices only as a `Decoder`
+    is_apart = spec.quantization is not None or not fits_device(model, device)  # quantized before it is moved to its devices
     model = model if is_apart else model.to(device)
     text_config = model.config.get_text_config()
     layers = output_layers(spec.layer, text_config.num_hidden_layers)
@@ -100,7 +100,7 @@ def load_engine(spec: EmbeddingSpec, templates: TemplateSet, device_name: str) -
     except Exception as error:
         raise ModelFilesError(f"transformers cannot run the model in {folder}: {type(error).__name__}: {error}") from error
     release_clean_pages()
-    source = ModelSource(model, lambda: load().to(device))
+    source = ModelSource(model, load if is_apart else lambda: load().to(device))
     del model  # the source alone holds it, and gives it up
     chosen = choose_runner(source, spec, proof, tokenizer, layers, devices if is_apart else ())
     if device.type == "cpu":

@@ -26,6 +26,7 @@ from metaeol_udf.encoder.generic.fork_pass import ForkPass
 from metaeol_udf.encoder.generic.sequence_pass import SequencePass
 from metaeol_udf.encoder.generic.text_model import TextModel
 from metaeol_udf.encoder.generic.whole_pass import WholePass
+from metaeol_udf.encoder.large_model import settle_model
 from metaeol_udf.encoder.proof import Proof, depends_on_length
 from metaeol_udf.errors import EnvironmentFault, MetaEOLError
 from metaeol_udf.prompts.tokenizer import PromptTokenizer
@@ -51,12 +52,23 @@ class ModelSource:
         """
         self._model, self._load = model, load
         self._text_model: TextModel | None = None
+        self._is_settled = False
         self.model_type: str = model.config.model_type
 
     def get(self) -> Any:
         """Return the model, whole."""
         self._model = self._load() if self._model is None else self._model
         return self._model
+
+    def settle(self, layers: Sequence[int], quantization: str | None, devices: Sequence[torch.device]) -> None:
+        """Quantize the model and spread it over devices, as `settle_model` does, unless that is done."""
+        if not self._is_settled:
+            try:
+                settle_model(self.get(), layers[-1], quantization, devices)
+            except Exception:
+                self.drop()  # some of its weights are changed
+                raise
+            self._is_settled = True
 
     def read(self, layers: Sequence[int]) -> TextModel:
         """Return the model as a runner takes it."""
@@ -71,7 +83,7 @@ class ModelSource:
 
     def drop(self) -> None:
         """Give the model up: what it still holds keeps the file of weights in memory."""
-        self._model = None
+        self._model, self._is_settled = None, False
         gc.collect()
         return_freed_memory()
         release_clean_pages()
@@ -117,10 +129,11 @@ def choose_runner(
         EnvironmentFault: The same for a model that is larger than a GPU.
     """
     trie = PromptTrie(proof.templates, tokenizer)
-    makers: dict[str, Callable[[], Runner]] = {"decoder": lambda: _make_decoder(source, spec, trie, layers, devices)}
-    if not devices:
-        makers["stream"] = lambda: SequencePass(_text_model(source, layers, proof), trie.groups)
-        makers["fork"] = lambda: ForkPass(_text_model(source, layers, proof), trie.groups)
+    makers: dict[str, Callable[[], Runner]] = {
+        "decoder": lambda: _make_decoder(source, spec, trie, layers, devices),
+        "stream": lambda: SequencePass(_text_model(source, spec, layers, proof, devices), trie.groups),
+        "fork": lambda: ForkPass(_text_model(source, spec, layers, proof, devices), trie.groups),
+    }
     reasons: list[str] = []
     is_fault = False
     for name, make in makers.items():
@@ -173,8 +186,12 @@ def _make_decoder(
     return runner
 
 
-def _text_model(source: ModelSource, layers: Sequence[int], proof: Proof) -> TextModel:
+def _text_model(
+    source: ModelSource, spec: EmbeddingSpec, layers: Sequence[int], proof: Proof, devices: Sequence[torch.device]
+) -> TextModel:
     """Take the model as transformers made it, unless what a prompt's beginning is depends on its end."""
     if depends_on_length(source.get().config, proof.n_most_tokens):
         raise _NotForThisModelError("its rotary positions change with the length of a prompt; embedding.max_tokens is large for it")
+    if devices:
+        source.settle(layers, spec.quantization, devices)
     return source.read(layers)

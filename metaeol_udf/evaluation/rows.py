@@ -15,8 +15,10 @@ from typing import IO, Any, cast
 from metaeol_udf.errors import ConfigError, one_line
 
 
-def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+def read_rows(path: Path, columns: Sequence[str], least: int = 2) -> Iterator[tuple[int, list[str]]]:
     """Read the rows of a file, which may be zipped: of each row the line number, from 2, and the fields of `columns`.
+
+    There must be `least` rows, one or two.
 
     Raises:
         ConfigError: The file cannot be read or breaks the form; the message gives file, line and rule, and never quotes a field.
@@ -33,7 +35,7 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[st
             fields = text.rstrip("\r\n").split("\t")
             check_line(path, line, len(fields) == len(head), f"a row must have {len(head)} fields, found {len(fields)}")
             yield line, [fields[place] for place in places]
-        check_line(path, line, line > 2, "at least two rows must follow the header")
+        check_line(path, line, line > least, f"at least {'two rows' if least == 2 else 'one row'} must follow the header")
 
 
 def read_objects(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:

@@ -180,6 +180,9 @@ def test_results_are_plain_in_a_pipe_and_without_colour_where_none_is_wanted() -
                 "fit",
                 "init",
                 "report",
+                "test",
+                "serve",
+                "log-model",
             )
         ),
         ["model", "prepare"],

@@ -178,6 +178,28 @@ def test_a_search_for_nothing_is_refused(conf: Path, arguments: list[str], messa
     assert message in capsys.readouterr().err
 
 
+def test_queries_that_must_find_their_rows_end_in_a_status(
+    spark: SparkSession, conf: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "queries.tsv"
+    path.write_text("no\tquery\tshelf\n1\ta red apple\ta\n2\tthe train to Paris\ta\n")
+    assert cli.run(["test", str(conf), str(path), "--k", "1"]) == 0
+    assert capfd.readouterr().out.splitlines()[2].split() == ["a", "red", "apple", "a", "1", "1", "1.0000"]
+    path.write_text(path.read_text() + "2\ta red apple\tb\n9\ta red apple\tb\n")
+    assert cli.run(["test", str(conf), str(path), "--k", "4", "--where", "no = 2 OR shelf = 'a'", "--json"]) == 6
+    said = capfd.readouterr()
+    assert [each["rank"] is None for each in json.loads(said.out)] == [False, False, False, True]
+    assert said.err.splitlines()[-1] == "metaeol: 1 of 4 rows are not among the first 4 of their query"
+    for content, message in (
+        ("query\tshelf\na\tb\n", "queries.tsv, line 1: the header must name query, shelf, no"),
+        ("query\tshelf\tno\n", "line 1: at least one row must follow"),
+        ("query\tshelf\tno\n \tb\t1\n", "line 2: query must not be blank"),
+    ):
+        path.write_text(content)
+        assert cli.run(["test", str(conf), str(path)]) == 2
+        assert message in capfd.readouterr().err
+
+
 @pytest.mark.slow
 def test_near_duplicates_are_printed_with_their_texts_or_written(
     spark: SparkSession, conf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -99,7 +99,8 @@ def test_the_public_names_are_these() -> None:
     ]  # fmt: skip
     assert metaeol_udf.prompts.__all__ == ["TEXT_SLOT", "PromptTemplate", "TemplateSet", "clean_text"]
     assert metaeol_udf.search.__all__ == [
-        "DuplicatePair", "Hit", "find_duplicates", "near_duplicates", "search_table", "search_vectors", "write_duplicates",
+        "DuplicatePair", "FoundRow", "Hit", "check_queries", "find_duplicates", "near_duplicates", "search_table", "search_vectors",
+        "write_duplicates",
     ]  # fmt: skip
     for package in (
         metaeol_udf, metaeol_udf.spark, metaeol_udf.delta, metaeol_udf.encoder, metaeol_udf.evaluation, metaeol_udf.prompts,

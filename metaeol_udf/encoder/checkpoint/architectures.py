@@ -32,15 +32,15 @@ def text_model_type(folder: Path) -> str:
 
 
 def check_quantization(spec: EmbeddingSpec, folder: Path) -> None:
-    """See that a model whose weights are to be quantized runs on our own decoder, which alone can do that.
+    """See that a model whose weights are to be quantized has a runner that can do that: all but whole prompts.
 
     Raises:
         ConfigError: It does not.
         ModelFilesError: `config.json` is missing or damaged.
     """
     kind = text_model_type(folder)
-    if spec.quantization is not None and kind not in DECODER_TYPES:
-        raise cannot_quantize(spec, not_of_the_decoder(kind))
+    if spec.quantization is not None and kind in RUN_WHOLE:
+        raise cannot_quantize(spec, f"architecture {kind!r} runs on whole prompts alone")
 
 
 def cannot_quantize(spec: EmbeddingSpec, why: str) -> ConfigError:

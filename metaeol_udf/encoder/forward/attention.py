@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -9,7 +10,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from metaeol_udf.encoder.forward.decoder import Decoder, Layer, Norm
+from metaeol_udf.encoder.forward.decoder import Decoder, Layer, Norm, map_tensors
 from metaeol_udf.prompts.trie import PrefixGroup
 
 PrefixCache = tuple[Tensor, ...]  # keys and values of a prefix, layer after layer, as the runner keeps them
@@ -128,6 +129,13 @@ class Block:
     tokens: Gather | None
     of_outputs: Gather | None
     query_blocks: tuple[tuple[int, int, int], ...]
+
+
+def carry_blocks(blocks: Sequence[Block], device: torch.device) -> tuple[Block, ...]:
+    """Bring blocks to another device; prefixes stay where they are, each layer's at the layer."""
+    bare = tuple(dataclasses.replace(block, prefixes=()) for block in blocks)
+    moved = map_tensors(bare, lambda tensor: tensor.to(device))
+    return tuple(dataclasses.replace(new, prefixes=old.prefixes) for new, old in zip(moved, blocks, strict=True))
 
 
 def make_blocks(parts: Sequence[Part]) -> list[Block]:

@@ -36,14 +36,20 @@ class QuantizedLinear(Linear):
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map shape ``(..., n_in)`` to ``(..., n_out)``."""
-        steps = self.weight
-        if steps.dtype == torch.uint8:
-            steps = torch.cat([steps & 15, steps >> 4], dim=1).to(torch.int8) - 8
         if self.scale.shape[1] == 1 and x.dtype != torch.float16:  # one pass over the weights less; sums of steps may leave float16's range
-            out = F.linear(x, steps.to(x.dtype)).mul_(self.scale.view(-1))
+            out = F.linear(x, self._steps().to(x.dtype)).mul_(self.scale.view(-1))
             return out if self.bias is None else out.add_(self.bias)
-        wide = steps.view(*self.scale.shape[:2], -1).to(x.dtype).mul_(self.scale)
-        return F.linear(x, wide.view(len(steps), -1), self.bias)
+        return F.linear(x, self.wide(x.dtype), self.bias)
+
+    def wide(self, dtype: torch.dtype) -> Tensor:
+        """Return the weights in floating point, shape ``(n_out, n_in)``."""
+        steps = self._steps()
+        return steps.view(*self.scale.shape[:2], -1).to(dtype).mul_(self.scale).view(len(steps), -1)
+
+    def _steps(self) -> Tensor:
+        if self.weight.dtype != torch.uint8:
+            return self.weight
+        return torch.cat([self.weight & 15, self.weight >> 4], dim=1).to(torch.int8) - 8
 
     def rows(self, start: int, stop: int) -> QuantizedLinear:
         """Return a part, as `Linear.rows` does."""
@@ -74,6 +80,10 @@ class Float8Linear(Linear):
             out = (wide * x_scale * self.scale.t()).to(torch.bfloat16)
         out = out.to(x.dtype)
         return out if self.bias is None else out + self.bias
+
+    def wide(self, dtype: torch.dtype) -> Tensor:
+        """Return the weights in floating point, shape ``(n_out, n_in)``."""
+        return self.weight.to(dtype) * self.scale.to(dtype)
 
     def rows(self, start: int, stop: int) -> Float8Linear:
         """Return a part, as `Linear.rows` does."""
@@ -106,11 +116,18 @@ def quantize(layer: Layer, kind: str) -> Layer:
         layer: In floating point, with plain weights.
         kind: `fp8` or `int8`, a scale an output; or `int4`, a scale for 32 weights.
     """
-    mlp = dataclasses.replace(layer.mlp, into=_quantize(layer.mlp.into, kind), out=_quantize(layer.mlp.out, kind))
-    return dataclasses.replace(layer, qkv=_quantize(layer.qkv, kind), attention_out=_quantize(layer.attention_out, kind), mlp=mlp)
+    mlp = dataclasses.replace(layer.mlp, into=quantize_linear(layer.mlp.into, kind), out=quantize_linear(layer.mlp.out, kind))
+    return dataclasses.replace(
+        layer, qkv=quantize_linear(layer.qkv, kind), attention_out=quantize_linear(layer.attention_out, kind), mlp=mlp
+    )
 
 
-def _quantize(linear: Linear, kind: str) -> Linear:
+def quantize_linear(linear: Linear, kind: str) -> QuantizedLinear | Float8Linear:
+    """Quantize a linear layer; `kind` as `quantize` takes it.
+
+    Raises:
+        TypeError: Its sizes do not fit the kind.
+    """
     n_out, n_in = linear.weight.shape
     if kind == "fp8":
         if n_out % _FLOAT8_ROW or n_in % _FLOAT8_ROW:
@@ -124,7 +141,7 @@ def _quantize(linear: Linear, kind: str) -> Linear:
     steps = (groups / scale).round().clamp(-most, most).view(n_out, n_in).to(torch.int8)
     if kind == "int4":
         if n_in % 2:
-            raise ValueError(f"4-bit weights come in pairs, found rows of {n_in}")
+            raise TypeError(f"4-bit weights come in pairs, found rows of {n_in}")
         low, high = (steps + 8).to(torch.uint8).chunk(2, dim=1)
         steps = low | (high << 4)
     return QuantizedLinear(steps, linear.bias, scale=scale.to(linear.weight.dtype))

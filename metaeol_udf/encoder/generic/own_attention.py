@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from metaeol_udf.encoder.forward.attention import Block, PrefixCache, Rules, Sees, pad, weigh
+from metaeol_udf.encoder.forward.attention import Block, PrefixCache, Rules, Sees, carry_blocks, pad, weigh
 
 NAME = "metaeol_token_sequence"
 
@@ -75,11 +75,13 @@ class SequenceBatch:
         blocks: Rows that attention takes together.
         keys: The key of each layer's masks in a block.
         kept: Where keys and values of the only row go, by index of the layer; or None.
+        carried: The blocks on devices of layers that stand elsewhere. The layers fill it.
     """
 
     blocks: Sequence[Block]
     keys: dict[int, Hashable]
     kept: dict[int, tuple[Tensor, Tensor]] | None = None
+    carried: dict[torch.device, Sequence[Block]] = field(default_factory=dict)
 
     def attend(
         self, index: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, softcap: float | None, sinks: Tensor | None
@@ -102,7 +104,7 @@ class SequenceBatch:
         query = query * scaling
         sinks = None if sinks is None else sinks.view(n_kv, n_heads // n_kv)
         parts = []
-        for block in self.blocks:
+        for block in self._blocks_on(query.device):
             span = slice(block.start, block.stop)
             keys = _with_prefixes(block, key[span], [None if p is None else p[2 * index] for _, _, p in block.prefixes])
             values = _with_prefixes(block, value[span], [None if p is None else p[2 * index + 1] for _, _, p in block.prefixes])
@@ -119,6 +121,13 @@ class SequenceBatch:
             parts.append(attended.flatten(1, 2))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
+    def _blocks_on(self, device: torch.device) -> Sequence[Block]:
+        if self.blocks[0].outputs.device == device:
+            return self.blocks
+        if device not in self.carried:
+            self.carried[device] = carry_blocks(self.blocks, device)
+        return self.carried[device]
+
 
 @dataclass(frozen=True)
 class ForkedRows:
@@ -126,11 +135,12 @@ class ForkedRows:
 
     Attributes:
         n_unseen: How many places of the padding each row has, shape ``(n_rows,)``.
-        masks: Rules and their masks. The layers of a step fill it, and share a mask where they are given the same rule.
+        masks: Rules and their masks, by rule and device. The layers of a step fill it, and share a mask where they are given the same
+            rule.
     """
 
     n_unseen: Tensor
-    masks: dict[int, tuple[MaskRule | None, Tensor]] = field(default_factory=dict)
+    masks: dict[tuple[int, torch.device], tuple[MaskRule | None, Tensor]] = field(default_factory=dict)
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, rule: MaskRule | None, scaling: float, softcap: float | None, sinks: Tensor | None
@@ -154,11 +164,12 @@ class ForkedRows:
         """
         if softcap is not None or sinks is not None or not (rule is None or isinstance(rule, MaskRule)):
             raise TypeError("attention of a kind that forked rows do not know")
-        if id(rule) not in self.masks:
-            self.masks[id(rule)] = (rule, self._mask(rule, query.shape[2], key.shape[2]))
+        place = (id(rule), query.device)
+        if place not in self.masks:
+            self.masks[place] = (rule, self._mask(rule, query.shape[2], key.shape[2]).to(query.device))
         n_shared = query.shape[1] // key.shape[1]
         key, value = (heads.repeat_interleave(n_shared, dim=1) if n_shared > 1 else heads for heads in (key, value))
-        return torch.nn.functional.scaled_dot_product_attention(query, key, value, self.masks[id(rule)][1], scale=scaling).transpose(1, 2)
+        return torch.nn.functional.scaled_dot_product_attention(query, key, value, self.masks[place][1], scale=scaling).transpose(1, 2)
 
     def _mask(self, rule: MaskRule | None, n_tokens: int, n_seen: int) -> Tensor:
         """Return who sees whom, shape ``(n_rows, 1, n_tokens, n_seen)``."""

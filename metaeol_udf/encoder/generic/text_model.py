@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -72,9 +72,7 @@ class TextModel:
 
     def drop_unused_layers(self) -> None:
         """Give up the weights of layers that never run. The layers stay: models look at their attributes."""
-        for layer in self.layers[self.taps[-1] :]:
-            for tensor in (*layer.parameters(), *layer.buffers()):
-                tensor.data = tensor.data.new_empty(0)
+        drop_weights(self.layers[self.taps[-1] :])
 
     def run(self, ids: Tensor, read: Callable[[Tensor], Tensor], **inputs: Any) -> tuple[list[Tensor], Any]:
         """Run the model.
@@ -122,6 +120,13 @@ class TextModel:
 
 class _LastTapReadError(Exception):
     """Leaves a model's forward once all is read."""
+
+
+def drop_weights(layers: Iterable[nn.Module]) -> None:
+    """Give up the weights of layers that never run. The layers stay: models look at their attributes."""
+    for layer in layers:
+        for tensor in (*layer.parameters(), *layer.buffers()):
+            tensor.data = tensor.data.new_empty(0)
 
 
 def find_layers(model: nn.Module, n_layers: int) -> nn.ModuleList:

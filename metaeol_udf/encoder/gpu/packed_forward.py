@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from metaeol_udf.encoder.forward.attention import carry_blocks
 from metaeol_udf.encoder.forward.batching import Cell
 from metaeol_udf.encoder.forward.decoder import Decoder
 from metaeol_udf.encoder.forward.quantization import Float8Linear
@@ -190,8 +191,5 @@ class PackedPass(TriePass):
         stage = next((stage for stage in self.stages[1:] if stage.layers.start == index), None)
         if stage is None:
             return x, batch
-        moved = move(
-            dataclasses.replace(batch, blocks=tuple(dataclasses.replace(block, prefixes=()) for block in batch.blocks)), stage.device
-        )
-        blocks = tuple(dataclasses.replace(new, prefixes=old.prefixes) for new, old in zip(moved.blocks, batch.blocks, strict=True))
-        return x.to(stage.device), dataclasses.replace(moved, blocks=blocks)
+        moved = move(dataclasses.replace(batch, blocks=()), stage.device)
+        return x.to(stage.device), dataclasses.replace(moved, blocks=carry_blocks(batch.blocks, stage.device))

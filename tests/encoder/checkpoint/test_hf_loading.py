@@ -8,19 +8,22 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
 import transformers
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from metaeol_udf import MetaEOLEncoder, TemplateSet
 from metaeol_udf.encoder import loading
-from metaeol_udf.encoder.checkpoint.hf_loading import check_loadable
+from metaeol_udf.encoder.checkpoint.hf_loading import check_loadable, load_config, load_text_model
 from metaeol_udf.encoder.checkpoint.resolve import resolve_local
 from metaeol_udf.errors import ModelFilesError
 from metaeol_udf.spec import EmbeddingSpec
 from tests.encoder.oracle import one_at_a_time, worst_cosine
+from tests.tiny_configs import save_any_tiny_model, tiny_wrapper_config
 
 TEXTS = ["the river", "good music and people?"]
 
@@ -165,3 +168,51 @@ def test_weights_of_a_kind_that_the_fast_path_does_not_read_take_the_slow_path(
     assert "decoder: OtherLinear with weights of torch." in caplog.text
     prompts = [template.prompt for template in TemplateSet.load("metaeol").templates]
     assert worst_cosine(ours.encode(TEXTS), one_at_a_time(folder, prompts, TEXTS, -1).mean(1)) >= 0.99999
+
+
+@pytest.mark.parametrize("wrapper", ["gemma3", "gemma4", "llama4", "mistral3", "qwen3_5", "qwen3_vl"])
+def test_of_a_model_that_sees_not_one_tensor_of_its_towers_is_read(wrapper: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_any_tiny_model(tiny_wrapper_config(wrapper), tmp_path)
+    stored = list(load_file(tmp_path / "model.safetensors"))
+    read: list[str] = []
+
+    class Slice:
+        def __init__(self, name: str, inner: Any) -> None:
+            self.name, self.inner = name, inner
+
+        def __getitem__(self, place: Any) -> torch.Tensor:
+            read.append(self.name)
+            return cast("torch.Tensor", self.inner[place])
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.inner, name)
+
+    class File:
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            self.inner = safe_open(*arguments, **options)
+
+        def get_slice(self, name: str) -> Slice:
+            return Slice(name, self.inner.get_slice(name))
+
+        def get_tensor(self, name: str) -> torch.Tensor:
+            return self.get_slice(name)[...]
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.inner, name)
+
+        def __enter__(self) -> File:
+            self.inner.__enter__()
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            self.inner.__exit__(*error)
+
+    monkeypatch.setattr("transformers.modeling_utils.safe_open", File)
+    model = load_text_model(tmp_path, torch.float32, load_config(tmp_path))
+    assert sorted(set(read)) == [name for name in sorted(stored) if "language_model." in name and "lm_head" not in name]
+    assert {name.partition(".")[0] for name in set(stored) - set(read)} >= {"vision_tower", "audio_tower"} & {
+        name.partition(".")[0] for name in stored
+    }
+    assert len(read) < len(stored)
+    towers = ("vision", "visual", "audio", "image", "projector")
+    assert not [name for name, _ in model.named_parameters() if any(tower in name for tower in towers)]

@@ -15,10 +15,11 @@ from torch.nn.attention import flex_attention as flex_module
 from metaeol_udf import EmbeddingSpec, MetaEOLEncoder, TemplateSet
 from metaeol_udf.config import parse_config
 from metaeol_udf.encoder import decoder_pass, loading
+from metaeol_udf.encoder.checkpoint.architectures import check_quantization
 from metaeol_udf.encoder.checkpoint.hf_loading import load_hf_model
 from metaeol_udf.encoder.forward.decoder import Decoder, Layer, Linear
 from metaeol_udf.encoder.forward.hf_weights import build_decoder
-from metaeol_udf.encoder.forward.quantization import Float8Linear, QuantizedLinear, quantize, to_float8
+from metaeol_udf.encoder.forward.quantization import Float8Linear, QuantizedLinear, quantize, quantize_linear, to_float8
 from metaeol_udf.encoder.forward.trie_forward import TriePass
 from metaeol_udf.encoder.gpu.device_map import count_bytes, fill_devices, find_stages, place
 from metaeol_udf.encoder.gpu.packed_forward import PackedPass
@@ -120,18 +121,14 @@ def test_a_quantized_linear_layer_is_close_and_small(kind: str, bits: int, least
 
 
 def test_large_results_stay_in_the_range_of_float16() -> None:
-    from metaeol_udf.encoder.forward.quantization import _quantize
-
     linear = Linear(torch.full((4, 64), 1e-3, dtype=torch.float16))
     x = torch.full((2, 64), 100.0, dtype=torch.float16)  # 64 products of 100 steps of 127 would be 812,800
-    torch.testing.assert_close(_quantize(linear, "int8")(x), linear(x), rtol=0.01, atol=0.0)
+    torch.testing.assert_close(quantize_linear(linear, "int8")(x), linear(x), rtol=0.01, atol=0.0)
 
 
 def test_zero_rows_stay_zero() -> None:
-    from metaeol_udf.encoder.forward.quantization import _quantize
-
     for kind in ("int8", "int4", "fp8"):
-        assert not _quantize(Linear(torch.zeros(16, 64)), kind)(torch.ones(2, 64)).any()
+        assert not quantize_linear(Linear(torch.zeros(16, 64)), kind)(torch.ones(2, 64)).any()
 
 
 def test_float8_holds_the_largest_number_of_a_row_and_rounds_the_others_to_four_bits() -> None:
@@ -218,9 +215,12 @@ def test_quantization_is_checked_on_every_surface() -> None:
         parse_config(job)
 
 
-def test_a_model_without_a_fast_path_cannot_be_quantized(tiny_model: Callable[..., Path]) -> None:
-    with pytest.raises(ConfigError, match=r"embedding.quantization is 'int8'.* architecture 'gpt_neox' is not one of"):
-        load(tiny_model("gpt_neox"), "metaeol", quantization="int8")
+def test_a_model_that_only_whole_prompts_run_cannot_be_quantized(tiny_model: Callable[..., Path]) -> None:
+    folder = tiny_model("jamba")
+    with pytest.raises(ConfigError, match=r"embedding.quantization is 'int8'.* architecture 'jamba' runs on whole prompts alone"):
+        check_quantization(EmbeddingSpec(model=str(folder), quantization="int8"), folder)
+    with pytest.raises(ConfigError, match=r"embedding.quantization is 'int8'.* fork: its cosine .*set it to null"):
+        load(folder, "metaeol", quantization="int8")
 
 
 def test_a_model_that_is_too_large_for_a_device_is_placed_as_a_decoder(
@@ -237,7 +237,7 @@ def test_a_model_that_is_too_large_for_a_device_is_placed_as_a_decoder(
     assert len(placed) == 1
     assert worst_cosine(ours.encode(TEXTS), expected) >= 0.99999
     with pytest.raises(EnvironmentFault, match="larger than a GPU and cannot be split"):
-        load(tiny_model("gpt_neox"), "metaeol")
+        load(tiny_model("jamba"), "metaeol")
 
 
 def test_devices_are_named_one_by_one_or_left_to_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
