@@ -117,7 +117,8 @@ def serve(
     Example: metaeol serve conf/specs/smollm2-135m.yaml --port 8000
     """
     config = load_encoder_config(conf, overrides or ())
-    from metaeol_udf.serving.server import EmbeddingServer, Limits, ServeOptions, run_serve
+    from metaeol_udf.serving.connection import Limits
+    from metaeol_udf.serving.server import EmbeddingServer, ServeOptions, run_serve
 
     def say(server: EmbeddingServer) -> None:
         address = f"[{host}]" if ":" in host else host
