@@ -41,13 +41,26 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+_quiet = [False]
+
+
+def set_quiet(quiet: bool) -> None:
+    """Say whether this process shows no progress."""
+    _quiet[0] = quiet
+
+
+def is_quiet() -> bool:
+    """Tell whether this process shows no progress."""
+    return _quiet[0]
+
+
 _shown: list[tuple[Progress, TaskID, str]] = []  # a terminal has one line that moves
 
 
 @contextmanager
 def waiting(words: str) -> Iterator[None]:
     """Show, on a terminal, that work goes on, and for how long; in a pipe or a log nothing. Inside another one its words take turns."""
-    if not sys.stderr.isatty():
+    if is_quiet() or not sys.stderr.isatty():
         yield
         return
     if _shown:

@@ -22,10 +22,17 @@ from metaeol_udf.cli.template_commands import templates_app
 from metaeol_udf.cli.vectors import check, duplicates, log_model, search, serve
 from metaeol_udf.errors import MetaEOLError
 from metaeol_udf.formatting import visible
+from metaeol_udf.terminal import set_quiet
 
-_COMMANDS: tuple[Callable[..., None], ...] = (
-    embed, stream, retry, search, duplicates, serve, log_model, explain, doctor, estimate, evaluate, tune, curves, fit, report, init,
-)  # fmt: skip
+#: The commands by what they are for, in the order of `--help`.
+_COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Start": (init, doctor, estimate),
+    "Run": (embed, stream, retry, report),
+    "Use": (search, duplicates, check, serve, log_model, explain),
+    "Improve": (evaluate, tune, curves, fit),
+}
+_NAMES: dict[Callable[..., None], str] = {check: "test"}  # where the function cannot have the command's name
+_ANYWHERE = ("--verbose", "-v", "--quiet", "-q", "--debug")  # options of all commands, before the command's name or after it
 _DEBUG = "METAEOL_DEBUG"  # how --debug reaches the handler around all commands
 
 app = typer.Typer(
@@ -34,13 +41,13 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for each in _COMMANDS:
-    app.command()(each)
-app.command("test")(check)
+for panel, commands in _COMMANDS.items():
+    for each in commands:
+        app.command(_NAMES.get(each), rich_help_panel=panel)(each)
 model_app = typer.Typer(help="Make model folders that jobs can load.", no_args_is_help=True)
 model_app.command()(prepare)
-app.add_typer(model_app, name="model")
-app.add_typer(templates_app, name="templates")
+app.add_typer(model_app, name="model", rich_help_panel="Start")
+app.add_typer(templates_app, name="templates", rich_help_panel="Improve")
 
 
 def main() -> None:
@@ -55,7 +62,15 @@ def main() -> None:
 
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line on arguments without the program's name, or on the process's own; return the status of `run_guarded`."""
-    return run_guarded(lambda: app(args=arguments, prog_name="metaeol"))
+    return run_guarded(lambda: app(args=_options_first(sys.argv[1:] if arguments is None else arguments), prog_name="metaeol"))
+
+
+def _options_first(arguments: list[str]) -> list[str]:
+    """Move the options of all commands before the command's name, where they may stand as well; what follows `--` stays."""
+    n_before = arguments.index("--") if "--" in arguments else len(arguments)
+    before = arguments[:n_before]
+    moved = [word for word in before if word in _ANYWHERE]
+    return [*moved, *(word for word in before if word not in _ANYWHERE), *arguments[n_before:]]
 
 
 def run_guarded(command: Callable[[], object]) -> int:
@@ -88,15 +103,17 @@ def run_guarded(command: Callable[[], object]) -> int:
 def options(
     version: Annotated[bool, typer.Option("--version", help="Print the versions that matter and leave.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done to standard error.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress; warnings and the result stay.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Print the stack trace of an error.")] = False,
 ) -> None:
-    """Options of all commands."""
+    """Options of all commands; they may stand before a command or after it."""
     if version:
         from metaeol_udf.versions import versions
 
         typer.echo("\n".join(f"{name} {found}" for name, found in versions().items()))
         raise typer.Exit
-    start_logging(verbose)
+    start_logging(verbose, quiet)
+    set_quiet(quiet)
     if debug:
         os.environ[_DEBUG] = "1"
 
@@ -108,12 +125,16 @@ class _VisibleFormatter(logging.Formatter):
         return visible(super().format(record))
 
 
-def start_logging(verbose: bool = False) -> None:
-    """Log to standard error: warnings, and how far a job is where no bar can show it; everything of ours if `verbose`."""
+def start_logging(verbose: bool = False, quiet: bool = False) -> None:
+    """Log to standard error: warnings, and how far a job is where no bar can show it; everything of ours if `verbose`.
+
+    If `quiet`, warnings alone.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_VisibleFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    logging.getLogger("metaeol_udf" if verbose else "metaeol_udf.delta.base.progress").setLevel(logging.INFO)
+    logging.getLogger("metaeol_udf").setLevel(logging.INFO if verbose else logging.NOTSET)
+    logging.getLogger("metaeol_udf.delta.base.progress").setLevel(logging.WARNING if quiet and not verbose else logging.INFO)
 
 
 def _say(message: str) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import pty
 import re
@@ -22,6 +23,7 @@ from metaeol_udf.cli.views import show_report
 from metaeol_udf.errors import BudgetError, ConfigError, ConflictError, QualityError, TerminatedError
 from metaeol_udf.search.table import Hit
 from metaeol_udf.search.table_duplicates import DuplicatePair
+from metaeol_udf.terminal import is_quiet
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -350,3 +352,36 @@ def test_what_a_row_holds_is_shown_and_never_obeyed(capsys: pytest.CaptureFixtur
 
     assert run_guarded(refuse) == 2
     assert not set(capsys.readouterr().err) & {"\x1b", "\x9b", "\x07", "\u202e"}
+
+
+def test_commands_stand_in_groups(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["--help"]) == 0
+    printed = capsys.readouterr().out
+    places = [printed.index(f" {panel} ") for panel in ("Start", "Run", "Use", "Improve")]
+    assert places == sorted(places)
+    assert printed.index(" init ") < printed.index(" embed ") < printed.index(" search ") < printed.index(" tune ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "level"),
+    [
+        (["--verbose", "embed", "nowhere.yaml"], logging.INFO),
+        (["embed", "nowhere.yaml", "--verbose"], logging.INFO),
+        (["embed", "-v", "nowhere.yaml"], logging.INFO),
+        (["embed", "nowhere.yaml"], logging.NOTSET),
+    ],
+)
+def test_verbose_stands_before_the_command_or_after_it(arguments: list[str], level: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(arguments) == 2
+    assert "there is no such file" in capsys.readouterr().err
+    assert logging.getLogger("metaeol_udf").level == level
+
+
+def test_quiet_shows_no_progress(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["embed", "nowhere.yaml", "--quiet"]) == 2
+    assert logging.getLogger("metaeol_udf.delta.base.progress").level == logging.WARNING
+    assert is_quiet()
+    assert cli.run(["embed", "nowhere.yaml"]) == 2
+    assert logging.getLogger("metaeol_udf.delta.base.progress").level == logging.INFO
+    assert not is_quiet()
+    assert capsys.readouterr().err.count("there is no such file") == 2

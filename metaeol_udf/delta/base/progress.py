@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as RichProgress
 
 from metaeol_udf.formatting import counted, format_duration
-from metaeol_udf.terminal import waiting
+from metaeol_udf.terminal import is_quiet, waiting
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +156,7 @@ class NotebookProgress(LineProgress):
 
 def default_progress(about: str = "") -> Progress:
     """A bar where standard output is a terminal, a line that changes in a notebook, else lines in a log that begin with `about`."""
-    if sys.stdout.isatty():
+    if sys.stdout.isatty() and not is_quiet():
         return BarProgress()
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     return NotebookProgress(about) if hasattr(shell, "kernel") else LineProgress(about)
