@@ -59,6 +59,7 @@ def test_a_report_shows_itself_as_lines_and_as_a_table() -> None:
     assert "<tr><th>rows selected</th><td>1,200</td></tr>" in shown
 
 
+@pytest.mark.slow
 def test_one_call_embeds_a_table(bench: Bench) -> None:
     bench.write([(1, "one"), (2, "two")])
     settings = {"key": "id", "model": bench.spec.model, "dtype": "float32", "device": "cpu", "max_tokens": 64}

@@ -113,7 +113,10 @@ def check_errors(expression: Any, said: str) -> None:
 
 
 def _is_text(expression: Any) -> bool:
-    kind = expression.dataType().typeName()
+    try:
+        kind = expression.dataType().typeName()
+    except Py4JError:  # a part of an expression that has no value, such as the order of a window
+        return False
     return not expression.foldable() and kind.startswith(("string", "varchar", "char"))
 
 

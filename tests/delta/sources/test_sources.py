@@ -149,6 +149,7 @@ def test_what_is_no_delta_table_says_which_setting_takes_it(bench: Bench, monkey
         assert words in str(caught.value)
 
 
+@pytest.mark.slow
 def test_files_that_cannot_be_read_are_refused_by_job_and_doctor_in_the_same_words(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     folder = bench.folder
     (folder / "long.csv").write_text("id,body\n1,canary text, with a comma\n2,fine\n")
