@@ -21,6 +21,7 @@ import torch
 from metaeol_udf.encoder.checkpoint.architectures import DECODER_TYPES, cannot_quantize, not_of_the_decoder
 from metaeol_udf.encoder.checkpoint.process_memory import release_clean_pages, return_freed_memory
 from metaeol_udf.encoder.decoder_pass import make_decoder_pass
+from metaeol_udf.encoder.forward.hf_weights import unread_settings
 from metaeol_udf.encoder.forward.runner import Runner
 from metaeol_udf.encoder.generic.fork_pass import ForkPass
 from metaeol_udf.encoder.generic.sequence_pass import SequencePass
@@ -175,6 +176,9 @@ def _make_decoder(
     """Make the runner of a known family; the model gives its weights up."""
     if source.model_type not in DECODER_TYPES:
         raise _NotForThisModelError(not_of_the_decoder(source.model_type))
+    unread = unread_settings(source.get().config)
+    if unread:
+        raise _NotForThisModelError(f"this {source.model_type} sets {', '.join(unread)}, which the decoder does not know")
     try:
         runner = make_decoder_pass(source.get(), spec, trie, layers, devices)
     except Exception:

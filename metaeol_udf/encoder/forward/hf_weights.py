@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PretrainedConfig
 from transformers.pytorch_utils import Conv1D
 
 from metaeol_udf.encoder.checkpoint.architectures import DECODER_TYPES
@@ -28,10 +29,45 @@ _ACTIVATIONS = {
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
+#: Settings that change no hidden state, as weights or kinds of layers say the same; and those of training and of output.
+_WITHOUT_EFFECT = frozenset({
+    *("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings", "use_cache", "cache_implementation", "vocab_size"),
+    *("initializer_range", "init_std", "attention_dropout", "dropout", "layerdrop", "attn_pdrop", "embd_pdrop", "resid_pdrop"),
+    *("pretraining_tp", "final_logit_softcapping", "max_window_layers", "use_sliding_window", "_sliding_window_pattern", "n_inner"),
+    *("summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj"),
+})  # fmt: skip
+_ROTARY = frozenset({
+    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "rms_norm_eps"),
+    *("hidden_act", "hidden_activation", "attention_bias", "mlp_bias", "max_position_embeddings", "rope_parameters", "rope_theta"),
+    *("rope_scaling", "sliding_window", "layer_types", "attn_logit_softcapping", "query_pre_attn_scalar"),
+})  # fmt: skip
+#: Settings that may differ from their defaults, as a builder reads them, or takes weights and modules that were made by them.
+_READS: dict[str, frozenset[str]] = {
+    **dict.fromkeys(DECODER_TYPES, _ROTARY),
+    "gpt2": frozenset({
+        *("n_embd", "n_head", "n_layer", "n_positions", "activation_function", "layer_norm_epsilon", "add_cross_attention"),
+        *("reorder_and_upcast_attn", "scale_attn_weights", "scale_attn_by_inverse_layer_idx"),
+    }),
+    "opt": frozenset({
+        *("hidden_size", "ffn_dim", "num_attention_heads", "num_hidden_layers", "max_position_embeddings", "word_embed_proj_dim"),
+        *("activation_function", "do_layer_norm_before", "enable_bias", "_remove_final_layer_norm"),
+    }),
+}  # fmt: skip
+
 _STATIC_ROPES = ("default", "linear", "llama3", "yarn")  # tables that do not depend on the length of the prompt
 
 
 Collect = Callable[[Iterable[Layer]], list[Layer]]
+
+
+def unread_settings(config: Any) -> list[str]:
+    """Name the settings of a known family that differ from their defaults and that no builder reads: another runner takes such a model.
+
+    Settings that transformers' own class does not know change nothing there either, and are passed over.
+    """
+    defaults, values = type(config)().to_dict(), config.to_dict()
+    known = _READS[config.model_type] | _WITHOUT_EFFECT | PretrainedConfig().to_dict().keys()
+    return sorted(name for name, default in defaults.items() if name not in known and (values.get(name) or False) != (default or False))
 
 
 def build_decoder(

@@ -18,6 +18,7 @@ from metaeol_udf.encoder.generic.fork_pass import ForkPass
 from metaeol_udf.errors import ModelFilesError
 from tests.encoder.oracle import one_at_a_time, worst_cosine
 from tests.tiny_configs import save_any_tiny_model, tiny_config, tiny_wrapper_config
+from tests.tiny_models import configs
 
 TEXTS = [
     *("a good day", "the people play music by the river and the old guitar is great", "x", 'she said "run"', "don't {text} stop"),
@@ -251,3 +252,18 @@ def test_hidden_states_of_another_form_are_refused_by_name(tiny_model: Callable[
 
 def test_the_architectures_that_a_driver_knows_by_name_are_those_of_the_decoder() -> None:
     assert set(hf_weights.BUILDERS) == set(DECODER_TYPES)
+
+
+def test_a_known_family_with_a_setting_that_no_builder_reads_is_not_for_the_decoder(tmp_path: Path) -> None:
+    for shape in configs().values():
+        assert shape.model_type not in DECODER_TYPES or hf_weights.unread_settings(shape) == []
+    config = configs()["opt"]
+    config.layer_norm_elementwise_affine = False
+    assert hf_weights.unread_settings(config) == ["layer_norm_elementwise_affine"]
+    ours = load(save_any_tiny_model(config, tmp_path))
+    assert ours.engine.runner.name != "decoder"
+    assert ours.engine.reasons[0] == "decoder: this opt sets layer_norm_elementwise_affine, which the decoder does not know"
+    assert worst_cosine(ours.encode(TEXTS, per_template=True), plain(tmp_path, -1)) >= 0.99999
+    bidirectional = configs()["gemma3"]
+    bidirectional.use_bidirectional_attention = True
+    assert hf_weights.unread_settings(bidirectional) == ["use_bidirectional_attention"]
