@@ -24,6 +24,11 @@ def format_value(value: Any) -> str:
     return str(value)
 
 
+def counted(n: int, noun: str) -> str:
+    """Format a number of things: `1 text`, `2,000 texts`."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
 def format_number(value: float) -> str:
     """Format a number for a figure or a table: thousands apart, decimals only where they say something."""
     if isinstance(value, int) or float(value).is_integer():

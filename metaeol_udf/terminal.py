@@ -17,6 +17,7 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -40,18 +41,32 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+_shown: list[tuple[Progress, TaskID, str]] = []  # a terminal has one line that moves
+
+
 @contextmanager
 def waiting(words: str) -> Iterator[None]:
-    """Show, on a terminal, that work goes on in Spark, and for how long; in a pipe or a log nothing."""
+    """Show, on a terminal, that work goes on, and for how long; in a pipe or a log nothing. Inside another one its words take turns."""
     if not sys.stderr.isatty():
         yield
+        return
+    if _shown:
+        outer, task, before = _shown[-1]
+        outer.update(task, description=words)
+        try:
+            yield
+        finally:
+            outer.update(task, description=before)
         return
     # A copy of the terminal, because standard error itself is lent to the JVM while it starts.
     with os.fdopen(os.dup(2), "w") as file:
         columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
         with Progress(*columns, console=Console(file=file), transient=True) as bar:
-            bar.add_task(words, total=None)
-            yield
+            _shown.append((bar, bar.add_task(words, total=None), words))
+            try:
+                yield
+            finally:
+                _shown.pop()
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from metaeol_udf.cli.arguments import AsJson, Conf, DryRun, Full, Overrides
 from metaeol_udf.cli.views import emit, show_plan, show_report, table_title
 from metaeol_udf.config import load_config
+from metaeol_udf.terminal import waiting
 
 
 def embed(conf: Conf, overrides: Overrides = None, full: Full = False, dry_run: DryRun = False, as_json: AsJson = False) -> None:
@@ -28,7 +29,8 @@ def _run_job(command: str, conf: Conf, overrides: Overrides, dry_run: bool, as_j
     if dry_run:
         from metaeol_udf.estimate.dry_run import plan_dry_run
 
-        plan = plan_dry_run(config, command)
+        with waiting("counting what there is to do"):
+            plan = plan_dry_run(config, command)
         emit(as_json, plan, lambda console: show_plan(console, table_title(config), plan))
         return
     from metaeol_udf.delta.base.shutdown import end_on_sigterm

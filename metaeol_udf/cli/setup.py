@@ -13,7 +13,7 @@ from metaeol_udf.cli.views import emit, show_draft, show_estimate, show_finding,
 from metaeol_udf.config import load_config
 from metaeol_udf.errors import ConfigError
 from metaeol_udf.files import replace_file
-from metaeol_udf.terminal import print_json
+from metaeol_udf.terminal import print_json, waiting
 
 
 def init(
@@ -35,7 +35,8 @@ def init(
         raise ConfigError(f"{out} is there already; --force replaces it")
     from metaeol_udf.starter import draft_config
 
-    draft = draft_config(table, overrides or ())
+    with waiting("looking at the rows"):
+        draft = draft_config(table, overrides or ())
     replace_file(out, draft.text.encode())
     emit(as_json, {"file": str(out), **draft.facts()}, lambda console: show_draft(console, str(out), draft))
 
@@ -51,7 +52,12 @@ def doctor(
 
     findings = []
     console = Console()
-    for finding in diagnose(conf, overrides or (), all_keys=all_keys):
+    checks = diagnose(conf, overrides or (), all_keys=all_keys)
+    while True:
+        with waiting("checking"):
+            finding = next(checks, None)
+        if finding is None:
+            break
         findings.append(finding)
         if not as_json:
             show_finding(console, finding)
@@ -84,7 +90,8 @@ def estimate(
         probe_seconds=probe_seconds,
         tokens_per_second=tokens_per_second,
     )
-    report = run_estimate(config, asked)
+    with waiting("counting tokens and timing the model"):
+        report = run_estimate(config, asked)
     emit(as_json, report, lambda console: show_estimate(console, table_title(config), report))
 
 

@@ -13,7 +13,7 @@ from metaeol_udf.cli.views import emit, show_hit_lists, show_pairs
 from metaeol_udf.config import load_config, load_encoder_config
 from metaeol_udf.errors import ConfigError, InputError
 from metaeol_udf.formatting import first_words, visible
-from metaeol_udf.terminal import show_columns
+from metaeol_udf.terminal import show_columns, waiting
 
 
 def search(
@@ -33,7 +33,8 @@ def search(
     config = load_config(conf, settings)
     from metaeol_udf.search import search_table
 
-    found = search_table(config, asked, k=k, where=where)
+    with waiting("searching"):
+        found = search_table(config, asked, k=k, where=where)
     lists = [[{"key": hit.key, "text": hit.text, "score": hit.score} for hit in hits] for hits in found]
     by_query = [{"query": words, "hits": hits} for words, hits in zip(asked, lists, strict=True)]
     emit(as_json, lists[0] if queries is None else by_query, lambda console: show_hit_lists(console, asked, found))
@@ -57,7 +58,8 @@ def check(
     config = load_config(conf, overrides or ())
     from metaeol_udf.search.expected import check_queries, require_found
 
-    found = check_queries(config, queries, k=k, where=where)
+    with waiting("searching"):
+        found = check_queries(config, queries, k=k, where=where)
     rows = [(first_words(each.query, 60), " ".join(each.key.values()), *_rank_and_score(each.rank, each.score)) for each in found]
     head, title = ("query", "row", "rank", "score"), f"{config.target_table}: the first {k} rows of each query"
     emit(as_json, [vars(each) for each in found], lambda console: show_columns(console, title, head, rows, right={2, 3}))
@@ -88,10 +90,12 @@ def duplicates(
 
     method = "exact" if exact else "lsh"
     if out is not None:
-        n_pairs = write_duplicates(config, out, threshold=threshold, where=where, method=method, recall=recall)
+        with waiting("comparing all rows"):
+            n_pairs = write_duplicates(config, out, threshold=threshold, where=where, method=method, recall=recall)
         emit(as_json, {"pairs": n_pairs, "out": out}, lambda _: typer.echo(f"{out}: {n_pairs} pairs"))
         return
-    pairs = find_duplicates(config, threshold=threshold, k=k, where=where, method=method, recall=recall)
+    with waiting("comparing all rows"):
+        pairs = find_duplicates(config, threshold=threshold, k=k, where=where, method=method, recall=recall)
     emit(as_json, [vars(pair) for pair in pairs], lambda console: show_pairs(console, pairs))
 
 
@@ -113,7 +117,8 @@ def serve(
     Example: metaeol serve conf/specs/smollm2-135m.yaml --port 8000
     """
     config = load_encoder_config(conf, overrides or ())
-    from metaeol_udf.serving.server import EmbeddingServer, Limits, ServeOptions, run_serve
+    from metaeol_udf.serving.connection import Limits
+    from metaeol_udf.serving.server import EmbeddingServer, ServeOptions, run_serve
 
     def say(server: EmbeddingServer) -> None:
         address = f"[{host}]" if ":" in host else host

@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext
 from pyspark.sql import functions as F
 
 from metaeol_udf.delta.base.context import Job
-from metaeol_udf.delta.base.progress import Between, Progress, default_progress
+from metaeol_udf.delta.base.progress import Between, Progress, default_progress, showing
 from metaeol_udf.delta.base.run_report import Report
 from metaeol_udf.delta.base.shutdown import check_termination
 from metaeol_udf.delta.select.pending import Pending, find_pending
@@ -78,7 +78,10 @@ class EmbedRun:
         """
         self._job, self._config, self._spark = job, job.config, job.spark
         self._columns, self._scope, self._report = job.columns, scope or RowScope(), report
-        self._progress, self._between = progress or default_progress(), between or (lambda phase: None)
+        self._progress, self._between = (
+            progress or default_progress(f"{job.target} {job.columns.vector}, run {report.run_id}"),
+            between or (lambda phase: None),
+        )
         self._journal = Journal(
             self._spark,
             job.target.beside("journal"),
@@ -144,7 +147,7 @@ class EmbedRun:
         """Announce a phase, and add the time spent inside to the report."""
         self._between(name)
         key = PHASES[name]
-        with nullcontext() if key is None else self._report.timed(key):
+        with showing(self._progress, name), nullcontext() if key is None else self._report.timed(key):
             yield
 
     def _take_snapshot(self) -> Snapshot:

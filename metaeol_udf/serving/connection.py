@@ -7,19 +7,60 @@ import io
 import logging
 import time
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 from socket import socket
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+from metaeol_udf.errors import ConfigError
+from metaeol_udf.serving.metrics import Metrics
 from metaeol_udf.serving.protocol import RequestError, parse_request, write_answer, write_models
-from metaeol_udf.serving.text_queue import Answer, QueueFullError
-
-if TYPE_CHECKING:
-    from metaeol_udf.serving.server import EmbeddingServer
+from metaeol_udf.serving.text_queue import Answer, QueueFullError, TextQueue
 
 logger = logging.getLogger(__name__)
 _JSON = "application/json"
 _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Says how much a server takes. Nothing in here changes a vector."""
+
+    max_texts: int = 2_048  # of one request
+    max_waiting_texts: int = 8_192  # of all requests; more are answered with 429
+    max_batch_texts: int = 2_048  # planned together
+    max_request_bytes: int = 16 * 2**20
+    max_connections: int = 256  # at once; more are answered with 503
+    timeout_s: float = 30.0  # of a silent connection, of the reading of a request, of a write
+    answer_timeout_s: float = 600.0  # until texts in the queue are given up
+    ending_s: float = 30.0  # for what was taken when the server is told to end
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value <= 0:
+                raise ConfigError(f"{name} of a server must be over 0, found {value}")
+        if self.max_texts > self.max_waiting_texts:
+            raise ConfigError(f"a request may hold {self.max_texts} texts, and only {self.max_waiting_texts} may wait: raise --max-waiting")
+
+
+class Service(Protocol):
+    """Says what a connection needs of its server."""
+
+    limits: Limits
+    token: str | None
+    names: tuple[str, ...]
+    dim: int
+    fingerprint: str
+    queue: TextQueue
+    metrics: Metrics
+    is_ending: bool
+
+    def metrics_text(self) -> str:
+        """Write the metrics."""
+
+    def request(self) -> AbstractContextManager[None]:
+        """Count a request that is being answered."""
 
 
 class Connection(BaseHTTPRequestHandler):
@@ -28,7 +69,7 @@ class Connection(BaseHTTPRequestHandler):
     A client that is silent between requests, or slow within one, is left after `timeout_s`.
     """
 
-    server: EmbeddingServer
+    server: Service  # type: ignore[assignment]  # the base class knows a server by its sockets alone
     protocol_version = "HTTP/1.1"
     server_version = "metaeol"
     sys_version = ""  # the version of Python is nobody's business

@@ -20,7 +20,7 @@ from typing import Any
 from metaeol_udf.config import EncoderConfig
 from metaeol_udf.encoder.checkpoint.resolve import resolve_local
 from metaeol_udf.errors import ConfigError, EnvironmentFault, one_line
-from metaeol_udf.serving.connection import Connection
+from metaeol_udf.serving.connection import Connection, Limits
 from metaeol_udf.serving.embedder import SpecEmbedder, require_fingerprint
 from metaeol_udf.serving.metrics import Metrics
 from metaeol_udf.serving.text_queue import TextQueue
@@ -28,27 +28,6 @@ from metaeol_udf.serving.text_queue import TextQueue
 logger = logging.getLogger(__name__)
 _BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 _LEAST_TOKEN = 16  # characters
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """Says how much a server takes. Nothing in here changes a vector."""
-
-    max_texts: int = 2_048  # of one request
-    max_waiting_texts: int = 8_192  # of all requests; more are answered with 429
-    max_batch_texts: int = 2_048  # planned together
-    max_request_bytes: int = 16 * 2**20
-    max_connections: int = 256  # at once; more are answered with 503
-    timeout_s: float = 30.0  # of a silent connection, of the reading of a request, of a write
-    answer_timeout_s: float = 600.0  # until texts in the queue are given up
-    ending_s: float = 30.0  # for what was taken when the server is told to end
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value <= 0:
-                raise ConfigError(f"{name} of a server must be over 0, found {value}")
-        if self.max_texts > self.max_waiting_texts:
-            raise ConfigError(f"a request may hold {self.max_texts} texts, and only {self.max_waiting_texts} may wait: raise --max-waiting")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,27 +13,25 @@ import pytest
 from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
+from metaeol_udf import EmbeddingSpec
 from metaeol_udf.config import JobConfig, parse_config
 from metaeol_udf.delta import run_embed
+from metaeol_udf.delta.fit import fit_on
 from metaeol_udf.encoder.checkpoint.resolve import resolve_local
 from metaeol_udf.search import search_table
 
-ROOT = Path(__file__).resolve().parents[2]
 TEXTS = ["a red apple", "the train to Paris, and back", 'He said "no" — twice?', "Wo ist mein Paket?", "x " * 200]
 
 
 @pytest.fixture(scope="module")
-def config(spark: SparkSession, model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> JobConfig:
+def config(spark: SparkSession, tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> JobConfig:
     """An embedded table whose spec uses most of what a spec can say."""
     folder = tmp_path_factory.mktemp("agreement")
     spark.createDataFrame(list(enumerate(TEXTS)), "id int, text string").write.format("delta").save(str(folder / "table"))
-    embedding = {
-        "spec": str(ROOT / "conf/specs/smollm2-135m.yaml"),
-        "model": str(model_dir),
-        "dtype": "float32",
-        "max_tokens": 64,
-        "normalize": True,
-    }
+    embedding = {"model": str(tiny_model_dir), "templates": "metaeol-fast", "layer": [1, 2], "dtype": "float32", "max_tokens": 64}
+    fitted = fit_on(spark.createDataFrame([(str(n),) for n in range(100)], "text string"), EmbeddingSpec(**{**embedding, "layer": (1, 2)}))
+    (folder / "mean.safetensors").write_bytes(fitted.to_bytes())
+    embedding |= {"postprocess": str(folder / "mean.safetensors"), "truncate_dim": 24, "normalize": True}
     blocks = {"source": {"table": str(folder / "table"), "key": ["id"]}, "embedding": embedding, "runtime": {"device": "cpu"}}
     found = parse_config(blocks)
     assert run_embed(found, spark)["rows_embedded"] == len(TEXTS)

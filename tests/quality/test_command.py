@@ -263,3 +263,25 @@ def test_specs_are_scored_side_by_side(conf: Path, tiny_model_dir: Path, tmp_pat
     assert f"{alone['sts_average']:.2f}" in shown
     assert "tokens computed" in shown
     assert cli.run(["evaluate", str(conf), "--against", str(other), "--plot", "x.svg"]) == 2
+
+
+def test_retrieval_is_scored_shown_and_drawn_beside_the_rest(
+    conf: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib", reason="figures need matplotlib: pip install 'metaeol-udf[plots]'")
+    folder = data / "retrieval" / "places"
+    (folder / "qrels").mkdir(parents=True)
+    texts = {f"d{n}": f"The {animal} sleeps in the {PLACES[n % 5]}." for n, animal in enumerate(ANIMALS)}
+    (folder / "corpus.jsonl").write_text("".join(json.dumps({"_id": each, "text": text}) + "\n" for each, text in texts.items()))
+    (folder / "queries.jsonl").write_text("".join(json.dumps({"_id": each[1:], "text": text}) + "\n" for each, text in texts.items()))
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(f"{each[1:]}\t{each}\t1\n" for each in texts))
+    report = report_of(capsys, conf, "evaluation.tasks=[made_sts,places]", "--plot", tmp_path / "scores.svg")
+    # Each query is its document's own text, so the document comes first.
+    found = report["retrieval"]["places"]
+    assert (found["queries"], found["documents"], found["ndcg_at_10"], found["recall_at_1"]) == (8, 8, 100, 100)
+    assert found["mrr_at_10_interval"] == [100, 100]
+    assert report["retrieval_average"] == 100
+    assert "nDCG@10" in (tmp_path / "scores.svg").read_text()
+    assert cli.run(["evaluate", str(conf), "evaluation.tasks=[places]"]) == 0
+    lines = [line.split("  ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [next(part for part in line[2:] if part).strip() for line in lines][1:] == ["MRR@10", "recall@1", "recall@10", "recall@100"]

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import os
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,6 +96,45 @@ def test_a_model_is_logged_to_a_run_and_refuses_other_weights(conf: Path, tmp_pa
     weights.write_bytes(content)
     with pytest.raises(ModelFilesError, match="other files than those that the spec was resolved with"):
         mlflow.pyfunc.load_model(str(folder))
+
+
+@pytest.mark.slow
+def test_mlflows_own_server_gives_the_vectors_and_refuses_another_spec(conf: Path, tmp_path: Path) -> None:
+    pytest.importorskip("uvicorn", reason="`mlflow models serve` runs uvicorn")
+    pytest.importorskip("mlflow", reason="an MLflow model needs mlflow: pip install 'metaeol-udf[mlflow]'")
+    from metaeol_udf.serving.pyfunc import save_model
+
+    fingerprint = save_model(load_encoder_config(conf), tmp_path / "model")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(tmp_path / "model"), "--env-manager", "local", "-p", port]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "MLFLOW_TRACKING_URI": tmp_path.as_uri()}
+
+    def ask(fingerprint: str) -> tuple[int, dict[str, Any]]:
+        body = {"dataframe_split": {"columns": ["text"], "data": [[text] for text in TEXTS]}, "params": {"fingerprint": fingerprint}}
+        connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=120)
+        connection.request("POST", "/invocations", json.dumps(body), {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        return answer.status, json.load(answer)
+
+    log = (tmp_path / "log").open("wb")
+    with log, subprocess.Popen(command, env=environment, cwd=tmp_path, start_new_session=True, stdout=log, stderr=log) as process:
+        try:
+            deadline = time.monotonic() + 300
+            while True:
+                try:
+                    status, found = ask(fingerprint)
+                    break
+                except ConnectionRefusedError:
+                    assert process.poll() is None, (tmp_path / "log").read_text()
+                    assert time.monotonic() < deadline
+                    time.sleep(0.5)
+            assert status == 200
+            np.testing.assert_allclose(found["predictions"], MetaEOLEncoder.from_spec(conf, device="cpu").encode(TEXTS), atol=1e-5)
+            assert ask("0123456789abcdef")[0] == 400
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
 
 
 def test_an_embedder_refuses_another_spec_and_texts_that_a_table_has_no_vector_for(conf: Path) -> None:

@@ -26,7 +26,8 @@ import yaml
 from metaeol_udf import cli
 from metaeol_udf.encoder import Encoded
 from metaeol_udf.errors import ConfigError, EnvironmentFault
-from metaeol_udf.serving.server import EmbeddingServer, Limits, ServeOptions
+from metaeol_udf.serving.connection import Limits
+from metaeol_udf.serving.server import EmbeddingServer, ServeOptions
 
 FINGERPRINT = "0123456789abcdef"
 TOKEN = "a-token-of-twenty-two"

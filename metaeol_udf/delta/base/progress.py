@@ -7,12 +7,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 from pyspark.sql import SparkSession
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+
+from metaeol_udf.formatting import counted, format_duration
+from metaeol_udf.terminal import waiting
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +39,34 @@ class Progress(Protocol):
         """End, also after a failure."""
 
 
+#: What a run does in each phase, in words; phases that take no time to speak of are not shown.
+PHASE_WORDS = {
+    "snapshot": "finding the rows that need work",
+    "preflight": "checking the executors and the model",
+    "prepare": "preparing the tables",
+    "select": "selecting the texts",
+    "gate": "comparing new vectors with old ones",
+    "publish": "publishing the vectors",
+    "verify": "verifying what the table holds",
+    "delete": "looking for deleted rows",
+    "quarantine": "updating the quarantine",
+    "cleanup": "tidying up the journal",
+}
+
+
+@contextmanager
+def showing(progress: Progress, phase: str) -> Iterator[None]:
+    """Show that a run is in a phase, as far as the watcher can: a `Progress` of a user's own need not have `phase`."""
+    words, show = PHASE_WORDS.get(phase), getattr(progress, "phase", None)
+    if words is None or show is None:
+        yield
+        return
+    with show(words):
+        yield
+
+
 class BarProgress:
-    """A bar with rate and time left, for a terminal."""
+    """A bar with rate and time left while texts are embedded, and the name of the phase before and after, for a terminal."""
 
     def __init__(self) -> None:
         columns = (
@@ -49,6 +78,10 @@ class BarProgress:
             TimeRemainingColumn(),
         )
         self._bar = RichProgress(*columns, transient=False)
+
+    def phase(self, words: str) -> AbstractContextManager[None]:
+        """Show the phase, and for how long it has run."""
+        return waiting(words)
 
     def start(self, total: int) -> None:
         """Draw the empty bar."""
@@ -65,33 +98,68 @@ class BarProgress:
 
 
 class LineProgress:
-    """A line every ten seconds at most, for logs."""
+    """A line for each phase, and one every ten seconds at most while texts are embedded, for logs."""
 
-    def __init__(self) -> None:
+    def __init__(self, about: str = "") -> None:
+        """Begin each line with `about`, so that the lines of two jobs in one log can be told apart."""
+        self._about = f"{about}: " if about else ""
         self._total = 0
         self._done = -1
         self._next_line = 0.0
 
+    def _line(self, words: str) -> None:
+        logger.info("%s%s", self._about, words)
+
+    @contextmanager
+    def phase(self, words: str) -> Iterator[None]:
+        """Write a line as the phase begins."""
+        self._line(words)
+        yield
+
     def start(self, total: int) -> None:
         """Say what there is to do."""
         self._total = total
-        logger.info("embedding %d texts", total)
-        self._next_line = time.monotonic() + LINE_EVERY_S
+        self._line(f"embedding {counted(total, 'text')}")
+        self._started = time.monotonic()
+        self._next_line = self._started + LINE_EVERY_S
 
     def update(self, done: int, detail: str) -> None:
         """Write a line where the last one is old enough, and always at the end."""
         now = time.monotonic()
         if done > self._done and (now >= self._next_line or done >= self._total):
-            logger.info("%d of %d texts, %s", done, self._total, detail)
+            self._line(f"{done:,} of {counted(self._total, 'text')}, {detail}{self._left(done, now)}")
             self._done, self._next_line = done, now + LINE_EVERY_S
+
+    def _left(self, done: int, now: float) -> str:
+        """Say how long the rest takes at the rate so far."""
+        if not 0 < done < self._total:
+            return ""
+        return f", {format_duration((now - self._started) / done * (self._total - done))} left"
 
     def finish(self) -> None:
         """Nothing to close."""
 
 
-def default_progress() -> Progress:
-    """A bar where standard output is a terminal, else lines."""
-    return BarProgress() if sys.stdout.isatty() else LineProgress()
+class NotebookProgress(LineProgress):
+    """One line below the cell, which is written anew as the run goes on: a notebook shows neither bars nor logs."""
+
+    def __init__(self, about: str = "") -> None:
+        super().__init__(about)
+        from IPython.display import display
+
+        self._shown = display({"text/plain": self._about}, raw=True, display_id=True)
+
+    def _line(self, words: str) -> None:
+        super()._line(words)
+        self._shown.update({"text/plain": f"{self._about}{words}"}, raw=True)
+
+
+def default_progress(about: str = "") -> Progress:
+    """A bar where standard output is a terminal, a line that changes in a notebook, else lines in a log that begin with `about`."""
+    if sys.stdout.isatty():
+        return BarProgress()
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return NotebookProgress(about) if hasattr(shell, "kernel") else LineProgress(about)
 
 
 @contextmanager

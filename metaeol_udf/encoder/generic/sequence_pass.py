@@ -10,6 +10,7 @@ from torch import Tensor
 
 from metaeol_udf.encoder.forward.attention import Part, make_blocks
 from metaeol_udf.encoder.forward.trie_forward import TokenSequencePass
+from metaeol_udf.encoder.generic.last_layer import OutputsOnly
 from metaeol_udf.encoder.generic.own_attention import NAME, LayerRecord, SequenceBatch, attending, to_prefix_cache
 from metaeol_udf.encoder.generic.text_model import TextModel
 from metaeol_udf.prompts.trie import PrefixGroup
@@ -33,9 +34,14 @@ class SequencePass(TokenSequencePass):
         """
         self.text_model = text_model
         text_model.model.set_attn_implementation(NAME)
-        record = LayerRecord()
-        with attending(record):
-            self._run(torch.zeros(2, dtype=torch.long), torch.arange(2, device=text_model.device), torch.arange(2))
+        record, last = LayerRecord(), text_model.taps[-1] - 1
+        self._outputs_only = OutputsOnly(text_model.layers[last], lambda: last in record.rules) if last >= 0 else None
+        try:
+            with attending(record):
+                self._run(torch.zeros(2, dtype=torch.long), torch.arange(2, device=text_model.device), torch.arange(2))
+        finally:
+            if self._outputs_only is not None:
+                self._outputs_only.find()
         missing = set(range(text_model.taps[-1])) - set(record.rules)
         if missing:
             raise TypeError(f"the attention of layer {min(missing)} does not go through transformers' interface")
@@ -46,11 +52,19 @@ class SequencePass(TokenSequencePass):
         positions = torch.cat([part.layout.positions.repeat(part.n_rows) for part in parts])
         outputs = torch.cat([part.output_rows() for part in parts])
         keys_and_values: dict[int, tuple[Tensor, Tensor]] = {}
-        with attending(SequenceBatch(make_blocks(parts), self._keys, None if kept is None else keys_and_values)):
-            states = self._run(ids, positions, outputs)
+        self._set_outputs(outputs)
+        try:
+            with attending(SequenceBatch(make_blocks(parts), self._keys, None if kept is None else keys_and_values)):
+                states = self._run(ids, positions, outputs)
+        finally:
+            self._set_outputs(None)
         if kept is not None:
             kept += to_prefix_cache(keys_and_values)
         return torch.cat([state.to(states[-1].device) for state in states], dim=-1)
+
+    def _set_outputs(self, outputs: Tensor | None) -> None:
+        if self._outputs_only is not None:
+            self._outputs_only.set_outputs(outputs)
 
     def _run(self, ids: Tensor, positions: Tensor, outputs: Tensor) -> list[Tensor]:
         model = self.text_model

@@ -17,6 +17,7 @@ from metaeol_udf.errors import EnvironmentFault
 from metaeol_udf.spark.cluster.cluster_settings import ClusterSettings
 from metaeol_udf.spark.cluster.connect import require_jvm, require_no_remote
 from metaeol_udf.spark.cluster.startup import check_java, delta_package, quiet_start, resolved_delta_jars
+from metaeol_udf.terminal import waiting
 
 DELTA_SETTINGS = {
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
@@ -71,7 +72,7 @@ def _build(config: SparkConfig, submitted: bool) -> SparkSession:
         settings = _with_jars(settings)
     for key, value in settings.items():
         builder = builder.config(key, value)
-    with quiet_start() as held:
+    with waiting("starting Spark"), quiet_start() as held:
         try:
             return builder.getOrCreate()
         except Exception as error:  # py4j, pyspark and the launcher each have their own class for this

@@ -140,6 +140,26 @@ def test_layers_above_the_output_layer_do_not_run_and_are_given_up(model_type: s
     assert [sum(p.numel() for p in layer.parameters()) > 0 for layer in layers] == [True, True, False, False]
 
 
+@pytest.mark.parametrize(
+    "model_type", ["gpt_oss", *(pytest.param(name, marks=pytest.mark.slow) for name in ("phi3", "glm4", "gemma4_text"))]
+)
+def test_after_its_attention_the_last_layer_runs_for_the_outputs_alone(model_type: str, tiny_model: Callable[..., Path]) -> None:
+    folder = tiny_model(model_type)
+    ours = load(folder)
+    layers = ours.engine.runner.text_model.layers  # type: ignore[attr-defined]
+    tokens = dict.fromkeys((2, 3), 0)
+    for index in tokens:
+
+        def count(_module: Any, args: Any, index: int = index) -> None:
+            tokens[index] += args[0].shape[1]
+
+        layers[index].mlp.register_forward_pre_hook(count)
+    states = ours.encode(TEXTS, per_template=True)
+    assert tokens[3] == len(TEXTS) * 8
+    assert tokens[2] > 1.5 * tokens[3]
+    assert worst_cosine(states, plain(folder, -1)) >= 0.99999
+
+
 def test_an_encoder_describes_how_it_embeds(tiny_model: Callable[..., Path]) -> None:
     ours = load(tiny_model("qwen3_moe"))
     assert ours.describe()["share_of_tokens"] is None
