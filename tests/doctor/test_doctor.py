@@ -113,7 +113,7 @@ def test_texts_in_the_statistics_of_a_table_are_found_where_delta_writes_them(
     bench.spark.sql(f"INSERT INTO delta.`{bench.path}` VALUES (1, {'NULL, ' * (len(columns) - 2)}'secret words')")
     table = TableRef(bench.path, is_path=True)
     detail = open_table(bench.spark, table, "source.table").detail().collect()[0]
-    finding = check_statistics(bench.table().schema, detail, columns[-1], table, in_place=True)
+    finding = check_statistics(bench.table().schema, detail, columns[-1:], table, in_place=True)
     in_log = any("secret words" in path.read_text() for path in Path(bench.path, "_delta_log").glob("*.json"))
     assert finding.level is Level.OK
     assert (f"ALTER TABLE delta.`{bench.path}` SET TBLPROPERTIES ('delta.dataSkippingStatsColumns'" in finding.found) == in_log, finding
