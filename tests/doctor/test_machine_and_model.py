@@ -177,7 +177,8 @@ def test_a_model_with_code_of_its_own_is_found(folder: Path) -> None:
         ("qwen3_moe", None, Level.OK, "transformers' own layers"),
         ("jamba", None, Level.WARNING, "whole prompts"),
         ("llama", "int8", Level.OK, "our own decoder"),
-        ("qwen3_moe", "int8", Level.PROBLEM, "architecture 'qwen3_moe' is not one of llama"),
+        ("qwen3_moe", "int8", Level.OK, "transformers' own layers"),
+        ("jamba", "int8", Level.PROBLEM, "architecture 'jamba' runs on whole prompts alone"),
     ],
 )
 def test_the_runner_that_a_model_will_have_is_named(

@@ -100,7 +100,9 @@ def test_a_jobs_own_file_will_do_and_its_table_need_not_exist(conf: Path, tmp_pa
 
 def test_other_commands_still_need_their_source(conf: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["embed", str(conf)]) == 2
-    assert capfd.readouterr().err == "metaeol: source.table is missing (for other sources: source.path of files, or source.query)\n"
+    lines = capfd.readouterr().err.splitlines()
+    assert lines[0] == f"metaeol: {conf}: source.table is missing (for other sources: source.path of files, or source.query)"
+    assert lines[1:] == [f"{conf}: source.key is missing"]
 
 
 def test_people_get_a_table_and_a_limit_that_wins(conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
