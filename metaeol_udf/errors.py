@@ -2,6 +2,7 @@
 
 MetaEOLError                 1  anything unexpected
 ├── ConfigError              2  a setting is missing, unknown or out of range
+│   └── SettingsError        2  the same, of several settings at once
 ├── InputError               2  a table, column or key is not what the settings say
 ├── BudgetError              3  more rows failed than `runtime.max_failed_fraction` allows
 ├── ConflictError            4  another writer won, and retrying did not help

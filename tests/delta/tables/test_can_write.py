@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from metaeol_udf.delta.sources.source import Source
 from metaeol_udf.delta.tables.refs import TableRef, read
 from metaeol_udf.doctor import Level
 from metaeol_udf.doctor.tables import check_vector_room
@@ -39,7 +40,8 @@ def refused(bench: TableBench, target: Path | None, message: str) -> None:
         bench.run(**settings)
     config = bench.config(**settings)
     ref = TableRef(bench.path if target is None else str(target), True)
-    finding = check_vector_room(bench.spark, config, read(bench.spark, TableRef(bench.path, True)), ref, target is None)
+    rows = read(bench.spark, TableRef(bench.path, True))
+    finding = check_vector_room(bench.spark, config, rows, Source(config.source), ref)
     assert (finding.level, finding.found, finding.exit_code) == (Level.PROBLEM, str(caught.value), 2)
     assert sorted(written.iterdir()) == before
     assert not list(bench.folder.glob("*__metaeol_*"))
@@ -86,5 +88,6 @@ def test_a_target_in_a_schema_that_is_not_there_is_refused(bench: TableBench, na
     with pytest.raises(InputError, match=f"no schema '{name.rpartition('.')[0]}'"):
         bench.run(target={"table": name})
     source = read(bench.spark, TableRef(bench.path, True))
-    finding = check_vector_room(bench.spark, bench.config(target={"table": name}), source, TableRef(name, False), False)
+    config = bench.config(target={"table": name})
+    finding = check_vector_room(bench.spark, config, source, Source(config.source), TableRef(name, False))
     assert (finding.level, finding.setting.partition("=")[0]) == (Level.PROBLEM, "target.table")
