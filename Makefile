@@ -19,10 +19,10 @@ demo: java $(MODEL)/metaeol-manifest.json ## embed the standard library's docstr
 	@$(BIN)/python -m metaeol_udf.cli.demo
 
 test: java $(MODEL)/metaeol-manifest.json ## run the tests
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: $(MODEL)/metaeol-manifest.json ## run the tests that need no JVM, but for the longest
-	@$(BIN)/python -m pytest --no-jvm -m "not slow and not long" -n 2 --dist loadfile
+	@$(BIN)/python -m pytest --no-jvm -m "not slow and not long" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: java $(MODEL)/metaeol-manifest.json ## run the tests that take long: pages, notebooks, Connect, the quality gate, SIGTERM, streams
 	@$(BIN)/python -m pytest -m slow
@@ -48,7 +48,7 @@ check: java $(MODEL)/metaeol-manifest.json ## formatting, lint, types and tests
 	$(BIN)/ruff format --check $(wildcard $(SOURCES))
 	$(BIN)/ruff check $(wildcard $(SOURCES))
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 format: .venv/package.stamp ## format the code
 	$(BIN)/ruff format $(wildcard $(SOURCES))

@@ -42,8 +42,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--no-jvm", action="store_true", help="leave out the tests that need a JVM")
 
 
+#: Files that take minutes. The command line keeps their place: `--no-loadscope-reorder`.
+LONGEST = (
+    "delta/state_machine/test_any_change.py", "delta/test_job.py", "delta/test_resume.py", "delta/test_what_changed.py",
+    "delta/test_stored_state.py",
+)  # fmt: skip
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what needs Spark, where that is asked for."""
+    """Put the longest files first, so that two processes end together, and leave out what needs Spark where that is asked for."""
+    items.sort(key=lambda item: item.path.relative_to(ROOT / "tests").as_posix() not in LONGEST)
     if not config.getoption("--no-jvm"):
         return
     kept = [item for item in items if _room(item) in WITHOUT_JVM and "spark" not in getattr(item, "fixturenames", ())]

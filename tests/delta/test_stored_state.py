@@ -131,7 +131,7 @@ def test_a_journalled_vector_that_is_not_whole_is_computed_again(bench: Bench) -
     check(bench, "table")
 
 
-@pytest.mark.parametrize("wave_rows", [1, 100])
+@pytest.mark.parametrize("wave_rows", [pytest.param(1, marks=pytest.mark.slow), 100])
 def test_appends_to_the_journal_read_nothing(bench: Bench, wave_rows: int) -> None:
     write(bench)
     n_waves = bench.run(runtime={"wave_rows": wave_rows})["waves"]

@@ -53,7 +53,7 @@ def conf(tiny_model_dir: Path, tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_model_loads_from_its_artifact_alone(conf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("mlflow", reason="an MLflow model needs mlflow: pip install 'metaeol-udf[mlflow]'")
     assert cli.run(["log-model", str(conf), "--out", str(tmp_path / "logged"), "--json"]) == 0

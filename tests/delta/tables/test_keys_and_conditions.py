@@ -103,6 +103,7 @@ def test_a_key_of_any_plain_type_is_taken(spark: SparkSession, kind: str) -> Non
     check_source_columns(spark.sql(f"SELECT CAST(NULL AS {kind}) AS k, 'a' AS text"), ["k"], "t")
 
 
+@pytest.mark.slow
 def test_names_are_resolved_as_the_session_does(bench: TableBench) -> None:
     bench.write([(1, None)], "Id long, text string")
     assert bench.run()["rows_failed"] == 1
