@@ -17,6 +17,7 @@ import numpy as np
 
 from metaeol_udf.errors import ConfigError
 from metaeol_udf.evaluation.rows import check_line, read_objects, read_rows, read_score
+from metaeol_udf.files import is_file
 
 QRELS_COLUMNS = ("query-id", "corpus-id", "score")
 
@@ -58,7 +59,7 @@ class RetrievalTask:
 
 def is_retrieval_folder(folder: Path) -> bool:
     """Tell whether a folder holds a retrieval set."""
-    return any((folder / f"corpus.jsonl{suffix}").is_file() for suffix in ("", ".gz"))
+    return any(is_file(folder / f"corpus.jsonl{suffix}") for suffix in ("", ".gz"))
 
 
 def read_retrieval(name: str, folder: Path) -> RetrievalTask:
@@ -111,7 +112,7 @@ def make_retrieval(name: str, titles: Sequence[str], bodies: Sequence[str]) -> R
 
 
 def _one_of(folder: Path, name: str) -> Path:
-    return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), folder / name)
+    return next((path for path in (folder / name, folder / f"{name}.gz") if is_file(path)), folder / name)
 
 
 def _read_texts(path: Path, *, has_titles: bool) -> dict[str, str]:

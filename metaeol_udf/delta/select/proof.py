@@ -27,6 +27,7 @@ from metaeol_udf.files import parse_json
 from metaeol_udf.setting_types import fits
 
 _FOLDER = "_proofs"  # Delta leaves alone what begins with an underscore, VACUUM too
+_MOST_LONG = 2**63 - 1  # Delta's versions and counts are 64-bit integers
 _USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
 _NOTE = re.compile(r"metaeol_udf (\S+) (\S+) (\S+)$")
 #: Commits that change no row and none of the columns that a proof speaks of.
@@ -71,7 +72,9 @@ class Proof:
             found = cls(**parse_json(content))
         except (ValueError, TypeError):
             return None
-        return found if all(fits(getattr(found, name), hint) for name, hint in get_type_hints(cls).items()) else None
+        values = vars(found).values()
+        is_long = all(-1 <= value <= _MOST_LONG for value in values if isinstance(value, int))
+        return found if is_long and all(fits(getattr(found, name), hint) for name, hint in get_type_hints(cls).items()) else None
 
 
 class ProofStore:
