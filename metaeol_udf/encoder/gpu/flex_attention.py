@@ -11,6 +11,8 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +23,11 @@ from torch.utils._triton import has_triton
 from metaeol_udf.encoder.forward.decoder import Decoder, Layer, Norm
 from metaeol_udf.encoder.gpu.device_map import Stage
 from metaeol_udf.encoder.gpu.packed_batch import BLOCK, PackedBatch
+
+#: The blocks by query, which a backward pass would read, are not made where torch lets one choose; torch 2.6 always makes them.
+_NO_QUERY_BLOCKS: dict[str, Any] = (
+    {"compute_q_blocks": False} if "compute_q_blocks" in signature(BlockMask.from_kv_blocks).parameters else {}
+)
 
 logger = logging.getLogger(__name__)
 
@@ -96,9 +103,7 @@ def unflatten_packed_batch(flat: Tensor, n_tokens: int, n_slab: int, n_outputs: 
         for window in windows:
             sees = _make_mask(enters, leaves, key_positions, queries, positions, window)
             lengths = (len(queries), n_keys)
-            found[window] = BlockMask.from_kv_blocks(
-                *blocks, BLOCK_SIZE=BLOCK, mask_mod=sees, seq_lengths=lengths, compute_q_blocks=False
-            )  # the blocks by query that a backward pass would read are not made
+            found[window] = BlockMask.from_kv_blocks(*blocks, BLOCK_SIZE=BLOCK, mask_mod=sees, seq_lengths=lengths, **_NO_QUERY_BLOCKS)
         return found
 
     rotations = {}
