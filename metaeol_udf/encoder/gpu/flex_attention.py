@@ -221,7 +221,8 @@ def run_layers(
     shape = Shape(decoder.n_heads, decoder.n_kv_heads, decoder.head_dim, decoder.softcap)
     packed = packed_batches[stages[0].device]
     x = decoder.embed(packed.ids, packed.positions)
-    with torch._dynamo.config.patch(recompile_limit=_MOST_SHAPES):  # here, since newer releases keep a limit for each thread
+    name = "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"  # the latter up to torch 2.6
+    with torch._dynamo.config.patch({name: _MOST_SHAPES}):  # here, since newer releases keep a limit for each thread
         for stage in stages:
             packed, x = packed_batches[stage.device], x.to(stage.device)
             for index in stage.layers:
