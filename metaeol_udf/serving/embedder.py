@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from metaeol_udf.encoder import MetaEOLEncoder
 from metaeol_udf.encoder.checkpoint.resolve import ResolvedSpec, resolve_local
 from metaeol_udf.errors import ConfigError, InputError, MetaEOLError
+from metaeol_udf.prompts.cleanup import read_cells
 from metaeol_udf.spec import EmbeddingSpec
 
 
@@ -55,13 +56,12 @@ class SpecEmbedder:
         """Embed texts: shape ``(n_texts, dim)``, rows in their order.
 
         Raises:
-            InputError: An item is no string or a blank one, for which a table holds NULL.
+            InputError: `texts` is a single string, or an item is no string or a blank one, for which a table holds NULL.
             MetaEOLError: The model failed on a text; the message counts them by reason and quotes none.
         """
-        given = list(texts)
-        for number, text in enumerate(given):
-            if not isinstance(text, str):
-                raise InputError(f"text {number} is of type {type(text).__name__}, and must be a string")
+        given = read_cells(texts)
+        if None in given:
+            raise InputError(f"text {given.index(None)} is of type NoneType, and must be a string")
         if not given:
             return np.empty((0, self.dim), np.float32)
         encoded = self.encoder.encode_rows(given)

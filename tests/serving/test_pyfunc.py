@@ -145,3 +145,5 @@ def test_an_embedder_refuses_another_spec_and_texts_that_a_table_has_no_vector_f
     for texts, message in ((["a", " \n"], "text 1 is blank"), ([None], "text 0 is of type NoneType")):
         with pytest.raises(InputError, match=message):
             embedder.embed(texts)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="texts must be a list or another iterable of strings, found one str"):
+        embedder.embed("five letters would be five texts")
