@@ -13,7 +13,7 @@ from pyspark.sql import SparkSession
 from rich.console import Console
 
 from metaeol_udf.cli import run_guarded, start_logging
-from metaeol_udf.cli.views import show_hits, show_report, table_title
+from metaeol_udf.cli.views import show_hits, show_report
 from metaeol_udf.config import JobConfig, load_config
 from metaeol_udf.delta.job import run_embed
 from metaeol_udf.search import search_table
@@ -51,7 +51,7 @@ def _demo() -> None:
     console.print(_make_table(spark, config), markup=False, highlight=False, soft_wrap=True)
     report = run_embed(config, spark)
     console.print(f"\n$ metaeol embed {CONF}", style="bold", markup=False, highlight=False)
-    show_report(console, table_title(config), report)
+    show_report(console, config.title, report)
     found = search_table(config, QUERIES, k=4, spark=spark)
     for query, hits in zip(QUERIES, found, strict=True):
         console.print(f"\n$ metaeol search {CONF} ", end="", style="bold", markup=False, highlight=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from metaeol_udf.cli.arguments import AsJson, Conf, DryRun, Full, Overrides
-from metaeol_udf.cli.views import emit, show_plan, show_report, table_title
+from metaeol_udf.cli.views import emit, show_plan, show_report
 from metaeol_udf.config import load_config
 from metaeol_udf.terminal import waiting
 
@@ -31,7 +31,7 @@ def _run_job(command: str, conf: Conf, overrides: Overrides, dry_run: bool, as_j
 
         with waiting("counting what there is to do"):
             plan = plan_dry_run(config, command)
-        emit(as_json, plan, lambda console: show_plan(console, table_title(config), plan))
+        emit(as_json, plan, lambda console: show_plan(console, config.title, plan))
         return
     from metaeol_udf.delta.base.shutdown import end_on_sigterm
     from metaeol_udf.delta.job import run_embed
@@ -40,4 +40,4 @@ def _run_job(command: str, conf: Conf, overrides: Overrides, dry_run: bool, as_j
 
     with end_on_sigterm():
         report = run_embed(config, full=full) if command == "embed" else {"stream": run_stream, "retry": run_retry}[command](config)
-    emit(as_json, report, lambda console: show_report(console, table_title(config), report))
+    emit(as_json, report, lambda console: show_report(console, config.title, report))

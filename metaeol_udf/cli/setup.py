@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from metaeol_udf.cli.arguments import AsJson, Conf, Overrides
-from metaeol_udf.cli.views import emit, show_draft, show_estimate, show_finding, table_title
+from metaeol_udf.cli.views import emit, show_draft, show_estimate, show_finding
 from metaeol_udf.config import load_config
 from metaeol_udf.errors import ConfigError
 from metaeol_udf.files import replace_file
@@ -92,7 +92,7 @@ def estimate(
     )
     with waiting("counting tokens and timing the model"):
         report = run_estimate(config, asked)
-    emit(as_json, report, lambda console: show_estimate(console, table_title(config), report))
+    emit(as_json, report, lambda console: show_estimate(console, config.title, report))
 
 
 def report(

@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from metaeol_udf.config import JobConfig
 from metaeol_udf.formatting import first_words, format_value, visible
 from metaeol_udf.terminal import print_json, show_columns
 
@@ -96,11 +95,6 @@ def _say(console: Console, *words: str | Text, style: str | None = None) -> None
     """Print words as they are: nothing in them is markup or obeyed, and a long line stays a line in a pipe."""
     shown = [visible(word) if isinstance(word, str) else word for word in words]
     console.print(*shown, style=style, sep="", markup=False, highlight=False, soft_wrap=True)
-
-
-def table_title(config: JobConfig) -> str:
-    """Name the table and the column that a job's figures are about."""
-    return f"{config.target_table}: column {config.column}"
 
 
 def show_report(console: Console, title: str, report: Mapping[str, Any], summary: Sequence[tuple[str, str]] = SUMMARY) -> None:

@@ -32,7 +32,7 @@ from metaeol_udf.config.suggestions import suggest_setting
 from metaeol_udf.errors import ConfigError, Problem, SettingsError, did_you_mean
 from metaeol_udf.files import is_folder, parse_yaml, places_of, read_text, texts_as_written
 from metaeol_udf.formatting import shorten
-from metaeol_udf.setting_types import fits, problem, read_path, read_setting, refuse
+from metaeol_udf.setting_types import check, fits, read_path, read_setting, refuse
 from metaeol_udf.spec import SETTINGS, EmbeddingSpec
 
 _SECTIONS: dict[str, Any] = {
@@ -212,13 +212,13 @@ def _embedding(block: Any) -> tuple[str, EmbeddingSpec]:
     if not isinstance(block, Mapping):
         return "", EmbeddingSpec.from_mapping(block)  # refuses it
     known = _keys()["embedding"]
-    problems: list[Problem | None] = [_unknown("embedding", key) for key in block if key not in known]
+    problems = [_unknown("embedding", key) for key in block if key not in known]
     column = block.get("column", "embedding")
-    problems += [problem("embedding.column", isinstance(column, str) and bool(column), column, "a column name")]
-    gathered = [each for each in problems if each is not None]
-    with _gathered(gathered):
+    with _gathered(problems):
+        check("embedding.column", isinstance(column, str) and bool(column), column, "a column name")
+    with _gathered(problems):
         spec = EmbeddingSpec.from_mapping({key: value for key, value in block.items() if key in known})
-    refuse(gathered)
+    refuse(problems)
     return column, spec
 
 
@@ -258,7 +258,8 @@ def _section(kind: Any, name: str, block: Any) -> Any:
     problems = [_unknown(name, key) for key in block if key not in fields]
     if kind is SourceConfig:
         if all(block.get(place) is None for place in PLACES):
-            problems += [each for each in [place_problem(())] if each is not None]
+            with _gathered(problems):
+                refuse([place_problem(())])
         if block.get("key") == "auto":
             block = {**block, "key": [MADE_KEY]}
     for key, spec in fields.items():

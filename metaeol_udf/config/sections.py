@@ -222,3 +222,8 @@ class JobConfig(EncoderConfig):
     def target_table(self) -> str:
         """The table that vectors are written to."""
         return self.target.table or self.source.table or ""
+
+    @property
+    def title(self) -> str:
+        """What a job's figures are about: the table and the column of the vectors."""
+        return f"{self.target_table}: column {self.column}"

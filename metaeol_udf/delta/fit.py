@@ -17,8 +17,7 @@ from pyspark.sql.types import BinaryType, LongType, StringType, StructField, Str
 
 from metaeol_udf.config import GivenConfig, JobConfig, as_config
 from metaeol_udf.delta.sources.source import Source
-from metaeol_udf.delta.sources.text import check_text_columns, text_of
-from metaeol_udf.delta.tables.columns import check_source_columns
+from metaeol_udf.delta.sources.text import text_of
 from metaeol_udf.delta.tables.where_clause import filtered
 from metaeol_udf.encoder.vectors.output import PostProcessing
 from metaeol_udf.encoder.vectors.postprocess_fit import Moments, fit_postprocess
@@ -108,12 +107,7 @@ def _texts(config: JobConfig, spark: SparkSession | None) -> DataFrame:
 
 def _rows(config: JobConfig, spark: SparkSession | None) -> DataFrame:
     """Read the rows that the job would select."""
-    session = get_session(config.spark, spark)
-    source = Source(config.source)
-    source.open(session)
-    rows = source.read(session)
-    check_source_columns(rows, config.source.key, source)
-    check_text_columns(config.source, rows.schema, source)
+    rows = Source(config.source).read_checked(get_session(config.spark, spark))
     return filtered(rows, config.source.where)
 
 

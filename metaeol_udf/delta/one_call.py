@@ -99,7 +99,7 @@ def embed_table(
     """
     given = {"source_key": key, "source_text": text, "embedding_model": model, "target_table": target}
     config = as_settings(table, {name: value for name, value in given.items() if value is not None} | settings)
-    return EmbedReport(run_embed(config, spark, progress, full=full), f"{config.target_table}: column {config.column}")
+    return EmbedReport(run_embed(config, spark, progress, full=full), config.title)
 
 
 def as_settings(table: str | Path | Mapping[str, Any] | None, keywords: Mapping[str, Any]) -> JobConfig:

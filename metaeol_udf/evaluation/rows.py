@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import json
 import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from metaeol_udf.errors import ConfigError, one_line
+from metaeol_udf.files import parse_json
 
 
 def read_rows(path: Path, columns: Sequence[str], least: int = 2) -> Iterator[tuple[int, list[str]]]:
@@ -51,8 +51,8 @@ def read_objects(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
             if not text.strip():
                 continue
             try:
-                found = json.loads(text)
-            except (ValueError, RecursionError):
+                found = parse_json(text)
+            except ValueError:
                 found = None
             check_line(path, line, isinstance(found, dict), "a line must be one JSON object")
             yield line, found

@@ -23,8 +23,8 @@ from pyspark.sql.types import LongType, StringType, StructField, StructType
 from metaeol_udf.config import GivenConfig, JobConfig, as_config
 from metaeol_udf.cosine import unit_rows
 from metaeol_udf.delta.sources.source import Source
-from metaeol_udf.delta.sources.text import check_text_columns, text_of
-from metaeol_udf.delta.tables.columns import VectorColumns, check_source_columns, require_field
+from metaeol_udf.delta.sources.text import text_of
+from metaeol_udf.delta.tables.columns import VectorColumns, require_field
 from metaeol_udf.delta.tables.fingerprint import of_spec
 from metaeol_udf.delta.tables.refs import open_table, parse_table, read
 from metaeol_udf.delta.tables.where_clause import filtered
@@ -146,13 +146,10 @@ def worker_errors() -> Iterator[None]:
 def _open(spark: SparkSession, config: JobConfig) -> tuple[DataFrame, DataFrame]:
     """Open the table that holds the texts and the one that holds the vectors; they may be one."""
     place, ref = Source(config.source), parse_table(config.target_table, "target.table")
-    place.open(spark)
-    source = place.read(spark)
+    source = place.read_checked(spark)
     if ref != place.table:
         open_table(spark, ref, "target.table")
     target = read(spark, ref)
-    check_source_columns(source, config.source.key, place)
-    check_text_columns(config.source, source.schema, place)
     for name in config.source.key:
         require_field(target.schema, name, "source.key", ref)
     for field in VectorColumns(config.column).fields:

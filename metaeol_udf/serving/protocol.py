@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaeol_udf.errors import InputError
+from metaeol_udf.files import parse_json
 from metaeol_udf.formatting import shorten
 from metaeol_udf.prompts.cleanup import is_blank
 
@@ -104,8 +105,8 @@ def write_models(names: Collection[str]) -> bytes:
 
 def _read_object(body: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(body)
-    except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
+        found = parse_json(body)
+    except ValueError:  # UnicodeDecodeError is a ValueError
         found = None
     if not isinstance(found, dict):
         raise RequestError(400, "invalid_json", "the body must be one JSON object in UTF-8")

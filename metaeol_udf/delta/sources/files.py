@@ -19,6 +19,7 @@ from metaeol_udf.spark.columns import quoted
 #: The column in which Spark's readers of text formats leave what they cannot read.
 UNREADABLE = "metaeol_unreadable"
 _SETTING = "source.path"
+_JSON_ADVICE = "there must be one object a line, or else source.options: {multiLine: true}"
 _TEXT_FORMATS = ("csv", "json")
 #: What a spreadsheet and a database write: a header, line breaks inside quotes, a quote as two. Columns are found by their names, where
 #: Spark would go by their places. Files of several lines a record cannot be cut, so that each is read by one task.
@@ -103,7 +104,7 @@ class Files:
         if n_wrong:
             advice = {
                 "csv": "they have more or fewer fields than the header, or an open quote; source.options takes sep, quote and escape",
-                "json": "there must be one object a line, or else source.options: {multiLine: true}",
+                "json": _JSON_ADVICE,
             }[self.format]
             raise InputError(f"{_SETTING}: {n_wrong:,} of the records of {self.path} cannot be read as {self.format}: {advice}")
 
@@ -118,7 +119,7 @@ class Files:
         if not columns.fields:
             raise InputError(
                 f"{_SETTING}: no record of {self.path} can be read as {self.format}"
-                + (": there must be one object a line, or else source.options: {multiLine: true}" if self.format == "json" else "")
+                + (f": {_JSON_ADVICE}" if self.format == "json" else "")
             )
         if self.format not in _TEXT_FORMATS:
             return columns

@@ -27,8 +27,13 @@ _IN_WINDOW = {"WindowExpression"}
 
 def name_of_query(query: str) -> str:
     """Make a short name that tells one query from another, for messages and properties: the name of the view, or a digest."""
-    words = query.strip().rstrip(";").strip()
+    words = _words(query)
     return words if _VIEW.fullmatch(words) else f"source.query (SHA-256 {hashlib.sha256(words.encode()).hexdigest()[:12]}…)"
+
+
+def _words(query: str) -> str:
+    """Take away what may stand around a statement."""
+    return query.strip().rstrip(";").strip()
 
 
 def read_query(spark: SparkSession, query: str) -> DataFrame:
@@ -38,7 +43,7 @@ def read_query(spark: SparkSession, query: str) -> DataFrame:
         InputError: It is no single SELECT, names what is not there, runs other code, may say now this, now that of the same data, or
             would fail on a value and quote it.
     """
-    words = query.strip().rstrip(";").strip()
+    words = _words(query)
     if "${" in words:
         raise InputError(f"{_SETTING} has ${{...}}, in whose place Spark would put a variable of the driver's environment")
     if _VIEW.fullmatch(words):

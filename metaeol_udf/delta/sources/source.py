@@ -10,7 +10,8 @@ from metaeol_udf.config import SourceConfig
 from metaeol_udf.delta.sources.files import Files
 from metaeol_udf.delta.sources.misplaced import no_table
 from metaeol_udf.delta.sources.query import name_of_query, read_query
-from metaeol_udf.delta.sources.text import with_made_key
+from metaeol_udf.delta.sources.text import check_text_columns, with_made_key
+from metaeol_udf.delta.tables.columns import check_source_columns
 from metaeol_udf.delta.tables.commits import TableLog, newest_version
 from metaeol_udf.delta.tables.refs import TableRef, exists, open_table, parse_table, read
 from metaeol_udf.errors import InputError
@@ -83,6 +84,18 @@ class Source:
             InputError: The source is not there, or cannot be read.
         """
         return with_made_key(self._read(spark, version), self.config, self)
+
+    def read_checked(self, spark: SparkSession) -> DataFrame:
+        """Open and read the rows, and check that the key's and the text's columns are there and of their kinds.
+
+        Raises:
+            InputError: The source is not there, cannot be read, or a column is not what the settings say.
+        """
+        self.open(spark)
+        rows = self.read(spark)
+        check_source_columns(rows, self.config.key, self)
+        check_text_columns(self.config, rows.schema, self)
+        return rows
 
     def _read(self, spark: SparkSession, version: int | None) -> DataFrame:
         if self.config.query is not None:
