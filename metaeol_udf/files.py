@@ -24,6 +24,7 @@ _MOST_BITS = 10_000  # of an integer; Python writes none of over 4,300 digits
 _NESTED = (dict, list, set, tuple)
 _NOT_OF_ITS_TYPE = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError)  # what YAML raises of a value
 _TOO_DEEP = "it is nested too deeply"
+_MOST_DIGITS = 50  # of a whole number in JSON; tokenizers write 10 to the power of 30
 _SURROGATE = re.compile("[\\ud800-\\udfff]")  # half a character, which no encoding takes
 
 
@@ -196,15 +197,22 @@ def parse_json(text: str | bytes) -> Any:
     """Parse JSON.
 
     Raises:
-        ValueError: It is none, or is nested too deeply.
+        ValueError: It is none, is nested too deeply, or holds a number of more than 50 digits.
     """
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_int=_whole_number)
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
     if _is_too_deep(value):
         raise ValueError(_TOO_DEEP)
     return value
+
+
+def _whole_number(digits: str) -> int:
+    """Read a whole number. Nothing that files hold counts that far, and messages would be as long as the number."""
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError(f"it holds a number of {len(digits)} digits")
+    return int(digits)
 
 
 def texts_as_written(text: str, *keys: str) -> dict[str, str | None]:
