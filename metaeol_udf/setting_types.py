@@ -11,7 +11,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from metaeol_udf.errors import Problem, SettingsError, nearest_word
 from metaeol_udf.formatting import shorten
 
-_SECRET = ("spark.conf", "source.options")  # whose values may be secrets
+_SECRET = ("spark.conf", "source.options", "target.fingerprint_key")  # whose values may be secrets
 _WORDS: dict[Any, str] = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
 
 
