@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from metaeol_udf.cli.arguments import AsJson, Conf, Overrides
-from metaeol_udf.cli.views import emit, show_draft, show_estimate, show_finding
+from metaeol_udf.cli.views import emit, show_draft, show_estimate, show_finding, show_verdict
 from metaeol_udf.config import load_config
 from metaeol_udf.errors import ConfigError
 from metaeol_udf.files import replace_file
@@ -48,7 +48,7 @@ def doctor(
     as_json: AsJson = False,
 ) -> None:
     """Look at everything that a job needs, write nothing, and say the exact setting to change."""
-    from metaeol_udf.doctor import diagnose, exit_code
+    from metaeol_udf.doctor import Level, diagnose, exit_code
 
     findings = []
     console = Console()
@@ -59,10 +59,12 @@ def doctor(
         if finding is None:
             break
         findings.append(finding)
-        if not as_json:
+        if not as_json and finding.level is Level.OK:
             show_finding(console, finding)
     if as_json:
         print_json([vars(finding) for finding in findings])
+    else:
+        show_verdict(console, findings)
     raise typer.Exit(exit_code(findings))
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from metaeol_udf.formatting import first_words, format_value, visible
+from metaeol_udf.formatting import counted, first_words, format_value, visible
 from metaeol_udf.terminal import print_json, show_columns
 
 if TYPE_CHECKING:
@@ -147,6 +147,15 @@ def show_finding(console: Console, finding: Finding) -> None:
     _say(console, Text(f"{finding.level.value:<8} ", style), f"{finding.check:<16} {finding.found}")
     if finding.setting:
         _say(console, f"{'':<26}{finding.advice}")
+
+
+def show_verdict(console: Console, findings: Sequence[Finding]) -> None:
+    """Print the warnings of the doctor, then the problems, then how many of each there are."""
+    counts = {level: [finding for finding in findings if finding.level.value == level] for level in ("warning", "problem")}
+    for found in counts.values():
+        for finding in found:
+            show_finding(console, finding)
+    _say(console, ", ".join([counted(len(findings), "check"), *[counted(len(found), level) for level, found in counts.items()]]))
 
 
 def show_hit_lists(console: Console, queries: Sequence[str], lists: Sequence[Sequence[Hit]]) -> None:
