@@ -237,13 +237,20 @@ def texts_as_written(text: str, *keys: str) -> dict[str, str | None]:
 
 
 def places_of(text: str) -> dict[tuple[str, ...], tuple[int, int]]:
-    """Find the line and the column, from 1, of the keys on the first two levels of a document that `parse_yaml` takes."""
-    node: yaml.Node | None = yaml.compose(text, Loader=_Loader)
-    found = {}
-    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
-        for name, inner in ((), key), *(((each.value,), each) for each, _ in (value.value if isinstance(value, yaml.MappingNode) else ())):
-            found[(str(key.value), *map(str, name))] = (inner.start_mark.line + 1, inner.start_mark.column + 1)
-    return found
+    """Find the line and the column, from 1, of the keys on the first three levels of a document that `parse_yaml` takes."""
+    return dict(_places(yaml.compose(text, Loader=_Loader), (), 3))
+
+
+def _places(node: yaml.Node | None, names: tuple[str, ...], n_levels: int) -> Iterator[tuple[tuple[str, ...], tuple[int, int]]]:
+    for key, value in node.value if isinstance(node, yaml.MappingNode) and n_levels else ():
+        here = (*names, str(key.value))
+        yield here, (key.start_mark.line + 1, key.start_mark.column + 1)
+        yield from _places(value, here, n_levels - 1)
+
+
+def write_yaml(value: Any) -> str:
+    """Write a plain value as YAML on one line."""
+    return yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10_000).removesuffix("\n").removesuffix("\n...")
 
 
 def _written(value: yaml.ScalarNode) -> str | None:
