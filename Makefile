@@ -5,11 +5,12 @@ BIN := .venv/bin
 MODEL := models/smollm2-135m-instruct
 INTEGRATIONS := .venv-integrations
 AIRFLOW := .venv-airflow
+CLUSTERS := .venv-clusters
 SBOM_TOOLS := build/sbom-tools
 SBOM := build/sbom.json
 SOURCES := metaeol_udf jobs benchmarks examples tests
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-slow test-faults test-integrations test-toolchains docs matrix check format bench lock sbom release clean java python
+.PHONY: help demo test test-fast test-slow test-faults test-integrations test-clusters test-toolchains docs matrix check format bench lock sbom release clean java python
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -33,6 +34,11 @@ test-faults: java $(MODEL)/metaeol-manifest.json ## run the fault checks and wri
 # Their packages would crowd the lock, and warn of things that are not ours. No hub is asked.
 test-integrations: java $(INTEGRATIONS)/package.stamp $(AIRFLOW)/requirements.stamp $(MODEL)/metaeol-manifest.json ## run the checks against other people's tools in environments of their own
 	@HF_HUB_OFFLINE=1 METAEOL_AIRFLOW_PYTHON=$(CURDIR)/$(AIRFLOW)/bin/python $(INTEGRATIONS)/bin/python -m pytest -W default tests/integrations
+
+# Where a package cannot be had, the tests that need it say so and are skipped.
+test-clusters: java $(MODEL)/metaeol-manifest.json ## run the job on clusters and storages that the tests start here, and write docs/platforms/tested.md
+	@$(MAKE) --no-print-directory $(CLUSTERS)/requirements.stamp || echo "make: no stand-in for S3 without requirements/clusters.txt" >&2
+	@METAEOL_MOTO=$(CURDIR)/$(CLUSTERS)/bin/moto_server $(BIN)/python -m pytest tests/clusters --services-table docs/platforms/tested.md
 
 test-toolchains: $(MODEL)/metaeol-manifest.json ## run the engine's tests with the pinned libraries, with torch 2.11, and with the oldest
 	@$(BIN)/python -m tests.toolchains
@@ -71,6 +77,8 @@ lock: .venv/package.stamp ## pin the newest versions that pyproject.toml allows
 	$(call KEEP,package)
 	$(LOCK) pyproject.toml --extra spark --python-version 3.10 --no-emit-package pyspark --no-emit-package py4j
 	$(call KEEP,image)
+	printf 'moto[s3]\nflask\nflask-cors\n' | $(LOCK) - --python-version 3.11
+	$(call KEEP,clusters)
 	echo cyclonedx-bom | $(LOCK) - --python-version 3.11
 	$(call KEEP,sbom)
 
@@ -85,7 +93,7 @@ release: sbom java $(MODEL)/metaeol-manifest.json ## build wheel, sdist, list of
 	@$(BIN)/python -m tests.release
 
 clean: ## remove what make made, but not the model
-	rm -rf .venv $(INTEGRATIONS) $(AIRFLOW) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis spark-warehouse metastore_db derby.log
+	rm -rf .venv $(INTEGRATIONS) $(AIRFLOW) $(CLUSTERS) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis spark-warehouse metastore_db derby.log
 	find $(wildcard $(SOURCES)) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --clear: an installation that was broken off, or that holds other versions, leaves nothing behind.
@@ -114,6 +122,12 @@ $(AIRFLOW)/requirements.stamp: requirements/airflow.txt | python
 	@echo "Installing into $(AIRFLOW) ..."
 	@$(PYTHON) -m venv --clear $(AIRFLOW)
 	@$(AIRFLOW)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/airflow.txt
+	@touch $@
+
+$(CLUSTERS)/requirements.stamp: requirements/clusters.txt | python
+	@echo "Installing into $(CLUSTERS) ..."
+	@$(PYTHON) -m venv --clear $(CLUSTERS)
+	@$(CLUSTERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/clusters.txt
 	@touch $@
 
 $(SBOM_TOOLS)/requirements.stamp: requirements/sbom.txt | python

@@ -60,8 +60,11 @@ class Span:
         return self.until_s - self.since_s
 
 
-def start_session(folder: Path, driver_memory: str = "2g") -> SparkSession:
-    """Start a local session with two slots, which writes its event log into `folder/log`."""
+def start_session(folder: Path, driver_memory: str = "2g", n_rows: int = 0) -> SparkSession:
+    """Start a local session with two slots, which writes its event log into `folder/log`.
+
+    A shuffle of `n_rows` rows is cut as finely as their files are. In two parts, 10 million rows would not fit into 2 GiB.
+    """
     log = folder / "log"
     log.mkdir()
     # Workers import what this process imports.
@@ -70,7 +73,7 @@ def start_session(folder: Path, driver_memory: str = "2g") -> SparkSession:
         "spark.driver.memory": driver_memory,
         "spark.eventLog.enabled": "true",
         "spark.eventLog.dir": log.as_uri(),
-        "spark.sql.shuffle.partitions": "2",
+        "spark.sql.shuffle.partitions": str(max(2, math.ceil(n_rows / _ROWS_PER_FILE))),
         "spark.databricks.delta.snapshotPartitions": "1",
         "spark.sql.warehouse.dir": str(folder / "warehouse"),
     }
@@ -224,13 +227,14 @@ def main() -> None:
     print(", ".join([describe_machine(), *notes]))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        spark = start_session(folder, arguments.driver_memory)
+        sizes = [int(size) for size in arguments.sizes.split(",") if size]
+        spark = start_session(folder, arguments.driver_memory, max([arguments.rows, *sizes]))
         benches: list[CostBench] = []
         if arguments.rows:
             benches.append(CostBench(spark, folder / "all", arguments.model, arguments.rows, dim=arguments.dim, n_words=arguments.words))
             benches[-1].run_all()
         n_all = sum(len(bench.spans) for bench in benches)
-        for rows in map(int, filter(None, arguments.sizes.split(","))):
+        for rows in sizes:
             benches.append(CostBench(spark, folder / str(rows), arguments.model, rows, dim=arguments.dim, n_words=arguments.words))
             benches[-1].run("first run", rows)
             benches[-1].run_nights()

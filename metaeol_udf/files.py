@@ -24,6 +24,7 @@ _MOST_BITS = 10_000  # of an integer; Python writes none of over 4,300 digits
 _NESTED = (dict, list, set, tuple)
 _NOT_OF_ITS_TYPE = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError)  # what YAML raises of a value
 _TOO_DEEP = "it is nested too deeply"
+_MOST_DIGITS = 50  # of a whole number in JSON; tokenizers write 10 to the power of 30
 _SURROGATE = re.compile("[\\ud800-\\udfff]")  # half a character, which no encoding takes
 
 
@@ -196,15 +197,22 @@ def parse_json(text: str | bytes) -> Any:
     """Parse JSON.
 
     Raises:
-        ValueError: It is none, or is nested too deeply.
+        ValueError: It is none, is nested too deeply, or holds a number of more than 50 digits.
     """
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_int=_whole_number)
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
     if _is_too_deep(value):
         raise ValueError(_TOO_DEEP)
     return value
+
+
+def _whole_number(digits: str) -> int:
+    """Read a whole number. Nothing that files hold counts that far, and messages would be as long as the number."""
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError(f"it holds a number of {len(digits)} digits")
+    return int(digits)
 
 
 def texts_as_written(text: str, *keys: str) -> dict[str, str | None]:
@@ -229,13 +237,20 @@ def texts_as_written(text: str, *keys: str) -> dict[str, str | None]:
 
 
 def places_of(text: str) -> dict[tuple[str, ...], tuple[int, int]]:
-    """Find the line and the column, from 1, of the keys on the first two levels of a document that `parse_yaml` takes."""
-    node: yaml.Node | None = yaml.compose(text, Loader=_Loader)
-    found = {}
-    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
-        for name, inner in ((), key), *(((each.value,), each) for each, _ in (value.value if isinstance(value, yaml.MappingNode) else ())):
-            found[(str(key.value), *map(str, name))] = (inner.start_mark.line + 1, inner.start_mark.column + 1)
-    return found
+    """Find the line and the column, from 1, of the keys on the first three levels of a document that `parse_yaml` takes."""
+    return dict(_places(yaml.compose(text, Loader=_Loader), (), 3))
+
+
+def _places(node: yaml.Node | None, names: tuple[str, ...], n_levels: int) -> Iterator[tuple[tuple[str, ...], tuple[int, int]]]:
+    for key, value in node.value if isinstance(node, yaml.MappingNode) and n_levels else ():
+        here = (*names, str(key.value))
+        yield here, (key.start_mark.line + 1, key.start_mark.column + 1)
+        yield from _places(value, here, n_levels - 1)
+
+
+def write_yaml(value: Any) -> str:
+    """Write a plain value as YAML on one line."""
+    return yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10_000).removesuffix("\n").removesuffix("\n...")
 
 
 def _written(value: yaml.ScalarNode) -> str | None:

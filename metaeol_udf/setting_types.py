@@ -12,7 +12,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from metaeol_udf.errors import Problem, SettingsError, nearest_word
 from metaeol_udf.formatting import shorten
 
-_SECRET = ("spark.conf", "source.options")  # whose values may be secrets
+_SECRET = ("spark.conf", "source.options", "target.fingerprint_key")  # whose values may be secrets
 _WORDS: dict[Any, str] = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
 
 
@@ -125,6 +125,34 @@ def describe(hint: Any) -> str:
         return str(get_args(hint)[1])
     kinds = [kind for kind in _members(hint) if kind is not types.NoneType]
     return " or ".join("a list of names" if get_origin(kind) is tuple else _WORDS.get(kind, "a mapping of settings") for kind in kinds)
+
+
+def schema_of(hint: Any, words: Iterable[str] = (), pattern: str | None = None) -> dict[str, Any]:
+    """Describe in JSON Schema what `read_setting` takes for a hint.
+
+    Args:
+        hint: As for `read_setting`.
+        words: All texts that the setting may take; where there is none, any text.
+        pattern: A regular expression of other texts that it may take.
+    """
+    kinds = _members(hint)
+    texts: list[dict[str, Any]] = [{"enum": list(words)}] if words else [{"type": "string", "minLength": 1}]
+    texts += [{"type": "string", "pattern": pattern}] if pattern else []
+    parts = [part for kind in kinds for part in (texts if kind is str else [_schema_of_kind(kind)])]
+    if str not in kinds and any(get_origin(kind) is tuple for kind in kinds):
+        parts += texts  # one name may stand for a list
+    return parts[0] if len(parts) == 1 else {"anyOf": parts}
+
+
+_JSON_TYPES: dict[Any, str] = {bool: "boolean", int: "integer", float: "number", types.NoneType: "null"}
+
+
+def _schema_of_kind(kind: Any) -> dict[str, Any]:
+    if get_origin(kind) is tuple:
+        return {"type": "array", "items": schema_of(get_args(kind)[0]), "minItems": 1}
+    if get_origin(kind) is Mapping:
+        return {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean", "null"]}}
+    return {"type": _JSON_TYPES[kind]}
 
 
 def _members(hint: Any) -> tuple[Any, ...]:

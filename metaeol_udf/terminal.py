@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import os
@@ -25,12 +26,23 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from metaeol_udf.formatting import visible
+from metaeol_udf.formatting import flatten, visible
 
 
 def print_json(value: Any) -> None:
     """Print what a command found. A number that JSON has no word for, as a score of vectors that are all equal, is null."""
     typer.echo(json.dumps(_without_nan(value), indent=1, default=str, allow_nan=False))
+
+
+def print_csv(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print rows as CSV with a head; what is nested stands in columns of its own, lists as JSON."""
+    flat = [dict(flatten(row)) for row in rows]
+    names = list(dict.fromkeys(name for row in flat for name in row))
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(names)
+    for row in flat:
+        cells = (row.get(name) for name in names)
+        writer.writerow([json.dumps(cell, default=str) if isinstance(cell, (list, tuple, bool)) else cell for cell in cells])
 
 
 def _without_nan(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 - README, CHANGELOG, CONTRIBUTING and SECURITY become pages.
 - Links that leave `docs/` lead to those pages, or to a copy of the file that they name.
+- A block that a page writes into a file (`<!-- file: NAME -->`) has the file's name above it.
 - `<!-- site: NAME -->` is replaced by what has its one source elsewhere: the command line's help.
 """
 
@@ -20,6 +21,7 @@ PAGES = {"README.md": "overview.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTI
 COPIES = "repository"  # where other files of the repository stand in the site
 
 _LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#|/)([^)#\s]+)((?:#[^)\s]*)?)(?=\))")
+_FILE = re.compile(r"<!-- file: ([\w./-]+) -->\n+```(\w+)\n")
 _MARKER = re.compile(r"<!-- site: ([a-z ]+) -->")
 
 
@@ -35,6 +37,7 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Files) -> 
     here = page.file.src_uri
     source = next((name for name, uri in PAGES.items() if uri == here), f"docs/{here}")
     filled = _MARKER.sub(lambda found: _fill(found.group(1)), markdown)
+    filled = _FILE.sub(r'```\2 title="\1"\n', filled)
     return _LINK.sub(lambda found: _target(found, source, here, config, files), filled)
 
 

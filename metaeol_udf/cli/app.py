@@ -17,7 +17,7 @@ import typer
 
 from metaeol_udf.cli.jobs import embed, retry, stream
 from metaeol_udf.cli.quality import curves, evaluate, explain, fit, tune
-from metaeol_udf.cli.setup import doctor, estimate, init, prepare, report
+from metaeol_udf.cli.setup import doctor, estimate, init, prepare, report, settings
 from metaeol_udf.cli.template_commands import templates_app
 from metaeol_udf.cli.vectors import check, duplicates, log_model, search, serve
 from metaeol_udf.errors import MetaEOLError
@@ -26,12 +26,12 @@ from metaeol_udf.terminal import set_quiet
 
 #: The commands by what they are for, in the order of `--help`.
 _COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Start": (init, doctor, estimate),
+    "Start": (init, settings, doctor, estimate),
     "Run": (embed, stream, retry, report),
     "Use": (search, duplicates, check, serve, log_model, explain),
     "Improve": (evaluate, tune, curves, fit),
 }
-_NAMES: dict[Callable[..., None], str] = {check: "test"}  # where the function cannot have the command's name
+_NAMES: dict[Callable[..., None], str] = {check: "test", settings: "config"}  # where the function cannot have the command's name
 _ANYWHERE = ("--verbose", "-v", "--quiet", "-q", "--debug")  # options of all commands, before the command's name or after it
 _DEBUG = "METAEOL_DEBUG"  # how --debug reaches the handler around all commands
 

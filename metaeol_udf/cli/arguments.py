@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -64,5 +65,16 @@ Overrides = Annotated[
 Where = Annotated[
     str | None, typer.Option(metavar="CONDITION", help="Only rows of the source that meet it, such as \"lang = 'de'\".", show_default=False)
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+class Format(str, Enum):
+    """How a result is printed."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+
+
+As = Annotated[Format, typer.Option("--format", help="How to print the result: for people, or for programs as JSON or CSV.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON: the same as --format json.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and do and write nothing.")]

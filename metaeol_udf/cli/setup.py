@@ -1,4 +1,4 @@
-"""Commands before and after a job: init, doctor, estimate, report, model prepare."""
+"""Commands before and after a job: init, config, doctor, estimate, report, model prepare."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from metaeol_udf.cli.arguments import AsJson, Conf, Overrides
-from metaeol_udf.cli.views import emit, show_draft, show_estimate, show_finding
-from metaeol_udf.config import load_config
+from metaeol_udf.cli.arguments import As, AsJson, Conf, Format, Overrides, complete_conf
+from metaeol_udf.cli.views import emit, show_draft, show_estimate, show_finding, show_settings, show_verdict
+from metaeol_udf.config import effective_settings, job_schema, load_config
 from metaeol_udf.errors import ConfigError
 from metaeol_udf.files import replace_file
 from metaeol_udf.terminal import print_json, waiting
@@ -41,6 +41,29 @@ def init(
     emit(as_json, {"file": str(out), **draft.facts()}, lambda console: show_draft(console, str(out), draft))
 
 
+def settings(
+    conf: Annotated[
+        Path | None, typer.Argument(metavar="CONF", help="The job's YAML file.", show_default=False, autocompletion=complete_conf)
+    ] = None,
+    overrides: Overrides = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of a configuration, for editors. Needs no CONF.")] = False,
+    as_json: AsJson = False,
+    how: As = Format.TABLE,
+) -> None:
+    """Print the settings that a command would use, and where each comes from: a line of a file, the command line, or the default.
+
+    Values of spark.conf and source.options are not shown: they may be secrets. Example: metaeol config job.yaml runtime.device=cpu
+    """
+    if schema:
+        print_json(job_schema())
+        return
+    if conf is None:
+        raise ConfigError("config needs CONF, or --schema for the JSON schema of all settings")
+    found = effective_settings(conf, overrides or ())
+    rows = [each.as_dict() for each in found]
+    emit(as_json, rows, lambda console: show_settings(console, str(conf), found), how, rows)
+
+
 def doctor(
     conf: Conf,
     overrides: Overrides = None,
@@ -48,7 +71,7 @@ def doctor(
     as_json: AsJson = False,
 ) -> None:
     """Look at everything that a job needs, write nothing, and say the exact setting to change."""
-    from metaeol_udf.doctor import diagnose, exit_code
+    from metaeol_udf.doctor import Level, diagnose, exit_code
 
     findings = []
     console = Console()
@@ -59,10 +82,12 @@ def doctor(
         if finding is None:
             break
         findings.append(finding)
-        if not as_json:
+        if not as_json and finding.level is Level.OK:
             show_finding(console, finding)
     if as_json:
         print_json([vars(finding) for finding in findings])
+    else:
+        show_verdict(console, findings)
     raise typer.Exit(exit_code(findings))
 
 

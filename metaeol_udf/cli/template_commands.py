@@ -12,7 +12,7 @@ from metaeol_udf.cli.arguments import AsJson
 from metaeol_udf.cli.views import emit, show_template_check, show_template_sets
 from metaeol_udf.errors import ConfigError
 from metaeol_udf.files import replace_file
-from metaeol_udf.formatting import visible
+from metaeol_udf.formatting import counted, visible
 
 if TYPE_CHECKING:
     from metaeol_udf.evaluation import StsTask
@@ -88,7 +88,7 @@ def new(
     score = None if scored is None or model is None else _score(templates, model, scored, device)
 
     def show(console: Console) -> None:
-        typer.echo(f"{out}: {len(templates.templates)} templates")
+        typer.echo(f"{out}: {counted(len(templates.templates), 'template')}")
         show_template_check(console, found)
         if score is not None:
             typer.echo(f"  Spearman x100 on {pairs}: {score:.2f}")

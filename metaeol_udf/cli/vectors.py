@@ -12,7 +12,7 @@ from metaeol_udf.cli.arguments import AsJson, Conf, Overrides, Where
 from metaeol_udf.cli.views import emit, show_hit_lists, show_pairs
 from metaeol_udf.config import load_config, load_encoder_config
 from metaeol_udf.errors import ConfigError, InputError
-from metaeol_udf.formatting import first_words, visible
+from metaeol_udf.formatting import counted, first_words, visible
 from metaeol_udf.terminal import show_columns, waiting
 
 
@@ -92,7 +92,7 @@ def duplicates(
     if out is not None:
         with waiting("comparing all rows"):
             n_pairs = write_duplicates(config, out, threshold=threshold, where=where, method=method, recall=recall)
-        emit(as_json, {"pairs": n_pairs, "out": out}, lambda _: typer.echo(f"{out}: {n_pairs} pairs"))
+        emit(as_json, {"pairs": n_pairs, "out": out}, lambda _: typer.echo(f"{out}: {counted(n_pairs, 'pair')}"))
         return
     with waiting("comparing all rows"):
         pairs = find_duplicates(config, threshold=threshold, k=k, where=where, method=method, recall=recall)

@@ -9,10 +9,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from metaeol_udf.formatting import first_words, format_value, visible
-from metaeol_udf.terminal import print_json, show_columns
+from metaeol_udf.cli.arguments import Format
+from metaeol_udf.files import write_yaml
+from metaeol_udf.formatting import counted, first_words, flatten, format_value, visible
+from metaeol_udf.terminal import print_csv, print_json, show_columns
 
 if TYPE_CHECKING:
+    from metaeol_udf.config import EffectiveSetting
     from metaeol_udf.doctor import Finding
     from metaeol_udf.explain.next_words import Explanation
     from metaeol_udf.prompts.checks import SetCheck
@@ -83,10 +86,27 @@ _MAYBE = ("quality", "migration", "rows_deleted", "rows_orphaned")  # left out w
 _WORDS_WIDTH = 24  # characters of a template's column of words, lines and padding included
 
 
-def emit(as_json: bool, value: object, show: Callable[[Console], None]) -> None:
-    """Emit a command's result: `value` as JSON, or what `show` prints of it for people."""
-    if as_json:
+def emit(
+    as_json: bool,
+    value: object,
+    show: Callable[[Console], None],
+    how: Format = Format.TABLE,
+    rows: Sequence[Mapping[str, Any]] | None = None,
+) -> None:
+    """Emit a command's result.
+
+    Args:
+        as_json: Whether JSON was asked for by its own option.
+        value: The result in plain values, for JSON.
+        show: Prints the result for people.
+        how: What `--format` says.
+        rows: The result as rows, for CSV; None where `value` is a mapping, each of whose values is then a row.
+    """
+    if as_json or how is Format.JSON:
         print_json(value)
+    elif how is Format.CSV:
+        pairs = flatten(value) if isinstance(value, Mapping) else ()
+        print_csv([{"name": name, "value": item} for name, item in pairs] if rows is None else rows)
     else:
         show(Console())
 
@@ -141,12 +161,27 @@ def show_draft(console: Console, file: str, draft: Draft) -> None:
     _say(console, f"look at it, then: metaeol doctor {file}")
 
 
+def show_settings(console: Console, conf: str, settings: Sequence[EffectiveSetting]) -> None:
+    """Print the settings in force, one a line, with where each comes from."""
+    rows = [(each.name, write_yaml(each.value), str(each.origin)) for each in settings]
+    show_columns(console, f"{conf}: the settings in force", ("setting", "value", "from"), rows)
+
+
 def show_finding(console: Console, finding: Finding) -> None:
     """Print one finding of the doctor: level, check, what was found, and on a line of its own what to set."""
     style = {"ok": "green", "warning": "yellow", "problem": "bold red"}[finding.level.value]
     _say(console, Text(f"{finding.level.value:<8} ", style), f"{finding.check:<16} {finding.found}")
     if finding.setting:
         _say(console, f"{'':<26}{finding.advice}")
+
+
+def show_verdict(console: Console, findings: Sequence[Finding]) -> None:
+    """Print the warnings of the doctor, then the problems, then how many of each there are."""
+    counts = {level: [finding for finding in findings if finding.level.value == level] for level in ("warning", "problem")}
+    for found in counts.values():
+        for finding in found:
+            show_finding(console, finding)
+    _say(console, ", ".join([counted(len(findings), "check"), *[counted(len(found), level) for level, found in counts.items()]]))
 
 
 def show_hit_lists(console: Console, queries: Sequence[str], lists: Sequence[Sequence[Hit]]) -> None:

@@ -1,5 +1,6 @@
 """A job's configuration: its sections, and how it is read. No Spark, no torch."""
 
+from metaeol_udf.config.effective import EffectiveSetting, effective_settings
 from metaeol_udf.config.reading import (
     GivenConfig,
     as_config,
@@ -12,6 +13,7 @@ from metaeol_udf.config.reading import (
     setting_names,
     switches,
 )
+from metaeol_udf.config.schema import job_schema
 from metaeol_udf.config.sections import (
     CHOICES,
     PATHS,
@@ -31,6 +33,7 @@ __all__ = [
     "CHOICES",
     "FORMATS",
     "PATHS",
+    "EffectiveSetting",
     "EncoderConfig",
     "EstimateConfig",
     "EvaluationConfig",
@@ -43,6 +46,8 @@ __all__ = [
     "StreamConfig",
     "TargetConfig",
     "as_config",
+    "effective_settings",
+    "job_schema",
     "load_config",
     "load_encoder_config",
     "parse_config",

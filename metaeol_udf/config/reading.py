@@ -293,7 +293,7 @@ def _apply(blocks: dict[str, Any], override: str) -> None:
             hint = f"did you mean '{ends[0]}={shorten(text, 200)}'?"
         elif equals:
             said = suggest_setting("", name, _keys())
-            hint = "`metaeol config --help` lists them" if said.startswith("known") else said
+            hint = "`metaeol config CONF` lists all settings" if said.startswith("known") else said
         raise ConfigError(f"override {shorten(name, 200)!r} must have the form section.key=value; {hint}")  # a value may be a secret
     section, _, key = name.partition(".")
     block = _mapping_in(blocks, section, section)

@@ -36,6 +36,7 @@ PATHS = frozenset({
 _AUTO_OR_COUNT = "auto or a positive integer"
 _NULL_OR_COUNT = "null or a positive integer"
 _START = "earliest, latest or a version"
+_KEY_PLACE = re.compile(r"env:\w+|file:.+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,7 @@ class TargetConfig:
     table: str | None = None
     deleted: str = "remove"  # of a target of its own, rows of keys that left the source: remove or keep
     max_deleted_fraction: float = 0.2  # of the target's rows; a run that would remove more stops before it writes
+    fingerprint_key: str | None = None  # of the texts' hashes: env:NAME or file:PATH
 
     def __post_init__(self) -> None:
         refuse(self._problems())
@@ -55,6 +57,9 @@ class TargetConfig:
         )
         in_range = 0.0 <= self.max_deleted_fraction <= 1.0
         yield problem("target.max_deleted_fraction", in_range, self.max_deleted_fraction, "a number from 0 to 1")
+        key = self.fingerprint_key
+        known = key is None or _KEY_PLACE.fullmatch(key) is not None
+        yield problem("target.fingerprint_key", known, key, "null, env: and the name of a variable, or file: and a path")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -181,7 +181,7 @@ class EmbedRun:
     def _job_digest(self) -> str:
         """Identify the job for the run lock: two runs with the same digest would do the same work."""
         job = self._job
-        parts = (self._config.source, str(job.source), str(job.target), self._columns.vector, self._report.fingerprint, self._scope.kind)
+        parts = (self._config.source, str(job.source), str(job.target), self._columns.vector, job.fingerprints.label, self._scope.kind)
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
     @contextmanager

@@ -206,7 +206,7 @@ class _Stream:
             *([] if source.format_text is None else [source.format_text]),
             *([] if source.key_columns is None else [source.key_columns]),
             job.columns.vector,
-            self._report.fingerprint,
+            job.fingerprints.label,
             feed,
         ]
         digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
@@ -292,8 +292,8 @@ class _Stream:
         if not job.in_place:
             due = filtered(batch, source.where)
         else:  # the job's own commits come back: their rows are current
-            fingerprint, length = job.spec.fingerprint(), job.resolved.vector_length
-            due = select(batch, source, fingerprint, job.columns, length, None, in_place=True).rows.where(
+            length = job.resolved.vector_length
+            due = select(batch, source, job.fingerprints, job.columns, length, None, in_place=True).rows.where(
                 ~F.col(DONE) & F.col(HELD).isNull()
             )
         keys = due.select(*[F.col(quoted(name)) for name in source.key]).distinct().persist()

@@ -11,6 +11,7 @@ from pyspark.sql import SparkSession
 from metaeol_udf.config import JobConfig
 from metaeol_udf.doctor.plan import Plan
 from metaeol_udf.errors import EnvironmentFault
+from metaeol_udf.formatting import counted
 from metaeol_udf.spark.cluster.finding import Finding, ok, refused, wrong_environment
 from metaeol_udf.spark.cluster.preflight import WorkerProbe, first_failure, probe_workers
 
@@ -46,7 +47,7 @@ def judge_workers(probes: Sequence[WorkerProbe]) -> Finding:
     if failure is not None and failure.error is not None:
         return refused("workers", failure.error, _SETTINGS.get(str(failure.failed), _OTHER_PACKAGES))
     hosts = {probe.host for probe in probes}
-    return ok("workers", f"Python {platform.python_version()}, the package and the model on {len(hosts)} hosts")
+    return ok("workers", f"Python {platform.python_version()}, the package and the model on {counted(len(hosts), 'host')}")
 
 
 def sees_gpu() -> bool | None:

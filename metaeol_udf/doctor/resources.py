@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from metaeol_udf.doctor.plan import Plan
+from metaeol_udf.formatting import counted
 from metaeol_udf.spark.cluster.cluster_settings import EXECUTOR_GPU, GIB, MIB
 from metaeol_udf.spark.cluster.finding import Finding, ok, warning, wrong_environment, wrong_setting
 from metaeol_udf.spark.cluster.rules import WORKING_BYTES, check_gpu_amounts, check_python_memory
@@ -27,7 +28,7 @@ def check_idle_gpus(plan: Plan) -> Finding:
     gpus, cores, cpus = plan.number(EXECUTOR_GPU, 0), plan.n_cores, max(1, int(plan.number("spark.task.cpus", 1)))
     if plan.is_local or not plan.wants_gpu or not plan.knows_cores or cores // cpus >= gpus:
         return ok("idle gpus", "there are cores for every GPU")
-    found = f"an executor has {gpus:g} GPUs, but {cores} cores at {cpus} a task give {cores // cpus} slots"
+    found = f"an executor has {gpus:g} GPUs, but {cores} cores at {cpus} a task give {counted(int(cores // cpus), 'slot')}"
     return warning("idle gpus", found, f"spark.task.cpus={max(1, int(cores // gpus))}")
 
 
@@ -39,25 +40,25 @@ def check_threads(plan: Plan) -> Finding:
         return ok("threads", "spark.executor.cores is not set, so that an executor has all cores of its node")
     cores = os.cpu_count() or 1 if plan.is_local else plan.n_cores
     threads = int(plan.number(_THREADS, plan.number("spark.task.cpus", 1)))
-    used, found = threads * plan.n_slots, f"{plan.n_slots} slots with {threads} threads each"
+    used, found = threads * plan.n_slots, f"{counted(plan.n_slots, 'slot')}, each with {counted(threads, 'thread')}"
     if cores <= used <= 2 * cores:
         return ok("threads", found)
-    result = f"leave {cores - used} of {cores} cores idle" if used < cores else f"share {cores} cores"
-    return warning("threads", f"{found} {result}", f"{_THREADS}={max(1, cores // plan.n_slots)}")
+    result = f"{cores - used} of {cores} cores stay idle" if used < cores else f"they share {counted(cores, 'core')}"
+    return warning("threads", f"{found}: {result}", f"{_THREADS}={max(1, cores // plan.n_slots)}")
 
 
 def check_model_copies(plan: Plan) -> Finding:
     """Every slot of an executor loads the model once."""
     if plan.weight_bytes is None or plan.wants_gpu or not plan.is_local:
         shared = "on a GPU they share one copy of the model, on CPUs each loads its own"
-        return ok("model copies", f"{plan.n_slots} slots an executor; {shared}")
+        return ok("model copies", f"{counted(plan.n_slots, 'slot')} an executor; {shared}")
     needed = plan.n_slots * (plan.weight_bytes + WORKING_BYTES)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > memory:
-        found = f"{plan.n_slots} slots load the model once each and need {needed / GIB:.1f} GiB; the machine has {memory / GIB:.1f} GiB"
+        found = f"one for each of {counted(plan.n_slots, 'slot')} takes {needed / GIB:.1f} GiB; the machine has {memory / GIB:.1f} GiB"
         n_fit = max(1, int(memory // (plan.weight_bytes + WORKING_BYTES)))
         return wrong_environment("model copies", found, f"spark.master=local[{n_fit}]")
-    return ok("model copies", f"{plan.n_slots} slots need {needed / GIB:.1f} of {memory / GIB:.1f} GiB")
+    return ok("model copies", f"one for each of {counted(plan.n_slots, 'slot')} takes {needed / GIB:.1f} of {memory / GIB:.1f} GiB")
 
 
 def check_memory_overhead(plan: Plan) -> Finding:
@@ -71,9 +72,9 @@ def check_memory_overhead(plan: Plan) -> Finding:
     # On a GPU the weights pass through the worker's memory on their way.
     needed = plan.n_slots * (plan.weight_bytes + WORKING_BYTES)
     if given < needed:
-        found = f"{key} is {given / GIB:.1f} GiB; {plan.n_slots} slots with the model need {needed / GIB:.1f} GiB"
+        found = f"{key} is {given / GIB:.1f} GiB; {counted(plan.n_slots, 'slot')} with the model take {needed / GIB:.1f} GiB"
         return wrong_setting("memory overhead", found, f"{key}={-(-needed // GIB)}g")
-    return ok("memory overhead", f"{given / GIB:.1f} GiB are enough for {plan.n_slots} slots")
+    return ok("memory overhead", f"{given / GIB:.1f} GiB are enough for {counted(plan.n_slots, 'slot')}")
 
 
 CHECKS = (

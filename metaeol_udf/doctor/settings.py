@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from metaeol_udf.doctor.machine import ON_DATABRICKS
 from metaeol_udf.doctor.plan import Plan
+from metaeol_udf.formatting import counted
 from metaeol_udf.spark.cluster.cluster_settings import MIB
 from metaeol_udf.spark.cluster.finding import Finding, ok, warning, wrong_setting
 from metaeol_udf.spark.cluster.rules import check_speculation, check_worker_reuse
@@ -45,12 +46,14 @@ def check_arrow_batches(plan: Plan) -> Finding:
     n_bytes = plan.bytes_of(_BYTES, "64m", 1)
     if unbounded and (n_bytes <= 0 or n_bytes > 512 * MIB):
         return warning("arrow batches", f"{_RECORDS} is {records} and {_BYTES} is {n_bytes}: a batch takes any memory", f"{_RECORDS}=10000")
-    return ok("arrow batches", f"at most {records} rows or {n_bytes // MIB} MiB")
+    return ok("arrow batches", f"at most {counted(records, 'row')} or {n_bytes // MIB} MiB")
 
 
 def check_idle_timeout(plan: Plan) -> Finding:
     """A worker that hangs in a forward pass is only ever noticed by this timeout."""
     seconds = int(plan.number(_TIMEOUT, 0))
+    if seconds <= 0 and plan.is_local:
+        return ok("idle timeout", "on this machine you see a worker that hangs")
     if seconds <= 0:
         return warning("idle timeout", f"{_TIMEOUT} is not set: a hung worker holds its task for ever", f"{_TIMEOUT}=1800 and {_KILL}=true")
     if not plan.is_on(_KILL, False):
@@ -77,7 +80,9 @@ def check_parallelism(plan: Plan) -> Finding:
         return warning("parallelism", found, f"{key}=<slots of all executors>")
     parallelism = int(plan.number(key, plan.n_slots))
     if parallelism < plan.n_slots:
-        return warning("parallelism", f"{key} is {parallelism}, an executor alone has {plan.n_slots} slots", f"{key}={plan.n_slots}")
+        return warning(
+            "parallelism", f"{key} is {parallelism}, an executor alone has {counted(plan.n_slots, 'slot')}", f"{key}={plan.n_slots}"
+        )
     return ok("parallelism", "tasks follow the slots of the session")
 
 

@@ -19,6 +19,7 @@ from metaeol_udf.delta.sources.source import Source, check_apart
 from metaeol_udf.delta.sources.text import check_text_columns
 from metaeol_udf.delta.tables.can_write import check_can_write
 from metaeol_udf.delta.tables.columns import VectorColumns, check_source_columns, check_vector_columns, require_field
+from metaeol_udf.delta.tables.fingerprint import FINGERPRINT_KEY, HashKey
 from metaeol_udf.delta.tables.refs import TableRef, exists, open_table, parse_table
 from metaeol_udf.delta.tables.target import check_target, rewritten_bytes
 from metaeol_udf.delta.tables.where_clause import filtered
@@ -130,17 +131,18 @@ def check_keys(source: DataFrame, config: SourceConfig, name: object, all_keys: 
 
 def check_vector_room(spark: SparkSession, config: JobConfig, source: DataFrame, place: Source, target: TableRef) -> Finding:
     """The vectors' columns are free, or there with the job's types, and Delta takes what is written into them."""
-    columns = VectorColumns(config.column)
+    columns, fingerprint_key = VectorColumns(config.column), config.target.fingerprint_key
     try:
+        hash_key = None if fingerprint_key is None else HashKey.read(fingerprint_key)
         if place.table == target:
             check_vector_columns(source.schema, columns, (*config.source.key, *config.source.text_columns), target)
-            check_can_write(spark, open_table(spark, target, "source.table"), target, columns, key=None)
+            check_can_write(spark, open_table(spark, target, "source.table"), target, columns, hash_key, key=None)
         else:
             key = StructType([require_field(source.schema, name, "source.key", target) for name in config.source.key])
-            check_target(spark, target, place, key, columns)
+            check_target(spark, target, place, key, columns, hash_key)
     except MetaEOLError as error:
-        is_of_column = str(error).startswith("embedding.column")
-        return refused("vector columns", error, f"embedding.column={config.column}_2" if is_of_column else _OWN_TABLE)
+        advice = {"embedding.column": f"embedding.column={config.column}_2", FINGERPRINT_KEY: f"{FINGERPRINT_KEY}=env:<a variable>"}
+        return refused("vector columns", error, advice.get(str(error).partition(":")[0], _OWN_TABLE))
     return ok("vector columns", f"{config.column} may be written")
 
 

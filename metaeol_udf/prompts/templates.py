@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from metaeol_udf.errors import ConfigError, did_you_mean
-from metaeol_udf.files import is_file, read_yaml
+from metaeol_udf.files import is_file, parse_yaml, read_yaml
 from metaeol_udf.formatting import shorten
 from metaeol_udf.prompts.cleanup import CLEANUPS
 from metaeol_udf.spec import EmbeddingSpec
@@ -78,13 +78,13 @@ class TemplateSet:
         Raises:
             ConfigError: No such set, or the file breaks the format.
         """
-        builtin = _builtin_files()
-        path = builtin.get(str(name_or_path), Path(name_or_path))
-        if not is_file(path):
-            hint = did_you_mean(str(name_or_path), builtin)
-            raise ConfigError(f"embedding.templates: no built-in set and no file {str(name_or_path)[:200]!r}; {hint}")
-        block = read_yaml(path, "template set")
-        return cls.from_mapping(block, where=str(name_or_path))
+        name, builtin = str(name_or_path), _builtin_files()
+        if name in builtin:  # inside a wheel that Spark put on the path, which is no file that `open` knows
+            return cls.from_mapping(parse_yaml(builtin[name].read_text(encoding="utf-8"), name), where=name)
+        if not is_file(Path(name_or_path)):
+            hint = did_you_mean(name, builtin)
+            raise ConfigError(f"embedding.templates: no built-in set and no file {name[:200]!r}; {hint}")
+        return cls.from_mapping(read_yaml(name_or_path, "template set"), where=name)
 
     @classmethod
     def from_mapping(cls, block: Any, where: str = "template set") -> TemplateSet:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -133,9 +133,121 @@ class MetaEOLEmbedder(Transformer, HasInputCol, HasOutputCol, DefaultParamsReada
         """Say `auto`, `cpu`, `cuda` or `cuda:N`."""
         return self._set(device=value)
 
+    def getOutputType(self) -> str:
+        """Tell the output type: `array` or `vector`."""
+        return self.getOrDefault(self.outputType)
+
+    def getDevice(self) -> str:
+        """Tell the device."""
+        return self.getOrDefault(self.device)
+
     def setModel(self, value: str) -> MetaEOLEmbedder:
         """Name the model's place; for a stage that was loaded, one that holds the same files."""
         return self._set(model=value)
+
+    def getModel(self) -> str:
+        """Tell the model's place."""
+        found: str = self.getOrDefault(self.model)
+        return found
+
+    def setRevision(self, value: str | None) -> MetaEOLEmbedder:
+        """Name the commit of a hub id."""
+        return self._set(revision=value)
+
+    def getRevision(self) -> str | None:
+        """Tell the commit of a hub id."""
+        found: str | None = self.getOrDefault(self.revision)
+        return found
+
+    def setTemplates(self, value: str) -> MetaEOLEmbedder:
+        """Name a built-in template set, or the path of a YAML file."""
+        return self._set(templates=value)
+
+    def getTemplates(self) -> str:
+        """Tell the name or path of the template set."""
+        found: str = self.getOrDefault(self.templates)
+        return found
+
+    def setLayer(self, value: int | float | Sequence[int | float]) -> MetaEOLEmbedder:
+        """Say the hidden state that is read, or a list of them to average."""
+        return self._set(layer=value)
+
+    def getLayer(self) -> int | float | list[int | float]:
+        """Tell the hidden state that is read, or a list of them."""
+        found: int | float | list[int | float] = self.getOrDefault(self.layer)
+        return found
+
+    def setDtype(self, value: str) -> MetaEOLEmbedder:
+        """Say `auto`, `float32`, `bfloat16` or `float16`."""
+        return self._set(dtype=value)
+
+    def getDtype(self) -> str:
+        """Tell the type of weights and activations."""
+        found: str = self.getOrDefault(self.dtype)
+        return found
+
+    def setQuantization(self, value: str | None) -> MetaEOLEmbedder:
+        """Say `int8`, `int4` or `fp8`, or None for weights as they are."""
+        return self._set(quantization=value)
+
+    def getQuantization(self) -> str | None:
+        """Tell how weights are kept."""
+        found: str | None = self.getOrDefault(self.quantization)
+        return found
+
+    def setPostprocess(self, value: str | None) -> MetaEOLEmbedder:
+        """Name a safetensors file with fitted post-processing."""
+        return self._set(postprocess=value)
+
+    def getPostprocess(self) -> str | None:
+        """Tell the file of post-processing."""
+        found: str | None = self.getOrDefault(self.postprocess)
+        return found
+
+    def setNormalize(self, value: bool) -> MetaEOLEmbedder:
+        """Say whether every vector has length 1."""
+        return self._set(normalize=value)
+
+    def getNormalize(self) -> bool:
+        """Tell whether every vector has length 1."""
+        found: bool = self.getOrDefault(self.normalize)
+        return found
+
+    def setTruncateDim(self, value: int | None) -> MetaEOLEmbedder:
+        """Say how many leading dimensions are kept, or None for all."""
+        return self._set(truncate_dim=value)
+
+    def getTruncateDim(self) -> int | None:
+        """Tell how many leading dimensions are kept."""
+        found: int | None = self.getOrDefault(self.truncate_dim)
+        return found
+
+    def setValues(self, value: str) -> MetaEOLEmbedder:
+        """Say `float32`, `int8` or `binary`."""
+        return self._set(values=value)
+
+    def getValues(self) -> str:
+        """Tell what numbers a vector holds."""
+        found: str = self.getOrDefault(self.values)
+        return found
+
+    def setPerTemplate(self, value: bool) -> MetaEOLEmbedder:
+        """Say whether the templates' vectors stand side by side."""
+        return self._set(per_template=value)
+
+    def getPerTemplate(self) -> bool:
+        """Tell whether the templates' vectors stand side by side."""
+        found: bool = self.getOrDefault(self.per_template)
+        return found
+
+    def setMaxTokens(self, value: int) -> MetaEOLEmbedder:
+        """Say how many tokens are kept of a text."""
+        return self._set(max_tokens=value)
+
+    def getMaxTokens(self) -> int:
+        """Tell how many tokens are kept of a text."""
+        found: int = self.getOrDefault(self.max_tokens)
+        return found
 
     def embedding_spec(self) -> EmbeddingSpec:
         """The spec that the parameters give, as they are written: no file is read.

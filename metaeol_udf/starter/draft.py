@@ -20,6 +20,7 @@ from metaeol_udf.delta.sources.text import check_text_columns
 from metaeol_udf.delta.tables.columns import VectorColumns, check_source_columns, check_vector_columns, require_field
 from metaeol_udf.delta.tables.where_clause import filtered
 from metaeol_udf.errors import InputError
+from metaeol_udf.files import write_yaml
 from metaeol_udf.prompts.templates import builtin_names
 from metaeol_udf.spark.cluster.session import get_session
 from metaeol_udf.starter.guess import SAMPLE_ROWS, Guess, guess_columns
@@ -145,13 +146,15 @@ def _file_text(given: Mapping[str, Any], guess: Guess, column: str, n_rows: int,
     lines = [
         f"# Drafted by `metaeol init` from {n_rows:,} rows in {n_bytes:,} bytes; columns were looked at in {guess.n_sampled:,} of them.",
         "# Next: `metaeol doctor` on this file, then `metaeol embed` with --dry-run, then without.",
-        "# Every other setting, with its default, is in docs/reference/configuration.md.",
+        "# Every other setting, with its default, is in docs/reference/configuration.md; `metaeol config` lists those in force.",
+        "# For completion in an editor, run `metaeol config --schema > metaeol.schema.json` and take one # off the next line.",
+        "# # yaml-language-server: $schema=metaeol.schema.json",
     ]
     for section in {**found, **given}:
         lines.append(f"{section}:")
         for key, value in {**found.get(section, {}), **(given.get(section) or {})}.items():
             comment = comments.get(f"{section}.{key}")
-            lines.append(f"  {key}: {_yaml(value)}" + (f" # {comment}" if comment else ""))
+            lines.append(f"  {key}: {write_yaml(value)}" + (f" # {comment}" if comment else ""))
     return "\n".join(lines) + "\n"
 
 
@@ -183,7 +186,3 @@ def _comments(guess: Guess, given_source: Mapping[str, Any]) -> dict[str, str]:
 def _names(names: Iterable[str]) -> str:
     """Names of columns on one line of a comment, whatever is in them."""
     return ", ".join(name if name.isprintable() else json.dumps(name) for name in names)
-
-
-def _yaml(value: Any) -> str:
-    return yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10_000).removesuffix("\n").removesuffix("\n...")

@@ -172,6 +172,7 @@ def test_results_are_plain_in_a_pipe_and_without_colour_where_none_is_wanted() -
                 "stream",
                 "retry",
                 "estimate",
+                "config",
                 "doctor",
                 "search",
                 "duplicates",

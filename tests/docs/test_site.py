@@ -66,6 +66,15 @@ def test_readme_and_changelog_are_pages_and_links_into_the_repository_lead_to_co
     assert (site / "repository/conf/embed.yaml").read_bytes() == (ROOT / "conf/embed.yaml").read_bytes()
 
 
+def test_blocks_of_files_have_their_names_and_search_works_from_a_folder(site: Path) -> None:
+    tutorial = (site / "tutorial.html").read_text(encoding="utf-8")
+    assert re.findall(r'<span class="filename">([^<]+)</span>', tutorial) == re.findall(
+        r"<!-- file: (\S+) -->", (DOCS / "tutorial.md").read_text(encoding="utf-8")
+    )
+    assert (site / "search" / "search_index.js").is_file()  # a script, where a browser may read no file from a folder
+    assert "md-footer__link--next" in tutorial
+
+
 def test_links_lead_to_files_and_headings_of_the_repository() -> None:
     broken = []
     for page in [ROOT / "README.md", *DOCS.rglob("*.md")]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import hmac
 import json
 import os
 import signal
@@ -15,7 +18,9 @@ import pytest
 import yaml
 from bench import ROOT, Bench
 
-TEXT, KEY, SECRET = "canarytext9f3b7", "canarykey5d2e1", "canarysecret8c4a6"
+from metaeol_udf.delta.tables.fingerprint import HashKey
+
+TEXT, KEY, SECRET, HASH_KEY = "canarytext9f3b7", "canarykey5d2e1", "canarysecret8c4a6", "canaryhashkey7e2d9"
 
 
 def _write(bench: Bench, rows: list[tuple[str, str | None]]) -> None:
@@ -99,7 +104,14 @@ def _run(
     hooks = bench.folder / "hooks"
     hooks.mkdir(exist_ok=True)
     (hooks / "sitecustomize.py").write_text(_FAILING)
-    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{hooks}", "TMPDIR": str(bench.folder / "tmp"), "FAIL_AT": fail_at, "CANARY": TEXT}
+    env = {
+        **os.environ,
+        "PYTHONPATH": f"{ROOT}:{hooks}",
+        "TMPDIR": str(bench.folder / "tmp"),
+        "FAIL_AT": fail_at,
+        "CANARY": TEXT,
+        "HASH_KEY": HASH_KEY,
+    }
     arguments = [sys.executable, "-m", "metaeol_udf.cli", "--verbose", command, str(conf), *overrides]
     with open(bench.folder / "output.log", "w+") as output:
         process = subprocess.Popen(arguments, cwd=bench.folder, env=env, stdout=output, stderr=output)
@@ -114,6 +126,18 @@ def _run(
     return subprocess.CompletedProcess(arguments, process.returncode, (bench.folder / "output.log").read_text(), "")
 
 
+def _check_no_key_is_left(bench: Bench) -> None:
+    """Check that the hashes have their key, and that no file holds it, nor what HMAC makes of it, as it is or in digits."""
+    key = HashKey(HASH_KEY.encode())
+    stored = {row["embedding_fingerprint"].rpartition("-")[2] for row in bench.table("vectors").collect()}
+    assert hmac.new(key.secret, f"{TEXT} sings 1".encode(), hashlib.sha256).hexdigest()[:32] in stored
+    for secret in (key.secret, *key.pads()):
+        used = secret[: len(HASH_KEY)]
+        signed = ", ".join(str(byte - 256 if byte > 127 else byte) for byte in used)  # as the JVM writes bytes
+        for shown in (used, used.hex().encode(), used.hex().upper().encode(), base64.b64encode(secret)[:20], signed.encode()):
+            assert [path for path in bench.folder.rglob("*") if path.is_file() and shown in path.read_bytes()] == []
+
+
 ROWS = [(f"{KEY}-{n}", f"{TEXT} sings {n}") for n in range(5)]
 
 
@@ -121,8 +145,10 @@ def test_fault_43_no_text_and_no_secret_is_left_anywhere_by_a_good_run(bench: Be
     nasty = f"{TEXT} \x00 \u202e \U0001f600 {{text}} " + "x" * 5000
     others = [(f"{KEY}-null", None), (f"{KEY}-blank", "  "), (f"{KEY}-nasty", nasty)]
     _write(bench, [*ROWS, *others])
-    done = _run(bench, "runtime.report_page=page.html", log_level="DEBUG", target={"table": str(bench.folder / "vectors")})
+    target = {"table": str(bench.folder / "vectors"), "fingerprint_key": "env:HASH_KEY"}
+    done = _run(bench, "runtime.report_page=page.html", log_level="DEBUG", target=target)
     assert done.returncode == 0, done.stdout[-2000:]
+    _check_no_key_is_left(bench)
     assert list((bench.folder / "events").iterdir()), "no event log was written"
     assert _find(bench.folder / "table", TEXT), "the canary is not where it must be: the search is blind"
     found = [path for path in _find(bench.folder, TEXT) if not path.startswith("table/")]

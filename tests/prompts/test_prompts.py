@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +13,7 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import metaeol_udf
 from metaeol_udf import TemplateSet
 from metaeol_udf.errors import ConfigError
 from metaeol_udf.prompts import PromptTemplate, clean_text
@@ -122,6 +126,14 @@ def test_built_in_sets_ask_for_one_word_and_end_where_it_would_stand(name: str) 
     assert len(templates.templates) == {"prompteol": 1, "metaeol-two": 2}.get(name, 8)
     assert all("in one word" in template.prompt.lower() and template.suffix.endswith(' "') for template in templates.templates)
     assert builtin_names() == ["metaeol", "metaeol-fast", "metaeol-separate", "metaeol-two", "prompteol"]
+
+
+def test_built_in_sets_are_read_from_a_wheel_that_is_not_unpacked(tmp_path: Path) -> None:
+    """Spark's --py-files puts the zip file itself on the path."""
+    archive = shutil.make_archive(str(tmp_path / "wheel"), "zip", Path(metaeol_udf.__file__).parents[1], "metaeol_udf")
+    program = f"import sys; sys.path.insert(0, {archive!r}); from metaeol_udf import TemplateSet as T; print(T.load('metaeol').digest())"
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    assert (done.stdout.strip(), done.returncode) == (TemplateSet.load("metaeol").digest(), 0), done.stderr[-2000:]
 
 
 def test_a_users_file_works_like_a_built_in_set(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Suites with parts of their own.
-APART = {"faults", "integrations"}
+APART = {"faults", "integrations", "clusters"}
 
 
 def parts_of(suite: str) -> list[str]:

@@ -69,7 +69,9 @@ def test_a_value_of_another_type_is_refused_by_name(section: str, key: str, hint
             parsed(section, key, value)
         assert str(refused.value).startswith(f"{section}.{key} must be ")
         found = (
-            type(value).__name__ if (section, key) in (("spark", "conf"), ("source", "options")) else repr(value)
+            type(value).__name__
+            if (section, key) in (("spark", "conf"), ("source", "options"), ("target", "fingerprint_key"))
+            else repr(value)
         )  # which may be a secret
         assert f", found {found}" in str(refused.value)
 

@@ -81,6 +81,28 @@ def test_setters_and_keywords_say_the_same_and_unknown_ones_are_refused() -> Non
         MetaEOLEmbedder().embedding_spec()
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("model", "m"), ("revision", "abc"), ("templates", "metaeol-fast"), ("layer", [1, 0.5]), ("dtype", "float32"),
+        ("quantization", "int8"), ("postprocess", "p.safetensors"), ("normalize", True), ("truncate_dim", 16), ("values", "int8"),
+        ("per_template", True), ("max_tokens", 9), ("device", "cpu"), ("outputType", "vector"), ("inputCol", "t"), ("outputCol", "v"),
+    ],
+)  # fmt: skip
+def test_every_parameter_has_a_setter_and_a_getter(name: str, value: object) -> None:
+    stage = MetaEOLEmbedder()
+    ending = "".join(part[0].upper() + part[1:] for part in name.split("_"))
+    assert getattr(stage, f"set{ending}")(value) is stage
+    assert getattr(stage, f"get{ending}")() == value == stage.getOrDefault(name)
+
+
+def test_the_setters_are_those_of_all_parameters() -> None:
+    names = {
+        name.removeprefix("set").replace("_", "").lower() for name in dir(MetaEOLEmbedder) if name.startswith("set") and name != "set"
+    } - {"params"}
+    assert names == {param.name.replace("_", "").lower() for param in MetaEOLEmbedder().params} - {"pinned"}
+
+
 def test_a_copy_takes_other_values_and_leaves_the_stage_alone(table: DataFrame, spec: EmbeddingSpec) -> None:
     stage = MetaEOLEmbedder.from_spec(spec, device="cpu")
     other = stage.copy({stage.layer: 1, stage.outputCol: "lower"})

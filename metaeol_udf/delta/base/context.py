@@ -16,6 +16,7 @@ from metaeol_udf.delta.base.failure_budget import FailureBudget
 from metaeol_udf.delta.base.run_report import Report, check_writable
 from metaeol_udf.delta.sources.source import Source, check_apart
 from metaeol_udf.delta.tables.columns import VectorColumns
+from metaeol_udf.delta.tables.fingerprint import HashKey, RowFingerprints
 from metaeol_udf.delta.tables.refs import TableRef, parse_table
 from metaeol_udf.encoder.checkpoint.resolve import ResolvedSpec
 from metaeol_udf.spark.cluster.resolve import resolve
@@ -40,6 +41,7 @@ class Job:
     target: TableRef
     columns: VectorColumns
     pairs: LabelledPairs | None = None  # for the quality gate
+    hash_key: HashKey | None = None  # of the texts' hashes
 
     @classmethod
     def prepare(cls, config: JobConfig, spark: SparkSession | None, *, writes: bool = True) -> Job:
@@ -57,6 +59,7 @@ class Job:
         """
         source, target = Source(config.source), parse_table(config.target_table, "target.table")
         check_apart(source, target)
+        hash_key = None if config.target.fingerprint_key is None else HashKey.read(config.target.fingerprint_key)
         for setting in ("report", "report_page", "prometheus") if writes else ():
             check_writable(getattr(config.runtime, setting), f"runtime.{setting}")
         pairs = _load_pairs(config)
@@ -66,12 +69,17 @@ class Job:
         logger.info("%s", dataclasses.replace(config, spark=settings, source=shown))
         # Of its own: what the job writes on its commits must not come to stand on those of the caller.
         session = clone_session(get_session(config.spark, spark))
-        return cls(config, resolved, session, source, target, VectorColumns(config.column), pairs)
+        return cls(config, resolved, session, source, target, VectorColumns(config.column), pairs, hash_key)
 
     @property
     def spec(self) -> EmbeddingSpec:
         """The settings of the embedding, with the content of all that they name."""
         return self.resolved.spec
+
+    @property
+    def fingerprints(self) -> RowFingerprints:
+        """How the fingerprints of rows are made."""
+        return RowFingerprints(self.resolved.fingerprint, self.hash_key)
 
     @property
     def in_place(self) -> bool:

@@ -84,7 +84,7 @@ class ProofStore:
         """Find the folder of the proofs; reads nothing."""
         self._spark = job.spark
         tables = (job.config.source, str(job.source), str(job.target), job.config.target.deleted)
-        parts = (*tables, job.columns.vector, job.spec.fingerprint())
+        parts = (*tables, job.columns.vector, job.fingerprints.label)
         self._name = f"{hashlib.sha256(repr(parts).encode()).hexdigest()[:32]}.json"
         self._journal = job.target.beside("journal")
 
@@ -122,7 +122,7 @@ class ProofStore:
 def noted_commits(job: Job, run_id: str) -> Iterator[None]:
     """Write on every commit that the block makes which run, column and spec it is of; people see it in the table's history."""
     before = job.spark.conf.get(_USER_METADATA, None)
-    note = f"metaeol_udf {run_id} {job.columns.vector} {job.spec.fingerprint()}"
+    note = f"metaeol_udf {run_id} {job.columns.vector} {job.fingerprints.label}"
     job.spark.conf.set(_USER_METADATA, f"{before} {note}" if before else note)
     try:
         yield
@@ -136,7 +136,7 @@ def noted_commits(job: Job, run_id: str) -> Iterator[None]:
 def is_answered_for(job: Job, commit: Commit) -> bool:
     """Tell whether a commit is by a run of this package that leaves the job's own vectors right: of the same spec or another column."""
     found = _NOTE.search(commit.user_metadata or "")
-    return found is not None and (found.group(2) != job.columns.vector or found.group(3) == job.spec.fingerprint())
+    return found is not None and (found.group(2) != job.columns.vector or found.group(3) == job.fingerprints.label)
 
 
 def wrote_after(job: Job, proof: Proof, commits: Sequence[Commit]) -> bool:

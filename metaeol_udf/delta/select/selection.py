@@ -17,7 +17,7 @@ from metaeol_udf.config import SourceConfig
 from metaeol_udf.delta.select.stored_vector import is_whole
 from metaeol_udf.delta.sources.text import one_row_a_key, text_of
 from metaeol_udf.delta.tables.columns import VectorColumns
-from metaeol_udf.delta.tables.fingerprint import row_fingerprint, textless_error
+from metaeol_udf.delta.tables.fingerprint import RowFingerprints, textless_error
 from metaeol_udf.delta.tables.where_clause import filtered
 from metaeol_udf.errors import InputError
 from metaeol_udf.spark.columns import find_field, quoted, same_key
@@ -54,7 +54,7 @@ class Selection:
 def select(
     source: DataFrame,
     config: SourceConfig,
-    spec_fingerprint: str,
+    fingerprints: RowFingerprints,
     columns: VectorColumns,
     length: int,
     target: DataFrame | None,
@@ -67,7 +67,7 @@ def select(
     Args:
         source: The rows of the source in scope.
         config: The source's settings.
-        spec_fingerprint: The digest of the job's spec.
+        fingerprints: How the job makes fingerprints.
         columns: Names of the vectors' columns.
         length: Values of a vector.
         target: The rows of a target of its own; None where vectors stand in the source, or where there is none yet.
@@ -79,9 +79,9 @@ def select(
     """
     text = text_of(config, source.schema)
     key = [F.col(quoted(name)) for name in config.key]
-    scanned = [row_fingerprint(spec_fingerprint, text).alias(FINGERPRINT), textless_error(text).alias(TEXTLESS), text.alias(TEXT)]
+    scanned = [fingerprints.of(text).alias(FINGERPRINT), textless_error(text).alias(TEXTLESS), text.alias(TEXT)]
     stored = _stored(source if in_place else target, columns, length, proven)
-    chosen = filtered(source, config.where)
+    chosen = fingerprints.prepare(filtered(source, config.where))
     if target is None:
         rows = one_row_a_key(chosen.select(*key, *scanned, *stored), config)
         return Selection(_judged(rows, config.key), config.key)

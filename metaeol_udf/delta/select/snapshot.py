@@ -23,7 +23,7 @@ from metaeol_udf.delta.sources.text import check_text_columns, text_of
 from metaeol_udf.delta.tables.can_write import check_can_write
 from metaeol_udf.delta.tables.columns import check_source_columns, check_vector_columns, require_field
 from metaeol_udf.delta.tables.commits import TableLog, newest_version
-from metaeol_udf.delta.tables.fingerprint import row_fingerprint, spec_part
+from metaeol_udf.delta.tables.fingerprint import spec_part
 from metaeol_udf.delta.tables.refs import open_table, read
 from metaeol_udf.delta.tables.spark_errors import DOUBLED_KEY
 from metaeol_udf.delta.tables.target import check_target
@@ -132,7 +132,7 @@ def _look_at_changes(job: Job, tables: Tables, look: Look, chosen: Selection) ->
     looked_at = selection.select(
         look.rows,
         job.config.source,
-        job.spec.fingerprint(),
+        job.fingerprints,
         job.columns,
         job.resolved.vector_length,
         stored,
@@ -201,8 +201,8 @@ def open_checked(job: Job, scope: RowScope) -> Tables:
     key = StructType([require_field(source.schema, name, "source.key", job.source) for name in config.key])
     if job.in_place and ref is not None:
         check_vector_columns(source.schema, job.columns, (*config.key, *config.text_columns), ref)
-        check_can_write(job.spark, open_table(job.spark, ref, "source.table"), ref, job.columns, key=None)
-    target_version = None if job.in_place else check_target(job.spark, job.target, job.source, key, job.columns)
+        check_can_write(job.spark, open_table(job.spark, ref, "source.table"), ref, job.columns, job.hash_key, key=None)
+    target_version = None if job.in_place else check_target(job.spark, job.target, job.source, key, job.columns, job.hash_key)
     return Tables(source, version, target_version, key)
 
 
@@ -219,11 +219,12 @@ def select(job: Job, scope: RowScope, tables: Tables, *, pinned: bool) -> Select
     stored = None
     if not job.in_place and not (pinned and tables.target_version is None):
         stored = read(job.spark, job.target, tables.target_version if pinned else None)
-    fingerprint, length = job.spec.fingerprint(), job.resolved.vector_length
     # A run over some keys trusts what the last look at all rows proved, rather than reading all vectors.
     proven = scope.kind != "all"
     return scope.of_selection(
-        selection.select(source, job.config.source, fingerprint, job.columns, length, stored, job.in_place, proven=proven)
+        selection.select(
+            source, job.config.source, job.fingerprints, job.columns, job.resolved.vector_length, stored, job.in_place, proven=proven
+        )
     )
 
 
@@ -242,8 +243,8 @@ def unchanged_work(job: Job, scope: RowScope, snapshot: Snapshot, work: DataFram
     config = job.config.source
     named = [F.col(quoted(name)).alias(f"metaeol_now_{i}") for i, name in enumerate(config.key)]
     there = filtered(scope.of_source(job.source.read(job.spark)), config.where)
-    fingerprint = row_fingerprint(job.spec.fingerprint(), text_of(config, there.schema)).alias("metaeol_now")
-    now = there.select(*named, fingerprint)
+    fingerprint = job.fingerprints.of(text_of(config, there.schema)).alias("metaeol_now")
+    now = job.fingerprints.prepare(there).select(*named, fingerprint)
     if config.makes_key:  # equal rows are one
         now = now.distinct()
     key = [F.col(quoted(name)) for name in config.key]
@@ -283,4 +284,4 @@ def is_outdated(job: Job, tables: Tables) -> bool:
     """Tell whether a snapshot is outdated: the table that is written to has had another commit since."""
     if job.in_place:
         return newest_version(job.spark, job.target) != tables.source_version
-    return check_target(job.spark, job.target, job.source, tables.key, job.columns) != tables.target_version
+    return check_target(job.spark, job.target, job.source, tables.key, job.columns, job.hash_key) != tables.target_version

@@ -12,6 +12,7 @@ from py4j.protocol import Py4JError, Py4JJavaError
 from pyspark.sql import SparkSession
 
 from metaeol_udf.delta.tables.columns import VectorColumns
+from metaeol_udf.delta.tables.fingerprint import FINGERPRINT_KEY, HashKey
 from metaeol_udf.delta.tables.refs import TableRef
 from metaeol_udf.delta.tables.spark_errors import translate
 from metaeol_udf.delta.tables.where_clause import columns_in
@@ -27,7 +28,7 @@ _DEFAULT = "CURRENT_DEFAULT"  # Spark's name for a column's default value
 
 
 def check_can_write(
-    spark: SparkSession, table: DeltaTable, ref: TableRef, columns: VectorColumns, key: Sequence[str] | None
+    spark: SparkSession, table: DeltaTable, ref: TableRef, columns: VectorColumns, hash_key: HashKey | None, key: Sequence[str] | None
 ) -> dict[str, str]:
     """Check that Delta will take vectors: the job and `metaeol doctor` both ask this before anything is computed or written.
 
@@ -36,20 +37,36 @@ def check_can_write(
         table: The table that is written to.
         ref: Its name.
         columns: The vectors' columns, which may be there or not.
+        hash_key: The secret key of the texts' hashes; None: they have none.
         key: Key columns of a target of its own, into which rows are inserted; None in place, where rows are updated alone.
 
     Returns:
         The table's properties.
 
     Raises:
-        InputError: Delta would refuse the vectors; the message says what to change.
+        InputError: Delta would refuse the vectors, or the table's fingerprints were made with another key; the message says what to
+            change.
     """
     properties = dict(table.detail().collect()[0]["properties"])
     _check_append_only(properties, ref)
+    _check_key(properties, ref, columns, hash_key)
     _check_features(table, ref)
     _check_columns(_stored_fields(table), ref, columns, key)
     _check_constraints(spark, properties, columns, ref)
     return properties
+
+
+def _check_key(properties: Mapping[str, str], ref: TableRef, columns: VectorColumns, hash_key: HashKey | None) -> None:
+    """Check that the column's fingerprints were made with the job's key: another one would embed every row anew, unasked."""
+    name = f"metaeol.{columns.vector}.fingerprint_key"
+    known, ours = properties.get(name), hash_key and hash_key.id
+    if known in (None, ours):
+        return
+    job = "the job has none" if ours is None else f"the job's is key {ours}"
+    raise InputError(
+        f"{FINGERPRINT_KEY}: the fingerprints of column {columns.vector!r} of {ref} were made with key {known}, and {job}: set that key; "
+        f"to embed every row anew under another one, allow it by ALTER TABLE {ref.sql} UNSET TBLPROPERTIES ('{name}')"
+    )
 
 
 def _check_append_only(properties: Mapping[str, str], ref: TableRef) -> None:

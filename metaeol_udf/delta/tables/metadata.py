@@ -16,10 +16,12 @@ from metaeol_udf.prompts import TemplateSet
 from metaeol_udf.spark.columns import find_field
 
 
-def vector_properties(column: str, resolved: ResolvedSpec, source: object | None = None) -> dict[str, str]:
+def vector_properties(
+    column: str, resolved: ResolvedSpec, source: object | None = None, fingerprint_key: str | None = None
+) -> dict[str, str]:
     """Make the table properties that say how a column's vectors were made: `metaeol.<column>.model`, as the user named it, and so on.
 
-    Those of a target of its own name their `source`, too.
+    Those of a target of its own name their `source`, too; those of hashes with a key name its id.
     """
     spec = resolved.spec
     values = {
@@ -34,6 +36,7 @@ def vector_properties(column: str, resolved: ResolvedSpec, source: object | None
         "package_version": metaeol_udf.__version__,
         "fingerprint": resolved.fingerprint,
         "source": None if source is None else str(source),
+        "fingerprint_key": fingerprint_key,
     }
     return {f"metaeol.{column}.{name}": value for name, value in values.items() if value is not None}
 

@@ -11,6 +11,7 @@ from pyspark.sql.types import StructType
 from metaeol_udf.delta.tables.can_write import check_can_write
 from metaeol_udf.delta.tables.columns import VectorColumns, check_vector_columns, require_field
 from metaeol_udf.delta.tables.commits import newest_version
+from metaeol_udf.delta.tables.fingerprint import HashKey
 from metaeol_udf.delta.tables.metadata import check_source
 from metaeol_udf.delta.tables.refs import TableDefinition, TableRef, create, exists, open_table
 from metaeol_udf.errors import InputError
@@ -19,7 +20,9 @@ from metaeol_udf.spark.columns import quoted
 LARGE_BYTES = 2**30  # bytes of a table whose files are worth advice
 
 
-def check_target(spark: SparkSession, ref: TableRef, source: object, key: StructType, columns: VectorColumns) -> int | None:
+def check_target(
+    spark: SparkSession, ref: TableRef, source: object, key: StructType, columns: VectorColumns, hash_key: HashKey | None
+) -> int | None:
     """Check that the target may be created, or has the source's key, room for the vectors, and no other source's vectors.
 
     Returns:
@@ -46,7 +49,7 @@ def check_target(spark: SparkSession, ref: TableRef, source: object, key: Struct
                 f"ALTER COLUMN {quoted(found.name)} TYPE {field.dataType.simpleString()}), or name another target.table"
             )
     check_vector_columns(schema, columns, key.names, ref)
-    properties = check_can_write(spark, table, ref, columns, key.names)
+    properties = check_can_write(spark, table, ref, columns, hash_key, key.names)
     check_source(properties, ref, columns.vector, source)
     return version
 

@@ -18,7 +18,6 @@ from metaeol_udf.delta.select.selection import FINGERPRINT, HELD, TEXTLESS
 from metaeol_udf.delta.select.snapshot import MOST_BROADCAST, Snapshot, unchanged_work
 from metaeol_udf.delta.sources.text import text_of
 from metaeol_udf.delta.tables.columns import VectorColumns
-from metaeol_udf.delta.tables.fingerprint import row_fingerprint
 from metaeol_udf.delta.tables.refs import TableRef, open_table
 from metaeol_udf.delta.tables.spark_errors import conflict_in, pause, with_retries
 from metaeol_udf.delta.write.journal import Journal
@@ -117,9 +116,8 @@ def _merge(job: Job, scope: RowScope, snapshot: Snapshot, work: DataFrame, publi
         matches = matches & condition
     if job.in_place:
         # The fingerprint of the text as it is now: a row that was changed or deleted since it was read gets nothing.
-        matches = matches & (
-            row_fingerprint(job.spec.fingerprint(), text_of(source, table.toDF().schema)) == F.col(f"{_PREFIX}fingerprint")
-        )
+        now = job.fingerprints.of(text_of(source, table.toDF().schema))
+        rows, matches = job.fingerprints.prepare(rows), matches & (now == F.col(f"{_PREFIX}fingerprint"))
         table.merge(rows, matches).whenMatchedUpdate(set=_assignments(columns)).execute()
         return
     inserted = _assignments(columns) | {quoted(name): new for name, new in zip(source.key, _new_key(source.key), strict=True)}

@@ -19,6 +19,7 @@ def prepare_tables(job: Job, tables: Tables, *, with_metadata: bool = True) -> N
     if not job.in_place:
         create_target(job.spark, job.target, tables.key)
     source = None if job.in_place else job.source
-    properties = metadata.vector_properties(job.columns.vector, job.resolved, source) if with_metadata else {}
+    key_id = None if job.hash_key is None else job.hash_key.id
+    properties = metadata.vector_properties(job.columns.vector, job.resolved, source, key_id) if with_metadata else {}
     with_retries(lambda: metadata.prepare_table(job.spark, job.target, job.columns, properties))
     prepare_quarantine(job.spark, job.target.beside("quarantine"), tables.key)

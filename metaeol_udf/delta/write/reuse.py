@@ -16,7 +16,7 @@ from metaeol_udf.delta.base.context import Job
 from metaeol_udf.delta.base.kept_rows import keep_counted
 from metaeol_udf.delta.select.pending import Pending
 from metaeol_udf.delta.select.proof import ProofStore, is_answered_for
-from metaeol_udf.delta.select.selection import FINGERPRINT
+from metaeol_udf.delta.select.selection import FINGERPRINT, TEXT
 from metaeol_udf.delta.select.snapshot import MOST_BROADCAST
 from metaeol_udf.delta.select.stored_vector import is_whole
 from metaeol_udf.delta.tables.refs import read
@@ -24,6 +24,8 @@ from metaeol_udf.delta.write.journal import Journal
 from metaeol_udf.spark.columns import find_field, quoted
 
 logger = logging.getLogger(__name__)
+
+_HELD_AS = "metaeol_held_as"  # the fingerprint under which a table may hold a vector
 
 
 def reuse_vectors(job: Job, pending: Pending, journal: Journal) -> Pending:
@@ -72,9 +74,19 @@ def _find(job: Job, pending: Pending, version: int) -> DataFrame | None:
     except AnalysisException:  # its commits are gone
         return None
     fingerprint, vector, error = (F.col(quoted(name)) for name in names)
-    due = F.broadcast(pending.due) if pending.n_texts <= MOST_BROADCAST else pending.due
+    due = _held_as(job, pending)
+    due = F.broadcast(due) if pending.n_texts <= MOST_BROADCAST else due
     known = held.where(error.isNull())
-    if known.select(fingerprint.alias(FINGERPRINT)).join(due, FINGERPRINT, "left_semi").isEmpty():  # without a look at a vector
+    if known.select(fingerprint.alias(_HELD_AS)).join(due, _HELD_AS, "left_semi").isEmpty():  # without a look at a vector
         return None
-    whole = known.where(is_whole(vector, job.resolved.vector_length)).select(fingerprint.alias(FINGERPRINT), vector.alias("vector"))
-    return whole.join(due, FINGERPRINT, "left_semi").groupBy(FINGERPRINT).agg(F.first("vector").alias("vector"))
+    whole = known.where(is_whole(vector, job.resolved.vector_length)).select(fingerprint.alias(_HELD_AS), vector.alias("vector"))
+    return whole.join(due, _HELD_AS).groupBy(FINGERPRINT).agg(F.first("vector").alias("vector"))
+
+
+def _held_as(job: Job, pending: Pending) -> DataFrame:
+    """List FINGERPRINT of each pending text with those under which a table may hold its vector: also as it was before there was a key."""
+    due = pending.due.select(FINGERPRINT, F.col(FINGERPRINT).alias(_HELD_AS))
+    if job.fingerprints.key is None:
+        return due
+    before = job.fingerprints.without_key().of(F.col(TEXT))
+    return due.union(pending.distinct_texts.select(FINGERPRINT, before.alias(_HELD_AS)))

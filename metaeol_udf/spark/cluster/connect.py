@@ -21,8 +21,11 @@ def require_jvm(session: SparkSession) -> None:
         raise _no_jvm("the session is one of Spark Connect")
 
 
-def require_no_remote(conf: Mapping[str, str]) -> None:
+def require_no_remote(conf: Mapping[str, str], master: str | None = None) -> None:
     """Require that a session which is about to start is no remote one of Spark Connect, or raise EnvironmentFault."""
+    named = master or conf.get("spark.master") or ""
+    if named.lower().startswith("sc://"):  # its query may hold a token
+        raise _no_jvm("spark.master asks for Spark Connect")
     if conf.get("spark.remote") or conf.get("spark.api.mode") == "connect":
         raise _no_jvm("spark.conf asks for Spark Connect")
     if os.environ.get("SPARK_REMOTE"):

@@ -49,7 +49,7 @@ def get_session(config: SparkConfig, given: SparkSession | None = None) -> Spark
             if active.conf.isModifiable(key):
                 active.conf.set(key, value)
         return active
-    require_no_remote(config.conf)
+    require_no_remote(config.conf, config.master)
     submitted = "PYSPARK_GATEWAY_PORT" in os.environ  # spark-submit has started the JVM already
     if not submitted:
         check_java()

@@ -93,6 +93,10 @@ def test_a_job_does_not_start_a_connect_session(monkeypatch: pytest.MonkeyPatch)
     for conf in ({"spark.remote": "sc://host"}, {"spark.api.mode": "connect"}):
         with pytest.raises(EnvironmentFault, match=r"spark\.conf asks for Spark Connect"):
             require_no_remote(conf)
+    for conf, master in (({}, "sc://host:15002/;token=secret"), ({"spark.master": "SC://host:15002/;token=secret"}, None)):
+        with pytest.raises(EnvironmentFault, match=r"spark\.master asks for Spark Connect.*spark-submit") as refusal:
+            require_no_remote(conf, master)
+        assert "secret" not in str(refusal.value)
     monkeypatch.setenv("SPARK_REMOTE", "sc://host")
     with pytest.raises(EnvironmentFault, match="variable SPARK_REMOTE asks for Spark Connect"):
         require_no_remote({})

@@ -1,0 +1,94 @@
+"""Real services that tests start here, and the table of them in docs/platforms/tested.md."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from metaeol_udf import MetaEOLEncoder
+from metaeol_udf.config import SparkConfig
+from metaeol_udf.spark.cluster.session import get_session
+from metaeol_udf.spark.cluster.startup import resolved_delta_jars
+from metaeol_udf.spec import EmbeddingSpec
+from tests.clusters.packages import HADOOP_AWS, Unavailable, jars_of
+from tests.clusters.standalone import QUICK
+from tests.clusters.tested_table import Recorder
+from tests.faults.bench import Bench
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--services-table", metavar="PATH", help="write the table of services, versions and seconds into this page")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Recorder(config.getoption("--services-table")))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Time for jobs on a machine that may be busy."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.timeout(1800))
+
+
+def pytest_ignore_collect(config: pytest.Config) -> bool | None:
+    """Only where they are asked for: `make test-clusters`. Services take minutes, and packages of hundreds of megabytes."""
+    return None if any("clusters" in argument for argument in config.args) else True
+
+
+@pytest.fixture(scope="session")
+def s3_jars(tmp_path_factory: pytest.TempPathFactory) -> list[Path] | str:
+    """The JARs of Hadoop's file system for S3, or why there are none."""
+    try:
+        return jars_of(HADOOP_AWS, tmp_path_factory.mktemp("packages"))
+    except (Unavailable, subprocess.TimeoutExpired) as error:
+        return str(error)
+
+
+@pytest.fixture(scope="session")
+def spark(tmp_path_factory: pytest.TempPathFactory, s3_jars: list[Path] | str) -> Iterator[SparkSession]:
+    """The session of the tests themselves, which makes and reads tables; where S3's JARs can be had, on S3, too."""
+    os.environ["PYSPARK_PYTHON"] = sys.executable
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    conf = {
+        "spark.sql.warehouse.dir": str(tmp_path_factory.mktemp("warehouse")),
+        "spark.sql.shuffle.partitions": "2",
+        "spark.databricks.delta.snapshotPartitions": "1",
+        **QUICK,
+    }
+    if not isinstance(s3_jars, str):
+        conf["spark.jars"] = ",".join([*resolved_delta_jars(), *map(str, s3_jars)])
+    session = get_session(SparkConfig(master="local[2]", conf=conf))
+    yield session
+    session.stop()
+
+
+@pytest.fixture(scope="session")
+def encoder(spec: EmbeddingSpec) -> MetaEOLEncoder:
+    """The engine by itself: what every vector is compared with."""
+    return MetaEOLEncoder.from_spec(spec, device="cpu")
+
+
+@pytest.fixture
+def bench(spark: SparkSession, tmp_path: Path, spec: EmbeddingSpec, encoder: MetaEOLEncoder) -> Iterator[Bench]:
+    """A folder with a table for one test, and the invariants of the fault checks."""
+    yield Bench(spark, tmp_path, spec, encoder=encoder)
+    spark.catalog.clearCache()
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package's wheel under a name that Spark puts on the path of executors."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(ROOT)]
+    subprocess.run(command, check=True, timeout=300)
+    (built,) = folder.glob("metaeol_udf-*.whl")
+    return built.rename(folder / "metaeol_udf.zip")

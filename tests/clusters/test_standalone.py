@@ -1,0 +1,140 @@
+"""The job on a standalone cluster, submitted as docs/platforms/spark-submit.md says; executors, workers and drivers that are killed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyspark
+import pytest
+import yaml
+
+from metaeol_udf.spark.cluster.startup import delta_package, resolved_delta_jars
+from tests.clusters.services import Service
+from tests.clusters.standalone import QUICK, ROOT, Standalone, make_python
+from tests.faults.bench import Bench
+
+SERVICE = f"Spark standalone, a master and two workers ({pyspark.__version__})"
+TEXTS = {n: f"text number {n}" for n in range(60)}
+_PATIENCE_S = 900
+#: What the first wave writes into the log when it is done; two more come.
+_FIRST_WAVE = "wave 1 of "
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standalone]:
+    made = Standalone(tmp_path_factory.mktemp("standalone"))
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of driver and executors: without our package, which only the wheel brings."""
+    return make_python(tmp_path_factory.mktemp("python") / "worker")
+
+
+@dataclass
+class Submitter:
+    """The job on a bench's table, on the cluster."""
+
+    cluster: Standalone
+    bench: Bench
+    wheel: Path
+    python: Path
+    n_started: int = 0
+
+    def start(self, packages: list[str] | None = None, **sections: dict[str, Any]) -> Service:
+        """Start spark-submit with the wheel as a Python file; without `packages` with Delta's JARs as files, and quick plans."""
+        self.n_started += 1
+        file = self.bench.folder / "cluster.yaml"
+        settings = {
+            "spark.executor.memory": "1g",
+            "spark.driver.memory": "1g",
+            "spark.sql.shuffle.partitions": "2",
+            "spark.databricks.delta.snapshotPartitions": "1",
+            "spark.log.level": "WARN",
+        }
+        blocks = {
+            "target": {"table": str(self.bench.folder / "vectors")},
+            "runtime": {"wave_rows": 20},
+            "spark": {"conf": settings | ({} if packages else QUICK)},
+        }
+        for name, section in sections.items():
+            blocks[name] = blocks.get(name, {}) | section
+        file.write_text(yaml.safe_dump(self.bench.blocks(**blocks)))
+        jars = packages or ["--jars", ",".join(resolved_delta_jars())]
+        memory = ["--driver-memory", "1g", "--executor-memory", "1g"]  # the driver's JVM is there before the file is read
+        options = ["--py-files", str(self.wheel), *jars, *memory]
+        arguments = [str(ROOT / "jobs" / "embed_table.py"), str(file)]
+        return self.cluster.submit(arguments, options, self.python, f"{self.bench.folder.name}-{self.n_started}")
+
+    def finish(self, driver: Service) -> int:
+        """Wait for the end of a run, of which nothing is left; gives its status."""
+        try:
+            return driver.process.wait(_PATIENCE_S)
+        finally:
+            driver.kill()
+
+    def run(self, **arguments: Any) -> dict[str, Any]:
+        """Run the job to its end, which must be good; gives its report."""
+        driver = self.start(**arguments)
+        status = self.finish(driver)
+        assert status == 0, driver.written()[-4000:]
+        return self.bench.report()
+
+
+@pytest.fixture
+def submitter(cluster: Standalone, bench: Bench, wheel: Path, python: Path) -> Submitter:
+    while len(cluster.workers) < 2:
+        cluster.start_worker()
+    bench.write(list(TEXTS.items()))
+    return Submitter(cluster, bench, wheel, python)
+
+
+def wait_for_wave(driver: Service) -> None:
+    """Wait until the first of several waves is journalled."""
+    driver.wait_for(lambda: _FIRST_WAVE in driver.written(), "the second wave", _PATIENCE_S)
+
+
+def test_the_job_runs_as_the_page_says_and_a_second_run_finds_nothing_to_do(submitter: Submitter) -> None:
+    report = submitter.run(packages=["--packages", delta_package()])
+    assert (report["status"], report["rows_embedded"], report["executors"]) == ("done", len(TEXTS), 2)
+    submitter.bench.check_all_right(TEXTS, "vectors")
+    assert submitter.run()["status"] == "nothing_to_do"
+
+
+def test_a_wrong_setting_gives_its_status_and_its_reason(submitter: Submitter) -> None:
+    driver = submitter.start(source={"text": "no_such_column"})
+    assert submitter.finish(driver) == 2
+    assert "no_such_column" in driver.written()
+
+
+def test_an_executor_that_is_killed_costs_no_row(submitter: Submitter) -> None:
+    driver = submitter.start()
+    wait_for_wave(driver)
+    submitter.cluster.kill_executor()
+    assert submitter.finish(driver) == 0, driver.written()[-4000:]
+    assert "Lost executor" in driver.written()
+    submitter.bench.check_all_right(TEXTS, "vectors")
+
+
+def test_a_worker_that_is_killed_costs_no_row(submitter: Submitter) -> None:
+    driver = submitter.start()
+    wait_for_wave(driver)
+    submitter.cluster.kill_worker()
+    assert submitter.finish(driver) == 0, driver.written()[-4000:]
+    assert "Lost executor" in driver.written()
+    submitter.bench.check_all_right(TEXTS, "vectors")
+
+
+def test_a_driver_that_is_killed_leaves_its_waves_to_the_next_run(submitter: Submitter) -> None:
+    driver = submitter.start()
+    wait_for_wave(driver)
+    driver.kill()
+    report = submitter.run()
+    assert report["status"] == "done"
+    assert report["unique_texts"] < len(TEXTS)  # the journal had the others
+    submitter.bench.check_all_right(TEXTS, "vectors")
