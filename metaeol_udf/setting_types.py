@@ -7,7 +7,7 @@ import os
 import reprlib
 import types
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from metaeol_udf.errors import Problem, SettingsError, nearest_word
 from metaeol_udf.formatting import shorten
@@ -152,6 +152,9 @@ def _schema_of_kind(kind: Any) -> dict[str, Any]:
         return {"type": "array", "items": schema_of(get_args(kind)[0]), "minItems": 1}
     if get_origin(kind) is Mapping:
         return {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean", "null"]}}
+    if dataclasses.is_dataclass(kind):
+        settings = {name: schema_of(inner) for name, inner in get_type_hints(kind, include_extras=True).items()}
+        return {"type": "object", "properties": settings, "additionalProperties": False, "minProperties": 1}
     return {"type": _JSON_TYPES[kind]}
 
 

@@ -249,6 +249,24 @@ class MetaEOLEmbedder(Transformer, HasInputCol, HasOutputCol, DefaultParamsReada
         found: int = self.getOrDefault(self.max_tokens)
         return found
 
+    def setLongTexts(self, value: str) -> MetaEOLEmbedder:
+        """Say `trim` or `mean`."""
+        return self._set(long_texts=value)
+
+    def getLongTexts(self) -> str:
+        """Tell what becomes of a text with more tokens."""
+        found: str = self.getOrDefault(self.long_texts)
+        return found
+
+    def setPassage(self, value: Mapping[str, Any]) -> MetaEOLEmbedder:
+        """Say `tokens`, `overlap` and `by`: how long texts are split."""
+        return self._set(passage=dict(value))
+
+    def getPassage(self) -> dict[str, Any]:
+        """Tell how long texts are split."""
+        found: dict[str, Any] = self.getOrDefault(self.passage)
+        return found
+
     def embedding_spec(self) -> EmbeddingSpec:
         """The spec that the parameters give, as they are written: no file is read.
 
