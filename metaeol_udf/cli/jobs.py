@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from metaeol_udf.cli.arguments import AsJson, Conf, DryRun, Full, Overrides
-from metaeol_udf.cli.views import emit, show_plan, show_report
+from metaeol_udf.cli.views import emit, show_plan, show_run
 from metaeol_udf.config import load_config
 from metaeol_udf.terminal import waiting
 
@@ -37,7 +37,10 @@ def _run_job(command: str, conf: Conf, overrides: Overrides, dry_run: bool, as_j
     from metaeol_udf.delta.job import run_embed
     from metaeol_udf.delta.retry import run_retry
     from metaeol_udf.delta.stream import run_stream
+    from metaeol_udf.delta.tables.refs import parse_table
 
     with end_on_sigterm():
         report = run_embed(config, full=full) if command == "embed" else {"stream": run_stream, "retry": run_retry}[command](config)
-    emit(as_json, report, lambda console: show_report(console, config.title, report))
+    files = [file for file in (config.runtime.report, config.runtime.report_page) if file is not None]
+    quarantine = str(parse_table(config.target_table, "target.table").beside("quarantine"))
+    emit(as_json, report, lambda console: show_run(console, config.title, report, files, quarantine))

@@ -154,7 +154,7 @@ class EmbedRun:
         """Take a snapshot of the tables, and count the rows in it."""
         with self._phase("snapshot"):
             snapshot = take_snapshot(self._job, self._scope)
-        self._report.count_selected(snapshot.counts)
+        self._report.count_selected(snapshot.counts, snapshot.n_failing)
         look = snapshot.look
         self._report.looked_at = f"all rows: {look.why_all}" if look.why_all else f"files added since version {look.since} of the source"
         return snapshot

@@ -64,7 +64,7 @@ def _write_textfile(report: Report, config: JobConfig, spec: EmbeddingSpec) -> N
         for key, value in values.items():
             family.labels(**job, **({label: key} if label else {})).set(value)
 
-    outcomes = ("selected", "embedded", "failed", "skipped", "trimmed")
+    outcomes = ("selected", "embedded", "failed", "skipped", "without_vector", "trimmed")
     gauge("rows", _HELP["rows"], {name: getattr(report, f"rows_{name}") for name in outcomes}, "outcome")
     gauge("failures", _HELP["failures"], dict(report.failures), "reason")
     gauge("phase_seconds", _HELP["seconds"], {k: v for k, v in report.seconds.items() if k != "total"}, "phase")
