@@ -36,6 +36,8 @@ DEAD_AFTER_S = 35.0  # without a beat: three were missed
 SETTLE_S = 3.0  # longer than a run needs from writing its file to looking for other holders
 # Delta leaves alone what begins with an underscore, VACUUM too. Earlier versions, which may run beside, use this name and the files' names.
 _FOLDER = "_claims"
+#: In place of a job's digest: the lock on all of a target, for storages where the commits of two drivers are not kept apart.
+WHOLE_TARGET = "one-driver"
 _LOCK_FILE = re.compile(r"([^~]+)~([^~]+)~([0-9]{1,19})~([0-9]{1,19})")
 
 
@@ -54,6 +56,11 @@ class Holder:
     machine: str
     pid: int
     process_start: int
+
+    @property
+    def process(self) -> Process:
+        """The process alone."""
+        return self.machine, self.pid, self.process_start
 
     @property
     def name(self) -> str:
@@ -85,7 +92,10 @@ class RunLock:
 
     @contextmanager
     def hold(self, job: str) -> Iterator[None]:
-        """Hold the lock on a job, known by the digest of its tables, columns, condition and spec, while the block runs."""
+        """Hold the lock on a job, known by the digest of its tables, columns, condition and spec, while the block runs.
+
+        `WHOLE_TARGET` as the job locks out the runs of other drivers, whatever their job; runs of one driver do not lock out each other.
+        """
         folder = self._path(self._root, job)
         mine = self._path(folder, self.holder.name)
         try:
@@ -131,20 +141,19 @@ class RunLock:
             others = self._others(folder)
         if others:
             holder = others[0]
-            raise ConflictError(
-                f"run {holder.run_id} of the same job is at work (process {holder.pid}): wait for its end, then run the job again"
-            )
+            whose = "of another driver is at work on the same table" if folder.getName() == WHOLE_TARGET else "of the same job is at work"
+            raise ConflictError(f"run {holder.run_id} {whose} (process {holder.pid}): wait for its end, then run the job again")
 
     def _others(self, folder: Any) -> list[Holder]:
         """Find other live holders of a lock beside this run."""
-        found = []
+        found, is_whole = [], folder.getName() == WHOLE_TARGET
         for status in self.storage.listStatus(folder):
             path = status.getPath()
             holder = Holder.parse(path.getName())
             if holder is None or not status.isFile():
                 logger.info("%s is no lock file of a run: leaving it alone", path.getName())
                 continue
-            if holder.run_id == self.holder.run_id:
+            if holder.run_id == self.holder.run_id or (is_whole and holder.process == self.holder.process):
                 continue
             if self._lives(holder, path):
                 found.append(holder)
