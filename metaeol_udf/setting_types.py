@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import reprlib
 import types
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from metaeol_udf.errors import Problem, SettingsError, nearest_word
 from metaeol_udf.formatting import shorten
@@ -77,8 +78,8 @@ def read_setting(name: str, value: Any, hint: Any, words: Iterable[str] = ()) ->
         name: Section and key of the setting.
         value: The value; a single string may stand for a list of names.
         hint: Type hint of the field, out of `bool`, `int`, `float` (which takes integers), `str` (never empty), `None`,
-            `tuple[T, ...]` (never empty), `Mapping[str, str]` (whose values become text, but for null) and unions of these.
-            `Annotated[hint, "a number from 0"]` names the rule that a message quotes.
+            `tuple[T, ...]` (never empty), `Mapping[str, str]` (whose values become text, but for null), a dataclass
+            (a mapping of its fields) and unions of these. `Annotated[hint, "a number from 0"]` names the rule that a message quotes.
         words: As for `check`.
 
     Raises:
@@ -113,7 +114,7 @@ def fits(value: object, hint: Any) -> bool:
         return isinstance(value, (int, kind)) and not isinstance(value, bool)
     if get_origin(kind) is tuple:
         return isinstance(value, list) and bool(value) and all(fits(item, get_args(kind)[0]) for item in value)
-    if get_origin(kind) is Mapping:
+    if get_origin(kind) is Mapping or dataclasses.is_dataclass(kind):
         return isinstance(value, Mapping)
     raise TypeError(f"no rule for settings of type {kind}")
 
@@ -151,6 +152,9 @@ def _schema_of_kind(kind: Any) -> dict[str, Any]:
         return {"type": "array", "items": schema_of(get_args(kind)[0]), "minItems": 1}
     if get_origin(kind) is Mapping:
         return {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean", "null"]}}
+    if dataclasses.is_dataclass(kind):
+        settings = {name: schema_of(inner) for name, inner in get_type_hints(kind, include_extras=True).items()}
+        return {"type": "object", "properties": settings, "additionalProperties": False, "minProperties": 1}
     return {"type": _JSON_TYPES[kind]}
 
 

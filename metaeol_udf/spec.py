@@ -23,12 +23,59 @@ from metaeol_udf.setting_types import check, check_path, is_count, problem, read
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = ("int8", "int4", "fp8")
 VALUES = ("float32", "int8", "binary")
+LONG_TEXTS = ("trim", "mean")
+PASSAGE_ENDS = ("sentence", "token")
+
+_LEAST_PASSAGE = 16  # tokens; one character takes a few of them, so that every passage goes on
 
 _BESIDE = ("templates", "postprocess")  # settings that a spec file gives relative to its own folder
 _PATHS = ("model", "spec", *_BESIDE)  # settings that are paths, or may be
 
 #: Raised by one whenever a release computes other vectors from the same settings, so that rows are embedded anew.
 VECTOR_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passage:
+    """How a long text is split into passages.
+
+    Attributes:
+        tokens: Tokens of a passage, at most.
+        overlap: Tokens at the end of a passage with which the next one may begin.
+        by: Where a passage ends: `sentence`, after the last whole sentence; `token`, after the last whole token.
+    """
+
+    tokens: int = 256
+    overlap: int = 32
+    by: str = "sentence"
+
+    def problems(self) -> Iterator[Problem | None]:
+        """Say what is wrong with each setting."""
+        least, overlap = _LEAST_PASSAGE, self.overlap
+        is_enough = is_count(self.tokens) and self.tokens >= least
+        yield problem("embedding.passage.tokens", is_enough, self.tokens, f"an integer from {least}")
+        is_number = isinstance(overlap, int) and not isinstance(overlap, bool)
+        fits = is_number and is_enough and 0 <= overlap <= self.tokens // 2
+        yield problem("embedding.passage.overlap", fits, overlap, "an integer from 0 to half of embedding.passage.tokens")
+        yield problem("embedding.passage.by", self.by in PASSAGE_ENDS, self.by, f"one of {', '.join(PASSAGE_ENDS)}", PASSAGE_ENDS)
+
+    @classmethod
+    def of(cls, given: object) -> Passage:
+        """Return a passage's settings as they are, or build them from a mapping.
+
+        Raises:
+            SettingsError: It is neither, or holds an unknown key.
+        """
+        if isinstance(given, Passage):
+            return given
+        known = [f.name for f in dataclasses.fields(cls)]
+        is_known = isinstance(given, Mapping) and bool(given) and set(given) <= set(known)
+        wrong = [shorten(str(key), 80) for key in given if key not in known] if isinstance(given, Mapping) else []
+        said = problem("embedding.passage", is_known, given, f"a mapping of {', '.join(known)}")
+        if said is not None and wrong:
+            said = dataclasses.replace(said, said=f"{said.said}; {did_you_mean(wrong[0], known)}")
+        refuse([said])
+        return cls(**given)  # type: ignore[arg-type]  # a mapping of known keys, whose values EmbeddingSpec checks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +98,9 @@ class EmbeddingSpec:
             an end; `binary`, -1 and 1. They stay floats, which Parquet packs to about a byte, and a bit, each.
         per_template: Keep the templates' vectors side by side (n_templates * dim) instead of their mean.
         max_tokens: Tokens kept of a text, before a prompt template wraps it.
+        long_texts: What becomes of a text with more tokens: `trim` keeps the first `max_tokens`; `mean` splits the text into passages, and
+            takes the mean of their hidden states, weighted by their tokens.
+        passage: How `mean` splits a text.
         templates_json: Content of the template set, set by `resolve`; travels to workers in place of a file.
         postprocess_content: Content of the file of post-processing in base64, set by `resolve`; travels likewise.
         model_hash: Digest of the model's files, set by `resolve`.
@@ -68,6 +118,8 @@ class EmbeddingSpec:
     values: str = "float32"
     per_template: bool = False
     max_tokens: int = 512
+    long_texts: str = "trim"
+    passage: Passage = Passage()
     templates_json: str | None = None
     postprocess_content: str | None = field(default=None, repr=False)
     model_hash: str | None = None
@@ -78,6 +130,11 @@ class EmbeddingSpec:
             raise ConfigError(f"embedding.normalize scales vectors to length 1, which embedding.values {self.values} cannot hold: drop one")
         if self.per_template and self.postprocess is not None:
             raise ConfigError("embedding.postprocess is fitted on the mean over templates: set embedding.per_template to false")
+        if self.splits_by is not None and self.splits_by.tokens > self.max_tokens:
+            raise ConfigError(
+                f"embedding.passage.tokens is {self.passage.tokens}, more than embedding.max_tokens {self.max_tokens}: a passage is "
+                f"embedded whole; set embedding.passage.tokens={self.max_tokens}, or less"
+            )
 
     def _problems(self) -> Iterator[Problem | None]:
         yield problem("embedding.model", isinstance(self.model, str) and bool(self.model.strip()), self.model, "a folder or a hub id")
@@ -97,6 +154,10 @@ class EmbeddingSpec:
         dim = self.truncate_dim
         yield problem("embedding.truncate_dim", dim is None or is_count(dim), dim, "a positive integer, or null")
         yield problem("embedding.max_tokens", is_count(self.max_tokens), self.max_tokens, "a positive integer")
+        yield problem("embedding.long_texts", self.long_texts in LONG_TEXTS, self.long_texts, f"one of {', '.join(LONG_TEXTS)}", LONG_TEXTS)
+        is_passage = isinstance(self.passage, Passage)
+        yield problem("embedding.passage", is_passage, self.passage, "a mapping of tokens, overlap, by")
+        yield from self.passage.problems() if is_passage else ()
 
     @classmethod
     def load(cls, path: str | Path) -> EmbeddingSpec:
@@ -166,6 +227,8 @@ class EmbeddingSpec:
         refuse(Problem(f"{where}.{key}", f"unknown key {where}.{key}; {did_you_mean(key, known | {'spec'})}") for key in unknown)
         paths = {key: read_path(f"{where}.{key}", block[key]) for key in _PATHS if isinstance(block.get(key), str)}
         block = {**block, **paths}
+        if "passage" in block:
+            block["passage"] = Passage.of(block["passage"])
         settings: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in block.items() if key in known}
         if block.get("spec") is not None:
             path = block["spec"]
@@ -182,18 +245,29 @@ class EmbeddingSpec:
         """Whether the content of the model and of the template set is known, not only their names."""
         return self.templates_json is not None and self.model_hash is not None
 
+    @property
+    def splits_by(self) -> Passage | None:
+        """How long texts are split; None where they are trimmed."""
+        return None if self.long_texts == "trim" else self.passage
+
+    def settings(self) -> dict[str, Any]:
+        """Return what a user may write, with plain values as YAML gives them, but for a list of layers, which is a tuple."""
+        return {name: getattr(self, name) for name in SETTINGS} | {"passage": dataclasses.asdict(self.passage)}
+
     def fingerprint(self) -> str:
         """Digest of all that changes a vector: 16 hexadecimal digits.
 
         Names and folders do not count where the content is known, so that a model may move. `dtype: auto` counts as
         written: the same job on another device keeps its vectors.
         """
-        value = {name: getattr(self, name) for name in SETTINGS}
+        value = self.settings()
         if self.is_resolved:
             value |= {"model": self.model_hash, "revision": None, "templates": self.templates_json}
         if self.postprocess_content is not None:
             value["postprocess"] = hashlib.sha256(self.postprocess_content.encode()).hexdigest()
-        for name, default in (("quantization", None), ("postprocess", None), ("values", "float32")):
+        if self.splits_by is None:
+            del value["passage"]
+        for name, default in (("quantization", None), ("postprocess", None), ("values", "float32"), ("long_texts", "trim")):
             if value[name] == default:
                 del value[name]  # vectors from before the setting existed stay valid
         canonical = json.dumps([VECTOR_VERSION, value], sort_keys=True, ensure_ascii=True)

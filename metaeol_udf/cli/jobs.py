@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from metaeol_udf.cli.arguments import As, AsJson, Conf, DryRun, Format, Full, Overrides
-from metaeol_udf.cli.views import emit, show_drop, show_plan, show_report, show_rollback, show_status
+from metaeol_udf.cli.views import emit, show_drop, show_plan, show_rollback, show_run, show_status
 from metaeol_udf.config import load_config
 from metaeol_udf.errors import ConfigError
 from metaeol_udf.terminal import waiting
@@ -49,10 +49,13 @@ def _run_job(command: str, conf: Conf, overrides: Overrides, dry_run: bool, as_j
     from metaeol_udf.delta.job import run_embed
     from metaeol_udf.delta.retry import run_retry
     from metaeol_udf.delta.stream import run_stream
+    from metaeol_udf.delta.tables.refs import parse_table
 
     with end_on_sigterm():
         report = run_embed(config, full=full) if command == "embed" else {"stream": run_stream, "retry": run_retry}[command](config)
-    emit(as_json, report, lambda console: show_report(console, config.title, report))
+    files = [file for file in (config.runtime.report, config.runtime.report_page) if file is not None]
+    quarantine = str(parse_table(config.target_table, "target.table").beside("quarantine"))
+    emit(as_json, report, lambda console: show_run(console, config.title, report, files, quarantine))
 
 
 def status(conf: Conf, overrides: Overrides = None, as_json: AsJson = False, how: As = Format.TABLE) -> None:

@@ -131,7 +131,8 @@ def report(
     from metaeol_udf.report_page import read_report, render_page, write_page
 
     found = read_report(file)
-    write_page(render_page(found, title or str(file), why_no_map="The map is drawn when a job ends, with runtime.report_page."), out)
+    named = f"{found['table']}: {found['column']}" if found.get("table") else str(file)
+    write_page(render_page(found, title or named, why_no_map="The map is drawn when a job ends, with runtime.report_page."), out)
     typer.echo(str(out))
 
 

@@ -29,6 +29,8 @@ SUMMARY = (
     ("rows_selected", "rows selected"),
     ("rows_embedded", "rows embedded"),
     ("rows_failed", "rows failed"),
+    ("failures", "why"),
+    ("rows_without_vector", "rows without a vector"),
     ("rows_skipped", "rows up to date"),
     ("rows_deleted", "rows deleted"),
     ("rows_orphaned", "rows whose key left the source"),
@@ -114,7 +116,14 @@ _ONLY_IF_ANY = (
     "orphans_are",
 )
 
-_MAYBE = ("quality", "migration", "rows_deleted", "rows_orphaned")  # left out where there is nothing to say
+_MAYBE = (
+    "quality",
+    "migration",
+    "failures",
+    "rows_without_vector",
+    "rows_deleted",
+    "rows_orphaned",
+)  # left out where there is nothing to say
 _WORDS_WIDTH = 24  # characters of a template's column of words, lines and padding included
 
 
@@ -158,6 +167,29 @@ def show_figures(console: Console, title: str, figures: Mapping[str, Any]) -> No
     """Print figures under a title, one a line: the words that name a figure, then its value."""
     lines = [(words, format_value(value)) for words, value in figures.items()]
     show_columns(console, title, (), lines)
+
+
+def show_run(console: Console, title: str, report: Mapping[str, Any], files: Sequence[str], quarantine: str) -> None:
+    """Print what a run did, where its report is, and where rows without a vector stand. A run with nothing to do is one line.
+
+    Args:
+        console: The terminal.
+        title: The table and the column.
+        report: As a run returns it.
+        files: The report's files.
+        quarantine: The table of rows without a vector.
+    """
+    n_without = report["rows_without_vector"]
+    where = f"{counted(n_without, 'row')} without a vector: the reasons are in {quarantine}"
+    if report["status"] == "nothing_to_do" and not report["rows_deleted"]:
+        rows = f"{title}, nothing to do: {counted(report['rows_selected'], 'row')} up to date"
+        _say(console, f"{rows}; {where}" if n_without else rows)
+        return
+    show_report(console, title, report)
+    if n_without:
+        _say(console, where)
+    for file in files:
+        _say(console, f"report: {file}")
 
 
 def show_plan(console: Console, title: str, plan: Mapping[str, Any]) -> None:

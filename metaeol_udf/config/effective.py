@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from metaeol_udf.config.reading import load_encoder_config, read_blocks, setting
 from metaeol_udf.config.sections import EncoderConfig, JobConfig
 from metaeol_udf.files import parse_yaml, places_of, read_text
 from metaeol_udf.setting_types import read_path
-from metaeol_udf.spec import SETTINGS
+from metaeol_udf.spec import SETTINGS, Passage
 
 #: What stands in place of a value that may be a secret.
 HIDDEN = "…"
@@ -45,7 +46,7 @@ class EffectiveSetting:
     """A setting as a command would use it.
 
     Attributes:
-        name: `section.key`; of the settings of Spark, and of the options of a reader, with their own name behind it.
+        name: `section.key`; of the settings of Spark, of the options of a reader and of passages, with their own name behind it.
         value: A plain value; `HIDDEN` where it may be a secret.
         origin: Where it comes from.
     """
@@ -80,6 +81,9 @@ def effective_settings(path: str | Path, overrides: Iterable[str] = ()) -> list[
         value = _value(config, blocks, section, key)
         if name in _MAPPINGS and value:
             found += [EffectiveSetting(f"{name}.{inner}", HIDDEN, origins.of_inner(section, key, inner)) for inner in value]
+        elif isinstance(value, Passage):
+            parts = dataclasses.asdict(value).items()
+            found += [EffectiveSetting(f"{name}.{inner}", part, origins.of_part(section, key, inner)) for inner, part in parts]
         else:
             found.append(EffectiveSetting(name, _shown(value), origins.of(section, key, value)))
     return found
@@ -114,6 +118,14 @@ class _Origins:
         if not isinstance(block, Mapping) or key not in block or (section != "embedding" and block[key] is None and value is not None):
             return self._of_spec.get(key, _DEFAULT) if section == "embedding" else _DEFAULT
         return self._written(section, key)
+
+    def of_part(self, section: str, key: str, inner: str) -> Origin:
+        """Tell where a setting comes from that stands in another one, which as a whole takes the place of a spec file's."""
+        block = self._blocks.get(section)
+        given = block.get(key) if isinstance(block, Mapping) else None
+        if not isinstance(given, Mapping):
+            return self._of_spec.get(key, _DEFAULT)
+        return self.of_inner(section, key, inner) if inner in given else _DEFAULT
 
     def of_inner(self, section: str, key: str, inner: str) -> Origin:
         """Tell where one value of a mapping comes from."""

@@ -236,6 +236,8 @@ def _keys() -> dict[str, list[str]]:
 
 #: Settings that are mappings of texts, whose keys may have dots.
 _MAPPINGS = (("spark", "conf"), ("source", "options"))
+#: Settings that are mappings of settings.
+_INNER = (("embedding", "passage"),)
 
 
 def setting_names() -> list[str]:
@@ -296,8 +298,9 @@ def _apply(blocks: dict[str, Any], override: str) -> None:
     section, _, key = name.partition(".")
     block = _mapping_in(blocks, section, section)
     outer, dot, inner = key.partition(".")
-    if dot and (section, outer) in _MAPPINGS:
-        _mapping_in(block, outer, f"{section}.{outer}")[inner] = text
+    if dot and (section, outer) in (*_MAPPINGS, *_INNER):
+        value = text if (section, outer) in _MAPPINGS else parse_yaml(text, f"the value of override '{section}.{key}' is not YAML")
+        _mapping_in(block, outer, f"{section}.{outer}")[inner] = value
     else:
         block[key] = _override_value(section, key, text)
 

@@ -8,7 +8,7 @@ from typing import Any, get_type_hints
 from metaeol_udf.config.reading import setting_names
 from metaeol_udf.config.sections import CHOICES, JobConfig
 from metaeol_udf.setting_types import describe, schema_of
-from metaeol_udf.spec import EmbeddingSpec
+from metaeol_udf.spec import EmbeddingSpec, Passage
 
 #: Texts that settings take beside their words.
 _PATTERNS = {"runtime.device": "^cuda:[0-9]+$", "stream.trigger": "^[1-9][0-9]* (second|minute|hour)s?$"}
@@ -49,7 +49,8 @@ def _setting(section: str, key: str) -> dict[str, Any]:
     if section != "embedding" and not is_required and {"type": "null"} not in found.get("anyOf", ()):
         found = {"anyOf": [*found.get("anyOf", [found]), {"type": "null"}]}  # the default, as in all sections but this one
     rule = f"{describe(hint)}, or null" if {"type": "null"} in found.get("anyOf", ()) and "null" not in describe(hint) else describe(hint)
-    shown = {} if is_required else {"default": list(default) if isinstance(default, tuple) else default}
+    plain = dataclasses.asdict(default) if isinstance(default, Passage) else list(default) if isinstance(default, tuple) else default
+    shown = {} if is_required else {"default": plain}
     return {"description": f"{rule}; see {name} in the reference of settings", **shown, **found}
 
 

@@ -10,13 +10,14 @@ from typing import Annotated
 from metaeol_udf.config.source import FORMATS, SourceConfig
 from metaeol_udf.errors import ConfigError, Problem
 from metaeol_udf.setting_types import is_count, problem, refuse
-from metaeol_udf.spec import DTYPES, QUANTIZATIONS, VALUES, EmbeddingSpec
+from metaeol_udf.spec import DTYPES, LONG_TEXTS, QUANTIZATIONS, VALUES, EmbeddingSpec
 
 #: Settings of few values, for completion and for messages.
 CHOICES: dict[str, tuple[str, ...]] = {
     "embedding.dtype": DTYPES,
     "embedding.quantization": QUANTIZATIONS,
     "embedding.values": VALUES,
+    "embedding.long_texts": LONG_TEXTS,
     "source.format": FORMATS,
     "runtime.device": ("auto", "cpu", "cuda"),
     "runtime.max_batch_tokens": ("auto",),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from typing import Any
 
 from pyspark.sql import SparkSession
@@ -105,6 +106,7 @@ def reported(job: Job) -> Iterator[Report]:
 
 def write_reports(job: Job, report: Report, *, with_map: bool = False) -> None:
     """Write the report wherever the settings ask for it; its page with a map of the vectors where all of them are published."""
+    report.ended = datetime.now(timezone.utc).isoformat(timespec="seconds")
     write_report(report, job.config.runtime.report)
     if job.config.runtime.report_page is not None:
         from metaeol_udf.delta.report.page_sample import publish_page

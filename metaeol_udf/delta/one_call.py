@@ -23,6 +23,7 @@ _SHOWN = (
     ("rows_embedded", "rows embedded"),
     ("rows_failed", "rows failed"),
     ("failures", "why"),
+    ("rows_without_vector", "rows without a vector"),
     ("rows_skipped", "rows up to date"),
     ("rows_deleted", "rows deleted"),
     ("rows_trimmed", "rows trimmed"),
@@ -31,7 +32,7 @@ _SHOWN = (
     ("texts_per_second", "texts per second"),
     ("fingerprint", "fingerprint"),
 )
-_MAYBE = ("failures", "rows_deleted", "rows_trimmed", "texts_per_second")
+_MAYBE = ("failures", "rows_without_vector", "rows_deleted", "rows_trimmed", "texts_per_second")
 
 
 class EmbedReport(dict[str, Any]):

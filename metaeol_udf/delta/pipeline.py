@@ -6,7 +6,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from pyspark.sql import functions as F
 
@@ -28,11 +28,13 @@ from metaeol_udf.delta.write.merge import Published, publish
 from metaeol_udf.delta.write.prepare import prepare_tables
 from metaeol_udf.delta.write.quarantine import failing_rows, prepare_quarantine, reconcile_quarantine, update_quarantine
 from metaeol_udf.delta.write.reuse import reuse_vectors
-from metaeol_udf.delta.write.run_lock import RunLock
+from metaeol_udf.delta.write.run_lock import WHOLE_TARGET, RunLock
 from metaeol_udf.delta.write.verify import Outcomes, verify
 from metaeol_udf.delta.write.wave_monitor import WaveMonitor
 from metaeol_udf.delta.write.waves import WavePlan, embed_waves
 from metaeol_udf.errors import MetaEOLError
+from metaeol_udf.spark.cluster.finding import Level
+from metaeol_udf.spark.cluster.log_store import check_session_commits
 from metaeol_udf.spark.cluster.preflight import check_executors
 from metaeol_udf.spark.cluster.session import executor_count
 from metaeol_udf.spark.columns import quoted
@@ -154,7 +156,7 @@ class EmbedRun:
         """Take a snapshot of the tables, and count the rows in it."""
         with self._phase("snapshot"):
             snapshot = take_snapshot(self._job, self._scope)
-        self._report.count_selected(snapshot.counts)
+        self._report.count_selected(snapshot.counts, snapshot.n_failing)
         look = snapshot.look
         self._report.looked_at = f"all rows: {look.why_all}" if look.why_all else f"files added since version {look.since} of the source"
         return snapshot
@@ -173,10 +175,19 @@ class EmbedRun:
             return
         with self._phase("preflight"):
             check_executors(self._spark, self._job.request(self._report.run_id), self._config.runtime.task_gpus)
-        self._lock = RunLock(self._spark, self._journal.open(), self._report.run_id)
-        with self._lock.hold(self._job_digest()):
+        location = self._journal.open()
+        self._lock = RunLock(self._spark, location, self._report.run_id)
+        with self._lock.hold(self._job_digest()), self._hold_target(location, self._lock):
             # Another run may have ended just before the lock was free.
             yield self._take_snapshot() if is_outdated(self._job, snapshot.tables) else snapshot
+
+    def _hold_target(self, location: str, lock: RunLock) -> AbstractContextManager[None]:
+        """Lock out other drivers from the whole target where the storage does not keep their commits apart."""
+        commits = check_session_commits(self._spark, location)
+        if commits.level is Level.OK:
+            return nullcontext()
+        logger.warning("%s", commits)
+        return lock.hold(WHOLE_TARGET)
 
     def _job_digest(self) -> str:
         """Identify the job for the run lock: two runs with the same digest would do the same work."""

@@ -151,7 +151,8 @@ def check_positions(spec: EmbeddingSpec, folder: Path) -> Finding:
     if spec.max_tokens >= positions:
         found = f"embedding.max_tokens is {spec.max_tokens}, the model has {positions} positions"
         return wrong_setting("positions", found, f"embedding.max_tokens={max(1, positions - prompt)}")
-    return ok("positions", f"texts of {spec.max_tokens} tokens in {positions} positions")
+    longer = "trimmed" if spec.splits_by is None else f"split into passages of {spec.splits_by.tokens}"
+    return ok("positions", f"texts of {spec.max_tokens} tokens in {positions} positions; longer ones are {longer}")
 
 
 def check_dtype(plan: Plan) -> Finding:

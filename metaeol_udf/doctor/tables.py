@@ -28,6 +28,7 @@ from metaeol_udf.doctor.plan import Plan
 from metaeol_udf.errors import MetaEOLError
 from metaeol_udf.spark.cluster.cluster_settings import MIB
 from metaeol_udf.spark.cluster.finding import Finding, ok, refused, warning, wrong_environment
+from metaeol_udf.spark.cluster.log_store import check_session_commits
 from metaeol_udf.spark.cluster.resolve import resolve
 
 SAMPLE_ROWS = 100_000
@@ -62,6 +63,7 @@ def check_tables(spark: SparkSession, plan: Plan, all_keys: bool) -> Iterator[Fi
     written = detail if in_place else _detail(spark, target_ref) if exists(spark, target_ref) else None
     properties = written["properties"] if written is not None else {}
     yield check_change_feed(properties, in_place)
+    yield check_session_commits(spark, written["location"] if written is not None else target_ref.name)
     if ref is not None and detail is not None:
         yield check_statistics(source.schema, detail, config.source.text_columns, ref, in_place)
         yield check_retention(detail["properties"], ref)

@@ -23,7 +23,7 @@ from metaeol_udf.encoder.gpu.packed_forward import PackedPass
 from metaeol_udf.encoder.loading import Engine
 from metaeol_udf.encoder.preparation import PreparedTexts
 from metaeol_udf.encoder.threads import one_per_core, start_threads
-from metaeol_udf.encoder.vectors.output import add_states
+from metaeol_udf.encoder.vectors.output import add_states, append_means
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ class BatchRunner:
 
         Returns:
             Hidden states, shape ``(n_unique, n_templates, n_layers, hidden_size)`` without the axes over which the mean is
-            taken; and an error or None for each unique text.
+            taken; and an error or None for each unique text. Texts in passages come after them, see `PreparedTexts.means`.
         """
         n_texts, hidden_size = prepared.n_unique, self._engine.hidden_size
         n_states = self._engine.n_states
@@ -136,7 +136,7 @@ class BatchRunner:
         if any(errors):
             reasons = sorted({error for error in errors if error is not None})
             logger.warning("%d of %d texts failed: %s", sum(map(bool, errors)), n_texts, ", ".join(reasons))
-        return states, errors
+        return append_means(states, errors, prepared.means)
 
     def take_work(self) -> list[DeviceWork]:
         """Return what the device did in the last `run`, once; nothing where that had no batch."""

@@ -28,7 +28,7 @@ from metaeol_udf.encoder.vectors.postprocess import load_postprocess
 from metaeol_udf.errors import InputError, MetaEOLError
 from metaeol_udf.prompts import TemplateSet
 from metaeol_udf.prompts.cleanup import is_blank, read_cells, read_strings
-from metaeol_udf.spec import EmbeddingSpec
+from metaeol_udf.spec import EmbeddingSpec, Passage
 from metaeol_udf.terminal import bar
 
 _CHUNK_TEXTS = 8192  # planned together; more texts of equal length make fuller cells
@@ -43,7 +43,7 @@ class Encoded:
     Attributes:
         vectors: float32, shape ``(n_texts, dim)``; zeros where there is an error.
         errors: None where all is well, else a code: `null_text`, `empty_text`, `non_finite`, `oom` or `error: TypeName`.
-        trimmed: Whether the text was longer than `max_tokens`.
+        trimmed: Whether the text was longer than `max_tokens`, and cut there.
         tokens_computed: Tokens that went through the model for this text; 0 for a repeated one. The first text after a load
             also carries the prefixes.
         tokens_saved: Tokens that one pass a prompt would have computed beyond those.
@@ -89,6 +89,7 @@ class MetaEOLEncoder:
         cls, model: str | Path, *, templates: TemplateSet | str | Path = "metaeol", layer: int | float | Sequence[int | float] = -1,
         dtype: str = "auto", device: str = "auto", quantization: str | None = None, revision: str | None = None, max_tokens: int = 512,
         normalize: bool = False, truncate_dim: int | None = None, postprocess: str | None = None, max_batch_tokens: int | str = "auto",
+        long_texts: str = "trim", passage: Passage | Mapping[str, Any] | None = None,
     ) -> MetaEOLEncoder:  # fmt: skip
         """Load a model.
 
@@ -105,6 +106,8 @@ class MetaEOLEncoder:
             truncate_dim: Keep the first so many numbers of a vector.
             postprocess: File of what `metaeol fit` fitted.
             max_batch_tokens: Tokens of one forward pass, or `auto`.
+            long_texts: `trim`, or `mean`: the vector of a longer text is the mean of its passages, weighted by their tokens.
+            passage: How `mean` splits a text; None: as by default.
 
         Raises:
             ConfigError: A setting is out of range, or there is no such model.
@@ -116,7 +119,7 @@ class MetaEOLEncoder:
         spec = EmbeddingSpec(
             model=str(model), revision=revision, templates=chosen.name, layer=layers, dtype=dtype, quantization=quantization,
             max_tokens=max_tokens, normalize=normalize, truncate_dim=truncate_dim, postprocess=postprocess,
-            templates_json=chosen.to_json(),
+            templates_json=chosen.to_json(), long_texts=long_texts, passage=Passage.of(passage or Passage()),
         )  # fmt: skip
         return cls.from_spec(spec, device=device, max_batch_tokens=max_batch_tokens)
 
@@ -161,7 +164,7 @@ class MetaEOLEncoder:
 
         Args:
             texts: One string, or any iterable of strings: a list, a generator, an array, a column of pandas or Polars. Longer ones
-                are trimmed to `max_tokens`.
+                are trimmed to `max_tokens`, or split, as `long_texts` says.
             per_template: Return each template's hidden state by itself, before post-processing, truncation or scaling. (The
                 setting `per_template` of a spec is another thing: it keeps the templates' finished vectors side by side.)
             normalize_embeddings: Scale vectors to length 1, as the setting `normalize` does.
@@ -373,7 +376,7 @@ class MetaEOLEncoder:
         with self._preparing:  # a tokenizer is not made for several threads
             prepared = prepare_texts(
                 texts, engine.trie, self.templates, max_tokens, runner.max_batch_tokens, engine.runner.has_prefixes, runner.n_threads,
-                engine.device.type,
+                engine.device.type, self.spec.splits_by,
             )  # fmt: skip
             self._n_computed += int(prepared.tokens_computed.sum())
             self._n_whole += int(prepared.tokens_whole.sum())

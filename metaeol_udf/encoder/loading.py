@@ -93,6 +93,7 @@ def load_engine(spec: EmbeddingSpec, templates: TemplateSet, device_name: str) -
     text_config = model.config.get_text_config()
     layers = output_layers(spec.layer, text_config.num_hidden_layers)
     check_room(spec, templates, tokenizer, model)
+    check_splitting(spec, tokenizer)
     try:
         proof = make_proof(model, tokenizer, templates, layers, max_tokens=spec.max_tokens, quantization=spec.quantization)
     except (MetaEOLError, torch.OutOfMemoryError, MemoryError):
@@ -168,4 +169,13 @@ def check_room(spec: EmbeddingSpec, templates: TemplateSet, tokenizer: PromptTok
         raise ConfigError(
             f"embedding.max_tokens is {spec.max_tokens}, but the model has {n_positions} positions and the longest prompt takes "
             f"{n_prompt}: use at most {n_positions - n_prompt}"
+        )
+
+
+def check_splitting(spec: EmbeddingSpec, tokenizer: PromptTokenizer) -> None:
+    """Refuse to split long texts where the tokenizer does not say which characters a token stands for."""
+    if spec.splits_by is not None and not tokenizer.has_offsets:
+        raise ConfigError(
+            f"embedding.long_texts is {spec.long_texts!r}, but the model's tokenizer does not say where in a text its tokens end: set "
+            "embedding.long_texts=trim"
         )

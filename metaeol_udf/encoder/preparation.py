@@ -14,9 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaeol_udf.encoder.forward.batching import Cell, plan_batches
+from metaeol_udf.encoder.vectors.output import PassageMean
 from metaeol_udf.prompts import TemplateSet, clean_text
+from metaeol_udf.prompts.passages import split_text
 from metaeol_udf.prompts.tokenizer import PromptTokenizer
 from metaeol_udf.prompts.trie import LEAST_SAVED, PrefixGroup, PromptTrie, find_common_starts
+from metaeol_udf.spec import Passage
 
 T = TypeVar("T")
 
@@ -29,12 +32,13 @@ class PreparedTexts:
         groups: Prefix groups: those of the template set, then those of texts with a common start.
         text_ids: For each group its texts' token ids, by unique text.
         batches: The plan over them.
-        n_unique: Distinct cleaned texts.
-        unique: Which of them each text is, shape ``(n_texts,)``.
+        n_unique: Distinct cleaned texts and passages, which go through the model.
+        unique: Which of the texts each text is, from `n_unique` on of `means`, shape ``(n_texts,)``.
         trimmed: Whether each text was cut, shape ``(n_texts,)``.
-        tokens_computed: Tokens that go through the model for each text, shape ``(n_texts,)``; a repeated text has 0, a
-            common start counts for the first text that has it.
+        tokens_computed: Tokens that go through the model for each text, shape ``(n_texts,)``; a repeated text or
+            passage has 0, a common start counts for the first text that has it.
         tokens_whole: Tokens of each text's whole prompts, shape ``(n_texts,)``.
+        means: Distinct texts whose hidden state is the mean of those of their passages.
     """
 
     groups: Sequence[PrefixGroup]
@@ -45,6 +49,7 @@ class PreparedTexts:
     trimmed: NDArray[np.bool_]
     tokens_computed: NDArray[np.int64]
     tokens_whole: NDArray[np.int64]
+    means: Sequence[PassageMean] = ()
 
 
 def cut_chunks(texts: Iterable[T], max_texts: int, max_cost: int, cost: Callable[[T], int]) -> Iterator[list[T]]:
@@ -70,7 +75,7 @@ def cut_chunks(texts: Iterable[T], max_texts: int, max_cost: int, cost: Callable
 
 def prepare_texts(
     texts: Sequence[str], trie: PromptTrie, templates: TemplateSet, max_tokens: int, max_batch_tokens: int, shares_starts: bool,
-    n_threads: int = 1, device_type: str = "cpu",
+    n_threads: int = 1, device_type: str = "cpu", splits_by: Passage | None = None,
 ) -> PreparedTexts:  # fmt: skip
     """Prepare texts for the model.
 
@@ -83,10 +88,13 @@ def prepare_texts(
         shares_starts: Whether texts with a common start get a prefix of their own.
         n_threads: Threads that run batches; few texts are shared out evenly among them.
         device_type: `cpu` or `cuda`: what a common start must save to be worth a pass of its own.
+        splits_by: How texts with more tokens are split, to be their passages' mean; None trims them.
     """
     trims = [clean_and_trim(text, templates.text_cleanup, trie.tokenizer, max_tokens) for text in texts]
-    cleaned, trimmed = [text for text, _ in trims], np.array([is_cut for _, is_cut in trims], bool)
-    places = {text: place for place, text in enumerate(dict.fromkeys(cleaned))}
+    split = {} if splits_by is None else _split([texts[row] for row, trim in enumerate(trims) if trim[1]], splits_by, templates, trie)
+    parts = [split[text] if is_cut and split else ((kept, 1),) for text, (kept, is_cut) in zip(texts, trims, strict=True)]
+    trimmed = np.array([is_cut and not split for _, is_cut in trims], bool)
+    places = {text: place for place, text in enumerate(dict.fromkeys(text for each in parts for text, _ in each))}
     ids = trie.tokenize(list(places))
     groups, text_ids, computed = _share_starts(
         trie.groups, ids, len(places), LEAST_SAVED.get(device_type, LEAST_SAVED["cpu"]) if shares_starts else None
@@ -99,10 +107,28 @@ def prepare_texts(
     lengths = [{row: len(tokens) for row, tokens in of_group.items()} for of_group in text_ids]
     n_suffixes = [len(group.suffix_ids) for group in groups]
     batches = plan_batches(lengths, n_suffixes, max_batch_tokens, n_threads)
-    unique = np.array([places[text] for text in cleaned], np.int64)
-    is_first = np.zeros(len(texts), bool)
-    is_first[np.unique(unique, return_index=True)[1]] = True
-    return PreparedTexts(groups, text_ids, batches, len(places), unique, trimmed, np.where(is_first, computed[unique], 0), whole[unique])
+    runs = [tuple(places[text] for text, _ in each) for each in parts]
+    means: dict[PassageMean, int] = {}
+    unique = np.zeros(len(texts), np.int64)
+    for row, (run, each) in enumerate(zip(runs, parts, strict=True)):
+        mean = PassageMean(run, tuple(n_tokens for _, n_tokens in each))
+        unique[row] = run[0] if len(run) == 1 else len(places) + means.setdefault(mean, len(means))
+    owners = np.array([row for row, run in enumerate(runs) for _ in run], np.int64)
+    flat = np.array([place for run in runs for place in run], np.int64)
+    of_texts, of_whole = np.zeros((2, len(texts)), np.int64)
+    np.add.at(of_texts, owners[np.unique(flat, return_index=True)[1]], computed)
+    np.add.at(of_whole, owners, whole[flat])
+    return PreparedTexts(groups, text_ids, batches, len(places), unique, trimmed, of_texts, of_whole, list(means))
+
+
+def _split(texts: Sequence[str], splits_by: Passage, templates: TemplateSet, trie: PromptTrie) -> dict[str, tuple[tuple[str, int], ...]]:
+    """Split texts into passages: each passage as the model sees it, with its tokens."""
+    found = {}
+    for text in dict.fromkeys(texts):
+        whole = clean_text(text, "none")  # so that no half character counts as one
+        spans = split_text(whole, splits_by, templates.text_cleanup, trie.tokenizer)
+        found[text] = tuple((clean_text(whole[span.start : span.end], templates.text_cleanup), span.n_tokens) for span in spans)
+    return found
 
 
 def clean_and_trim(text: str, cleanup: str, tokenizer: PromptTokenizer, max_tokens: int) -> tuple[str, bool]:

@@ -42,7 +42,7 @@ def plan_dry_run(config: JobConfig, command: str = "embed", spark: SparkSession 
     counted = count_tokens(work.sample, job.request()) if work.unique_texts else TokenCount()
     is_new, columns = _target_changes(job, work.snapshot)
     report = job.new_report()
-    report.count_selected(work.snapshot.counts)
+    report.count_selected(work.snapshot.counts, work.snapshot.n_failing)
     version = work.snapshot.tables.source_version
     plan = {
         "command": command,

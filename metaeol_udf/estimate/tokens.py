@@ -63,7 +63,7 @@ def _count_batches(request: EncoderRequest, batches: Iterator[pd.DataFrame]) -> 
     for texts in column_chunks(request.resolved, (batch.iloc[:, 0] for batch in batches), chunk_limits(request.device)):
         known = [text for text in texts if text is not None]
         try:
-            prepared = prepare_texts(known, trie, templates, spec.max_tokens, 1024, shares_starts=shares)
+            prepared = prepare_texts(known, trie, templates, spec.max_tokens, 1024, shares_starts=shares, splits_by=spec.splits_by)
         except Exception as error:  # noqa: BLE001 - raised again, without what it may quote
             raise without_message(error) from None
         found["texts"] += len(known)

@@ -33,6 +33,8 @@ _SHOWN = (
     "values",
     "per_template",
     "max_tokens",
+    "long_texts",
+    "passage",
 )
 
 
@@ -74,7 +76,8 @@ def run_evaluate(
     scores = evaluate(vectors, tasks, resamples=settings.resamples, seed=settings.seed, inner_folds=settings.inner_folds)
     seconds = vectors.cost.pop("seconds")
     seconds["score"] = time.perf_counter() - started - sum(seconds.values())
-    shown = {name: getattr(config.embedding, name) for name in _SHOWN}
+    written = config.embedding.settings()
+    shown = {name: written[name] for name in _SHOWN}
     asked = {"data": settings.data, "limit": settings.limit, "seed": settings.seed, "resamples": settings.resamples}
     report = shown | {"fingerprint": vectors.spec.fingerprint()} | asked | vectors.cost | {"seconds": seconds} | make_report(scores)
     if plot is not None:

@@ -67,6 +67,7 @@ def render_page(
         migration=page_view.flattened(report.get("migration") or {}),
         quality=page_view.flattened(report.get("quality") or {}),
         settings=page_view.flattened(settings or {}),
+        about=page_view.about(report),
         versions=page_view.flattened(report.get("delta_versions") or {}),
         package_version=metaeol_udf.__version__,
     )

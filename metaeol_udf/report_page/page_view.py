@@ -67,7 +67,16 @@ def tiles(report: Mapping[str, Any]) -> list[dict[str, str]]:
             f"{format_number(n)} executor{'' if n == 1 else 's'}",
         ),
     ]
+    n_without = report.get("rows_without_vector", 0)
+    if n_without > report.get("rows_failed", 0):
+        found.insert(2, ("rows without a vector", format_number(n_without), "failed now or in an earlier run"))
     return [{"words": words, "value": value, "remark": remark} for words, value, remark in found]
+
+
+def about(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the run was about: table, column, model, machine, times; what an older report lacks is left out."""
+    names = ("table", "column", "model", "started", "ended", "host", "package_version")
+    return [(name.replace("_", " "), str(report[name])) for name in names if report.get(name)]
 
 
 def parts(values: Sequence[tuple[str, str, float]]) -> list[dict[str, Any]]:

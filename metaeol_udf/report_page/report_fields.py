@@ -13,6 +13,8 @@ from typing import Any, get_args, get_origin
 FIELDS: dict[str, Any] = {
     "run_id": str, "fingerprint": str, "status": str,
     "rows_selected": int, "rows_embedded": int, "rows_failed": int, "rows_skipped": int,
+    "rows_without_vector": int, "table": str, "column": str, "model": str, "host": str, "started": str, "ended": str,
+    "package_version": str,
     "failures": dict[str, int], "migration": dict[str, Any] | None, "quality": dict[str, Any] | None,
     "rows_stale": int, "rows_deleted": int, "rows_orphaned": int, "looked_at": str | None, "rows_trimmed": int,
     "unique_texts": int, "texts_reused": int, "waves": int, "wave_log": list[dict[str, float]], "batches": int,

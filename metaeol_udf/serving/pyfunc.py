@@ -25,7 +25,7 @@ from metaeol_udf.encoder.checkpoint.location import model_folder
 from metaeol_udf.encoder.checkpoint.resolve import ResolvedSpec, resolve_local
 from metaeol_udf.errors import ConfigError, InputError
 from metaeol_udf.serving.embedder import SpecEmbedder, require_fingerprint
-from metaeol_udf.spec import EmbeddingSpec
+from metaeol_udf.spec import EmbeddingSpec, Passage
 
 TEXT = "text"  # the input column
 _SPEC, _MODEL = "spec.json", "model"  # in the artifact's data
@@ -74,7 +74,8 @@ def _load_pyfunc(path: str, model_config: Mapping[str, Any] | None = None) -> Me
     """
     settings = json.loads((Path(path) / _SPEC).read_text(encoding="utf-8"))
     layer = settings["layer"]
-    spec = EmbeddingSpec(**{**settings, "model": str(Path(path) / _MODEL), "layer": tuple(layer) if isinstance(layer, list) else layer})
+    settings |= {"layer": tuple(layer) if isinstance(layer, list) else layer, "passage": Passage.of(settings["passage"])}
+    spec = EmbeddingSpec(**{**settings, "model": str(Path(path) / _MODEL)})
     # The spec names the digest of its model's files, so resolving it sees that these are they.
     return MetaEOLModel(SpecEmbedder(spec, **{key: value for key, value in (model_config or {}).items() if value is not None}))
 

@@ -27,7 +27,7 @@ from metaeol_udf.spark.udf import VECTOR_TYPE, check_schema, with_embeddings
 from metaeol_udf.spec import SETTINGS, EmbeddingSpec
 
 _OWN = ("inputCol", "outputCol", "outputType", "device")
-_DEFAULTS = {f.name: f.default for f in dataclasses.fields(EmbeddingSpec) if f.name in SETTINGS and f.name != "model"}
+_DEFAULTS = {name: value for name, value in EmbeddingSpec(model="any").settings().items() if name != "model"}
 
 
 def _checked_setting(name: str, value: Any) -> Any:
@@ -69,6 +69,8 @@ class MetaEOLEmbedder(Transformer, HasInputCol, HasOutputCol, DefaultParamsReada
     values = _setting("values", "float32, int8 or binary")
     per_template = _setting("per_template", "keep the templates' vectors side by side")
     max_tokens = _setting("max_tokens", "tokens kept of a text")
+    long_texts = _setting("long_texts", "trim or mean: what becomes of a text with more tokens")
+    passage = _setting("passage", "tokens, overlap and by: how mean splits a text")
     device: Param[str] = Param(Params._dummy(), "device", "auto, cpu, cuda or cuda:N", typeConverter=TypeConverters.toString)
     outputType: Param[str] = Param(Params._dummy(), "outputType", "array or vector", typeConverter=_checked_output_type)
     pinned: Param[dict[str, Any]] = Param(
@@ -97,7 +99,7 @@ class MetaEOLEmbedder(Transformer, HasInputCol, HasOutputCol, DefaultParamsReada
             spec: What an embedding is. The content that a resolved spec carries is kept.
             parameters: `inputCol`, `outputCol`, `outputType` and `device`.
         """
-        settings = {name: getattr(spec, name) for name in SETTINGS if getattr(spec, name) != _DEFAULTS.get(name)}
+        settings = {name: value for name, value in spec.settings().items() if value != _DEFAULTS.get(name)}
         stage = cls(**parameters, **settings)
         if spec.is_resolved:
             stage._set(pinned=_pinned(spec))
@@ -245,6 +247,24 @@ class MetaEOLEmbedder(Transformer, HasInputCol, HasOutputCol, DefaultParamsReada
     def getMaxTokens(self) -> int:
         """Tell how many tokens are kept of a text."""
         found: int = self.getOrDefault(self.max_tokens)
+        return found
+
+    def setLongTexts(self, value: str) -> MetaEOLEmbedder:
+        """Say `trim` or `mean`."""
+        return self._set(long_texts=value)
+
+    def getLongTexts(self) -> str:
+        """Tell what becomes of a text with more tokens."""
+        found: str = self.getOrDefault(self.long_texts)
+        return found
+
+    def setPassage(self, value: Mapping[str, Any]) -> MetaEOLEmbedder:
+        """Say `tokens`, `overlap` and `by`: how long texts are split."""
+        return self._set(passage=dict(value))
+
+    def getPassage(self) -> dict[str, Any]:
+        """Tell how long texts are split."""
+        found: dict[str, Any] = self.getOrDefault(self.passage)
         return found
 
     def embedding_spec(self) -> EmbeddingSpec:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from metaeol_udf.encoder.vectors.output import PostProcessing
 from metaeol_udf.files import replace_file
 from metaeol_udf.prompts import TemplateSet
-from metaeol_udf.spec import SETTINGS, EmbeddingSpec
+from metaeol_udf.spec import EmbeddingSpec
 
 
 def write_spec(
@@ -31,8 +30,8 @@ def write_spec(
     Returns:
         The files written.
     """
-    settings: dict[str, Any] = {name: getattr(spec, name) for name in SETTINGS}
-    defaults = {name: getattr(EmbeddingSpec(model=spec.model), name) for name in SETTINGS}
+    settings = spec.settings()
+    defaults = EmbeddingSpec(model=spec.model).settings()
     settings |= {"layer": layers[0] if len(layers) == 1 else list(layers), "postprocess": None}
     files: list[tuple[Path, bytes]] = []
     if templates is not None:

@@ -40,7 +40,7 @@ def test_a_good_job_has_no_problem_and_nothing_is_written(bench: Bench) -> None:
     found = examined(bench, runtime={"max_failed_fraction": 0.01})
     assert {check: f for check, f in found.items() if f.level is Level.PROBLEM} == {}
     assert exit_code(list(found.values())) == 0
-    assert {"java", "versions", "workers", "columns", "keys", "writable", "disk", "model files"} <= found.keys()
+    assert {"java", "versions", "workers", "columns", "keys", "writable", "commits", "disk", "model files"} <= found.keys()
     assert tree(bench.folder) == before
 
 

@@ -195,6 +195,7 @@ def test_a_layer_a_dimension_or_a_length_outside_the_model_is_found(folder: Path
     assert of_model(folder, truncate_dim=33)["layer"].setting == "embedding.truncate_dim=32"
     finding = of_model(folder, max_tokens=8192)["positions"]
     assert (finding.exit_code, finding.setting.partition("=")[0]) == (2, "embedding.max_tokens")
+    assert of_model(folder, long_texts="mean", max_tokens=512)["positions"].found.endswith("longer ones are split into passages of 256")
 
 
 def test_a_bad_template_file_is_found(tmp_path: Path) -> None:

@@ -123,6 +123,7 @@ WITHOUT_FILES = SETTINGS | {"embedding": {name: value for name, value in SETTING
 SPEC_TREE: dict[str, Any] = {
     "model": "~/m", "revision": "0" * 40, "templates": "set.yaml", "layer": -1, "dtype": "bfloat16", "quantization": "int8",
     "postprocess": "p", "normalize": True, "truncate_dim": 8, "values": "float32", "per_template": False, "max_tokens": 64,
+    "long_texts": "mean", "passage": {"tokens": 32, "overlap": 8, "by": "token"},
 }  # fmt: skip
 SET = {"name": "mine", "text_cleanup": "none", "templates": [{"meta_task": "topic", "prompt": 'This: "{text}" means "'}] * 2}
 

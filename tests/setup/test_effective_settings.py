@@ -46,12 +46,15 @@ def job(tmp_path: Path) -> Path:
 
 
 def test_each_setting_has_the_value_in_force_and_its_place(job: Path) -> None:
-    found = {each.name: each for each in effective_settings(job, ["runtime.device=cuda", "spark.conf.spark.x=1"])}
+    found = {
+        each.name: each for each in effective_settings(job, ["runtime.device=cuda", "spark.conf.spark.x=1", "embedding.passage.tokens=64"])
+    }
     folder = job.parent
     assert {name: (each.value, str(each.origin)) for name, each in found.items() if str(each.origin) != "default"} == {
         "source.table": ("data/tickets", f"{job}:2"),
         "source.key": ("auto", f"{job}:3"),
         "source.options": ({}, f"{job}:4"),
+        "embedding.passage.tokens": (64, "override"),
         "target.table": ("data/vectors", f"{job}:5"),
         "embedding.spec": (str(folder / "outer.yaml"), f"{job}:7"),
         "embedding.model": ("m", f"{folder}/inner.yaml:1"),
@@ -63,7 +66,7 @@ def test_each_setting_has_the_value_in_force_and_its_place(job: Path) -> None:
         "spark.conf.spark.x": ("…", "override"),
     }
     assert (found["target.deleted"].value, str(found["target.deleted"].origin)) == ("remove", "default")
-    assert set(setting_names()) - found.keys() == {"spark.conf"}
+    assert set(setting_names()) - found.keys() == {"spark.conf", "embedding.passage"}
 
 
 @pytest.mark.parametrize("how", [[], ["--format", "json"], ["--format", "csv"], ["--json"]])

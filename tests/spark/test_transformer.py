@@ -86,7 +86,9 @@ def test_setters_and_keywords_say_the_same_and_unknown_ones_are_refused() -> Non
     [
         ("model", "m"), ("revision", "abc"), ("templates", "metaeol-fast"), ("layer", [1, 0.5]), ("dtype", "float32"),
         ("quantization", "int8"), ("postprocess", "p.safetensors"), ("normalize", True), ("truncate_dim", 16), ("values", "int8"),
-        ("per_template", True), ("max_tokens", 9), ("device", "cpu"), ("outputType", "vector"), ("inputCol", "t"), ("outputCol", "v"),
+        ("per_template", True), ("max_tokens", 9), ("long_texts", "mean"),
+        ("passage", {"tokens": 64, "overlap": 0, "by": "token"}), ("device", "cpu"), ("outputType", "vector"), ("inputCol", "t"),
+        ("outputCol", "v"),
     ],
 )  # fmt: skip
 def test_every_parameter_has_a_setter_and_a_getter(name: str, value: object) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import time
+import socket
 import uuid
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from pyspark.sql import SparkSession
@@ -93,7 +94,16 @@ class Job:
 
     def new_report(self) -> Report:
         """Make an empty report with a run id of its own, which sorts by time."""
-        return Report(f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:8]}", self.resolved.fingerprint)
+        now = datetime.now(timezone.utc)
+        return Report(
+            f"{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}",
+            self.resolved.fingerprint,
+            table=str(self.target),
+            column=self.columns.vector,
+            model=self.config.embedding.model,
+            host=socket.gethostname(),
+            started=now.isoformat(timespec="seconds"),
+        )
 
     def request(self, origin: str = "") -> EncoderRequest:
         """Say what workers load; `origin` names the run in its load ids."""

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import metaeol_udf
 from metaeol_udf.encoder.gpu.device_work import DeviceWork
 from metaeol_udf.files import check_replaceable, replace_file
 
@@ -54,6 +55,7 @@ class Report:
         rows_embedded: Rows that had no current vector and have one now.
         rows_failed: Rows worked on that have an error now, NULL and blank texts among them.
         rows_skipped: Rows that were current already.
+        rows_without_vector: Rows that have an error after the run: those that failed now, and those whose error stands from an earlier run.
         rows_stale: Of the rows worked on, those whose text was changed, or which were deleted, while the job ran. The old text's
             vector is not written for them; the next run embeds them.
         failures: Rows that failed, by reason.
@@ -84,6 +86,13 @@ class Report:
         seconds: By phase, and `total`.
         texts_per_second: `unique_texts` over the seconds of the embedding phase, model load included.
         delta_versions: Of the source as read and of the tables as left.
+        table: The table that vectors are written to.
+        column: The column of the vectors.
+        model: As the configuration names it.
+        host: The driver's machine.
+        started: When the run began: ISO 8601, UTC.
+        ended: When the report was written.
+        package_version: Of metaeol-udf.
     """
 
     run_id: str
@@ -93,6 +102,7 @@ class Report:
     rows_embedded: int = 0
     rows_failed: int = 0
     rows_skipped: int = 0
+    rows_without_vector: int = 0
     failures: dict[str, int] = field(default_factory=dict)
     migration: dict[str, Any] | None = None
     quality: dict[str, Any] | None = None
@@ -119,9 +129,17 @@ class Report:
     seconds: dict[str, float] = field(default_factory=dict)
     texts_per_second: float = 0.0
     delta_versions: dict[str, int] = field(default_factory=dict)
+    table: str = ""
+    column: str = ""
+    model: str = ""
+    host: str = ""
+    started: str = ""
+    ended: str = ""
+    package_version: str = metaeol_udf.__version__
 
-    def count_selected(self, counts: Counts) -> None:
-        """Take over the counts of the selected rows."""
+    def count_selected(self, counts: Counts, n_failing: int) -> None:
+        """Take over the counts of the selected rows; `n_failing` of those that need no work have an error."""
+        self.rows_without_vector = n_failing
         done = self.rows_embedded + self.rows_failed  # of an earlier snapshot in the same run
         self.rows_selected, self.rows_skipped = counts.rows_selected, counts.rows_skipped - done
         if counts.rows_of_other_specs:
@@ -147,6 +165,7 @@ class Report:
         self.rows_embedded += embedded
         self.rows_trimmed += trimmed
         self.rows_failed += sum(failures.values())
+        self.rows_without_vector += sum(failures.values())
         self.failures = {reason: self.failures.get(reason, 0) + failures.get(reason, 0) for reason in sorted({*self.failures, *failures})}
 
     def count_work(self, work: DeviceWork) -> None:
@@ -175,7 +194,7 @@ class Report:
 
     def add(self, part: Report) -> None:
         """Add a later run of the same command, such as a micro-batch: counts are summed, versions are the latest."""
-        for name in ("selected", "embedded", "failed", "skipped", "trimmed", "deleted"):
+        for name in ("selected", "embedded", "failed", "skipped", "without_vector", "trimmed", "deleted"):
             setattr(self, f"rows_{name}", getattr(self, f"rows_{name}") + getattr(part, f"rows_{name}"))
         for name in ("unique_texts", "texts_reused", "waves", "tokens_computed", "tokens_saved", "model_loads"):
             setattr(self, name, getattr(self, name) + getattr(part, name))

@@ -16,7 +16,7 @@ from metaeol_udf.config import JobConfig, RuntimeConfig
 from metaeol_udf.delta.base.run_report import Report
 from metaeol_udf.errors import ConfigError
 from metaeol_udf.formatting import flatten
-from metaeol_udf.spec import SETTINGS, EmbeddingSpec
+from metaeol_udf.spec import EmbeddingSpec
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def _write_textfile(report: Report, config: JobConfig, spec: EmbeddingSpec) -> N
         for key, value in values.items():
             family.labels(**job, **({label: key} if label else {})).set(value)
 
-    outcomes = ("selected", "embedded", "failed", "skipped", "trimmed")
+    outcomes = ("selected", "embedded", "failed", "skipped", "without_vector", "trimmed")
     gauge("rows", _HELP["rows"], {name: getattr(report, f"rows_{name}") for name in outcomes}, "outcome")
     gauge("failures", _HELP["failures"], dict(report.failures), "reason")
     gauge("phase_seconds", _HELP["seconds"], {k: v for k, v in report.seconds.items() if k != "total"}, "phase")
@@ -86,7 +86,7 @@ def _log_to_mlflow(report: Report, config: JobConfig, spec: EmbeddingSpec) -> No
     is_nested = mlflow.active_run() is not None  # a notebook may have a run of its own open
     with mlflow.start_run(experiment_id=_experiment_id(config.runtime.mlflow), run_name=report.run_id, nested=is_nested):
         mlflow.set_tags({f"metaeol.{name}": value for name, value in tags.items()})
-        mlflow.log_params({name: getattr(spec, name) for name in SETTINGS})
+        mlflow.log_params(spec.settings())
         mlflow.log_metrics(_figures(report.as_dict()))
         mlflow.log_dict(report.as_dict(), "report.json")
 

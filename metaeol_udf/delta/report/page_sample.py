@@ -22,7 +22,6 @@ from metaeol_udf.errors import EnvironmentFault
 from metaeol_udf.formatting import shorten
 from metaeol_udf.report_page import VectorSample, render_page, write_page
 from metaeol_udf.spark.columns import find_field, quoted
-from metaeol_udf.spec import SETTINGS
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +98,7 @@ def _settings(job: Job) -> Mapping[str, Any]:
     return {
         "source": source,
         "target": {"table": config.target_table},
-        "embedding": {"column": job.columns.vector} | {name: getattr(job.spec, name) for name in SETTINGS},
+        "embedding": {"column": job.columns.vector} | job.spec.settings(),
         "runtime": {name: getattr(runtime, name) for name in shown},
         "quality": {"gate": config.quality.gate},
     }

@@ -37,6 +37,8 @@ SETTLE_S = 3.0  # longer than a run needs from writing its file to looking for o
 # Delta leaves alone what begins with an underscore, VACUUM too. Earlier versions, which may run beside, use this name and the files' names.
 _FOLDER = "_claims"
 _ALONE = "whole_table"  # the lock of who changes all of a table, whatever the job
+#: In place of a job's digest: the lock on all of a target, for storages where the commits of two drivers are not kept apart.
+WHOLE_TARGET = "one-driver"
 _LOCK_FILE = re.compile(r"([^~]+)~([^~]+)~([0-9]{1,19})~([0-9]{1,19})")
 
 
@@ -55,6 +57,11 @@ class Holder:
     machine: str
     pid: int
     process_start: int
+
+    @property
+    def process(self) -> Process:
+        """The process alone."""
+        return self.machine, self.pid, self.process_start
 
     @property
     def name(self) -> str:
@@ -85,7 +92,10 @@ class RunLock:
         return self._root.getFileSystem(self._hadoop)
 
     def hold(self, job: str) -> AbstractContextManager[None]:
-        """Hold the lock on a job, known by the digest of its tables, columns, condition and spec, while the block runs."""
+        """Hold the lock on a job, known by the digest of its tables, columns, condition and spec, while the block runs.
+
+        `WHOLE_TARGET` as the job locks out the runs of other drivers, whatever their job; runs of one driver do not lock out each other.
+        """
         return self._held(self._path(self._root, job), self._settle)
 
     def hold_alone(self) -> AbstractContextManager[None]:
@@ -143,9 +153,8 @@ class RunLock:
             others = self._others(folder)
         if others:
             holder = others[0]
-            raise ConflictError(
-                f"run {holder.run_id} of the same job is at work (process {holder.pid}): wait for its end, then run the job again"
-            )
+            whose = "of another driver is at work on the same table" if folder.getName() == WHOLE_TARGET else "of the same job is at work"
+            raise ConflictError(f"run {holder.run_id} {whose} (process {holder.pid}): wait for its end, then run the job again")
         alone = self._path(self._root, _ALONE)
         if self.storage.exists(alone):
             self._refuse_for(self._others(alone))
@@ -162,14 +171,14 @@ class RunLock:
 
     def _others(self, folder: Any) -> list[Holder]:
         """Find other live holders of a lock beside this run."""
-        found = []
+        found, is_whole = [], folder.getName() == WHOLE_TARGET
         for status in self.storage.listStatus(folder):
             path = status.getPath()
             holder = Holder.parse(path.getName())
             if holder is None or not status.isFile():
                 logger.info("%s is no lock file of a run: leaving it alone", path.getName())
                 continue
-            if holder.run_id == self.holder.run_id:
+            if holder.run_id == self.holder.run_id or (is_whole and holder.process == self.holder.process):
                 continue
             if self._lives(holder, path):
                 found.append(holder)

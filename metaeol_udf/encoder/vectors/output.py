@@ -46,6 +46,40 @@ def add_states(
 
 
 @dataclass(frozen=True)
+class PassageMean:
+    """Describes a text whose hidden state is the mean of those of its passages.
+
+    Attributes:
+        rows: Rows of the passages' states, shape ``(n_passages,)``.
+        weights: Tokens of each passage.
+    """
+
+    rows: tuple[int, ...]
+    weights: tuple[int, ...]
+
+
+def append_means(
+    states: NDArray[np.float32], errors: list[str | None], means: Sequence[PassageMean]
+) -> tuple[NDArray[np.float32], list[str | None]]:
+    """Append a row for each text in passages: the mean of its passages' states, weighted by their tokens.
+
+    Args:
+        states: Shape ``(n_rows, …, hidden_size)``, not post-processed.
+        errors: An error or None for each row. A text in passages has the first error of its passages.
+        means: The texts, shape ``(n_means,)``.
+
+    Returns:
+        States, shape ``(n_rows + n_means, …, hidden_size)``, and an error or None for each.
+    """
+    if not means:
+        return states, errors
+    weights = [np.array(mean.weights, np.float64) / sum(mean.weights) for mean in means]
+    made = [np.tensordot(share, states[list(mean.rows)], 1) for share, mean in zip(weights, means, strict=True)]
+    failed = [next((errors[row] for row in mean.rows if errors[row] is not None), None) for mean in means]
+    return np.concatenate([states, np.array(made, np.float32)]), [*errors, *failed]
+
+
+@dataclass(frozen=True)
 class PostProcessing:
     """Applies ``x -> (x - mean) * scale``, less its part along `removed`, times `matrix`; what is None is left out.
 

@@ -105,13 +105,17 @@ def column_chunks(resolved: ResolvedSpec, batches: Iterator[pd.Series], limits: 
     """Cut a column's cells into chunks, whatever the Arrow batches they come in."""
     cells = (cell if isinstance(cell, str) else None for batch in batches for cell in batch)
     return cut_chunks(
-        cells, limits.rows, limits.tokens, functools.partial(_estimate_tokens, resolved.spec.max_tokens, resolved.n_templates)
+        cells,
+        limits.rows,
+        limits.tokens,
+        functools.partial(_estimate_tokens, None if resolved.spec.splits_by else resolved.spec.max_tokens, resolved.n_templates),
     )
 
 
-def _estimate_tokens(max_tokens: int, n_templates: int, cell: str | None) -> int:
-    """Estimate the prompt tokens of a cell: the text's own, once for each prompt template."""
-    return 0 if cell is None else min(max_tokens, len(cell) // CHARACTERS_PER_TOKEN + 1) * n_templates
+def _estimate_tokens(max_tokens: int | None, n_templates: int, cell: str | None) -> int:
+    """Estimate the prompt tokens of a cell: the text's own, once for each prompt template; None: long texts are not trimmed."""
+    n_tokens = 0 if cell is None else len(cell) // CHARACTERS_PER_TOKEN + 1
+    return min(n_tokens, max_tokens or n_tokens) * n_templates
 
 
 def _encoded_frame(encoded: Encoded, load_id: str) -> pd.DataFrame:
