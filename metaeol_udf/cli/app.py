@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from metaeol_udf.cli.jobs import embed, retry, stream
+from metaeol_udf.cli.jobs import drop, embed, retry, rollback, status, stream
 from metaeol_udf.cli.quality import curves, evaluate, explain, fit, tune
 from metaeol_udf.cli.setup import doctor, estimate, init, prepare, report, settings
 from metaeol_udf.cli.template_commands import templates_app
@@ -28,6 +28,7 @@ from metaeol_udf.terminal import set_quiet
 _COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Start": (init, settings, doctor, estimate),
     "Run": (embed, stream, retry, report),
+    "Look after": (status, rollback, drop),
     "Use": (search, duplicates, check, serve, log_model, explain),
     "Improve": (evaluate, tune, curves, fit),
 }

@@ -1,11 +1,23 @@
-"""Commands that write vectors into a Delta table: embed, stream, retry."""
+"""Commands over a job's table: embed, stream and retry write vectors; status, drop and rollback look after them."""
 
 from __future__ import annotations
 
-from metaeol_udf.cli.arguments import AsJson, Conf, DryRun, Full, Overrides
-from metaeol_udf.cli.views import emit, show_plan, show_run
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from metaeol_udf.cli.arguments import As, AsJson, Conf, DryRun, Format, Full, Overrides
+from metaeol_udf.cli.views import emit, show_drop, show_plan, show_rollback, show_run, show_status
 from metaeol_udf.config import load_config
+from metaeol_udf.errors import ConfigError
 from metaeol_udf.terminal import waiting
+
+if TYPE_CHECKING:
+    from metaeol_udf.care import DropItem
 
 
 def embed(conf: Conf, overrides: Overrides = None, full: Full = False, dry_run: DryRun = False, as_json: AsJson = False) -> None:
@@ -44,3 +56,64 @@ def _run_job(command: str, conf: Conf, overrides: Overrides, dry_run: bool, as_j
     files = [file for file in (config.runtime.report, config.runtime.report_page) if file is not None]
     quarantine = str(parse_table(config.target_table, "target.table").beside("quarantine"))
     emit(as_json, report, lambda console: show_run(console, config.title, report, files, quarantine))
+
+
+def status(conf: Conf, overrides: Overrides = None, as_json: AsJson = False, how: As = Format.TABLE) -> None:
+    """Say what is done, what is left, what failed and why, and what stands beside the table. Writes nothing and loads no model.
+
+    Example: metaeol status job.yaml --format json
+    """
+    config = load_config(conf, overrides or ())
+    from metaeol_udf.care import run_status
+
+    with waiting("looking at the tables"):
+        found = run_status(config)
+    emit(as_json, found, lambda console: show_status(console, config.title, found), how)
+
+
+def drop(
+    conf: Conf,
+    overrides: Overrides = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing.")] = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Drop the job's vectors, and the journal, quarantine and checkpoints beside them: lists what goes, and asks first. Needs no model.
+
+    Example: metaeol drop job.yaml --dry-run
+    """
+    config = load_config(conf, overrides or ())
+    if not (yes or dry_run or sys.stdin.isatty()):
+        raise ConfigError("drop asks before it drops, and nobody can answer here: give --yes, or --dry-run for the list alone")
+    from metaeol_udf.care import run_drop
+
+    def agree(items: Sequence[DropItem]) -> bool:
+        if dry_run or yes:
+            return not dry_run
+        show_drop(items, config.title, Console(stderr=True))
+        return typer.confirm("Drop all of this?")
+
+    with waiting("dropping") if yes or dry_run else nullcontext():  # a question needs the terminal to itself
+        found = run_drop(config, agree=agree)
+    emit(as_json, found, lambda console: show_drop(found["items"], config.title, console, is_done=found["dropped"]))
+    if found["items"] and not (found["dropped"] or dry_run):
+        raise typer.Exit(1)
+
+
+def rollback(
+    conf: Conf,
+    overrides: Overrides = None,
+    to: Annotated[int, typer.Option("--to", min=0, metavar="VERSION", help="The version of the table that holds the vectors.")] = ...,  # type: ignore[assignment]  # typer's word for required
+    as_json: AsJson = False,
+    how: As = Format.TABLE,
+) -> None:
+    """Bring back the vectors of an earlier version of the table, under their earlier label, for texts that are the same. Needs no model.
+
+    Example: metaeol rollback job.yaml --to 12
+    """
+    config = load_config(conf, overrides or ())
+    from metaeol_udf.care import run_rollback
+
+    with waiting("bringing the vectors back"):
+        found = run_rollback(config, to)
+    emit(as_json, found, lambda console: show_rollback(console, config.title, found), how)

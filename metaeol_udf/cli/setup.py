@@ -69,12 +69,13 @@ def doctor(
     overrides: Overrides = None,
     all_keys: Annotated[bool, typer.Option("--all-keys", help="Look for repeated keys in all rows, not in the first 100,000.")] = False,
     as_json: AsJson = False,
+    how: As = Format.TABLE,
 ) -> None:
     """Look at everything that a job needs, write nothing, and say the exact setting to change."""
     from metaeol_udf.doctor import Level, diagnose, exit_code
 
     findings = []
-    console = Console()
+    console, is_shown = Console(), not as_json and how is Format.TABLE
     checks = diagnose(conf, overrides or (), all_keys=all_keys)
     while True:
         with waiting("checking"):
@@ -82,12 +83,13 @@ def doctor(
         if finding is None:
             break
         findings.append(finding)
-        if not as_json and finding.level is Level.OK:
+        if is_shown and finding.level is Level.OK:
             show_finding(console, finding)
-    if as_json:
-        print_json([vars(finding) for finding in findings])
-    else:
+    if is_shown:
         show_verdict(console, findings)
+    else:
+        rows = [vars(finding) | {"level": finding.level.value} for finding in findings]
+        emit(as_json, rows, lambda _: None, how, rows)
     raise typer.Exit(exit_code(findings))
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from metaeol_udf.cli.arguments import AsJson
+from metaeol_udf.cli.arguments import As, AsJson, Format
 from metaeol_udf.cli.views import emit, show_template_check, show_template_sets
 from metaeol_udf.errors import ConfigError
 from metaeol_udf.files import replace_file
@@ -27,13 +27,14 @@ TextTokens = Annotated[int, typer.Option(min=1, max=100_000, help="Tokens of the
 
 
 @templates_app.command("list")
-def list_sets(model: Model = None, text_tokens: TextTokens = 32, as_json: AsJson = False) -> None:
+def list_sets(model: Model = None, text_tokens: TextTokens = 32, as_json: AsJson = False, how: As = Format.TABLE) -> None:
     """List the template sets that ship with the package; with --model also what they cost."""
     from metaeol_udf.prompts import TemplateSet
     from metaeol_udf.prompts.templates import builtin_names
 
     checks = _check_all([TemplateSet.load(name) for name in builtin_names()], model, text_tokens)
-    emit(as_json, [found.to_dict() for found in checks], lambda console: show_template_sets(console, checks))
+    rows = [found.to_dict() for found in checks]
+    emit(as_json, rows, lambda console: show_template_sets(console, checks), how, rows)
 
 
 @templates_app.command()

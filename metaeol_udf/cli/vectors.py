@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from metaeol_udf.cli.arguments import AsJson, Conf, Overrides, Where
+from metaeol_udf.cli.arguments import As, AsJson, Conf, Format, Overrides, Where
 from metaeol_udf.cli.views import emit, show_hit_lists, show_pairs
 from metaeol_udf.config import load_config, load_encoder_config
 from metaeol_udf.errors import ConfigError, InputError
@@ -27,6 +27,7 @@ def search(
         typer.Option("--queries", metavar="FILE", help="One query a line, instead of QUERY; - reads standard input.", show_default=False),
     ] = None,
     as_json: AsJson = False,
+    how: As = Format.TABLE,
 ) -> None:
     """Print the rows of an embedded table that are nearest to a query, or to each query of a file."""
     asked, settings = _queries(query, queries, overrides or [])
@@ -37,7 +38,8 @@ def search(
         found = search_table(config, asked, k=k, where=where)
     lists = [[{"key": hit.key, "text": hit.text, "score": hit.score} for hit in hits] for hits in found]
     by_query = [{"query": words, "hits": hits} for words, hits in zip(asked, lists, strict=True)]
-    emit(as_json, lists[0] if queries is None else by_query, lambda console: show_hit_lists(console, asked, found))
+    rows = [{"query": words, "rank": rank, **hit} for words, hits in zip(asked, lists, strict=True) for rank, hit in enumerate(hits, 1)]
+    emit(as_json, lists[0] if queries is None else by_query, lambda console: show_hit_lists(console, asked, found), how, rows)
 
 
 def check(
@@ -50,6 +52,7 @@ def check(
     k: Annotated[int, typer.Option("--k", "-k", min=1, max=10_000, help="Among how many rows it must be.")] = 10,
     where: Where = None,
     as_json: AsJson = False,
+    how: As = Format.TABLE,
 ) -> None:
     """Look whether queries find the rows that they must find, for pipelines: status 6 where one does not.
 
@@ -62,7 +65,8 @@ def check(
         found = check_queries(config, queries, k=k, where=where)
     rows = [(first_words(each.query, 60), " ".join(each.key.values()), *_rank_and_score(each.rank, each.score)) for each in found]
     head, title = ("query", "row", "rank", "score"), f"{config.target_table}: the first {k} rows of each query"
-    emit(as_json, [vars(each) for each in found], lambda console: show_columns(console, title, head, rows, right={2, 3}))
+    values = [vars(each) for each in found]
+    emit(as_json, values, lambda console: show_columns(console, title, head, rows, right={2, 3}), how, values)
     require_found(found, k)
 
 
@@ -83,6 +87,7 @@ def duplicates(
         typer.Option(metavar="TABLE", help="Write all pairs to a Delta table, or a path that ends in .parquet, and print their number."),
     ] = None,
     as_json: AsJson = False,
+    how: As = Format.TABLE,
 ) -> None:
     """Find pairs of rows of an embedded table whose vectors are nearly the same."""
     config = load_config(conf, overrides or ())
@@ -92,11 +97,14 @@ def duplicates(
     if out is not None:
         with waiting("comparing all rows"):
             n_pairs = write_duplicates(config, out, threshold=threshold, where=where, method=method, recall=recall)
-        emit(as_json, {"pairs": n_pairs, "out": out}, lambda _: typer.echo(f"{out}: {counted(n_pairs, 'pair')}"))
+        emit(as_json, {"pairs": n_pairs, "out": out}, lambda _: typer.echo(f"{out}: {counted(n_pairs, 'pair')}"), how)
         return
     with waiting("comparing all rows"):
         pairs = find_duplicates(config, threshold=threshold, k=k, where=where, method=method, recall=recall)
-    emit(as_json, [vars(pair) for pair in pairs], lambda console: show_pairs(console, pairs))
+    rows = [
+        {"score": pair.score, "key1": pair.keys[0], "key2": pair.keys[1], "text1": pair.texts[0], "text2": pair.texts[1]} for pair in pairs
+    ]
+    emit(as_json, [vars(pair) for pair in pairs], lambda console: show_pairs(console, pairs), how, rows)
 
 
 def serve(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from metaeol_udf.formatting import counted, first_words, flatten, format_value, 
 from metaeol_udf.terminal import print_csv, print_json, show_columns
 
 if TYPE_CHECKING:
+    from metaeol_udf.care import DropItem
     from metaeol_udf.config import EffectiveSetting
     from metaeol_udf.doctor import Finding
     from metaeol_udf.explain.next_words import Explanation
@@ -82,6 +84,36 @@ PLAN = (
     ("migration", "migration"),
     ("stream", "stream"),
     ("fingerprint", "fingerprint"),
+)
+
+#: Keys of a table's state in the order of its summary, with the words for people.
+STATE = (
+    ("rows_selected", "rows in scope"),
+    ("rows_done", "done"),
+    ("rows_to_do", "to do by the next run"),
+    ("rows_new", "- new"),
+    ("rows_changed", "- with another text"),
+    ("rows_of_other_specs", "- with a vector of another spec"),
+    ("rows_broken", "- with a vector that is not whole"),
+    ("rows_retried", "- failed, tried again"),
+    ("rows_failed", "failed"),
+    ("failures", "why"),
+    ("rows_orphaned", "rows whose key left the source"),
+    ("orphans_are", "these are"),
+    ("journal", "journal"),
+    ("quarantine", "quarantine"),
+    ("fingerprint", "spec of the settings"),
+    ("stored_fingerprint", "spec of the table"),
+)
+_ONLY_IF_ANY = (
+    "rows_new",
+    "rows_changed",
+    "rows_of_other_specs",
+    "rows_broken",
+    "rows_retried",
+    "failures",
+    "rows_orphaned",
+    "orphans_are",
 )
 
 _MAYBE = (
@@ -199,6 +231,48 @@ def show_settings(console: Console, conf: str, settings: Sequence[EffectiveSetti
     show_columns(console, f"{conf}: the settings in force", ("setting", "value", "from"), rows)
 
 
+def show_status(console: Console, title: str, state: Mapping[str, Any]) -> None:
+    """Print how far a table is, in what the settings differ from how its vectors were made, and its last runs."""
+    shown = {words: state[key] for key, words in STATE if key in state and (state[key] or key not in _ONLY_IF_ANY)}
+    if state["differs"]:
+        shown["settings that differ"] = ", ".join(
+            f"{name} ({old} in the table, {new} here)" for name, (old, new) in state["differs"].items()
+        )
+    show_figures(console, title, shown)
+    if state["last_runs"]:
+        rows = [(run["run_id"], run["ended"], run["spec"], ", ".join(map(str, run["versions"]))) for run in state["last_runs"]]
+        show_columns(console, "last runs", ("run", "last commit", "spec", "versions of the table"), rows)
+
+
+def show_drop(
+    items: Sequence[DropItem | Mapping[str, Any]], title: str, console: Console | None = None, *, is_done: bool | None = None
+) -> None:
+    """Print what is dropped, would be, or was, a line each."""
+    console = console or Console()
+    if not items:
+        _say(console, f"{title}: there is nothing to drop")
+        return
+    done = {None: "what is dropped", True: "dropped", False: "nothing was dropped of this"}[is_done]
+    rows = [tuple((item if isinstance(item, Mapping) else vars(item))[name] for name in ("kind", "name", "said")) for item in items]
+    show_columns(console, f"{title}: {done}", ("what", "name", ""), rows)
+    if is_done:
+        _say(console, "earlier versions of a table that stays hold the vectors until VACUUM")
+
+
+def show_rollback(console: Console, title: str, report: Mapping[str, Any]) -> None:
+    """Print what came back, and what to set so that the next run goes on from there."""
+    figures = {
+        "spec": f"{report['from_spec']} to {report['to_spec']}",
+        "rows with their earlier vector": report["rows_restored"],
+        "rows emptied, without one": report["rows_emptied"],
+        "rows changed meanwhile": report["rows_stale"],
+    }
+    show_figures(console, f"{title}: back to version {report['version']}", {name: value for name, value in figures.items() if value})
+    label = report["label"]
+    names = ", ".join(f"{name}: {label[name]}" for name in ("model", "revision", "templates", "layer", "dtype") if name in label)
+    _say(console, f"set embedding to what made these vectors ({names}), or the next run replaces them")
+
+
 def show_finding(console: Console, finding: Finding) -> None:
     """Print one finding of the doctor: level, check, what was found, and on a line of its own what to set."""
     style = {"ok": "green", "warning": "yellow", "problem": "bold red"}[finding.level.value]
@@ -225,17 +299,40 @@ def show_hit_lists(console: Console, queries: Sequence[str], lists: Sequence[Seq
 
 
 def show_hits(console: Console, query: str, hits: Sequence[Hit]) -> None:
-    """Print the nearest rows of a query, best first: score, key and the beginning of the text on one line."""
+    """Print the nearest rows of a query, best first: score, key and the beginning of the text on one line; equal texts once."""
     _say(console, f'"{query}"', style="bold")
-    _show_rows(console, [(f"{hit.score:6.4f}", hit.key, hit.text) for hit in hits])
+    same = Counter(hit.text for hit in hits)
+    first = {hit.text: hit for hit in reversed(hits)}
+    shown = [hit for hit in hits if hit.text is None or first[hit.text] is hit]
+    _show_rows(console, [(f"{hit.score:6.4f}", hit.key, _with_more(hit.text, same[hit.text])) for hit in shown])
 
 
 def show_pairs(console: Console, pairs: Sequence[DuplicatePair]) -> None:
-    """Print pairs of rows, most similar first: the score and both rows with key and the beginning of the text, a line each."""
+    """Print pairs of rows, most similar first: the score and both rows with key and the beginning of the text, a line each.
+
+    Rows of one text stand together, and the text stands there once.
+    """
     if not pairs:
         console.print("no pair", markup=False, highlight=False)
-    starts = ((f"{pair.score:6.4f}", " " * 6) for pair in pairs)
-    _show_rows(console, [row for pair, both in zip(pairs, starts, strict=True) for row in zip(both, pair.keys, pair.texts, strict=True)])
+    of_text: dict[str, list[Mapping[str, Any]]] = {}  # rows of the same text
+    for pair in pairs:
+        if pair.texts[0] is not None and pair.texts[0] == pair.texts[1]:
+            keys = of_text.setdefault(pair.texts[0], [])
+            keys += [key for key in pair.keys if key not in keys]
+    rows: list[tuple[str, Mapping[str, Any], str | None]] = []
+    for pair in pairs:
+        (one, other), (text, other_text) = pair.keys, pair.texts
+        if text is None or text != other_text:
+            rows += [(f"{pair.score:6.4f}", one, text), (" " * 6, other, other_text)]
+        elif text in of_text:
+            first, *others = of_text.pop(text)
+            rows += [(f"{pair.score:6.4f}", first, text), *((" " * 6, key, "(the same text)") for key in others)]
+    _show_rows(console, rows)
+
+
+def _with_more(text: str | None, n_rows: int) -> str | None:
+    """Say of a text how many more rows have it."""
+    return text if text is None or n_rows == 1 else f"(and {counted(n_rows - 1, 'more row')}) {text}"
 
 
 def _show_rows(console: Console, rows: Sequence[tuple[str, Mapping[str, Any], str | None]]) -> None:

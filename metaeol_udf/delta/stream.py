@@ -11,13 +11,11 @@ names no key, starts no run and commits nothing.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import logging
 from typing import Any
 
 from pyspark.errors import StreamingQueryException
-from pyspark.sql import DataFrame, Row, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.streaming.readwriter import DataStreamWriter
 
@@ -27,6 +25,7 @@ from metaeol_udf.delta.base.progress import Between, Progress
 from metaeol_udf.delta.base.run_report import Report
 from metaeol_udf.delta.base.shutdown import check_termination, was_requested
 from metaeol_udf.delta.base.small_files import SmallFile
+from metaeol_udf.delta.checkpoint import StartingPoint, find_checkpoint
 from metaeol_udf.delta.job import conclude, known_errors, prepare_job, reported, write_reports
 from metaeol_udf.delta.pipeline import EmbedRun
 from metaeol_udf.delta.select.proof import ProofStore, noted_commits, why_source_is_unproven, why_target_is_unproven
@@ -35,7 +34,7 @@ from metaeol_udf.delta.select.selection import DONE, HELD, select
 from metaeol_udf.delta.select.snapshot import open_checked, take_snapshot
 from metaeol_udf.delta.sources.text import with_made_key
 from metaeol_udf.delta.tables.commits import TableLog, newest_version
-from metaeol_udf.delta.tables.refs import TableRef, exists, open_table
+from metaeol_udf.delta.tables.refs import exists, open_table
 from metaeol_udf.delta.tables.where_clause import filtered
 from metaeol_udf.delta.write.deletions import sweep_orphans
 from metaeol_udf.delta.write.prepare import prepare_tables
@@ -183,39 +182,16 @@ class _Stream:
         """
         if not exists(self._job.spark, self._job.target):
             return False
-        written_by = self._detail(self._job.target)["properties"].get(f"metaeol.{self._job.columns.vector}.fingerprint")
+        detail = open_table(self._job.spark, self._job.target, "target.table").detail().collect()[0]
+        written_by = detail["properties"].get(f"metaeol.{self._job.columns.vector}.fingerprint")
         if written_by != self._report.fingerprint:
             StartingPoint(self._job.spark, self.checkpoint()[0]).forget()
         return written_by not in (None, self._report.fingerprint)
 
     def checkpoint(self) -> tuple[str, bool]:
-        """Find the folder of this stream's checkpoint, and whether the source has a change feed.
-
-        Other rows, another spec, or a table made anew is another stream.
-        """
-        source, job = self._job.config.source, self._job
-        target, table = self._detail(job.target), job.source.open(job.spark)
-        detail = None if table is None else self._detail(table)
-        feed = detail is not None and str(detail["properties"].get("delta.enableChangeDataFeed", "false")).lower() == "true"
-        identity: list[object] = [
-            str(job.source) if detail is None else detail["id"],
-            target["id"],
-            source.key,
-            source.text,
-            source.where,
-            *([] if source.format_text is None else [source.format_text]),
-            *([] if source.key_columns is None else [source.key_columns]),
-            job.columns.vector,
-            job.fingerprints.label,
-            feed,
-        ]
-        digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
-        folder = self._config.checkpoint or f"{target['location'].rstrip('/')}__metaeol_checkpoint"
-        return f"{folder.rstrip('/')}/{digest}", feed
-
-    def _detail(self, ref: TableRef) -> Row:
-        setting = "source.table" if ref == self._job.source.table else "target.table"
-        return open_table(self._job.spark, ref, setting).detail().collect()[0]
+        """Find the folder of this stream's checkpoint, and whether the source has a change feed."""
+        job = self._job
+        return find_checkpoint(job.spark, job.config, job.source, job.target, job.columns.vector, job.fingerprints.label)
 
     def _begin(self) -> int:
         """Begin a stream with the main job, where `stream.start` says so; gives the version to follow from.
@@ -318,33 +294,6 @@ class _Stream:
             if part.rows_selected > part.rows_skipped or batch is None:
                 self._report.add(part)
                 self._report.batches += batch is not None
-
-
-class StartingPoint:
-    """A version of the source that a stream must remember, in a file beside its checkpoint: by default that which it began from.
-
-    Without it a stream that found nothing at first would begin anew with each run: `latest` would leave out what was
-    committed between two runs, `earliest` would look at the whole table every time.
-
-    Attributes:
-        version: The version; None before the first run.
-    """
-
-    def __init__(self, spark: SparkSession, checkpoint: str, kind: str = "start") -> None:
-        """Read the version; `kind` ends the file's name."""
-        self._file = SmallFile(spark, f"{checkpoint}.{kind}")
-        content = self._file.read()
-        self.version = int(content) if content else None
-
-    def set(self, version: int) -> None:
-        """Set where the stream begins."""
-        self._file.write(str(version))
-        self.version = version
-
-    def forget(self) -> None:
-        """Forget where the stream began: the next run begins anew."""
-        self._file.delete()
-        self.version = None
 
 
 def _explained(error: StreamingQueryException) -> Exception:

@@ -26,6 +26,7 @@ from metaeol_udf.delta.sources.source import Source
 from metaeol_udf.delta.sources.text import text_of
 from metaeol_udf.delta.tables.columns import VectorColumns, require_field
 from metaeol_udf.delta.tables.fingerprint import of_spec
+from metaeol_udf.delta.tables.metadata import differences, label_of, vector_properties
 from metaeol_udf.delta.tables.refs import open_table, parse_table, read
 from metaeol_udf.delta.tables.where_clause import filtered
 from metaeol_udf.encoder.checkpoint.resolve import ResolvedSpec
@@ -119,7 +120,7 @@ def open_job(config: JobConfig, where: str | None, spark: SparkSession | None) -
     resolved = resolve(config.embedding, lambda: get_session(config.spark, spark))
     spark = get_session(config.spark, spark)
     source, target = _open(spark, config)
-    _check_vectors(target, config, resolved.fingerprint)
+    _check_vectors(spark, target, config, resolved)
     if where is not None:
         kept = filtered(source, where, "--where")
         keys = [quoted(name) for name in config.source.key]
@@ -158,19 +159,36 @@ def _open(spark: SparkSession, config: JobConfig) -> tuple[DataFrame, DataFrame]
     return source, target
 
 
-def _check_vectors(target: DataFrame, config: JobConfig, spec_fingerprint: str) -> None:
+def _check_vectors(spark: SparkSession, target: DataFrame, config: JobConfig, resolved: ResolvedSpec) -> None:
     """Refuse to compare vectors that different models or settings made: their cosines mean nothing."""
     columns = VectorColumns(config.column)
     has_vector = F.col(quoted(columns.vector)).isNotNull()
-    ours = of_spec(spec_fingerprint, F.col(quoted(columns.fingerprint_column)))
+    ours = of_spec(resolved.fingerprint, F.col(quoted(columns.fingerprint_column)))
     counts = target.where(has_vector).agg(F.count(F.lit(1)).alias("all"), F.count(F.when(ours, True)).alias("ours")).collect()[0]
     if counts["all"] == 0:
         raise InputError(f"no row of {config.target_table} has a vector in column {columns.vector!r}: run `metaeol embed` first")
     if counts["ours"] < counts["all"]:
         raise InputError(
             f"{counts['all'] - counts['ours']} of {counts['all']} vectors in column {columns.vector!r} of {config.target_table} were made "
-            f"by another model or other settings than this configuration's (fingerprint {spec_fingerprint}): run `metaeol embed` first"
+            f"by another model or other settings than this configuration's (fingerprint {resolved.fingerprint}): "
+            f"{_difference(spark, config, resolved)}"
         )
+
+
+def _difference(spark: SparkSession, config: JobConfig, resolved: ResolvedSpec) -> str:
+    """Say in which settings the table's vectors differ from the configuration's, and what to do."""
+    ref, column = parse_table(config.target_table, "target.table"), config.column
+    stored = label_of(open_table(spark, ref, "target.table").detail().collect()[0]["properties"], column)
+    now = label_of(vector_properties(column, resolved), column)
+    either = "set these as in the table, or run `metaeol embed` to replace its vectors"
+    if stored.get("fingerprint") == now["fingerprint"]:
+        return "a migration to these settings is not at its end: run `metaeol embed` first"
+    found = differences(stored, now) if stored else {}
+    if not found:
+        return f"they differ in a setting that the table's properties do not name, such as max_tokens or normalize; {either}"
+    return (
+        f"they differ in {', '.join(f'embedding.{name} ({old} in the table, {new} here)' for name, (old, new) in found.items())}; {either}"
+    )
 
 
 def _embed_queries(spark: SparkSession, resolved: ResolvedSpec, config: JobConfig, queries: Sequence[str]) -> NDArray[np.float32]:

@@ -16,6 +16,7 @@ import yaml
 from rich.console import Console
 
 from metaeol_udf import __version__, cli, config, terminal, versions
+from metaeol_udf.care import DropItem
 from metaeol_udf.cli import views
 from metaeol_udf.cli.app import run_guarded
 from metaeol_udf.cli.arguments import complete_override
@@ -173,6 +174,9 @@ def test_results_are_plain_in_a_pipe_and_without_colour_where_none_is_wanted() -
                 "retry",
                 "estimate",
                 "config",
+                "status",
+                "drop",
+                "rollback",
                 "doctor",
                 "search",
                 "duplicates",
@@ -355,10 +359,65 @@ def test_what_a_row_holds_is_shown_and_never_obeyed(capsys: pytest.CaptureFixtur
     assert not set(capsys.readouterr().err) & {"\x1b", "\x9b", "\x07", "\u202e"}
 
 
+def test_equal_texts_are_shown_once() -> None:
+    console = Console(file=io.StringIO(), width=140)
+    hits = [Hit(key={"id": n}, text=text, score=1 - n / 10) for n, text in enumerate(["a text", "another", "a text", None, "a text", None])]
+    views.show_hits(console, "q", hits)
+    pairs = [
+        DuplicatePair(keys=({"id": one}, {"id": other}), texts=(text, last), score=1.0)
+        for one, other, text, last in ((1, 2, "same", "same"), (1, 3, "same", "same"), (2, 3, "same", "same"), (4, 5, "one", "other"))
+    ]
+    views.show_pairs(console, pairs)
+    assert [line.rstrip().split(maxsplit=1) for line in console.file.getvalue().splitlines()] == [
+        ['"q"'], ["1.0000", "0  (and 2 more rows) a text"], ["0.9000", "1  another"], ["0.7000", "3"], ["0.5000", "5"],
+        ["1.0000", "1  same"], ["2", "(the same text)"], ["3", "(the same text)"], ["1.0000", "4  one"], ["5", "other"],
+    ]  # fmt: skip
+
+
+def test_a_list_is_csv_or_json_where_that_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["templates", "list", "--format", "csv"]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert cli.run(["templates", "list", "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [line.split(",")[0] for line in lines] == [each["name"] for each in found]
+    assert head.startswith("name,")
+    assert cli.run(["templates", "list", "--format", "xml"]) == 2
+
+
+def test_nobody_is_asked_where_nobody_can_answer(conf: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    status, line = refused(capfd, "drop", conf)
+    assert status == 2
+    assert "give --yes, or --dry-run for the list alone" in line
+
+
+@pytest.mark.parametrize(("is_done", "words"), [(None, "what is dropped"), (True, "dropped"), (False, "nothing was dropped of this")])
+def test_what_is_dropped_is_listed(is_done: bool | None, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    views.show_drop([DropItem("target", "a/vectors", "a table of 4 rows")], "a/vectors: column embedding", is_done=is_done)
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"a/vectors: column embedding: {words}\n")
+    assert "target  a/vectors  a table of 4 rows" in printed
+    assert ("until VACUUM" in printed) == bool(is_done)
+
+
+def test_a_state_is_told_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    run = {"run_id": "20261127T1-ab", "ended": "2026-11-27 12:00:00", "spec": "0123", "versions": [1, 3]}
+    state = {
+        "rows_selected": 5, "rows_done": 3, "rows_to_do": 1, "rows_new": 1, "rows_changed": 0, "rows_failed": 1,
+        "failures": {"null_text": 1}, "fingerprint": "4567", "stored_fingerprint": "0123", "differs": {"layer": ["-1", "28"]},
+        "last_runs": [run],
+    }  # fmt: skip
+    views.show_status(Console(), "t: column c", state)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "rows in scope 5 done 3 to do by the next run 1 - new 1 failed 1 why null_text 1" in printed
+    assert "settings that differ layer (-1 in the table, 28 here)" in printed
+    assert "20261127T1-ab 2026-11-27 12:00:00 0123 1, 3" in printed
+    assert "with another text" not in printed
+
+
 def test_commands_stand_in_groups(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["--help"]) == 0
     printed = capsys.readouterr().out
-    places = [printed.index(f" {panel} ") for panel in ("Start", "Run", "Use", "Improve")]
+    places = [printed.index(f" {panel} ") for panel in ("Start", "Run", "Look after", "Use", "Improve")]
     assert places == sorted(places)
     assert printed.index(" init ") < printed.index(" embed ") < printed.index(" search ") < printed.index(" tune ")
 

@@ -85,7 +85,17 @@ def test_vectors_of_other_settings_are_refused_with_counts(spark: SparkSession, 
     from metaeol_udf.search import search_table
 
     other = config_for(Path(job.source.table), tiny_model_dir, layer=1)
-    with pytest.raises(InputError, match="4 of 4 vectors in column 'embedding'"):
+    with pytest.raises(
+        InputError, match=r"4 of 4 vectors in column 'embedding'.*differ in embedding\.layer \(-1 in the table, 1 here\); set"
+    ):
+        search_table(other, ["anything"], spark=spark)
+
+
+def test_settings_that_no_property_names_are_said_to_differ(spark: SparkSession, job: JobConfig, tiny_model_dir: Path) -> None:
+    from metaeol_udf.search import search_table
+
+    other = config_for(Path(job.source.table or ""), tiny_model_dir, normalize=True)
+    with pytest.raises(InputError, match="do not name, such as max_tokens or normalize"):
         search_table(other, ["anything"], spark=spark)
 
 

@@ -34,7 +34,7 @@ ORDER = [
     "delta/write delta/report",
     "delta/gate",
     "delta",
-    "search doctor estimate starter tuning serving",
+    "search doctor estimate starter tuning serving care",
     "cli",
 ]
 RANK = {folder: rank for rank, line in enumerate(ORDER) for folder in line.split()}

@@ -13,11 +13,12 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from typing import get_type_hints
 
 from py4j.protocol import Py4JError
+from pyspark.sql import SparkSession
 
 from metaeol_udf.delta.base.context import Job
 from metaeol_udf.delta.base.small_files import SmallFile
@@ -118,31 +119,57 @@ class ProofStore:
         return SmallFile(self._spark, f"{self._journal.name if log is None else log.location}/{_FOLDER}/{self._name}")
 
 
-@contextmanager
-def noted_commits(job: Job, run_id: str) -> Iterator[None]:
+@dataclass(frozen=True)
+class RunNote:
+    """What stands on a commit of this package.
+
+    Attributes:
+        run_id: The run that made it.
+        column: The vectors' column.
+        spec: The label of the run's fingerprints; of other commands than runs, what the command is called.
+    """
+
+    run_id: str
+    column: str
+    spec: str
+
+    @classmethod
+    def parse(cls, user_metadata: str | None) -> RunNote | None:
+        """Parse the text that a writer gave to a commit; None where it is no note of ours."""
+        found = _NOTE.search(user_metadata or "")
+        return None if found is None else cls(*found.groups())
+
+
+def noted_commits(job: Job, run_id: str) -> AbstractContextManager[None]:
     """Write on every commit that the block makes which run, column and spec it is of; people see it in the table's history."""
-    before = job.spark.conf.get(_USER_METADATA, None)
-    note = f"metaeol_udf {run_id} {job.columns.vector} {job.fingerprints.label}"
-    job.spark.conf.set(_USER_METADATA, f"{before} {note}" if before else note)
+    return noted(job.spark, RunNote(run_id, job.columns.vector, job.fingerprints.label))
+
+
+@contextmanager
+def noted(spark: SparkSession, by: RunNote) -> Iterator[None]:
+    """Write a note on every commit that the block makes."""
+    before = spark.conf.get(_USER_METADATA, None)
+    note = f"metaeol_udf {by.run_id} {by.column} {by.spec}"
+    spark.conf.set(_USER_METADATA, f"{before} {note}" if before else note)
     try:
         yield
     finally:
         if before is None:
-            job.spark.conf.unset(_USER_METADATA)
+            spark.conf.unset(_USER_METADATA)
         else:
-            job.spark.conf.set(_USER_METADATA, before)
+            spark.conf.set(_USER_METADATA, before)
 
 
 def is_answered_for(job: Job, commit: Commit) -> bool:
     """Tell whether a commit is by a run of this package that leaves the job's own vectors right: of the same spec or another column."""
-    found = _NOTE.search(commit.user_metadata or "")
-    return found is not None and (found.group(2) != job.columns.vector or found.group(3) == job.fingerprints.label)
+    note = RunNote.parse(commit.user_metadata)
+    return note is not None and (note.column != job.columns.vector or note.spec == job.fingerprints.label)
 
 
 def wrote_after(job: Job, proof: Proof, commits: Sequence[Commit]) -> bool:
     """Tell whether another run than the proving one wrote the job's vectors since: a stream, a retry, or a run that was killed."""
-    notes = [_NOTE.search(commit.user_metadata or "") for commit in commits if commit.changes_data]
-    return any(note is not None and note.group(2) == job.columns.vector and note.group(1) != proof.run_id for note in notes)
+    notes = [RunNote.parse(commit.user_metadata) for commit in commits if commit.changes_data]
+    return any(note is not None and note.column == job.columns.vector and note.run_id != proof.run_id for note in notes)
 
 
 def why_target_is_unproven(job: Job, commits: Sequence[Commit] | None) -> str | None:

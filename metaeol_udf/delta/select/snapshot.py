@@ -117,13 +117,23 @@ def _look_at_all(job: Job, tables: Tables, look: Look, chosen: Selection, *, che
     counted, counts = _counted(chosen.rows.drop(TEXT))
     work = keep(_work(Selection(counted, chosen.key)))
     found, n_textless, n_failing = counts()
-    if n_rows is not None and found.rows_selected > n_rows:
-        raise InputError(
-            f"target.table: {found.rows_selected - n_rows} rows of {job.target} have a key that stands there more than once: "
-            "delete the rows of these keys, then run the job again"
-        )
+    if n_rows is not None:
+        check_single(job, found.rows_selected, n_rows)
     texts = chosen.rows.select(FINGERPRINT, TEXTLESS, TEXT)
     return Snapshot(tables, look, chosen, work, texts, found, found.rows_selected, n_textless, n_failing)
+
+
+def check_single(job: Job, n_found: int, n_rows: int) -> None:
+    """Check that each of so many rows of the source met one row of the target at most.
+
+    Raises:
+        InputError: More were found than there are.
+    """
+    if n_found > n_rows:
+        raise InputError(
+            f"target.table: {n_found - n_rows} rows of {job.target} have a key that stands there more than once: "
+            "delete the rows of these keys, then run the job again"
+        )
 
 
 def _look_at_changes(job: Job, tables: Tables, look: Look, chosen: Selection) -> Snapshot:

@@ -6,7 +6,7 @@ them as values.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyspark.sql import SparkSession
@@ -21,8 +21,11 @@ def alter_table(
     new_columns: list[StructField],
     comments: Mapping[str, str],
     properties: Mapping[str, str],
+    *,
+    dropped: Sequence[str] = (),
+    unset: Sequence[str] = (),
 ) -> None:
-    """Alter a table: add columns, set column comments and properties. One commit for each kind of change; no commit if nothing changes.
+    """Alter a table: its columns, their comments, its properties. One commit for each kind of change; no commit if nothing changes.
 
     Args:
         spark: A classic session, which has a JVM at hand.
@@ -30,6 +33,8 @@ def alter_table(
         new_columns: Columns to append, in this order; all of them may be NULL.
         comments: Comments by column; the column may be new.
         properties: Properties to set beside those that are there.
+        dropped: Columns to drop, which needs column mapping.
+        unset: Properties to take away.
     """
     jvm: Any = spark._jvm
     change = jvm.org.apache.spark.sql.connector.catalog.TableChange
@@ -37,7 +42,9 @@ def alter_table(
     added = [change.addColumn(_strings(spark, [f.name]), parse_type(f.dataType.json()), True) for f in new_columns]
     commented = [change.updateColumnComment(_strings(spark, [name]), comment) for name, comment in comments.items()]
     stated = [change.setProperty(key, value) for key, value in properties.items()]
-    for changes in (added, commented, stated):
+    removed = [change.removeProperty(key) for key in unset]
+    left_out = [change.deleteColumn(_strings(spark, [name]), True) for name in dropped]
+    for changes in (added, commented, stated, removed, left_out):
         if changes:
             _apply(spark, ref, changes)
 

@@ -193,6 +193,15 @@ class TableLog:
         """Read the table's properties."""
         return dict(self._jvm.scala.jdk.javaapi.CollectionConverters.asJava(self._snapshot.metadata().configuration()))
 
+    def properties_at(self, version: int) -> dict[str, str] | None:
+        """Read the properties that the table had at a version; None where that version is not there, or this Delta does not show it."""
+        none = self._jvm.scala.Option.empty()
+        try:
+            snapshot = self._log.getSnapshotAt(version, none, none, False)
+        except (Py4JError, TypeError):
+            return None
+        return dict(self._jvm.scala.jdk.javaapi.CollectionConverters.asJava(snapshot.metadata().configuration()))
+
     def commits_since(self, version: int) -> list[Commit] | None:
         """Read the commits after a version, oldest first; None where they are too many, or some of them are gone."""
         if not 0 <= self.version - version <= MOST_COMMITS:

@@ -41,6 +41,43 @@ def vector_properties(
     return {f"metaeol.{column}.{name}": value for name, value in values.items() if value is not None}
 
 
+def label_of(properties: Mapping[str, str], column: str) -> dict[str, str]:
+    """Read a column's label off the properties of a table: the names of `vector_properties` without what stands before them."""
+    start = f"metaeol.{column}."
+    return {name.removeprefix(start): value for name, value in properties.items() if name.startswith(start)}
+
+
+def fingerprints_label(label: Mapping[str, str]) -> str | None:
+    """Read the label of the row fingerprints, as `RowFingerprints` has it, off a column's label; None where it names no spec."""
+    if "fingerprint" not in label:
+        return None
+    return label["fingerprint"] + (f":{label['fingerprint_key']}" if "fingerprint_key" in label else "")
+
+
+def differences(stored: Mapping[str, str], now: Mapping[str, str]) -> dict[str, tuple[str | None, str | None]]:
+    """Find the settings in which two labels differ, each with both values; a model or template set of another content has its digest.
+
+    A place that a model or a template set was moved to is no difference.
+    """
+    names = [name for name in ("model_hash", "revision", "templates_hash", "layer", "dtype", "dim") if stored.get(name) != now.get(name)]
+    found: dict[str, tuple[str | None, str | None]] = {}
+    for name in names:
+        plain = name.removesuffix("_hash")
+        both = stored.get(plain), now.get(plain)
+        found[plain] = both if both[0] != both[1] else (stored.get(name), now.get(name))
+    return found
+
+
+def labelled_columns(properties: Mapping[str, str]) -> dict[str, str]:
+    """Find the columns of vectors that a table's properties name, each with the fingerprint of its spec."""
+    start, end = "metaeol.", ".fingerprint"
+    return {
+        name.removeprefix(start).removesuffix(end): value
+        for name, value in properties.items()
+        if name.startswith(start) and name.endswith(end)
+    }
+
+
 def check_source(properties: Mapping[str, str], ref: TableRef, column: str, source: object) -> None:
     """Check that a target's column holds vectors of this source: two sources with equal keys would overwrite each other's every time.
 

@@ -32,7 +32,7 @@ def count_orphans(job: Job) -> int:
     Raises:
         InputError: They are to be removed, and are more than `target.max_deleted_fraction` of the target's rows.
     """
-    n_orphans = _orphans(job).count()
+    n_orphans = find_orphans(job).count()
     if not n_orphans or not removes(job):
         return n_orphans
     n_rows, most = read(job.spark, job.target).count(), job.config.target.max_deleted_fraction
@@ -74,7 +74,7 @@ def sweep_orphans(job: Job, run_id: str) -> int:
 def remove_orphans(job: Job) -> int:
     """Remove the target's rows whose key is not in the source now; gives their number."""
     names = job.config.source.key
-    gone = _orphans(job).select(*[F.col(quoted(name)).alias(f"{_GONE}{i}") for i, name in enumerate(names)]).distinct()
+    gone = find_orphans(job).select(*[F.col(quoted(name)).alias(f"{_GONE}{i}") for i, name in enumerate(names)]).distinct()
     matches = same_key([F.col(quoted(name)) for name in names], [F.col(f"{_GONE}{i}") for i in range(len(names))])
 
     def delete() -> None:
@@ -86,7 +86,7 @@ def remove_orphans(job: Job) -> int:
     return n_orphans
 
 
-def _orphans(job: Job) -> DataFrame:
+def find_orphans(job: Job) -> DataFrame:
     """Find the target's rows whose key is not in the source now: the key's columns."""
     key = [F.col(quoted(name)) for name in job.config.source.key]
     there = job.source.read(job.spark).select(*[column.alias(f"{_GONE}{i}") for i, column in enumerate(key)])

@@ -15,8 +15,8 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +36,7 @@ DEAD_AFTER_S = 35.0  # without a beat: three were missed
 SETTLE_S = 3.0  # longer than a run needs from writing its file to looking for other holders
 # Delta leaves alone what begins with an underscore, VACUUM too. Earlier versions, which may run beside, use this name and the files' names.
 _FOLDER = "_claims"
+_ALONE = "whole_table"  # the lock of who changes all of a table, whatever the job
 #: In place of a job's digest: the lock on all of a target, for storages where the commits of two drivers are not kept apart.
 WHOLE_TARGET = "one-driver"
 _LOCK_FILE = re.compile(r"([^~]+)~([^~]+)~([0-9]{1,19})~([0-9]{1,19})")
@@ -90,13 +91,24 @@ class RunLock:
         """The file system of the target; found where a refusal, a Py4JError, is understood."""
         return self._root.getFileSystem(self._hadoop)
 
-    @contextmanager
-    def hold(self, job: str) -> Iterator[None]:
+    def hold(self, job: str) -> AbstractContextManager[None]:
         """Hold the lock on a job, known by the digest of its tables, columns, condition and spec, while the block runs.
 
         `WHOLE_TARGET` as the job locks out the runs of other drivers, whatever their job; runs of one driver do not lock out each other.
         """
-        folder = self._path(self._root, job)
+        return self._held(self._path(self._root, job), self._settle)
+
+    def hold_alone(self) -> AbstractContextManager[None]:
+        """Hold the lock on the whole target while the block runs: no job is at work on it, and none begins.
+
+        Raises:
+            ConflictError: A run is at work.
+        """
+        return self._held(self._path(self._root, _ALONE), self._require_alone)
+
+    @contextmanager
+    def _held(self, folder: Any, settle: Callable[[Any], None]) -> Iterator[None]:
+        """Hold a lock; `settle` says whether this run goes on."""
         mine = self._path(folder, self.holder.name)
         try:
             self.storage.create(mine, True).close()
@@ -109,7 +121,7 @@ class RunLock:
         ended = threading.Event()
         beat = threading.Thread(target=self._beat, args=(mine, ended), daemon=True, name="metaeol-run-lock")
         try:
-            self._settle(folder)
+            settle(folder)
             beat.start()
             yield
         finally:
@@ -143,6 +155,19 @@ class RunLock:
             holder = others[0]
             whose = "of another driver is at work on the same table" if folder.getName() == WHOLE_TARGET else "of the same job is at work"
             raise ConflictError(f"run {holder.run_id} {whose} (process {holder.pid}): wait for its end, then run the job again")
+        alone = self._path(self._root, _ALONE)
+        if self.storage.exists(alone):
+            self._refuse_for(self._others(alone))
+
+    def _require_alone(self, folder: Any) -> None:
+        for status in self.storage.listStatus(folder.getParent()):
+            self._refuse_for(self._others(status.getPath()))
+
+    def _refuse_for(self, holders: list[Holder]) -> None:
+        for holder in holders:
+            raise ConflictError(
+                f"run {holder.run_id} is at work on the table (process {holder.pid}): wait for its end, then run the same command again"
+            )
 
     def _others(self, folder: Any) -> list[Holder]:
         """Find other live holders of a lock beside this run."""
