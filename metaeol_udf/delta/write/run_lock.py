@@ -152,9 +152,12 @@ class RunLock:
             time.sleep(SETTLE_S)  # a later run gives way, unless it looked before this file was there
             others = self._others(folder)
         if others:
-            holder = others[0]
-            whose = "of another driver is at work on the same table" if folder.getName() == WHOLE_TARGET else "of the same job is at work"
-            raise ConflictError(f"run {holder.run_id} {whose} (process {holder.pid}): wait for its end, then run the job again")
+            run_id, process = others[0].run_id, f"process {others[0].pid}"
+            if folder.getName() == WHOLE_TARGET:
+                raise ConflictError(
+                    f"run {run_id} of another driver is at work on the same table ({process}): wait for its end, then run the job again"
+                )
+            raise ConflictError(f"run {run_id} of the same job is at work ({process}): wait for its end, then run the job again")
         alone = self._path(self._root, _ALONE)
         if self.storage.exists(alone):
             self._refuse_for(self._others(alone))
