@@ -73,6 +73,7 @@ class MetaEOLEncoder:
 
     def __init__(self, spec: EmbeddingSpec, templates: TemplateSet, engine: Engine, max_batch_tokens: int | str = "auto") -> None:
         self.spec = spec
+        self._splits_by = spec.splits_by
         self.templates = templates
         self.engine = engine
         self.batch_runner = BatchRunner(engine, max_batch_tokens)
@@ -376,7 +377,7 @@ class MetaEOLEncoder:
         with self._preparing:  # a tokenizer is not made for several threads
             prepared = prepare_texts(
                 texts, engine.trie, self.templates, max_tokens, runner.max_batch_tokens, engine.runner.has_prefixes, runner.n_threads,
-                engine.device.type, self.spec.splits_by,
+                engine.device.type, self._splits_by,
             )  # fmt: skip
             self._n_computed += int(prepared.tokens_computed.sum())
             self._n_whole += int(prepared.tokens_whole.sum())

@@ -56,6 +56,7 @@ def test_a_run_does_not_begin_while_the_whole_table_is_locked(bench: Bench) -> N
         assert lock.is_alone()
 
 
+@pytest.mark.slow
 def test_columns_in_the_source_are_emptied_or_dropped_and_another_column_stays(bench: Bench) -> None:
     bench.write(ROWS)
     other = {"embedding": {"column": "other", "layer": 1}}

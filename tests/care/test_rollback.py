@@ -37,7 +37,8 @@ def migrated(bench: Bench, own: dict[str, Any]) -> tuple[int, dict[str, Any], di
     return version, rows, first
 
 
-@pytest.mark.parametrize("kind", ["target", pytest.param("in place", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["target", "in place"])
 def test_earlier_vectors_come_back_with_their_label_and_without_the_model(bench: Bench, calls: Calls, kind: str) -> None:
     own = {"target": {"table": str(bench.folder / "vectors")}} if kind == "target" else {}
     name = "vectors" if own else "table"

@@ -104,12 +104,8 @@ def chunk_limits(device: str) -> ChunkLimits:
 def column_chunks(resolved: ResolvedSpec, batches: Iterator[pd.Series], limits: ChunkLimits) -> Iterator[list[str | None]]:
     """Cut a column's cells into chunks, whatever the Arrow batches they come in."""
     cells = (cell if isinstance(cell, str) else None for batch in batches for cell in batch)
-    return cut_chunks(
-        cells,
-        limits.rows,
-        limits.tokens,
-        functools.partial(_estimate_tokens, None if resolved.spec.splits_by else resolved.spec.max_tokens, resolved.n_templates),
-    )
+    max_tokens = resolved.spec.max_tokens if resolved.spec.long_texts == "trim" else None
+    return cut_chunks(cells, limits.rows, limits.tokens, functools.partial(_estimate_tokens, max_tokens, resolved.n_templates))
 
 
 def _estimate_tokens(max_tokens: int | None, n_templates: int, cell: str | None) -> int:
