@@ -66,7 +66,7 @@ def test_a_change_feed_brings_the_changed_rows_alone(bench: Bench, in_place: boo
     rows = bench.spark.createDataFrame([(n, f"text number {n}") for n in range(5)], "id long, text string").coalesce(1)
     rows.write.format("delta").option("delta.enableChangeDataFeed", "true").save(bench.path)
     vectors = "table" if in_place else "vectors"
-    sections = {"target": {"table": None if in_place else str(bench.folder / vectors)}}
+    sections = {"target": {"table": None if in_place else str(bench.folder / vectors), "max_deleted_fraction": 0.5}}
     assert counts(follow(bench, **sections)) == [5, 5, 0, 0, 5, 0]
     table = DeltaTable.forPath(bench.spark, bench.path)
     table.update(F.col("id") == 1, {"text": F.lit("once")})
