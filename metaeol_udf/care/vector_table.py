@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timezone
 
 from pyspark.sql import SparkSession
 
 from metaeol_udf.config import GivenConfig, JobConfig, as_config
+from metaeol_udf.delta.base.run_report import new_run_id
 from metaeol_udf.delta.select.proof import RunNote, noted
 from metaeol_udf.delta.sources.source import Source, check_apart
 from metaeol_udf.delta.tables.columns import VectorColumns
@@ -84,7 +84,7 @@ class VectorTable:
         Raises:
             ConflictError: A run is at work.
         """
-        run_id = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:8]}"
+        run_id = new_run_id(datetime.now(timezone.utc))
         location = Journal(self.spark, self.journal, "", run_id, 0).open()
         with RunLock(self.spark, location, run_id).hold_alone(), noted(self.spark, RunNote(run_id, self.columns.vector, command)):
             yield run_id, location

@@ -181,7 +181,7 @@ def show_run(console: Console, title: str, report: Mapping[str, Any], files: Seq
     """
     n_without = report["rows_without_vector"]
     where = f"{counted(n_without, 'row')} without a vector: the reasons are in {quarantine}"
-    if report["status"] == "nothing_to_do" and not report["rows_deleted"]:
+    if report["status"] == "nothing_to_do" and not (report["rows_deleted"] or report["rows_orphaned"]):
         rows = f"{title}, nothing to do: {counted(report['rows_selected'], 'row')} up to date"
         _say(console, f"{rows}; {where}" if n_without else rows)
         return

@@ -445,3 +445,18 @@ def test_quiet_shows_no_progress(capsys: pytest.CaptureFixture[str]) -> None:
     assert logging.getLogger("metaeol_udf.delta.base.progress").level == logging.INFO
     assert not is_quiet()
     assert capsys.readouterr().err.count("there is no such file") == 2
+
+
+@pytest.mark.parametrize(
+    ("changed", "lines"), [({}, 1), ({"rows_without_vector": 1}, 1), ({"rows_orphaned": 2}, 4), ({"rows_deleted": 2}, 4)]
+)
+def test_a_run_with_nothing_to_do_is_one_line_unless_rows_lost_their_key(
+    changed: dict[str, int], lines: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = {"status": "nothing_to_do", "rows_selected": 3, "rows_skipped": 3} | dict.fromkeys(
+        ("rows_without_vector", "rows_deleted", "rows_orphaned"), 0
+    )
+    views.show_run(Console(), "t: column e", report | changed, [], "q")
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == lines, printed
+    assert "nothing to do: 3 rows up to date" in printed[0] or lines > 1

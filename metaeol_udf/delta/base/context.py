@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import socket
-import uuid
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
@@ -14,7 +13,7 @@ from pyspark.sql import SparkSession
 
 from metaeol_udf.config import JobConfig
 from metaeol_udf.delta.base.failure_budget import FailureBudget
-from metaeol_udf.delta.base.run_report import Report, check_writable
+from metaeol_udf.delta.base.run_report import Report, check_writable, new_run_id
 from metaeol_udf.delta.sources.source import Source, check_apart
 from metaeol_udf.delta.tables.columns import VectorColumns
 from metaeol_udf.delta.tables.fingerprint import HashKey, RowFingerprints
@@ -96,7 +95,7 @@ class Job:
         """Make an empty report with a run id of its own, which sorts by time."""
         now = datetime.now(timezone.utc)
         return Report(
-            f"{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}",
+            new_run_id(now),
             self.resolved.fingerprint,
             table=str(self.target),
             column=self.columns.vector,

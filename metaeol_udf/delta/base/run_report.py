@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import metaeol_udf
@@ -215,6 +217,11 @@ class Report:
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return dict(vars(self))
+
+
+def new_run_id(now: datetime) -> str:
+    """Make the id of a run that begins at `now`, in UTC; ids sort by time."""
+    return f"{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
 
 
 def shortened(waves: list[dict[str, float]]) -> list[dict[str, float]]:
