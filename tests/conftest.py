@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +13,7 @@ import pytest
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+    from metaeol_udf import MetaEOLEncoder
     from metaeol_udf.spec import EmbeddingSpec
     from tests.table_bench import Bench
 
@@ -107,26 +106,16 @@ def tiny_model_dir(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     """Two Python workers side by side, on Delta; named tables live in a temporary warehouse."""
-    from metaeol_udf.config import SparkConfig
-    from metaeol_udf.spark.cluster.session import get_session
+    from tests.sessions import run_session
 
-    os.environ["PYSPARK_PYTHON"] = sys.executable  # workers import what the tests import
-    # A worker unpickles functions of the installed package only, yet needs to find it when tests run from a bare checkout.
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    warehouse = tmp_path_factory.mktemp("warehouse")
-    conf = {
-        "spark.sql.warehouse.dir": str(warehouse),
-        "spark.sql.shuffle.partitions": "2",  # not 200: ten rows
-        "spark.databricks.delta.snapshotPartitions": "1",
-        # For ten rows adaptive plans are twice the jobs, and to compile a plan takes longer than to run it. The fault checks run with
-        # what users have.
+    # For ten rows adaptive plans are twice the jobs, and to compile a plan takes longer than to run it. The fault checks run with what
+    # users have.
+    quick = {
         "spark.sql.adaptive.enabled": "false",
         "spark.sql.codegen.wholeStage": "false",
         "spark.sql.codegen.factoryMode": "NO_CODEGEN",
     }
-    session = get_session(SparkConfig(master="local[2]", conf=conf))
-    yield session
-    session.stop()
+    yield from run_session(tmp_path_factory.mktemp("warehouse"), **quick)
 
 
 @pytest.fixture(scope="session")
@@ -150,6 +139,14 @@ def spec(tiny_model_dir: Path) -> EmbeddingSpec:
     from metaeol_udf.spec import EmbeddingSpec
 
     return EmbeddingSpec(model=str(tiny_model_dir), dtype="float32", max_tokens=64)
+
+
+@pytest.fixture(scope="session")
+def encoder(spec: EmbeddingSpec) -> MetaEOLEncoder:
+    """The engine by itself: what vectors of tables are compared with."""
+    from metaeol_udf import MetaEOLEncoder
+
+    return MetaEOLEncoder.from_spec(spec, device="cpu")
 
 
 @pytest.fixture

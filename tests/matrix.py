@@ -23,6 +23,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from tests.installations import packages_of
+
 ROOT = Path(__file__).resolve().parents[1]
 PYTHONS = ("3.10", "3.11", "3.12")
 #: Spark's line, the release of pyspark, and the delta-spark whose JARs are published for that line.
@@ -40,6 +42,7 @@ CORE = (
 )
 SHOWN = ("torch", "transformers", "numpy", "pandas", "pyarrow")
 MINUTES = 40  # that one combination may take
+SHOWN_LINES = 80  # of what pytest printed last, where a test failed
 
 
 def find_python(line: str) -> Path | None:
@@ -65,9 +68,8 @@ def make_environment(python: Path, folder: Path) -> Path:
     inner = folder / "bin" / "python"
     base = ROOT / ".venv" / "bin" / "python"
     if base.is_file() and version_of(base) == version_of(python):
-        packages = ask(base, "import sysconfig; print(sysconfig.get_path('purelib'))")
-        site = ask(inner, "import sysconfig; print(sysconfig.get_path('purelib'))")
-        Path(site, "zz-base.pth").write_text(f"import site; site.addsitedir({packages!r})\n", encoding="utf-8")  # behind its own packages
+        packages, site = map(packages_of, (base, inner))
+        (site / "zz-base.pth").write_text(f"import site; site.addsitedir({str(packages)!r})\n", encoding="utf-8")  # behind its own packages
     install(inner, "-e", f"{ROOT}[demo]", *TEST_PACKAGES)
     return inner
 
@@ -102,9 +104,14 @@ def run_tests(python: Path, temporary: Path, log: Path, tests: Sequence[str]) ->
             )
         except subprocess.TimeoutExpired:
             return False, f"not done in {MINUTES} minutes, see {log}"
-    lines = [line for line in log.read_text(encoding="utf-8").splitlines() if re.search(r"\b(passed|failed|error)", line)]
+    printed = log.read_text(encoding="utf-8")
+    lines = [line for line in printed.splitlines() if re.search(r"\b(passed|failed|error)", line)]
     said = lines[-1].strip("= ") if lines else f"pytest ended with status {done.returncode}"
-    return done.returncode == 0, said if done.returncode == 0 else f"{said}, see {log}"
+    if done.returncode == 0:
+        return True, said
+    # Who reads this may have no access to the file.
+    say("\n".join((printed.rpartition("= FAILURES =")[2] or printed).splitlines()[-SHOWN_LINES:]))
+    return False, f"{said}, see {log}"
 
 
 def try_spark(python: Path, folder: Path, line: str) -> tuple[bool, list[str]]:

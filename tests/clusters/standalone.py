@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
-import pyspark
 
 from tests.clusters.services import HOST, Service, free_port
+from tests.installations import make_spark_home, packages_of
 
 ROOT = Path(__file__).resolve().parents[2]
 #: For a table of some rows, to compile a plan takes longer than to run it. The run as the page says has what users have.
@@ -25,23 +25,12 @@ QUICK = {
 _EXECUTOR = "CoarseGrainedExecutorBackend"
 
 
-def make_home(folder: Path) -> Path:
-    """Make a SPARK_HOME of links to pyspark: workers write below it, which must not be the installation."""
-    folder.mkdir()
-    for entry in Path(pyspark.__file__).parent.iterdir():
-        (folder / entry.name).symlink_to(entry)
-    return folder
-
-
 def make_python(folder: Path) -> Path:
     """Make a Python that has torch, transformers and Spark, yet not our package, as executors have it that get the wheel."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True, timeout=300)
     python = folder / "bin" / "python"
-    asked = subprocess.run(
-        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], check=True, text=True, capture_output=True, timeout=60
-    )
     seen = sysconfig.get_path("purelib")  # as a path alone: what .pth files there name, such as this checkout, is not seen
-    Path(asked.stdout.strip(), "seen.pth").write_text(f"import sys; sys.path.append({seen!r})\n")
+    (packages_of(python) / "seen.pth").write_text(f"import sys; sys.path.append({seen!r})\n")
     return python
 
 
@@ -56,7 +45,7 @@ class Standalone:
             n_workers: How many workers.
             worker_settings: Spark's settings of a worker, such as the GPUs that it has.
         """
-        self.folder, self.home = folder, make_home(folder / "spark")
+        self.folder, self.home = folder, make_spark_home(folder / "spark")
         self._settings = dict(worker_settings or {})
         self._port, self.n_started = free_port(), 0
         web = free_port()

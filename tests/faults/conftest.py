@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Iterator
@@ -12,14 +11,14 @@ import pytest
 from pyspark.sql import SparkSession
 
 from metaeol_udf import MetaEOLEncoder
-from metaeol_udf.config import SparkConfig
-from metaeol_udf.spark.cluster.session import get_session
 from metaeol_udf.spec import EmbeddingSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(Path(__file__).parent))  # for the modules beside this one
 from bench import Bench  # noqa: E402
 from catalogue import ELSEWHERE, FAULTS  # noqa: E402
+
+from tests.sessions import run_session  # noqa: E402
 
 BEGIN, END = "<!-- made by make test-faults -->", "<!-- end -->"
 
@@ -29,23 +28,8 @@ _outcomes: dict[str, list[tuple[str, str]]] = {}
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     """Like that of the other tests, but a task is tried three times: plain `local[2]` gives up at the first failure."""
-    os.environ["PYSPARK_PYTHON"] = sys.executable
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    conf = {
-        "spark.sql.warehouse.dir": str(tmp_path_factory.mktemp("warehouse")),
-        "spark.sql.shuffle.partitions": "2",
-        "spark.databricks.delta.snapshotPartitions": "1",
-        "spark.databricks.delta.retentionDurationCheck.enabled": "false",  # tests VACUUM at once
-    }
-    session = get_session(SparkConfig(master="local[2,3]", conf=conf))
-    yield session
-    session.stop()
-
-
-@pytest.fixture(scope="session")
-def encoder(spec: EmbeddingSpec) -> MetaEOLEncoder:
-    """The engine by itself: what every vector is compared with."""
-    return MetaEOLEncoder.from_spec(spec, device="cpu")
+    at_once = {"spark.databricks.delta.retentionDurationCheck.enabled": "false"}  # tests VACUUM at once
+    yield from run_session(tmp_path_factory.mktemp("warehouse"), master="local[2,3]", **at_once)
 
 
 @pytest.fixture

@@ -10,9 +10,10 @@ import time
 from pathlib import Path
 
 import psutil
-import pyspark
 import yaml
 from bench import ROOT, Bench
+
+from tests.installations import make_spark_home
 
 _PATIENCE_S = 900  # for a job of seconds: a busy machine fails no check
 
@@ -40,7 +41,7 @@ def start(bench: Bench, script: str, *arguments: str, master: str = "local[1]") 
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     env.pop("PYSPARK_GATEWAY_PORT", None)
     if master.startswith("local-cluster"):
-        env["SPARK_HOME"] = str(_spark_home(bench.folder / "spark"))
+        env["SPARK_HOME"] = str(make_spark_home(bench.folder / "spark"))
     command = [sys.executable, str(Path(__file__).with_name(script)), *arguments, str(conf)]
     log = bench.folder / "crash.log"
     with log.open("wb") as output:
@@ -50,14 +51,6 @@ def start(bench: Bench, script: str, *arguments: str, master: str = "local[1]") 
         finally:
             _end_session(process.pid)
     return status, log.read_text()
-
-
-def _spark_home(folder: Path) -> Path:
-    """Spark by links: a local cluster's executors write into SPARK_HOME/work, which must not be the installation."""
-    folder.mkdir()
-    for entry in Path(pyspark.__file__).parent.iterdir():
-        (folder / entry.name).symlink_to(entry)
-    return folder
 
 
 def _end_session(session: int) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from metaeol_udf import EmbeddingSpec, MetaEOLEncoder
+from tests.installations import build_wheel, packages_of
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXTS = ["A man is playing a guitar.", "The bank raised its interest rates."]
@@ -22,11 +23,7 @@ TEXTS = ["A man is playing a guitar.", "The bank raised its interest rates."]
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(ROOT)]
-    subprocess.run(command, check=True, timeout=300)
-    (built,) = folder.glob("metaeol_udf-*.whl")
-    return built
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +47,11 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         str(wheel),
     ]
     subprocess.run(install, check=True, timeout=300)
-    asked = subprocess.run(
-        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], check=True, text=True, capture_output=True, timeout=60
-    )
     import torch
 
     seen = {sysconfig.get_path("purelib"), str(Path(torch.__file__).parents[1])}  # the same folder, or two
     # A bare path would be an editable package to venv-pack, which it refuses.
-    Path(asked.stdout.strip(), "seen.pth").write_text(f"import sys; sys.path.extend({sorted(seen)!r})\n")
+    (packages_of(python) / "seen.pth").write_text(f"import sys; sys.path.extend({sorted(seen)!r})\n")
     return folder
 
 
