@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from metaeol_udf.cli.views import Format
 from metaeol_udf.config import CHOICES, setting_names, switches
 
 _SUFFIXES = (".yaml", ".yml")
@@ -65,14 +65,6 @@ Overrides = Annotated[
 Where = Annotated[
     str | None, typer.Option(metavar="CONDITION", help="Only rows of the source that meet it, such as \"lang = 'de'\".", show_default=False)
 ]
-
-
-class Format(str, Enum):
-    """How a result is printed."""
-
-    TABLE = "table"
-    JSON = "json"
-    CSV = "csv"
 
 
 As = Annotated[Format, typer.Option("--format", help="How to print the result: for people, or for programs as JSON or CSV.")]

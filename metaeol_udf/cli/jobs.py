@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from metaeol_udf.cli.arguments import As, AsJson, Conf, DryRun, Format, Full, Overrides
-from metaeol_udf.cli.views import emit, show_drop, show_plan, show_rollback, show_run, show_status
+from metaeol_udf.cli.arguments import As, AsJson, Conf, DryRun, Full, Overrides
+from metaeol_udf.cli.views import Format, emit, show_drop, show_plan, show_rollback, show_run, show_status
 from metaeol_udf.config import load_config
 from metaeol_udf.errors import ConfigError
 from metaeol_udf.terminal import waiting

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from metaeol_udf.cli.arguments import As, AsJson, Conf, Format, Overrides, complete_conf
-from metaeol_udf.cli.views import emit, show_draft, show_estimate, show_finding, show_settings, show_verdict
+from metaeol_udf.cli.arguments import As, AsJson, Conf, Overrides, complete_conf
+from metaeol_udf.cli.views import Format, emit, show_draft, show_estimate, show_finding, show_settings, show_verdict
 from metaeol_udf.config import effective_settings, job_schema, load_config
 from metaeol_udf.errors import ConfigError
 from metaeol_udf.files import replace_file

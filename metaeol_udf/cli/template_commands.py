@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from metaeol_udf.cli.arguments import As, AsJson, Format
-from metaeol_udf.cli.views import emit, show_template_check, show_template_sets
+from metaeol_udf.cli.arguments import As, AsJson
+from metaeol_udf.cli.views import Format, emit, show_template_check, show_template_sets
 from metaeol_udf.errors import ConfigError
 from metaeol_udf.files import replace_file
 from metaeol_udf.formatting import counted, visible

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from metaeol_udf.cli.arguments import As, AsJson, Conf, Format, Overrides, Where
-from metaeol_udf.cli.views import emit, show_hit_lists, show_pairs
+from metaeol_udf.cli.arguments import As, AsJson, Conf, Overrides, Where
+from metaeol_udf.cli.views import Format, emit, show_hit_lists, show_pairs
 from metaeol_udf.config import load_config, load_encoder_config
 from metaeol_udf.errors import ConfigError, InputError
 from metaeol_udf.formatting import counted, first_words, visible

@@ -35,6 +35,7 @@ ORDER = [
     "delta/gate",
     "delta",
     "search doctor estimate starter tuning serving care",
+    "cli/views",
     "cli",
 ]
 RANK = {folder: rank for rank, line in enumerate(ORDER) for folder in line.split()}

@@ -1,27 +1,20 @@
-"""How the results of single commands look on a terminal, and in a pipe or a log."""
+"""Prints what runs, plans, estimates and drafts found, what the settings are, and what a table's state is."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from metaeol_udf.cli.arguments import Format
+from metaeol_udf.cli.views.printing import say, show_figures
 from metaeol_udf.files import write_yaml
-from metaeol_udf.formatting import counted, first_words, flatten, format_value, visible
-from metaeol_udf.terminal import print_csv, print_json, show_columns
+from metaeol_udf.formatting import counted, format_value
+from metaeol_udf.terminal import show_columns
 
 if TYPE_CHECKING:
     from metaeol_udf.care import DropItem
     from metaeol_udf.config import EffectiveSetting
-    from metaeol_udf.doctor import Finding
-    from metaeol_udf.explain.next_words import Explanation
-    from metaeol_udf.prompts.checks import SetCheck
-    from metaeol_udf.search import DuplicatePair, Hit
     from metaeol_udf.starter import Draft
 
 #: Keys of a run report in the order of its summary, with the words for people.
@@ -105,68 +98,31 @@ STATE = (
     ("fingerprint", "spec of the settings"),
     ("stored_fingerprint", "spec of the table"),
 )
-_ONLY_IF_ANY = (
-    "rows_new",
-    "rows_changed",
-    "rows_of_other_specs",
-    "rows_broken",
-    "rows_retried",
-    "failures",
-    "rows_orphaned",
-    "orphans_are",
-)
-
-_MAYBE = (
+#: Left out where there is nothing to say.
+_ONLY_IF_ANY = {
     "quality",
     "migration",
     "failures",
     "rows_without_vector",
     "rows_deleted",
+    "rows_new",
+    "rows_changed",
+    "rows_of_other_specs",
+    "rows_broken",
+    "rows_retried",
     "rows_orphaned",
-)  # left out where there is nothing to say
-_WORDS_WIDTH = 24  # characters of a template's column of words, lines and padding included
-
-
-def emit(
-    as_json: bool,
-    value: object,
-    show: Callable[[Console], None],
-    how: Format = Format.TABLE,
-    rows: Sequence[Mapping[str, Any]] | None = None,
-) -> None:
-    """Emit a command's result.
-
-    Args:
-        as_json: Whether JSON was asked for by its own option.
-        value: The result in plain values, for JSON.
-        show: Prints the result for people.
-        how: What `--format` says.
-        rows: The result as rows, for CSV; None where `value` is a mapping, each of whose values is then a row.
-    """
-    if as_json or how is Format.JSON:
-        print_json(value)
-    elif how is Format.CSV:
-        pairs = flatten(value) if isinstance(value, Mapping) else ()
-        print_csv([{"name": name, "value": item} for name, item in pairs] if rows is None else rows)
-    else:
-        show(Console())
-
-
-def _say(console: Console, *words: str | Text, style: str | None = None) -> None:
-    """Print words as they are: nothing in them is markup or obeyed, and a long line stays a line in a pipe."""
-    shown = [visible(word) if isinstance(word, str) else word for word in words]
-    console.print(*shown, style=style, sep="", markup=False, highlight=False, soft_wrap=True)
+    "orphans_are",
+}
 
 
 def show_report(console: Console, title: str, report: Mapping[str, Any], summary: Sequence[tuple[str, str]] = SUMMARY) -> None:
-    """Print a report's figures, one a line; keys that the report lacks are left out, and the gate's where it did not judge."""
-    show_figures(console, title, {words: report[key] for key, words in summary if key in report and (report[key] or key not in _MAYBE)})
+    """Print a report's figures, one a line, without keys that the report lacks and without those that say something only if set."""
+    show_figures(console, title, figures_of(report, summary))
 
 
-def show_figures(console: Console, title: str, figures: Mapping[str, Any]) -> None:
-    """Print figures under a title, one a line: the words that name a figure, then its value."""
-    lines = [(words, format_value(value)) for words, value in figures.items()]
-    show_columns(console, title, (), lines)
+def figures_of(report: Mapping[str, Any], summary: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Choose a report's figures that are worth a line; returns each under its words for people."""
+    return {words: report[key] for key, words in summary if key in report and (report[key] or key not in _ONLY_IF_ANY)}
 
 
 def show_run(console: Console, title: str, report: Mapping[str, Any], files: Sequence[str], quarantine: str) -> None:
@@ -183,20 +139,20 @@ def show_run(console: Console, title: str, report: Mapping[str, Any], files: Seq
     where = f"{counted(n_without, 'row')} without a vector: the reasons are in {quarantine}"
     if report["status"] == "nothing_to_do" and not (report["rows_deleted"] or report["rows_orphaned"]):
         rows = f"{title}, nothing to do: {counted(report['rows_selected'], 'row')} up to date"
-        _say(console, f"{rows}; {where}" if n_without else rows)
+        say(console, f"{rows}; {where}" if n_without else rows)
         return
     show_report(console, title, report)
     if n_without:
-        _say(console, where)
+        say(console, where)
     for file in files:
-        _say(console, f"report: {file}")
+        say(console, f"report: {file}")
 
 
 def show_plan(console: Console, title: str, plan: Mapping[str, Any]) -> None:
     """Print what a job would do, and how its tokens are known."""
     show_report(console, title, {**plan, "adds_columns": plan["adds_columns"] or "none"}, PLAN)
     how = "of all texts" if plan["tokens_counted"] else f"projected from {plan['sample_texts']:,} texts"
-    _say(console, f"tokens are {how}; nothing was written")
+    say(console, f"tokens are {how}; nothing was written")
 
 
 def show_estimate(console: Console, title: str, report: Mapping[str, Any]) -> None:
@@ -205,7 +161,7 @@ def show_estimate(console: Console, title: str, report: Mapping[str, Any]) -> No
     for line in report["projections"]:
         cost = "" if line["cost"] is None else f", cost {format_value(line['cost'])}"
         words = f"  {line['executors']:>6,} executors  {line['hours']:>10,.3f} hours{cost}"
-        _say(console, words)
+        say(console, words)
 
 
 def show_draft(console: Console, file: str, draft: Draft) -> None:
@@ -222,7 +178,7 @@ def show_draft(console: Console, file: str, draft: Draft) -> None:
         "other strings, mean length": dict(guess.other_texts),
     }
     show_figures(console, f"{file}: a configuration for {draft.table}", figures)
-    _say(console, f"look at it, then: metaeol doctor {file}")
+    say(console, f"look at it, then: metaeol doctor {file}")
 
 
 def show_settings(console: Console, conf: str, settings: Sequence[EffectiveSetting]) -> None:
@@ -233,7 +189,7 @@ def show_settings(console: Console, conf: str, settings: Sequence[EffectiveSetti
 
 def show_status(console: Console, title: str, state: Mapping[str, Any]) -> None:
     """Print how far a table is, in what the settings differ from how its vectors were made, and its last runs."""
-    shown = {words: state[key] for key, words in STATE if key in state and (state[key] or key not in _ONLY_IF_ANY)}
+    shown = figures_of(state, STATE)
     if state["differs"]:
         shown["settings that differ"] = ", ".join(
             f"{name} ({old} in the table, {new} here)" for name, (old, new) in state["differs"].items()
@@ -250,13 +206,13 @@ def show_drop(
     """Print what is dropped, would be, or was, a line each."""
     console = console or Console()
     if not items:
-        _say(console, f"{title}: there is nothing to drop")
+        say(console, f"{title}: there is nothing to drop")
         return
     done = {None: "what is dropped", True: "dropped", False: "nothing was dropped of this"}[is_done]
     rows = [tuple((item if isinstance(item, Mapping) else vars(item))[name] for name in ("kind", "name", "said")) for item in items]
     show_columns(console, f"{title}: {done}", ("what", "name", ""), rows)
     if is_done:
-        _say(console, "earlier versions of a table that stays hold the vectors until VACUUM")
+        say(console, "earlier versions of a table that stays hold the vectors until VACUUM")
 
 
 def show_rollback(console: Console, title: str, report: Mapping[str, Any]) -> None:
@@ -270,131 +226,4 @@ def show_rollback(console: Console, title: str, report: Mapping[str, Any]) -> No
     show_figures(console, f"{title}: back to version {report['version']}", {name: value for name, value in figures.items() if value})
     label = report["label"]
     names = ", ".join(f"{name}: {label[name]}" for name in ("model", "revision", "templates", "layer", "dtype") if name in label)
-    _say(console, f"set embedding to what made these vectors ({names}), or the next run replaces them")
-
-
-def show_finding(console: Console, finding: Finding) -> None:
-    """Print one finding of the doctor: level, check, what was found, and on a line of its own what to set."""
-    style = {"ok": "green", "warning": "yellow", "problem": "bold red"}[finding.level.value]
-    _say(console, Text(f"{finding.level.value:<8} ", style), f"{finding.check:<16} {finding.found}")
-    if finding.setting:
-        _say(console, f"{'':<26}{finding.advice}")
-
-
-def show_verdict(console: Console, findings: Sequence[Finding]) -> None:
-    """Print the warnings of the doctor, then the problems, then how many of each there are."""
-    counts = {level: [finding for finding in findings if finding.level.value == level] for level in ("warning", "problem")}
-    for found in counts.values():
-        for finding in found:
-            show_finding(console, finding)
-    _say(console, ", ".join([counted(len(findings), "check"), *[counted(len(found), level) for level, found in counts.items()]]))
-
-
-def show_hit_lists(console: Console, queries: Sequence[str], lists: Sequence[Sequence[Hit]]) -> None:
-    """Print a list of hits for each query, an empty line between two lists."""
-    for number, (query, hits) in enumerate(zip(queries, lists, strict=True)):
-        if number:
-            console.print()
-        show_hits(console, query, hits)
-
-
-def show_hits(console: Console, query: str, hits: Sequence[Hit]) -> None:
-    """Print the nearest rows of a query, best first: score, key and the beginning of the text on one line; equal texts once."""
-    _say(console, f'"{query}"', style="bold")
-    same = Counter(hit.text for hit in hits)
-    first = {hit.text: hit for hit in reversed(hits)}
-    shown = [hit for hit in hits if hit.text is None or first[hit.text] is hit]
-    _show_rows(console, [(f"{hit.score:6.4f}", hit.key, _with_more(hit.text, same[hit.text])) for hit in shown])
-
-
-def show_pairs(console: Console, pairs: Sequence[DuplicatePair]) -> None:
-    """Print pairs of rows, most similar first: the score and both rows with key and the beginning of the text, a line each.
-
-    Rows of one text stand together, and the text stands there once.
-    """
-    if not pairs:
-        console.print("no pair", markup=False, highlight=False)
-    of_text: dict[str, list[Mapping[str, Any]]] = {}  # rows of the same text
-    for pair in pairs:
-        if pair.texts[0] is not None and pair.texts[0] == pair.texts[1]:
-            keys = of_text.setdefault(pair.texts[0], [])
-            keys += [key for key in pair.keys if key not in keys]
-    rows: list[tuple[str, Mapping[str, Any], str | None]] = []
-    for pair in pairs:
-        (one, other), (text, other_text) = pair.keys, pair.texts
-        if text is None or text != other_text:
-            rows += [(f"{pair.score:6.4f}", one, text), (" " * 6, other, other_text)]
-        elif text in of_text:
-            first, *others = of_text.pop(text)
-            rows += [(f"{pair.score:6.4f}", first, text), *((" " * 6, key, "(the same text)") for key in others)]
-    _show_rows(console, rows)
-
-
-def _with_more(text: str | None, n_rows: int) -> str | None:
-    """Say of a text how many more rows have it."""
-    return text if text is None or n_rows == 1 else f"(and {counted(n_rows - 1, 'more row')}) {text}"
-
-
-def _show_rows(console: Console, rows: Sequence[tuple[str, Mapping[str, Any], str | None]]) -> None:
-    """Print rows of a table, a line each: what stands before the key, the key, and the beginning of the text."""
-    keys = [first_words(" ".join(map(str, key.values())), 200) for _, key, _ in rows]
-    width = min(48, max(map(len, keys), default=0))
-    for (start, _, text), key in zip(rows, keys, strict=True):
-        words = f"  {start}  {key:<{width}}  "
-        line = words + first_words(text, max(20, (console.width if console.is_terminal else 140) - len(words)))
-        console.print(line, markup=False, highlight=False, no_wrap=True, soft_wrap=True)
-
-
-def show_words(console: Console, explanation: Explanation) -> None:
-    """Print the most probable next words of each template: side by side on a terminal, else block after block."""
-    layer = "" if explanation.layer == explanation.n_layers else f", read from hidden state {explanation.layer} of {explanation.n_layers}"
-    trimmed = " (trimmed to max_tokens)" if explanation.is_trimmed else ""
-    title = f'Next words after "{first_words(explanation.text, 100)}"{trimmed}{layer}'
-    _say(console, title, style="bold")
-    templates = explanation.templates
-    if not console.is_terminal:
-        for template in templates:
-            lines = [f"  {word.probability:6.4f}  {word.visible}" for word in template.words]
-            _say(console, "\n".join(["", f"{template.meta_task}: {template.cue}", *lines]))
-        return
-    n_side_by_side = max(1, console.width // _WORDS_WIDTH)
-    for start in range(0, len(templates), n_side_by_side):
-        some = templates[start : start + n_side_by_side]
-        table = Table(padding=(0, 1))
-        for template in some:
-            table.add_column(Text(f"{template.meta_task}\n{template.cue[-40:]}"), overflow="fold", max_width=_WORDS_WIDTH - 3)
-        for words in zip(*(template.words for template in some), strict=True):
-            table.add_row(*(Text.assemble((f"{word.probability:.3f} ", "dim"), word.visible) for word in words))
-        console.print(table)
-
-
-def show_template_sets(console: Console, checks: Sequence[SetCheck]) -> None:
-    """Print a line a template set; with tokens where they were counted."""
-    width = max(len(check.name) for check in checks)
-    for check in checks:
-        line = f"{check.name:<{width}}  {check.n_templates:>3} templates  {check.n_prefixes:>3} prefixes"
-        if check.tokens is not None:
-            tokens = check.tokens
-            line += f"  {tokens.prefixes:>5,} tokens once  {tokens.computed:>5,} tokens for a text of {tokens.n_text_tokens:,}"
-        _say(console, line)
-
-
-def show_template_check(console: Console, check: SetCheck) -> None:
-    """Print the figures of a template set's check, then its problems and warnings."""
-    figures: dict[str, object] = {"templates": check.n_templates, "prefixes": check.n_prefixes, "suffixes": check.n_suffixes}
-    tokens = check.tokens
-    if tokens is not None:
-        figures |= {
-            "tokens of the text": tokens.n_text_tokens,
-            "passes of the text": tokens.n_text_passes,
-            "tokens of prefixes, once": tokens.prefixes,
-            "tokens of text passes": tokens.texts,
-            "tokens of suffixes": tokens.suffixes,
-            "tokens computed a text": tokens.computed,
-            "tokens of whole prompts": tokens.whole,
-            "prompts are cut": tokens.is_cut,
-        }
-    show_figures(console, check.name, figures)
-    for kind, style, sentences in (("problem", "bold red", check.problems), ("warning", "yellow", check.warnings)):
-        for found in sentences:
-            _say(console, Text(f"{kind:<8} ", style), found)
+    say(console, f"set embedding to what made these vectors ({names}), or the next run replaces them")
