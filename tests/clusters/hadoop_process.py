@@ -56,10 +56,12 @@ class MiniClusters:
         self.yarn = self._jvm.org.apache.hadoop.yarn.server.MiniYARNCluster("yarn", n_nodes, 1, 1)
         self.yarn.init(conf)
         self.yarn.start()
+        settings = self.yarn.getConfig()
+        settings.unset("net.topology.node.switch.mapping.impl")  # a class of the mini clusters, which clients do not have
         (folder / "conf").mkdir()
         for name in ("core-site.xml", "hdfs-site.xml", "yarn-site.xml"):  # one that holds all would do, but not every reader knows
             output = self._jvm.java.io.FileOutputStream(str(folder / "conf" / name))
-            self.yarn.getConfig().writeXml(output)
+            settings.writeXml(output)
             output.close()
 
     def obey(self, order: str) -> None:

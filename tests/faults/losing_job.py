@@ -24,7 +24,7 @@ def main(which: str, conf: str) -> None:
     try:
         run_embed(load_config(conf), between=between)
     except MetaEOLError as error:
-        print(f"metaeol: {error}", file=sys.stderr)
+        sys.stderr.write(f"metaeol: {error}\n")
         sys.exit(error.exit_code)
 
 
