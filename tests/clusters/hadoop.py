@@ -89,7 +89,7 @@ class Hadoop:
         if mode == "client":
             env["PYSPARK_DRIVER_PYTHON"] = str(driver_python)
         settings = {
-            "spark.yarn.jars": f"local:{home}/jars/*.jar",  # or 400 MB are sent for each application
+            "spark.yarn.jars": f"local:{home}/jars/*",  # or 400 MB are sent for each application
             "spark.yarn.appMasterEnv.PYSPARK_PYTHON": python,
             "spark.yarn.appMasterEnv.SPARK_LOCAL_IP": HOST,
             "spark.executorEnv.SPARK_LOCAL_IP": HOST,
