@@ -38,7 +38,7 @@ def on_two(decoder: Decoder) -> Callable[[Layer], torch.device]:
 
 
 @pytest.mark.parametrize("as_streams", [False, True], ids=["cells", "streams"])
-@pytest.mark.parametrize("shape", ["llama", "gemma3", "gpt2"])
+@pytest.mark.parametrize("shape", ["llama", "gemma3", "gpt2", "olmo3"])
 def test_a_decoder_over_two_devices_equals_one(
     shape: str, as_streams: bool, tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,17 +41,19 @@ def plain(folder: Path) -> np.ndarray[Any, Any]:
     return one_at_a_time(folder, [template.prompt for template in TEMPLATES.templates], TEXTS, -1)
 
 
-def room_for(layers: float, model_type: str) -> int:
+def room_for(layers: float, model_type: str, quantization: str | None = None) -> int:
     """Bytes of so many layers of a tiny model."""
-    model = random_model(tiny_config(model_type))
-    return int(layers * max(count_module_bytes([layer]) for layer in model.layers))
+    layer = random_model(tiny_config(model_type)).layers[0]
+    if quantization is not None:
+        quantize_modules(layer, quantization)
+    return int(layers * count_module_bytes([layer]))
 
 
 @pytest.mark.parametrize(
     ("model_type", "runner", "quantization", "least"),
     [
         ("qwen3_moe", "stream", "int8", 0.99),
-        pytest.param("phi3", "stream", "int8", 0.99, marks=pytest.mark.slow),
+        pytest.param("cohere2", "stream", "int8", 0.99, marks=pytest.mark.slow),
         pytest.param("gpt_neox", "stream", "int4", 0.9, marks=pytest.mark.slow),
         pytest.param("gpt_neox", "stream", "fp8", 0.99, marks=pytest.mark.slow),
         pytest.param("lfm2", "fork", "int8", 0.99, marks=pytest.mark.slow),
@@ -101,17 +103,29 @@ def test_weights_that_few_bits_do_not_reach_are_refused() -> None:
         quantize_modules(odd, "int8")
 
 
-@pytest.mark.parametrize(("model_type", "kind"), [("qwen3", SequencePass), ("gemma4_text", SequencePass), ("lfm2", ForkPass)])
+@pytest.mark.parametrize(
+    ("model_type", "kind", "quantization"),
+    [
+        ("qwen3", SequencePass, None),
+        ("gemma4_text", SequencePass, None),
+        ("gemma4_text", SequencePass, "int8"),
+        ("cohere2", SequencePass, "int4"),
+        ("lfm2", ForkPass, None),
+        ("lfm2", ForkPass, "int8"),
+    ],
+)
 def test_layers_on_a_second_device_get_all_they_need_there(
-    model_type: str, kind: type[SequencePass] | type[ForkPass], monkeypatch: pytest.MonkeyPatch
+    model_type: str, kind: type[SequencePass] | type[ForkPass], quantization: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Torch's `meta` stands for a second GPU: it computes no numbers, and refuses tensors of another device as a GPU does."""
     model = random_model(tiny_config(model_type))
-    one = count_module_bytes([model.layers[0]])
+    one = room_for(1, model_type, quantization)
     rooms = {CPU: count_module_bytes([model]) - count_module_bytes(model.layers) + int(1.5 * one), META: 10**9}
     monkeypatch.setattr(large_model, "room_for_weights", rooms.__getitem__)
-    large_model.settle_model(model, 3, None, [CPU, META])
-    assert [next(layer.parameters()).device for layer in model.layers[:3]] == [CPU, META, META]
+    large_model.settle_model(model, 3, quantization, [CPU, META])
+    tensors = [[*layer.parameters(), *layer.buffers()] for layer in model.layers[:3]]
+    assert [{tensor.device for tensor in of_layer} for of_layer in tensors] == [{CPU}, {META}, {META}]
+    assert any(tensor.dtype in (torch.int8, torch.uint8) for tensor in tensors[0]) == (quantization is not None)
     assert count_module_bytes(model.layers[3:]) == 0
     import transformers
 
@@ -125,11 +139,13 @@ def test_layers_on_a_second_device_get_all_they_need_there(
             assert (states.device, states.shape[0], states.shape[2]) == (META, len(cell.rows), 2 * 64)
 
 
+@pytest.mark.parametrize("quantization", [None, "int8"])
 def test_a_model_larger_than_one_device_is_split_and_says_so_where_it_fits_none(
-    tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    quantization: str | None, tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tiny_model("qwen3_moe")
-    room = 4 * 1024 * 64 + room_for(2.5, "qwen3_moe")
+    expected = plain(folder) if quantization is None else load(folder, quantization=quantization).encode(TEXTS, per_template=True)
+    room = 4 * 1024 * 64 + room_for(2.5, "qwen3_moe", quantization)
     devices = [torch.device("cpu", 0), torch.device("cpu", 1)]  # to torch both are the CPU, so moves are made and change nothing
     placed: list[list[torch.device]] = []
     keep = large_model.place_layers
@@ -139,10 +155,10 @@ def test_a_model_larger_than_one_device_is_split_and_says_so_where_it_fits_none(
     monkeypatch.setattr(loading, "choose_devices", lambda name: devices)
     monkeypatch.setattr(loading, "fits_device", lambda model, device: False)
     monkeypatch.setattr(large_model, "room_for_weights", lambda device: room)
-    ours = load(folder)
+    ours = load(folder, quantization=quantization)
     assert ours.engine.runner.name == "stream"
     assert placed == [[devices[0]] * 2 + [devices[1]] * 2]
-    assert worst_cosine(ours.encode(TEXTS, per_template=True), plain(folder)) >= 0.99999
+    assert worst_cosine(ours.encode(TEXTS, per_template=True), expected) >= 0.99999
     monkeypatch.setattr(large_model, "room_for_weights", lambda device: room // 2)
     with pytest.raises(EnvironmentFault, match=r"lease more GPUs to a task .* or set embedding.quantization"):
-        load(folder)
+        load(folder, quantization=quantization)
