@@ -84,7 +84,7 @@ def update_quarantine(
 
 def failing_rows(job: Job, tables: Tables) -> DataFrame:
     """Find the rows that have an error now: key columns, `fingerprint` and `error` of every row of the source that failed."""
-    key, columns, source = tables.key, job.columns, job.source.read(job.spark)
+    key, columns, source = tables.key, job.columns, job.source.read_whole(job.spark)
     names = [quoted(name) for name in key.names]
     stored = source if job.in_place else read(job.spark, job.target)
     failing = stored.where(F.col(quoted(columns.error)).isNotNull()).select(
@@ -93,7 +93,8 @@ def failing_rows(job: Job, tables: Tables) -> DataFrame:
     if job.in_place:
         return failing
     # An inner join, unlike a semi join, can send the few rows that failed to where the source is.
-    return source.select(*names).join(failing, key.names, "inner")
+    shared = list(job.source.config.key)
+    return source.select(*map(quoted, shared)).join(failing, shared, "inner").select(*failing.columns)
 
 
 def reconcile_quarantine(spark: SparkSession, ref: TableRef, failing: DataFrame, key: StructType, run_id: str, column: str) -> None:
