@@ -86,27 +86,26 @@ def update_quarantine(
 
 def failing_rows(job: Job, tables: Tables) -> DataFrame:
     """Find the rows that have an error now: key columns, `fingerprint` and `error` of every row of the source that failed."""
-    source = job.source.read(job.spark)
+    source = job.source.read_whole(job.spark)
     if job.in_place:
         return failing_in(source, tables.key.names, job.columns)
-    return failing_in(read(job.spark, job.target), tables.key.names, job.columns, source)
+    stored = read(job.spark, job.target)
+    return among(source, job.source.config.key, failing_in(stored, tables.key.names, job.columns))
 
 
-def failing_in(stored: DataFrame, key: Sequence[str], columns: VectorColumns, source: DataFrame | None = None) -> DataFrame:
-    """Find the rows of a table that have an error: key columns, `fingerprint` and `error`.
-
-    Args:
-        stored: The table.
-        key: Names of the key columns.
-        columns: Names of the vectors' columns.
-        source: Where given, only rows whose key is there.
-    """
-    names = [quoted(name) for name in key]
+def failing_in(stored: DataFrame, key: Sequence[str], columns: VectorColumns) -> DataFrame:
+    """Find the rows of a table that have an error: key columns, `fingerprint` and `error`."""
     error = F.col(quoted(columns.error))
     fingerprint = F.col(quoted(columns.fingerprint_column)).alias("fingerprint")
-    failing = stored.where(error.isNotNull()).select(*names, fingerprint, error.alias("error"))
-    # An inner join, unlike a semi join, can send the few rows that failed to where the source is.
-    return failing if source is None else source.select(*names).join(failing, list(key), "inner")
+    return stored.where(error.isNotNull()).select(*map(quoted, key), fingerprint, error.alias("error"))
+
+
+def among(source: DataFrame, key: Sequence[str], failing: DataFrame) -> DataFrame:
+    """Keep the rows whose key is in the source.
+
+    An inner join, unlike a semi join, can send the few rows that failed to where the source is.
+    """
+    return source.select(*map(quoted, key)).join(failing, list(key), "inner").select(*failing.columns)
 
 
 def reconcile_quarantine(spark: SparkSession, ref: TableRef, failing: DataFrame, key: StructType, run_id: str, column: str) -> None:
