@@ -23,7 +23,7 @@ from metaeol_udf.setting_types import check, check_path, is_count, problem, read
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = ("int8", "int4", "fp8")
 VALUES = ("float32", "int8", "binary")
-LONG_TEXTS = ("trim", "mean")
+LONG_TEXTS = ("trim", "mean", "passages")
 PASSAGE_ENDS = ("sentence", "token")
 
 _LEAST_PASSAGE = 16  # tokens; one character takes a few of them, so that every passage goes on
@@ -99,8 +99,9 @@ class EmbeddingSpec:
         per_template: Keep the templates' vectors side by side (n_templates * dim) instead of their mean.
         max_tokens: Tokens kept of a text, before a prompt template wraps it.
         long_texts: What becomes of a text with more tokens: `trim` keeps the first `max_tokens`; `mean` splits the text into passages, and
-            takes the mean of their hidden states, weighted by their tokens.
-        passage: How `mean` splits a text.
+            takes the mean of their hidden states, weighted by their tokens; `passages` makes each passage a row of its own, which a job
+            over tables alone can do.
+        passage: How `mean` and `passages` split a text.
         templates_json: Content of the template set, set by `resolve`; travels to workers in place of a file.
         postprocess_content: Content of the file of post-processing in base64, set by `resolve`; travels likewise.
         model_hash: Digest of the model's files, set by `resolve`.
@@ -250,6 +251,15 @@ class EmbeddingSpec:
         """How long texts are split; None where they are trimmed."""
         return None if self.long_texts == "trim" else self.passage
 
+    @property
+    def makes_passages(self) -> bool:
+        """Whether a long text becomes several rows, one a passage."""
+        return self.long_texts == "passages"
+
+    def of_one_passage(self) -> EmbeddingSpec:
+        """Return the spec of each row's vector, where a text may become several rows: that of a text which is no longer than a passage."""
+        return dataclasses.replace(self, long_texts="trim") if self.makes_passages else self
+
     def settings(self) -> dict[str, Any]:
         """Return what a user may write, with plain values as YAML gives them, but for a list of layers, which is a tuple."""
         return {name: getattr(self, name) for name in SETTINGS} | {"passage": dataclasses.asdict(self.passage)}
@@ -260,12 +270,12 @@ class EmbeddingSpec:
         Names and folders do not count where the content is known, so that a model may move. `dtype: auto` counts as
         written: the same job on another device keeps its vectors.
         """
-        value = self.settings()
+        value = self.of_one_passage().settings()  # a passage has the vector of a short text
         if self.is_resolved:
             value |= {"model": self.model_hash, "revision": None, "templates": self.templates_json}
         if self.postprocess_content is not None:
             value["postprocess"] = hashlib.sha256(self.postprocess_content.encode()).hexdigest()
-        if self.splits_by is None:
+        if value["long_texts"] == "trim":
             del value["passage"]
         for name, default in (("quantization", None), ("postprocess", None), ("values", "float32"), ("long_texts", "trim")):
             if value[name] == default:

@@ -29,7 +29,7 @@ from metaeol_udf.delta.tables.metadata import label_of
 from metaeol_udf.delta.tables.refs import open_table, read
 from metaeol_udf.delta.tables.spark_errors import files_are_gone, with_retries
 from metaeol_udf.delta.tables.where_clause import filtered
-from metaeol_udf.delta.write.quarantine import reconcile_quarantine
+from metaeol_udf.delta.write.quarantine import among, failing_in, reconcile_quarantine
 from metaeol_udf.errors import InputError, MetaEOLError
 from metaeol_udf.spark.columns import find_field, quoted, same_key
 
@@ -147,7 +147,10 @@ def _roll_back(table: VectorTable, earlier: Earlier, run_id: str) -> dict[str, A
     with_retries(lambda: _merge(table, earlier, rows))
     n_stale = _verify(table, rows)
     key = read(table.spark, table.target).select(*map(quoted, table.config.source.key)).schema
-    reconcile = (table.spark, table.quarantine, _failing(table), key, run_id, table.columns.vector)
+    failing = failing_in(read(table.spark, table.target), table.config.source.key, table.columns)
+    if not table.in_place:
+        failing = among(table.source.read_checked(table.spark), table.source.config.key, failing)
+    reconcile = (table.spark, table.quarantine, failing, key, run_id, table.columns.vector)
     with_retries(lambda: reconcile_quarantine(*reconcile))
     _begin_streams_anew(table, earlier)
     return {
@@ -183,7 +186,8 @@ def _changes(table: VectorTable, earlier: Earlier) -> DataFrame:
 def _rows_now(table: VectorTable, earlier: Earlier) -> DataFrame:
     """Read the rows of the table: key, the stored fingerprint, and that which the present text had in the earlier version.
 
-    A row of a target whose key left the source keeps the text that its vector belongs to.
+    A row of a target whose key left the source keeps the text that its vector belongs to, and so does a passage: the next run looks which
+    passages the text has now.
     """
     source, names = table.config.source, table.config.source.key
     stored = F.col(quoted(table.columns.fingerprint_column))
@@ -192,6 +196,10 @@ def _rows_now(table: VectorTable, earlier: Earlier) -> DataFrame:
     if table.in_place:
         wanted = earlier.fingerprints.of(text_of(source, held.schema)).alias(_WANTED)
         return earlier.fingerprints.prepare(held).select(*key, stored.alias(_SEEN), wanted)
+    nothing = F.lit(None).cast("string")
+    of_orphan = F.concat(F.lit(f"{earlier.spec}-"), text_part(F.col(_SEEN))) if earlier.same_key else nothing
+    if table.makes_passages:
+        return held.select(*key, stored.alias(_SEEN)).withColumn(_WANTED, of_orphan)
     texts = table.source.read_checked(table.spark)
     of_source = [F.col(quoted(name)).alias(f"{_KEY}of_source_{i}") for i, name in enumerate(names)]
     wanted = earlier.fingerprints.of(text_of(source, texts.schema)).alias("metaeol_now")
@@ -200,8 +208,6 @@ def _rows_now(table: VectorTable, earlier: Earlier) -> DataFrame:
     known = held.select(*key, stored.alias(_SEEN))
     kept = [f"{_KEY}{i}" for i in range(len(names))]
     matches = same_key([F.col(name) for name in kept], [F.col(f"{_KEY}of_source_{i}") for i in range(len(names))])
-    nothing = F.lit(None).cast("string")
-    of_orphan = F.concat(F.lit(f"{earlier.spec}-"), text_part(F.col(_SEEN))) if earlier.same_key else nothing
     return known.join(now, matches, "left").select(*kept, _SEEN, F.coalesce("metaeol_now", of_orphan).alias(_WANTED))
 
 
@@ -271,14 +277,6 @@ def _verify(table: VectorTable, rows: DataFrame) -> int:
     if found["differ"]:
         raise MetaEOLError(f"{found['differ']} rows of {table.target} hold another vector than was brought back for them: roll back again")
     return int(found["stale"])
-
-
-def _failing(table: VectorTable) -> DataFrame:
-    """Find the rows that have an error now: key columns, `fingerprint` and `error`."""
-    columns, names = table.columns, [quoted(name) for name in table.config.source.key]
-    error = F.col(quoted(columns.error))
-    held = read(table.spark, table.target).where(error.isNotNull())
-    return held.select(*names, F.col(quoted(columns.fingerprint_column)).alias("fingerprint"), error.alias("error"))
 
 
 def _begin_streams_anew(table: VectorTable, earlier: Earlier) -> None:

@@ -15,11 +15,12 @@ from metaeol_udf.delta.select.proof import ProofStore, RunNote
 from metaeol_udf.delta.select.row_scope import RowScope
 from metaeol_udf.delta.select.selection import DONE, ERROR, FINGERPRINT, HELD, STORED, check_keys
 from metaeol_udf.delta.select.snapshot import Tables, check_single, open_checked, select
+from metaeol_udf.delta.sources.passages import PassageSource
 from metaeol_udf.delta.tables.commits import TableLog
 from metaeol_udf.delta.tables.fingerprint import spec_part
 from metaeol_udf.delta.tables.metadata import differences, label_of, vector_properties
 from metaeol_udf.delta.tables.refs import TableRef, exists, open_table, read, storage_of
-from metaeol_udf.delta.write.deletions import find_orphans, removes
+from metaeol_udf.delta.write.deletions import find_lost_passages, find_orphans, removes
 from metaeol_udf.delta.write.journal import Journal
 
 _COMMITS_LOOKED_AT = 500
@@ -115,11 +116,17 @@ def _states(rows: DataFrame) -> list[Row]:
 
 
 def _count_orphans(job: Job, tables: Tables) -> dict[str, Any]:
-    """Count the target's rows whose key left the source, and say whether the next run removes them."""
+    """Count the target's rows whose key left the source, and say whether the next run removes them; and passages that a text lost."""
     if job.in_place or tables.target_version is None:
         return {"rows_orphaned": 0}
     n_orphans = find_orphans(job).count()
-    return {"rows_orphaned": n_orphans, **({"orphans_are": "removed by the next run" if removes(job) else "kept"} if n_orphans else {})}
+    is_split = isinstance(job.source, PassageSource)
+    lost = {"passages_lost": find_lost_passages(job, tables.source).count()} if is_split else {}
+    return {
+        "rows_orphaned": n_orphans,
+        **lost,
+        **({"orphans_are": "removed by the next run" if removes(job) else "kept"} if n_orphans else {}),
+    }
 
 
 def _measure_journal(job: Job) -> dict[str, int]:

@@ -30,6 +30,7 @@ class VectorTable:
         source: Where the texts are.
         target: The table.
         columns: The vectors' columns.
+        makes_passages: Whether each row of the table is a passage of a text; `config` is that of the rows then, `JobConfig.of_rows`.
     """
 
     config: JobConfig
@@ -37,6 +38,7 @@ class VectorTable:
     source: Source
     target: TableRef
     columns: VectorColumns
+    makes_passages: bool = False
 
     @classmethod
     def of(cls, config: GivenConfig, spark: SparkSession | None) -> VectorTable:
@@ -49,8 +51,9 @@ class VectorTable:
         """
         config = as_config(config)
         source, target = Source(config.source), parse_table(config.target_table, "target.table")
-        check_apart(source, target)
-        return cls(config, clone_session(get_session(config.spark, spark)), source, target, VectorColumns(config.column))
+        check_apart(source, target, makes_passages=config.makes_passages)
+        session, columns = clone_session(get_session(config.spark, spark)), VectorColumns(config.column)
+        return cls(config.of_rows(), session, source, target, columns, config.makes_passages)
 
     @property
     def in_place(self) -> bool:

@@ -162,7 +162,7 @@ def explain(
 
     if plot is not None:
         check_matplotlib()  # before a model is loaded in vain
-    explanation = explain_text(config.embedding, text, device=config.runtime.device, top=top, layer=_parse_layer(layer))
+    explanation = explain_text(config.embedding.of_one_passage(), text, device=config.runtime.device, top=top, layer=_parse_layer(layer))
     if plot is not None:
         draw_explanation(explanation, plot)
     emit(as_json, explanation.to_dict(), lambda console: show_words(console, explanation))

@@ -36,7 +36,7 @@ def search(
 
     with waiting("searching"):
         found = search_table(config, asked, k=k, where=where)
-    lists = [[{"key": hit.key, "text": hit.text, "score": hit.score} for hit in hits] for hits in found]
+    lists = [[{"key": hit.key, "text": hit.text, "score": hit.score, **(hit.place or {})} for hit in hits] for hits in found]
     by_query = [{"query": words, "hits": hits} for words, hits in zip(asked, lists, strict=True)]
     rows = [{"query": words, "rank": rank, **hit} for words, hits in zip(asked, lists, strict=True) for rank, hit in enumerate(hits, 1)]
     emit(as_json, lists[0] if queries is None else by_query, lambda console: show_hit_lists(console, asked, found), how, rows)

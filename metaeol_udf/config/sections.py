@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from metaeol_udf.config.source import FORMATS, SourceConfig
+from metaeol_udf.config.source import FORMATS, PASSAGE_KEY, PASSAGE_TEXT, SourceConfig
 from metaeol_udf.errors import ConfigError, Problem
 from metaeol_udf.setting_types import is_count, problem, refuse
 from metaeol_udf.spec import DTYPES, LONG_TEXTS, QUANTIZATIONS, VALUES, EmbeddingSpec
@@ -223,6 +224,41 @@ class JobConfig(EncoderConfig):
                 f"target.table is missing: vectors of {self.source.place} go into a Delta table of their own; only a source.table can hold "
                 "its vectors itself"
             )
+        if self.embedding.makes_passages:
+            self._check_passages()
+
+    def _check_passages(self) -> None:
+        """Refuse what does not go with a table of passages."""
+        if self.target.table is None:
+            raise ConfigError(
+                "target.table is missing: embedding.long_texts=passages makes several rows of a long text, which stand in a table of their "
+                "own"
+            )
+        taken = [name for name in self.source.key if name.casefold() in PASSAGE_KEY]
+        if taken:
+            raise ConfigError(
+                f"source.key: {taken[0]!r} is a column of a table of passages ({', '.join(PASSAGE_KEY)}): give the key's column another "
+                "name, in a source.query or in the source"
+            )
+        if self.quality.pairs is not None:
+            raise ConfigError(
+                "quality.pairs names rows by source.key, which the passages of a text share: leave it out where embedding.long_texts is "
+                "passages"
+            )
+
+    @property
+    def makes_passages(self) -> bool:
+        """Whether each row of the target is a passage of a text."""
+        return self.embedding.makes_passages
+
+    def of_rows(self) -> JobConfig:
+        """Return the settings as the target's rows see them: where these are passages, a row has a longer key, and its text is short."""
+        if not self.makes_passages:
+            return self
+        source = dataclasses.replace(
+            self.source, key=(*self.source.key, *PASSAGE_KEY), key_columns=None, text=PASSAGE_TEXT, format_text=None, where=None
+        )
+        return dataclasses.replace(self, source=source, embedding=self.embedding.of_one_passage())
 
     @property
     def target_table(self) -> str:

@@ -15,6 +15,10 @@ from metaeol_udf.setting_types import problem, refuse
 FORMATS = ("parquet", "csv", "json", "orc", "iceberg")
 #: The key's column where the key is made.
 MADE_KEY = "metaeol_key"
+#: Columns of a table of passages that tell the passages of one text apart: the number from 0, and the characters of the text.
+PASSAGE_KEY = ("passage", "start", "end")
+#: The column of a passage's text, while a run is at work.
+PASSAGE_TEXT = "metaeol_passage"
 #: Settings that say where the rows are, one of which is given.
 PLACES = ("table", "path", "query")
 _ENDINGS = {"parquet": "parquet", "csv": "csv", "tsv": "csv", "json": "json", "jsonl": "json", "ndjson": "json", "orc": "orc"}

@@ -115,7 +115,7 @@ def write_reports(job: Job, report: Report, *, with_map: bool = False) -> None:
     if _exports(job.config.runtime):
         from metaeol_udf.delta.report.exporters import publish_metrics
 
-        publish_metrics(report, job.config, job.spec)
+        publish_metrics(report, job.config, job.written_spec)
     logger.info("run %s: %s", report.run_id, {name: value for name, value in report.as_dict().items() if name != "wave_log"})
 
 

@@ -19,10 +19,11 @@ from metaeol_udf.delta.select.proof import noted_commits
 from metaeol_udf.delta.select.row_scope import RowScope
 from metaeol_udf.delta.select.selection import FINGERPRINT
 from metaeol_udf.delta.select.snapshot import Snapshot, is_outdated, save_proof, take_snapshot
+from metaeol_udf.delta.sources.passages import PassageSource
 from metaeol_udf.delta.tables.commits import newest_version
 from metaeol_udf.delta.tables.refs import exists, read
 from metaeol_udf.delta.tables.spark_errors import rows_are_gone, with_retries
-from metaeol_udf.delta.write.deletions import count_orphans, remove_orphans, removes
+from metaeol_udf.delta.write.deletions import count_orphans, remove_lost_passages, remove_orphans, removes
 from metaeol_udf.delta.write.journal import Journal, forgotten_before
 from metaeol_udf.delta.write.merge import Published, publish
 from metaeol_udf.delta.write.prepare import prepare_tables
@@ -129,6 +130,7 @@ class EmbedRun:
                     if n_left:
                         snapshot = self._take_another_snapshot()
                 self._remove_orphans(n_orphans)
+                self._remove_lost_passages(snapshot)
                 self._reconcile_quarantine(snapshot)
                 self._clean_up_journal(snapshot)
             self._save_proof(snapshot)
@@ -309,6 +311,13 @@ class EmbedRun:
             return
         with self._phase("delete"):
             self._report.rows_deleted += remove_orphans(self._job)
+
+    def _remove_lost_passages(self, snapshot: Snapshot) -> None:
+        """Remove the passages that their text does not have any more, whatever becomes of keys that left the source."""
+        if not isinstance(self._job.source, PassageSource) or snapshot.tables.target_version is None or not snapshot.look.sees_old_rows:
+            return
+        with self._phase("delete"):
+            self._report.rows_deleted += remove_lost_passages(self._job, snapshot.tables.source)
 
     def _update_quarantine(self, snapshot: Snapshot, outcomes: Outcomes) -> None:
         """Update the quarantine: rows that failed enter it, rows that succeeded leave it."""

@@ -32,6 +32,7 @@ from metaeol_udf.delta.select.proof import ProofStore, noted_commits, why_source
 from metaeol_udf.delta.select.row_scope import RowScope, row_scope_of_keys
 from metaeol_udf.delta.select.selection import DONE, HELD, select
 from metaeol_udf.delta.select.snapshot import open_checked, take_snapshot
+from metaeol_udf.delta.sources.passages import PassageSource
 from metaeol_udf.delta.sources.text import with_made_key
 from metaeol_udf.delta.tables.commits import TableLog, newest_version
 from metaeol_udf.delta.tables.refs import exists, open_table
@@ -89,9 +90,12 @@ def check_followed(job: Job) -> None:
     """Check that Spark can follow the source, before anything is written.
 
     Raises:
-        InputError: It is a query, or files that Spark does not stream, or `stream.start` asks for what files cannot tell.
+        InputError: It is a query, or files that Spark does not stream, `stream.start` asks for what files cannot tell, or rows are
+            passages.
     """
     source = job.source
+    if isinstance(source, PassageSource):
+        raise InputError("embedding.long_texts: passages are no stream: run `metaeol embed` each time instead")
     if source.table is not None:
         return
     if source.files is None:

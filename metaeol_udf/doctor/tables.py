@@ -15,6 +15,7 @@ from pyspark.sql.types import DataType, StructType
 
 from metaeol_udf.config import JobConfig, SourceConfig
 from metaeol_udf.delta.select import selection
+from metaeol_udf.delta.sources.passages import key_of_passages
 from metaeol_udf.delta.sources.source import Source, check_apart
 from metaeol_udf.delta.sources.text import check_text_columns
 from metaeol_udf.delta.tables.can_write import check_can_write
@@ -46,7 +47,7 @@ def check_tables(spark: SparkSession, plan: Plan, all_keys: bool) -> Iterator[Fi
     config = plan.config
     try:
         place, target_ref = Source(config.source), parse_table(config.target_table, "target.table")
-        check_apart(place, target_ref)
+        check_apart(place, target_ref, makes_passages=config.makes_passages)
         ref = place.open(spark)
         source = place.read(spark)
     except MetaEOLError as error:
@@ -68,7 +69,7 @@ def check_tables(spark: SparkSession, plan: Plan, all_keys: bool) -> Iterator[Fi
         yield check_statistics(source.schema, detail, config.source.text_columns, ref, in_place)
         yield check_retention(detail["properties"], ref)
     try:
-        resolved = resolve(config.embedding, lambda: spark)
+        resolved = resolve(config.embedding.of_one_passage(), lambda: spark)
     except MetaEOLError:
         yield ok("fingerprint", "the model or the templates cannot be read: see their own findings")
         return
@@ -141,7 +142,7 @@ def check_vector_room(spark: SparkSession, config: JobConfig, source: DataFrame,
             check_can_write(spark, open_table(spark, target, "source.table"), target, columns, hash_key, key=None)
         else:
             key = StructType([require_field(source.schema, name, "source.key", target) for name in config.source.key])
-            check_target(spark, target, place, key, columns, hash_key)
+            check_target(spark, target, place, key_of_passages(key) if config.makes_passages else key, columns, hash_key)
     except MetaEOLError as error:
         advice = {"embedding.column": f"embedding.column={config.column}_2", FINGERPRINT_KEY: f"{FINGERPRINT_KEY}=env:<a variable>"}
         return refused("vector columns", error, advice.get(str(error).partition(":")[0], _OWN_TABLE))

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from metaeol_udf.cosine import unit_rows
 from metaeol_udf.encoder.batch_runner import BatchRunner
-from metaeol_udf.encoder.checkpoint.resolve import ResolvedSpec, resolve_local
+from metaeol_udf.encoder.checkpoint.resolve import ResolvedSpec, check_one_vector, resolve_local
 from metaeol_udf.encoder.gpu.device_work import DeviceWork
 from metaeol_udf.encoder.loading import Engine, load_engine
 from metaeol_udf.encoder.preparation import PreparedTexts, cut_chunks, prepare_texts
@@ -134,6 +134,7 @@ class MetaEOLEncoder:
         Of a resolved spec it is the model at its `place`.
         """
         spec = dataclasses.replace(spec.spec, model=spec.place) if isinstance(spec, ResolvedSpec) else EmbeddingSpec.of(spec)
+        check_one_vector(spec)
         templates = TemplateSet.from_spec(spec)
         if spec.postprocess is not None and not spec.is_resolved:
             spec = resolve_local(spec).spec  # sees that what was fitted goes with the rest

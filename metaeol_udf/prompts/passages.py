@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from metaeol_udf.prompts.cleanup import clean_text
+from metaeol_udf.prompts.cleanup import clean_text, is_blank
 from metaeol_udf.prompts.tokenizer import PromptTokenizer
 from metaeol_udf.spec import Passage
 
@@ -51,6 +51,18 @@ def split_text(text: str, by: Passage, cleanup: str, tokenizer: PromptTokenizer)
         tokenizer: Says where tokens end: `has_offsets`.
     """
     return list(_spans(text, by, cleanup, tokenizer))
+
+
+def spans_of(text: str, by: Passage, cleanup: str, max_tokens: int, tokenizer: PromptTokenizer) -> list[tuple[int, int]]:
+    """Find the passages of a text, each by its first character and that after its last: one, the whole text, up to `max_tokens` tokens.
+
+    A blank text has none. `text` holds no lone surrogate; the rest is as for `split_text`.
+    """
+    if is_blank(text):
+        return []
+    if not tokenizer.trim(clean_text(text, cleanup), max_tokens)[1]:
+        return [(0, len(text))]
+    return [(span.start, span.end) for span in split_text(text, by, cleanup, tokenizer)]
 
 
 def _spans(text: str, by: Passage, cleanup: str, tokenizer: PromptTokenizer) -> Iterator[Span]:

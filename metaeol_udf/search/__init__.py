@@ -2,7 +2,8 @@
 
 from metaeol_udf.search.duplicates import near_duplicates
 from metaeol_udf.search.expected import FoundRow, check_queries
-from metaeol_udf.search.table import Hit, search_table
+from metaeol_udf.search.open_job import Hit
+from metaeol_udf.search.table import search_table
 from metaeol_udf.search.table_duplicates import DuplicatePair, find_duplicates, write_duplicates
 from metaeol_udf.search.vectors import search_vectors
 

@@ -13,7 +13,8 @@ from metaeol_udf.config import GivenConfig, as_config
 from metaeol_udf.errors import ConfigError, QualityError
 from metaeol_udf.evaluation.rows import check_line, read_rows
 from metaeol_udf.prompts.cleanup import is_blank
-from metaeol_udf.search.table import Hit, search_table
+from metaeol_udf.search.open_job import Hit
+from metaeol_udf.search.table import search_table
 
 
 @dataclass(frozen=True)

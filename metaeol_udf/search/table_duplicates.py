@@ -13,7 +13,7 @@ from metaeol_udf.config import GivenConfig, JobConfig, as_config
 from metaeol_udf.delta.tables.refs import parse_table
 from metaeol_udf.errors import InputError
 from metaeol_udf.search.duplicates import near_duplicates
-from metaeol_udf.search.table import OpenJob, open_job, texts_of, worker_errors
+from metaeol_udf.search.open_job import OpenJob, open_job, texts_of, worker_errors
 from metaeol_udf.spark.columns import quoted
 
 
@@ -57,10 +57,10 @@ def find_duplicates(
         Most similar first; pairs of equal score in the order of their keys.
 
     Raises:
-        InputError: As for `search_table`.
+        InputError: As for `search_table`, or the table's rows are passages.
         ConfigError: A setting is out of range.
     """
-    config = as_config(config)
+    config = _of_whole_texts(config)
     job = open_job(config, where, spark)
     pairs = _pairs(job, config, threshold, method, recall)
     names = config.source.key
@@ -90,7 +90,7 @@ def write_duplicates(
     Args and errors are as for `find_duplicates`, but for `out`: a path that ends in `.parquet`, or a Delta table by path or name, where
     nothing may be yet (`InputError`).
     """
-    config = as_config(config)
+    config = _of_whole_texts(config)
     is_parquet = out.endswith(".parquet")
     ref = parse_table(f"./{out}" if is_parquet and "/" not in out else out, "--out")
     job = open_job(config, where, spark)
@@ -108,6 +108,17 @@ def write_duplicates(
         ) from None
     written = job.spark.read.format(kind).load(ref.name) if ref.is_path else job.spark.table(ref.identifier)
     return written.count()
+
+
+def _of_whole_texts(config: GivenConfig) -> JobConfig:
+    """Read the settings of a table whose rows are whole texts: neighbouring passages are alike because they overlap."""
+    config = as_config(config)
+    if config.makes_passages:
+        raise InputError(
+            "embedding.long_texts: duplicates compares whole texts, not passages: near_duplicates of metaeol_udf.search takes such a table "
+            "with any key"
+        )
+    return config
 
 
 def _pairs(job: OpenJob, config: JobConfig, threshold: float, method: str, recall: float) -> DataFrame:

@@ -8,13 +8,15 @@ from typing import Any
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import pandas_udf
-from pyspark.sql.types import ArrayType, BooleanType, FloatType, LongType, StringType, StructField, StructType
+from pyspark.sql.types import ArrayType, BooleanType, FloatType, IntegerType, LongType, StringType, StructField, StructType
 
 from metaeol_udf.errors import InputError
 from metaeol_udf.spark.cluster.resolve import GivenSpec, resolve
 from metaeol_udf.spark.columns import find_field, quoted
 from metaeol_udf.spark.worker.embed_column import column_function, vector_function
 from metaeol_udf.spark.worker.encoder_cache import EncoderRequest
+from metaeol_udf.spark.worker.passages import passages_function
+from metaeol_udf.spec import Passage
 
 VECTOR_TYPE = ArrayType(FloatType())
 
@@ -28,6 +30,15 @@ RESULT_TYPE = StructType(
         StructField("tokens_saved", LongType()),
         StructField("load_id", StringType()),
         StructField("work", StringType()),  # `DeviceWork` of a chunk, with its first text
+    ]
+)
+
+#: The passages of one text: where each begins and ends, in characters of the text, and what it says.
+PASSAGES_TYPE = StructType(
+    [
+        StructField("starts", ArrayType(IntegerType())),
+        StructField("ends", ArrayType(IntegerType())),
+        StructField("texts", ArrayType(StringType())),
     ]
 )
 
@@ -61,6 +72,11 @@ def vector_udf(request: EncoderRequest) -> Any:
 def result_udf(request: EncoderRequest) -> Callable[..., Column]:
     """Make a Pandas UDF from text to `RESULT_TYPE`: the vector with its error and counts."""
     return _on_valid_text(_pandas_udf(column_function(request), RESULT_TYPE))
+
+
+def passages_udf(request: EncoderRequest, by: Passage) -> Callable[..., Column]:
+    """Make a Pandas UDF from text to `PASSAGES_TYPE`; places are those in the text with invalid UTF-8 repaired."""
+    return _on_valid_text(_pandas_udf(passages_function(request, by), PASSAGES_TYPE))
 
 
 def with_embeddings(

@@ -22,7 +22,7 @@ from metaeol_udf.cli.app import run_guarded
 from metaeol_udf.cli.arguments import complete_override
 from metaeol_udf.cli.views import show_report
 from metaeol_udf.errors import BudgetError, ConfigError, ConflictError, QualityError, TerminatedError
-from metaeol_udf.search.table import Hit
+from metaeol_udf.search import Hit
 from metaeol_udf.search.table_duplicates import DuplicatePair
 from metaeol_udf.terminal import is_quiet
 

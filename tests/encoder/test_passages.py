@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from metaeol_udf import EmbeddingSpec, MetaEOLEncoder
 from metaeol_udf.encoder.vectors.output import PostProcessing
 from metaeol_udf.errors import ConfigError
-from metaeol_udf.prompts.passages import split_text
+from metaeol_udf.prompts.passages import spans_of, split_text
 from metaeol_udf.spec import Passage
 from tests.encoder.test_exactness import encoder
 
@@ -123,3 +123,30 @@ def test_a_tokenizer_without_offsets_is_refused(tiny_model: Callable[..., Path],
     monkeypatch.setattr(PreTrainedTokenizerFast, "is_fast", property(lambda self: False))
     with pytest.raises(ConfigError, match=r"embedding\.long_texts is 'mean', but the model's tokenizer does not say"):
         mean_encoder(tiny_model("llama"))
+
+
+def test_spans_are_the_whole_text_or_its_passages(tiny_model: Callable[..., Path]) -> None:
+    folder = tiny_model("llama")
+    trims = encoder(folder, "metaeol-two", max_tokens=20)
+    tokenizer = trims.engine.trie.tokenizer
+    assert spans_of(" \n", BY, "paper", 20, tokenizer) == []
+    for text in (*SHORT, "  a short text  "):
+        assert spans_of(text, BY, "paper", 20, tokenizer) == [(0, len(text))]
+    for text in (LONG, OTHER, "é" * 200, "\u00a0" + LONG):
+        spans = spans_of(text, BY, "paper", 20, tokenizer)
+        assert spans == [(span.start, span.end) for span in split_text(text, BY, "paper", tokenizer)]
+        assert "".join(text[start:end] for start, end in [(0, spans[0][0]), (spans[-1][1], len(text))]).strip() == ""
+        assert not trims.encode_rows([text[start:end] for start, end in spans]).trimmed.any()
+    edited = LONG.replace("Nobody", "Somebody", 1)
+    by = Passage(tokens=16, overlap=0)
+    before, after = ({text[a:b] for a, b in spans_of(text, by, "paper", 20, tokenizer)} for text in (LONG, edited))
+    assert len(after - before) == 1  # without an overlap an edit changes its own passage
+
+
+def test_the_encoder_makes_one_vector_of_a_text(tiny_model: Callable[..., Path]) -> None:
+    folder = tiny_model("llama")
+    with pytest.raises(ConfigError, match=r"embedding.long_texts is passages, which makes several rows"):
+        MetaEOLEncoder.from_spec(EmbeddingSpec(model=str(folder), long_texts="passages"), device="cpu")
+    spec = EmbeddingSpec(model="m", long_texts="passages", passage=Passage(tokens=64))
+    assert spec.fingerprint() == EmbeddingSpec(model="m").fingerprint()  # a passage has the vector of a short text
+    assert spec.of_one_passage().splits_by is None

@@ -234,7 +234,7 @@ def test_near_duplicates_are_printed_with_their_texts_or_written(
 
 def test_what_a_worker_refuses_is_one_clear_message(spark: SparkSession) -> None:
     from metaeol_udf.search import search_vectors
-    from metaeol_udf.search.table import worker_errors
+    from metaeol_udf.search.open_job import worker_errors
 
     rows = spark.createDataFrame([(1, [1.0, 0.0]), (2, [1.0])], "id long, embedding array<float>").coalesce(1)
     with pytest.raises(InputError) as caught, worker_errors():

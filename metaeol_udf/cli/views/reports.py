@@ -93,6 +93,7 @@ STATE = (
     ("failures", "why"),
     ("rows_orphaned", "rows whose key left the source"),
     ("orphans_are", "these are"),
+    ("passages_lost", "passages that their text lost"),
     ("journal", "journal"),
     ("quarantine", "quarantine"),
     ("fingerprint", "spec of the settings"),
@@ -112,6 +113,7 @@ _ONLY_IF_ANY = {
     "rows_retried",
     "rows_orphaned",
     "orphans_are",
+    "passages_lost",
 }
 
 

@@ -14,6 +14,7 @@ from pyspark.sql import SparkSession
 from metaeol_udf.config import JobConfig
 from metaeol_udf.delta.base.failure_budget import FailureBudget
 from metaeol_udf.delta.base.run_report import Report, check_writable, new_run_id
+from metaeol_udf.delta.sources.passages import PassageSource
 from metaeol_udf.delta.sources.source import Source, check_apart
 from metaeol_udf.delta.tables.columns import VectorColumns
 from metaeol_udf.delta.tables.fingerprint import HashKey, RowFingerprints
@@ -32,7 +33,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Job:
-    """What all runs of one command share: settings, the resolved spec and the session."""
+    """What all runs of one command share: settings, the resolved spec and the session.
+
+    Where rows are passages, `config` is `JobConfig.of_rows` of the settings, and the source's own `config` is that of the texts.
+    """
 
     config: JobConfig
     resolved: ResolvedSpec
@@ -58,23 +62,32 @@ class Job:
             EnvironmentFault: Spark does not start, or the report cannot be written.
         """
         source, target = Source(config.source), parse_table(config.target_table, "target.table")
-        check_apart(source, target)
+        check_apart(source, target, makes_passages=config.makes_passages)
         hash_key = None if config.target.fingerprint_key is None else HashKey.read(config.target.fingerprint_key)
         for setting in ("report", "report_page", "prometheus") if writes else ():
             check_writable(getattr(config.runtime, setting), f"runtime.{setting}")
         pairs = _load_pairs(config)
-        resolved = resolve(config.embedding, lambda: get_session(config.spark, spark))
+        resolved = resolve(config.embedding.of_one_passage(), lambda: get_session(config.spark, spark))
+        if config.makes_passages:
+            request = EncoderRequest(resolved, config.runtime.device, model_cache=config.runtime.model_cache)
+            source = PassageSource(config.source, config.embedding.passage, request)
         settings = dataclasses.replace(config.spark, conf=dict.fromkeys(config.spark.conf, "…"))  # values may be secrets
         shown = dataclasses.replace(config.source, options=dict.fromkeys(config.source.options, "…"))
         logger.info("%s", dataclasses.replace(config, spark=settings, source=shown))
         # Of its own: what the job writes on its commits must not come to stand on those of the caller.
         session = clone_session(get_session(config.spark, spark))
-        return cls(config, resolved, session, source, target, VectorColumns(config.column), pairs, hash_key)
+        return cls(config.of_rows(), resolved, session, source, target, VectorColumns(config.column), pairs, hash_key)
 
     @property
     def spec(self) -> EmbeddingSpec:
         """The settings of the embedding, with the content of all that they name."""
         return self.resolved.spec
+
+    @property
+    def written_spec(self) -> EmbeddingSpec:
+        """The same with `long_texts` as the user wrote it, where a text may become several rows."""
+        source = self.source
+        return dataclasses.replace(self.spec, long_texts="passages", passage=source.by) if isinstance(source, PassageSource) else self.spec
 
     @property
     def fingerprints(self) -> RowFingerprints:

@@ -65,7 +65,7 @@ class Report:
             the specs.
         quality: None, or what the quality gate found in a migration: `verdict` (`passed`, `blocked`, or `not_judged` and let
             through), `reasons`, the spec in the table (`from`), texts compared, and the figures of `old` and `new` vectors.
-        rows_deleted: Rows that left the target because their key left the source.
+        rows_deleted: Rows that left the target because their key left the source, or their text lost the passage.
         rows_orphaned: Rows of the target whose key has left the source, and which `target.deleted: keep` leaves there.
         looked_at: Which rows the run looked at: all of them, and why, or those of files that were added since a version of the source.
         rows_trimmed: Embedded rows whose text was longer than `max_tokens`.

@@ -74,7 +74,7 @@ def draw_sample(job: Job) -> VectorSample:
     # `collect` after `limit` reads file after file until it has enough.
     found = [row for row in chosen.collect() if np.isfinite(row["metaeol_vector"]).all()]
     vectors: NDArray[np.float32] = np.array([row["metaeol_vector"] for row in found], np.float32).reshape(len(found), dim)
-    shown = [_name(row, names, job.config.source.text_columns) for row in found]
+    shown = [_name(row, names, job.source.config.text_columns) for row in found]
     return VectorSample(shown, vectors, n_rows, is_whole_table=n_rows <= _ROWS_LOOKED_AT)
 
 
@@ -90,15 +90,14 @@ def _digest(value: Any) -> str:
 
 def _settings(job: Job) -> Mapping[str, Any]:
     """What says how the run was done. Neither `spark.conf`, whose values may be secrets, nor paths of other outputs."""
-    config, runtime = job.config, job.config.runtime
-    place = config.source.place.partition(".")[2]
-    named: dict[str, Any] = {name: getattr(config.source, name) for name in ("text", "format_text", "where")}
-    source = {place: str(job.source), "key": list(config.source.key), **named}
+    config, texts, runtime = job.config, job.source.config, job.config.runtime
+    named: dict[str, Any] = {name: getattr(texts, name) for name in ("text", "format_text", "where")}
+    source = {texts.place.partition(".")[2]: str(job.source), "key": list(texts.key), **named}
     shown = ("device", "max_batch_tokens", "wave_rows", "max_failed_fraction", "task_gpus")
     return {
         "source": source,
         "target": {"table": config.target_table},
-        "embedding": {"column": job.columns.vector} | job.spec.settings(),
+        "embedding": {"column": job.columns.vector} | job.written_spec.settings(),
         "runtime": {name: getattr(runtime, name) for name in shown},
         "quality": {"gate": config.quality.gate},
     }

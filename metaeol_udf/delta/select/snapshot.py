@@ -19,11 +19,13 @@ from metaeol_udf.delta.select.changed_files import Look, choose_look
 from metaeol_udf.delta.select.proof import Proof, ProofStore
 from metaeol_udf.delta.select.row_scope import RowScope
 from metaeol_udf.delta.select.selection import DONE, ERROR, FINGERPRINT, HELD, STORED, TEXT, TEXTLESS, Selection
+from metaeol_udf.delta.sources.passages import PassageSource
 from metaeol_udf.delta.sources.text import check_text_columns, text_of
 from metaeol_udf.delta.tables.can_write import check_can_write
 from metaeol_udf.delta.tables.columns import check_source_columns, check_vector_columns, require_field
 from metaeol_udf.delta.tables.commits import TableLog, newest_version
 from metaeol_udf.delta.tables.fingerprint import spec_part
+from metaeol_udf.delta.tables.metadata import check_only_column
 from metaeol_udf.delta.tables.refs import open_table, read
 from metaeol_udf.delta.tables.spark_errors import DOUBLED_KEY
 from metaeol_udf.delta.tables.target import check_target
@@ -213,7 +215,24 @@ def open_checked(job: Job, scope: RowScope) -> Tables:
         check_vector_columns(source.schema, job.columns, (*config.key, *config.text_columns), ref)
         check_can_write(job.spark, open_table(job.spark, ref, "source.table"), ref, job.columns, job.hash_key, key=None)
     target_version = None if job.in_place else check_target(job.spark, job.target, job.source, key, job.columns, job.hash_key)
+    if isinstance(job.source, PassageSource):
+        if target_version is not None:
+            detail = open_table(job.spark, job.target, "target.table").detail().collect()[0]
+            check_only_column(detail["properties"], job.target, job.columns.vector)
+        source = _split_once(job, job.source, version)
     return Tables(source, version, target_version, key)
+
+
+def _split_once(job: Job, source: PassageSource, version: int | None) -> DataFrame:
+    """Split the texts, each once for all that the run asks about them, and keep the passages on the executors.
+
+    Raises:
+        InputError: A text's key is NULL or stands there twice, or a record of the source cannot be read.
+    """
+    texts = source.read_texts(job.spark, version)
+    source.check_readable(texts)
+    selection.check_keys(texts, dataclasses.replace(source.config, where=None), source)
+    return keep(source.split(texts))
 
 
 def select(job: Job, scope: RowScope, tables: Tables, *, pinned: bool) -> Selection:
@@ -252,7 +271,7 @@ def unchanged_work(job: Job, scope: RowScope, snapshot: Snapshot, work: DataFram
         return rows
     config = job.config.source
     named = [F.col(quoted(name)).alias(f"metaeol_now_{i}") for i, name in enumerate(config.key)]
-    there = filtered(scope.of_source(job.source.read(job.spark)), config.where)
+    there = filtered(scope.of_source(job.source.read_again(job.spark, rows)), config.where)
     fingerprint = job.fingerprints.of(text_of(config, there.schema)).alias("metaeol_now")
     now = job.fingerprints.prepare(there).select(*named, fingerprint)
     if config.makes_key:  # equal rows are one

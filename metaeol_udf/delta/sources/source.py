@@ -83,7 +83,15 @@ class Source:
         Raises:
             InputError: The source is not there, or cannot be read.
         """
+        return self.read_whole(spark, version)
+
+    def read_whole(self, spark: SparkSession, version: int | None = None) -> DataFrame:
+        """Read the rows as they stand in the source, whatever a job's rows are; else as `read`."""
         return with_made_key(self._read(spark, version), self.config, self)
+
+    def read_again(self, spark: SparkSession, rows: DataFrame) -> DataFrame:
+        """Read the rows as they are now, at least those with the keys of `rows`."""
+        return self.read(spark)
 
     def read_checked(self, spark: SparkSession) -> DataFrame:
         """Open and read the rows, and check that the key's and the text's columns are there and of their kinds.
@@ -92,7 +100,7 @@ class Source:
             InputError: The source is not there, cannot be read, or a column is not what the settings say.
         """
         self.open(spark)
-        rows = self.read(spark)
+        rows = self.read_whole(spark)
         check_source_columns(rows, self.config.key, self)
         check_text_columns(self.config, rows.schema, self)
         return rows
@@ -129,12 +137,14 @@ class Source:
         return schema if self.files is None else self.files.without_marks(schema)
 
 
-def check_apart(source: Source, target: TableRef) -> None:
+def check_apart(source: Source, target: TableRef, *, makes_passages: bool) -> None:
     """Check that a target of its own lies beside the source, not among its files, where it must be of its own.
 
     Raises:
         InputError: It does not.
     """
+    if makes_passages and source.table == target:
+        raise InputError("target.table must be another table than source.table: passages stand in a table of their own")
     if source.config.makes_key and source.table == target:
         raise InputError("target.table must be another table than source.table: a key that is made stands in a table of its own")
     if source.files is None or not target.is_path:

@@ -95,6 +95,20 @@ def check_source(properties: Mapping[str, str], ref: TableRef, column: str, sour
         )
 
 
+def check_only_column(properties: Mapping[str, str], ref: TableRef, column: str) -> None:
+    """Check that a table of passages holds vectors in this column alone: another text, or other passages of it, have other rows.
+
+    Raises:
+        InputError: It holds those of another column.
+    """
+    others = sorted(labelled_columns(properties).keys() - {column})
+    if others:
+        raise InputError(
+            f"target.table: {ref} holds vectors in column {others[0]!r}, and a table of passages has one column of vectors, whose passages "
+            "its rows are: name another target.table"
+        )
+
+
 def column_comment(properties: Mapping[str, str], column: str) -> str:
     """Make the column's comment: a sentence for people who read the schema."""
     of = {name: properties[f"metaeol.{column}.{name}"] for name in ("model", "templates", "layer", "dim", "dtype", "fingerprint")}

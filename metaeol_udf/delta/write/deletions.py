@@ -1,4 +1,4 @@
-"""Vectors of keys that left the source: they leave a target of its own, too.
+"""Vectors of keys that left the source, and of passages that a text lost: they leave a target of its own, too.
 
 A key counts as gone where the whole source does not have it, whatever `source.where` selects: another job may be responsible for the
 rows that this job's condition leaves out.
@@ -7,6 +7,7 @@ rows that this job's condition leaves out.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -23,7 +24,7 @@ from metaeol_udf.spark.columns import quoted, same_key
 
 logger = logging.getLogger(__name__)
 
-_GONE = "metaeol_gone_"
+_GONE, _TEXT = "metaeol_gone_", "metaeol_of_text_"
 
 
 def count_orphans(job: Job) -> int:
@@ -73,22 +74,55 @@ def sweep_orphans(job: Job, run_id: str) -> int:
 
 def remove_orphans(job: Job) -> int:
     """Remove the target's rows whose key is not in the source now; gives their number."""
+    return _remove(job, find_orphans(job))
+
+
+def find_orphans(job: Job) -> DataFrame:
+    """Find the target's rows whose key is not in the source now: the key's columns. Of passages that is the key of their text."""
+    return _without(_held(job), job.source.read_whole(job.spark), job.source.config.key)
+
+
+def remove_lost_passages(job: Job, passages: DataFrame) -> int:
+    """Remove the target's passages that their text does not have any more; gives their number."""
+    return _remove(job, find_lost_passages(job, passages))
+
+
+def find_lost_passages(job: Job, passages: DataFrame) -> DataFrame:
+    """Find the target's passages that their text does not have: the columns of the passages' key.
+
+    `passages` are those of all texts that the job selects. Texts that are gone, or that `source.where` leaves out, lose none.
+    """
+    key = job.source.config.key
+    texts = passages.select(*map(quoted, key)).distinct()
+    named = texts.select(*[F.col(quoted(name)).alias(f"{_TEXT}{i}") for i, name in enumerate(key)])
+    held = _held(job)
+    of_texts = held.join(
+        named, same_key([F.col(quoted(name)) for name in key], [F.col(f"{_TEXT}{i}") for i in range(len(key))]), "left_semi"
+    )
+    return _without(of_texts, passages, job.config.source.key)
+
+
+def _held(job: Job) -> DataFrame:
+    """Read the key's columns of the target."""
+    return read(job.spark, job.target).select(*[quoted(name) for name in job.config.source.key])
+
+
+def _without(held: DataFrame, there: DataFrame, key: Sequence[str]) -> DataFrame:
+    """Leave out the rows whose key is there."""
+    named = there.select(*[F.col(quoted(name)).alias(f"{_GONE}{i}") for i, name in enumerate(key)])
+    return held.join(named, same_key([F.col(quoted(name)) for name in key], [F.col(f"{_GONE}{i}") for i in range(len(key))]), "left_anti")
+
+
+def _remove(job: Job, rows: DataFrame) -> int:
+    """Remove rows of the target by their keys; gives the number of keys."""
     names = job.config.source.key
-    gone = find_orphans(job).select(*[F.col(quoted(name)).alias(f"{_GONE}{i}") for i, name in enumerate(names)]).distinct()
-    matches = same_key([F.col(quoted(name)) for name in names], [F.col(f"{_GONE}{i}") for i in range(len(names))])
+    gone = rows.select(*[F.col(quoted(name)).alias(f"{_GONE}{i}") for i, name in enumerate(names)]).distinct()
+    matches = same_key([F.col(quoted(name)) for name in names], [F.col(f"{_GONE}{i}") for i in range(len(names))], null_safe=True)
 
     def delete() -> None:
         open_table(job.spark, job.target, "target.table").merge(gone, matches).whenMatchedDelete().execute()
 
-    n_orphans = gone.count()
-    if n_orphans:
+    n_rows = gone.count()
+    if n_rows:
         with_retries(delete)
-    return n_orphans
-
-
-def find_orphans(job: Job) -> DataFrame:
-    """Find the target's rows whose key is not in the source now: the key's columns."""
-    key = [F.col(quoted(name)) for name in job.config.source.key]
-    there = job.source.read(job.spark).select(*[column.alias(f"{_GONE}{i}") for i, column in enumerate(key)])
-    matches = same_key(key, [F.col(f"{_GONE}{i}") for i in range(len(key))])
-    return read(job.spark, job.target).select(*key).join(there, matches, "left_anti")
+    return n_rows

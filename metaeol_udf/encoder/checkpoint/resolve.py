@@ -112,12 +112,26 @@ def with_content(spec: EmbeddingSpec) -> EmbeddingSpec:
     """Put the content of the template set and of the post-processing into a spec, where it only names them.
 
     Raises:
-        ConfigError: The template set or the post-processing's file cannot be read.
+        ConfigError: The template set or the post-processing's file cannot be read, or the spec makes several rows of a text.
     """
+    check_one_vector(spec)
     content = spec.postprocess_content
     if content is None and spec.postprocess is not None:
         content = read_content(spec)
     return dataclasses.replace(spec, templates_json=TemplateSet.from_spec(spec).to_json(), postprocess_content=content)
+
+
+def check_one_vector(spec: EmbeddingSpec) -> None:
+    """Check that a spec gives each text one vector.
+
+    Raises:
+        ConfigError: It splits a long text into rows of their own.
+    """
+    if spec.makes_passages:
+        raise ConfigError(
+            "embedding.long_texts is passages, which makes several rows of a long text: only jobs over tables do that, into a target.table "
+            "of their own (metaeol embed); for the same vectors of single texts set embedding.long_texts=trim"
+        )
 
 
 def check_model_hash(spec: EmbeddingSpec, found: str, where: str) -> None:
