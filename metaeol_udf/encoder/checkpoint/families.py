@@ -77,7 +77,7 @@ class Family:
 
 
 _WINDOWS: dict[str, Any] = {"has_windows": True, "also_reads": ("sliding_window", "layer_types")}
-_QK_NORMS = {"q_norm": "self_attn.q_norm", "k_norm": "self_attn.k_norm"}
+_QK_NORMS: dict[str, Any] = {"q_norm": "self_attn.q_norm", "k_norm": "self_attn.k_norm"}
 
 LLAMA = Family(
     reads=frozenset({
