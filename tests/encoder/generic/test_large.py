@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from metaeol_udf import MetaEOLEncoder, TemplateSet
 from metaeol_udf.encoder import large_model, loading
+from metaeol_udf.encoder.batch_runner import BatchRunner
 from metaeol_udf.encoder.checkpoint.hf_loading import load_hf_model
 from metaeol_udf.encoder.generic.few_bits import quantize_modules
 from metaeol_udf.encoder.generic.fork_pass import ForkPass
@@ -21,7 +23,8 @@ from metaeol_udf.encoder.generic.placement import count_module_bytes
 from metaeol_udf.encoder.generic.sequence_pass import SequencePass
 from metaeol_udf.encoder.generic.text_model import TextModel
 from metaeol_udf.encoder.preparation import prepare_texts
-from metaeol_udf.errors import EnvironmentFault
+from metaeol_udf.encoder.reference import encode_plainly
+from metaeol_udf.errors import ConfigError, EnvironmentFault
 from metaeol_udf.prompts.tokenizer import PromptTokenizer
 from metaeol_udf.prompts.trie import PromptTrie
 from tests.encoder.oracle import one_at_a_time, worst_cosine
@@ -30,6 +33,7 @@ from tests.tiny_models import byte_level
 
 TEXTS = ["a good day", "the people play music by the river and the old guitar is great", "x", 'she said "run"']
 TEMPLATES = TemplateSet.load("metaeol")
+PROBES = ("A short text to check with.", 'Ein zweiter, etwas längerer Text: "quoted", with 12 numbers (and brackets)?')  # of the proof
 CPU, META = torch.device("cpu"), torch.device("meta")
 
 
@@ -37,8 +41,8 @@ def load(folder: Path, **options: Any) -> MetaEOLEncoder:
     return MetaEOLEncoder.from_pretrained(str(folder), templates=TEMPLATES, dtype="float32", device="cpu", **options)
 
 
-def plain(folder: Path) -> np.ndarray[Any, Any]:
-    return one_at_a_time(folder, [template.prompt for template in TEMPLATES.templates], TEXTS, -1)
+def plain(folder: Path, texts: list[str] = TEXTS) -> np.ndarray[Any, Any]:
+    return one_at_a_time(folder, [template.prompt for template in TEMPLATES.templates], texts, -1)
 
 
 def room_for(layers: float, model_type: str, quantization: str | None = None) -> int:
@@ -93,6 +97,35 @@ def test_stacked_experts_are_close_and_small_and_several_threads_run_them(model_
     torch.testing.assert_close(ours.gate_up_proj, experts.gate_up_proj, rtol=0.0, atol=0.02)
 
 
+@pytest.mark.parametrize("spread", [pytest.param(1.0, marks=pytest.mark.slow), 0.25])
+def test_int8_on_experts_loses_what_the_rounding_of_weights_costs_and_no_more(spread: float, tmp_path: Path) -> None:
+    """The runner equals transformers' own loop over the same rounded weights; what it is refused for is what that loop loses, too."""
+    model = random_model(tiny_config("gpt_oss"))
+    for name, parameter in model.named_parameters():
+        parameter.data *= spread if parameter.dim() > 1 and "embed" not in name else 1.0
+    model.save_pretrained(tmp_path)
+    transformers.PreTrainedTokenizerFast(tokenizer_object=byte_level()).save_pretrained(tmp_path)
+    whole = load(tmp_path)
+    tokenizer, trie = whole.engine.trie.tokenizer, whole.engine.trie
+    rounded = load_hf_model(tmp_path, torch.float32)
+    for layer in rounded.layers:
+        quantize_modules(layer, "int8")
+    own = encode_plainly(rounded, tokenizer, TEMPLATES, list(PROBES), [4])[:, :, 0]
+    object.__setattr__(whole.engine, "runner", SequencePass(TextModel(rounded, (4,)), trie.groups))
+    whole.batch_runner = BatchRunner(whole.engine, 1024)
+    assert worst_cosine(whole.encode(list(PROBES), per_template=True), own) >= 0.99999
+    expected = plain(tmp_path, list(PROBES))
+    cosines = [worst_cosine(a, b) for a, b in zip(own.reshape(-1, 1, 64), expected.reshape(-1, 1, 64), strict=True)]
+    if spread == 1.0:  # far from any trained model: a rounding of the last bit changes much
+        assert np.median(cosines) < 0.99
+        with pytest.raises(ConfigError, match=r"'int8', which .* cannot use: .*stream: its cosine to transformers is"):
+            load(tmp_path, quantization="int8")
+    else:  # one state of sixteen chose another expert
+        assert np.median(cosines) > 0.9999
+        assert 0.96 < min(cosines) < 0.99
+        assert load(tmp_path, quantization="int8").engine.runner.name == "stream"
+
+
 def test_weights_that_few_bits_do_not_reach_are_refused() -> None:
     layer = random_model(tiny_config("qwen3_moe")).layers[0]
     with pytest.raises(TypeError, match="fp8 does not know the weights of a Qwen3MoeExperts"):
@@ -127,8 +160,6 @@ def test_layers_on_a_second_device_get_all_they_need_there(
     assert [{tensor.device for tensor in of_layer} for of_layer in tensors] == [{CPU}, {META}, {META}]
     assert any(tensor.dtype in (torch.int8, torch.uint8) for tensor in tensors[0]) == (quantization is not None)
     assert count_module_bytes(model.layers[3:]) == 0
-    import transformers
-
     tokenizer = PromptTokenizer(transformers.PreTrainedTokenizerFast(tokenizer_object=byte_level()))
     trie = PromptTrie(TEMPLATES, tokenizer)
     runner = kind(TextModel(model, (1, 3)), trie.groups)
