@@ -181,7 +181,7 @@ def test_commands_around_a_table_of_passages(spark: SparkSession, bench: Bench, 
     assert (back["rows_restored"], back["rows_emptied"]) == (len(before), 0)
     assert {(row["id"], row["passage"]): row["embedding"] for row in parts(bench)} == before
     levels = {finding.check: finding.level for finding in examine(bench.config(**both), spark)}
-    assert {levels[check] for check in ("columns", "keys", "vector columns", "migration")} == {Level.OK}
+    assert {levels[check] for check in ("columns", "keys", "vector columns", "fingerprint")} == {Level.OK}
     with pytest.raises(InputError, match="a table of passages has one column of vectors"):
         bench.run(**settings(bench, embedding={"column": "second"}))
     with pytest.raises(InputError, match="passages are no stream"):
