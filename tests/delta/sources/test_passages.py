@@ -14,9 +14,11 @@ from metaeol_udf.care import run_drop, run_rollback, run_status
 from metaeol_udf.config import parse_config
 from metaeol_udf.delta.retry import run_retry
 from metaeol_udf.delta.stream import run_stream
+from metaeol_udf.doctor.examine import examine
 from metaeol_udf.errors import ConfigError, InputError
 from metaeol_udf.estimate.dry_run import plan_dry_run
 from metaeol_udf.search import find_duplicates, search_table
+from metaeol_udf.spark.cluster.finding import Level
 from tests.table_bench import POISON, Before, Bench
 
 SPLIT: dict[str, Any] = {"max_tokens": 24, "long_texts": "passages", "passage": {"tokens": 16, "overlap": 0}}
@@ -178,6 +180,8 @@ def test_commands_around_a_table_of_passages(spark: SparkSession, bench: Bench, 
     back = run_rollback(bench.config(**both), version, spark)
     assert (back["rows_restored"], back["rows_emptied"]) == (len(before), 0)
     assert {(row["id"], row["passage"]): row["embedding"] for row in parts(bench)} == before
+    levels = {finding.check: finding.level for finding in examine(bench.config(**both), spark)}
+    assert {levels[check] for check in ("columns", "keys", "vector columns", "fingerprint")} == {Level.OK}
     with pytest.raises(InputError, match="a table of passages has one column of vectors"):
         bench.run(**settings(bench, embedding={"column": "second"}))
     with pytest.raises(InputError, match="passages are no stream"):
