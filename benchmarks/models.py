@@ -1,19 +1,21 @@
 """How fast each runner is, as a ratio to the same model's own plain loop: random models of about 68 million parameters, 64 short texts.
 
-The loop is transformers alone, one prompt at a time without padding, all hidden states; it runs over a sample of the texts. Both sides
-are timed in turn in one process, in float32, with `metaeol`.
+The loop is transformers alone, one prompt at a time without padding, all hidden states; it runs over a sample of the texts. All sides
+are timed in turn in one process, in float32, with `metaeol`. A family of our own decoder is timed on the generic stream, too.
 
     python -m benchmarks.models [--rounds N] [--json PATH] [ARCHITECTURE ...]
 """
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from transformers import AutoTokenizer
@@ -21,12 +23,16 @@ from transformers import AutoTokenizer
 from benchmarks.results import Row, command_parser, describe_machine, show, significant, write_results
 from benchmarks.texts import short_texts
 from metaeol_udf import MetaEOLEncoder, TemplateSet
+from metaeol_udf.encoder.checkpoint.families import FAMILIES
 from metaeol_udf.encoder.checkpoint.hf_loading import load_config, load_text_model
 from metaeol_udf.encoder.reference import encode_plainly
 from tests.encoder.oracle import worst_cosine
 from tests.tiny_configs import random_model, tiny_config
 
-NAMES = ("llama", "qwen3_moe", "gpt_oss", "phi3", "olmo2", "glm4", "gemma4_text", "qwen3_5_text", "qwen3_next", "lfm2")
+NAMES = (
+    *("llama", "phi3", "olmo2", "olmo3", "glm4", "smollm3", "granite"),
+    *("qwen3_moe", "gpt_oss", "gemma4_text", "qwen3_5_text", "qwen3_next", "lfm2"),
+)
 N_TEXTS, N_OF_LOOP = 64, 4
 
 #: Sizes in place of the tiny ones, by the names that configurations have for them.
@@ -36,7 +42,7 @@ SIZES: dict[str, Any] = {
     "num_local_experts": 8, "num_hidden_layers": 12, "vocab_size": 49_152, "vocab_size_per_layer_input": 49_152, "sliding_window": 512,
     "max_position_embeddings": 4096, "linear_key_head_dim": 64, "linear_value_head_dim": 64, "mamba_n_heads": 16, "mamba_d_head": 64,
     "mamba_d_ssm": 1024, "mamba_d_state": 64, "shared_intermediate_size": 512, "hidden_size_per_layer_input": 64,
-    "query_pre_attn_scalar": 64,    "global_head_dim": 64, "mamba_chunk_size": 64,
+    "query_pre_attn_scalar": 64, "global_head_dim": 64, "mamba_chunk_size": 64,
 }  # fmt: skip
 
 
@@ -69,10 +75,11 @@ def measure(name: str, tokenizer_of: Path, rounds: int) -> Row:
         AutoTokenizer.from_pretrained(tokenizer_of).save_pretrained(folder)
         del model
         ours = MetaEOLEncoder.from_pretrained(str(folder), templates=templates, dtype="float32", device="cpu")
+        on_stream = load_on_stream(folder, name, templates) if ours.engine.runner.name == "decoder" else None
         plain = load_text_model(folder, ours.engine.dtype, load_config(folder))
         layers = [ours.engine.n_layers]
         tokenizer = ours.engine.trie.tokenizer
-        loops, encodes = [], []
+        loops, encodes, streams = [], [], []
         for _ in range(rounds):
             started = time.monotonic()
             expected = encode_plainly(plain, tokenizer, templates, some, layers)
@@ -80,14 +87,30 @@ def measure(name: str, tokenizer_of: Path, rounds: int) -> Row:
             started = time.monotonic()
             states = ours.encode(texts, per_template=True)
             encodes.append((time.monotonic() - started) / len(texts))
+            if on_stream is not None:
+                started = time.monotonic()
+                on_stream.encode(texts)
+                streams.append((time.monotonic() - started) / len(texts))
         ratios = [loop / encode for loop, encode in zip(loops, encodes, strict=True)]
         cosine = worst_cosine(states[:: N_TEXTS // N_OF_LOOP], expected[:, :, 0])
         return {
             "architecture": name, "parameters": f"{n_parameters / 1e6:.0f} million", "runner": ours.engine.runner.name,
             "texts/s": significant(1 / median(encodes)), "loop": significant(1 / median(loops)), "ratio": significant(median(ratios)),
-            "spread": f"{min(ratios):.1f} to {max(ratios):.1f}", "worst cosine": f"{cosine:.6f}",
+            "spread": f"{min(ratios):.1f} to {max(ratios):.1f}",
+            "stream": significant(median(loop / stream for loop, stream in zip(loops, streams, strict=True))) if streams else "",
+            "over stream": f"{median(stream / encode for stream, encode in zip(streams, encodes, strict=True)):.2f}" if streams else "",
+            "worst cosine": f"{cosine:.6f}",
             "tokens": f"{ours.describe()['share_of_tokens']:.0%}",
         }  # fmt: skip
+
+
+def load_on_stream(folder: Path, name: str, templates: TemplateSet) -> MetaEOLEncoder:
+    """Make an encoder that runs a family of our own decoder on the generic stream: as if the family read no setting."""
+    with patch.dict(FAMILIES, {name: dataclasses.replace(FAMILIES[name], reads=frozenset())}):
+        encoder = MetaEOLEncoder.from_pretrained(str(folder), templates=templates, dtype="float32", device="cpu")
+    if encoder.engine.runner.name != "stream":
+        raise RuntimeError(f"{name} runs on {encoder.engine.runner.name}")
+    return encoder
 
 
 def larger(config: Any) -> Any:

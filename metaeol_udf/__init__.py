@@ -11,10 +11,11 @@ from metaeol_udf.spec import EmbeddingSpec
 if TYPE_CHECKING:
     from metaeol_udf.delta.one_call import embed_table
     from metaeol_udf.encoder import MetaEOLEncoder
+    from metaeol_udf.serving.frame import embed_frame
 
 __version__ = "0.1.0"
 
-__all__ = ["EmbeddingSpec", "MetaEOLEncoder", "MetaEOLError", "TemplateSet", "__version__", "embed_table"]
+__all__ = ["EmbeddingSpec", "MetaEOLEncoder", "MetaEOLError", "TemplateSet", "__version__", "embed_frame", "embed_table"]
 
 
 def __getattr__(name: str) -> Any:
@@ -23,6 +24,10 @@ def __getattr__(name: str) -> Any:
         from metaeol_udf.delta.one_call import embed_table
 
         return embed_table
+    if name == "embed_frame":
+        from metaeol_udf.serving.frame import embed_frame
+
+        return embed_frame
     if name == "MetaEOLEncoder":
         from metaeol_udf.encoder import MetaEOLEncoder
 

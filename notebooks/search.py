@@ -15,6 +15,7 @@ dbutils.library.restartPython()
 
 # COMMAND ----------
 
+dbutils.widgets.text("conf", "", "The job's file (YAML); empty: the four fields below")
 dbutils.widgets.text("table", "main.default.reviews", "Embedded table")
 dbutils.widgets.text("key", "id", "Key column")
 dbutils.widgets.text("text", "text", "Text column")
@@ -26,8 +27,6 @@ dbutils.widgets.text("duplicate_cosine", "0.98", "Near-duplicates from this cosi
 dbutils.widgets.text("clusters", "8", "Clusters")
 dbutils.widgets.text("picture", "/Volumes/main/default/metaeol/map.png", "Where the map goes")
 
-key, text = dbutils.widgets.get("key"), dbutils.widgets.get("text")
-
 # COMMAND ----------
 
 # MAGIC %md
@@ -37,16 +36,18 @@ key, text = dbutils.widgets.get("key"), dbutils.widgets.get("text")
 
 # COMMAND ----------
 
-from metaeol_udf.config import parse_config
+from metaeol_udf.config import load_config, parse_config
 from metaeol_udf.search import search_table
 
-config = parse_config(
-    {
-        "source": {"table": dbutils.widgets.get("table"), "key": [key], "text": text},
-        "embedding": {"model": dbutils.widgets.get("model"), "templates": "metaeol"},
-        "runtime": {"device": dbutils.widgets.get("device")},
-    }
-)
+runtime = {"device": dbutils.widgets.get("device")}
+conf = dbutils.widgets.get("conf")
+if conf:
+    config = load_config(conf, [f"runtime.device={runtime['device']}"])
+else:
+    table, key, text = (dbutils.widgets.get(name) for name in ("table", "key", "text"))
+    embedding = {"model": dbutils.widgets.get("model"), "templates": "metaeol"}
+    config = parse_config({"source": {"table": table, "key": [key], "text": text}, "embedding": embedding, "runtime": runtime})
+key, text = config.source.key[0], config.source.text
 (hits,) = search_table(config, [dbutils.widgets.get("query")], k=int(dbutils.widgets.get("k")), spark=spark)
 display(spark.createDataFrame([(hit.score, str(hit.key[key]), hit.text) for hit in hits], "cosine double, key string, text string"))
 
@@ -64,7 +65,9 @@ from pyspark.ml.feature import Normalizer, StandardScaler
 from pyspark.ml.functions import array_to_vector
 from pyspark.sql import functions as F
 
-rows = spark.table(config.target_table).where("embedding IS NOT NULL").select(key, text, array_to_vector("embedding").alias("raw"))
+place = config.target_table
+embedded = spark.read.format("delta").load(place) if "/" in place else spark.table(place)
+rows = embedded.where("embedding IS NOT NULL").select(key, text, array_to_vector("embedding").alias("raw"))
 scaling = Pipeline(
     stages=[
         StandardScaler(inputCol="raw", outputCol="centred", withMean=True, withStd=False),

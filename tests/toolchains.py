@@ -29,8 +29,8 @@ from rich.table import Table
 from tests.installations import packages_of
 from tests.matrix import ROOT, TEST_PACKAGES, ask, install, run_tests, say
 
-#: The engine, the prompts that it computes, and the command line with its table of every option.
-TESTS = ("--no-jvm", "-m", "not slow and not long", "-n", "2", "--dist", "loadfile", "tests/encoder", "tests/prompts", "tests/cli")
+#: The engine, and the prompts that it computes.
+TESTS = ("--no-jvm", "-m", "not slow and not long", "-n", "2", "--dist", "loadfile", "tests/encoder", "tests/prompts")
 SETS = ("pinned", "torch 2.11", "oldest")
 TORCH_2_11 = ("torch==2.11.0", "transformers==5.17.0")
 SHOWN = ("torch", "transformers", "tokenizers", "accelerate", "safetensors", "numpy")

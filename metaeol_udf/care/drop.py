@@ -187,7 +187,7 @@ def _drop(table: VectorTable, item: DropItem) -> None:
     elif item.kind == "journal":
         _drop_table(spark, table.journal)
     elif item.kind == "columns":
-        with_retries(lambda: alter_table(spark, table.target, [], {}, {}, dropped=item.name.split(", ")))
+        with_retries(lambda: alter_table(spark, table.target, [], {}, {}, dropped=_present(table)))
     elif item.kind == "empty columns":
         with_retries(lambda: _empty(table))
     else:
@@ -197,10 +197,15 @@ def _drop(table: VectorTable, item: DropItem) -> None:
         with_retries(lambda: alter_table(spark, table.target, [], comments, {}, unset=names))
 
 
+def _present(table: VectorTable) -> list[str]:
+    """Name the columns of ours that the table has."""
+    schema = read(table.spark, table.target).schema
+    return [field.name for wanted in table.columns.fields if (field := find_field(schema, wanted.name)) is not None]
+
+
 def _empty(table: VectorTable) -> None:
     """Make the columns NULL: one commit, which no row of another writer is lost by."""
-    schema = read(table.spark, table.target).schema
-    names = [field.name for wanted in table.columns.fields if (field := find_field(schema, wanted.name)) is not None]
+    schema, names = read(table.spark, table.target).schema, _present(table)
     held = F.lit(False)
     for name in names:
         held = held | F.col(quoted(name)).isNotNull()

@@ -29,7 +29,7 @@ from metaeol_udf.delta.tables.metadata import label_of
 from metaeol_udf.delta.tables.refs import open_table, read
 from metaeol_udf.delta.tables.spark_errors import files_are_gone, with_retries
 from metaeol_udf.delta.tables.where_clause import filtered
-from metaeol_udf.delta.write.quarantine import reconcile_quarantine
+from metaeol_udf.delta.write.quarantine import among, failing_in, reconcile_quarantine
 from metaeol_udf.errors import InputError, MetaEOLError
 from metaeol_udf.spark.columns import find_field, quoted, same_key
 
@@ -147,7 +147,10 @@ def _roll_back(table: VectorTable, earlier: Earlier, run_id: str) -> dict[str, A
     with_retries(lambda: _merge(table, earlier, rows))
     n_stale = _verify(table, rows)
     key = read(table.spark, table.target).select(*map(quoted, table.config.source.key)).schema
-    reconcile = (table.spark, table.quarantine, _failing(table), key, run_id, table.columns.vector)
+    failing = failing_in(read(table.spark, table.target), table.config.source.key, table.columns)
+    if not table.in_place:
+        failing = among(table.source.read_checked(table.spark), table.source.config.key, failing)
+    reconcile = (table.spark, table.quarantine, failing, key, run_id, table.columns.vector)
     with_retries(lambda: reconcile_quarantine(*reconcile))
     _begin_streams_anew(table, earlier)
     return {
@@ -274,14 +277,6 @@ def _verify(table: VectorTable, rows: DataFrame) -> int:
     if found["differ"]:
         raise MetaEOLError(f"{found['differ']} rows of {table.target} hold another vector than was brought back for them: roll back again")
     return int(found["stale"])
-
-
-def _failing(table: VectorTable) -> DataFrame:
-    """Find the rows that have an error now: key columns, `fingerprint` and `error`."""
-    columns, names = table.columns, [quoted(name) for name in table.config.source.key]
-    error = F.col(quoted(columns.error))
-    held = read(table.spark, table.target).where(error.isNotNull())
-    return held.select(*names, F.col(quoted(columns.fingerprint_column)).alias("fingerprint"), error.alias("error"))
 
 
 def _begin_streams_anew(table: VectorTable, earlier: Earlier) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from metaeol_udf.cosine import unit_rows
 from metaeol_udf.encoder.forward.runner import Runner
+from metaeol_udf.encoder.generic.few_bits import has_experts
 from metaeol_udf.encoder.generic.text_model import find_layers
 from metaeol_udf.encoder.gpu.proof import MIN_COSINE
 from metaeol_udf.encoder.preparation import prepare_texts
@@ -32,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 _TEXTS = ("A short text to check with.", 'Ein zweiter, etwas längerer Text: "quoted", with 12 numbers (and brackets)?')
 _MIN_QUANTIZED_COSINE = {"int8": 0.99, "int4": 0.9, "fp8": 0.99}  # to transformers with whole weights
+#: The same for single states of models that choose experts: where two experts score alike, any rounding changes one state a lot.
+_MIN_COSINE_OF_ONE = {"int8": 0.96, "int4": 0.8}
 _MOST_LOST, _MOST_LOST_BY_ONE = 3.0, 8.0  # times what transformers' own forward loses against float32: the median state, and the worst
 _LEAST_LOST = 3e-5  # of a cosine: what is lost by so little is as good as exact
 _BEYOND = 16  # tokens of the long text beyond a window
@@ -51,7 +54,7 @@ class Proof:
     Attributes:
         texts: What is embedded.
         expected: float32, shape ``(n_texts, n_templates, n_states, hidden_size)``; NaN where nothing is compared.
-        min_cosine: To `expected`, at least, for the worst state.
+        min_cosines: To `expected`, at least, for each of a text's states, shape ``(n_texts,)``.
         min_median: The same for the median: where experts are chosen, one rounding changes single states a lot.
         templates: The template set.
         n_most_tokens: Of the longest prompt that texts of `max_tokens` make.
@@ -59,7 +62,7 @@ class Proof:
 
     texts: Sequence[str]
     expected: NDArray[np.float32]
-    min_cosine: float
+    min_cosines: NDArray[np.float64]
     min_median: float
     templates: TemplateSet
     n_most_tokens: int
@@ -80,8 +83,12 @@ class Proof:
         runner.use_groups(trie.groups)
         cosines = _cosines(states, self.expected)
         worst, median = float(cosines.min()), float(np.median(cosines))
-        if worst < self.min_cosine:
-            return worst, f"its cosine to transformers is {worst:.6f}, and {self.min_cosine:.6f} is the least"
+        compared = np.isfinite(self.expected).all(-1)
+        bounds = np.broadcast_to(self.min_cosines[:, None, None], compared.shape)[compared]
+        too_low = (cosines < bounds).nonzero()[0]
+        if len(too_low):
+            found = too_low[np.argmin(cosines[too_low])]
+            return worst, f"its cosine to transformers is {cosines[found]:.6f}, and {bounds[found]:.6f} is the least"
         if median < self.min_median:
             return worst, f"its median cosine to transformers is {median:.6f}, and {self.min_median:.6f} is the least"
         return worst, None
@@ -117,6 +124,9 @@ def make_proof(
 
     expected = encode()
     min_cosine = min_median = MIN_COSINE[model.dtype] if quantization is None else _MIN_QUANTIZED_COSINE[quantization]
+    min_cosine_of_long = min_cosine  # it alone shows windows and switches, so one state decides
+    if quantization in _MIN_COSINE_OF_ONE and has_experts(model):
+        min_cosine = _MIN_COSINE_OF_ONE[quantization]
     if in_float32:
         try:
             with _in_float32(model):
@@ -126,9 +136,10 @@ def make_proof(
         else:
             cosines = _cosines(expected, wide)
             min_median = 1 - _MOST_LOST * max(1 - float(np.median(cosines)), _LEAST_LOST)
-            min_cosine = 1 - _MOST_LOST_BY_ONE * max(1 - float(cosines.min()), _LEAST_LOST)
+            min_cosine = min_cosine_of_long = 1 - _MOST_LOST_BY_ONE * max(1 - float(cosines.min()), _LEAST_LOST)
             expected = wide
-    return Proof([*short, *long], expected, min_cosine, min_median, templates, n_most)
+    min_cosines = np.array([min_cosine] * len(short) + [min_cosine_of_long] * len(long))
+    return Proof([*short, *long], expected, min_cosines, min_median, templates, n_most)
 
 
 def depends_on_length(config: Any, n_tokens: int) -> bool:

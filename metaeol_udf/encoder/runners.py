@@ -2,7 +2,7 @@
 
 | runner | takes |
 | --- | --- |
-| decoder | families that `hf_weights.py` knows: our own decoder |
+| decoder | the families of `checkpoint/families.py`: our own decoder |
 | stream | any model whose attention goes through transformers' interface |
 | fork | models that carry a state, and keep it in transformers' cache |
 | whole | any model: whole prompts, several times slower |
@@ -131,7 +131,7 @@ def choose_runner(
     """
     trie = PromptTrie(proof.templates, tokenizer)
     makers: dict[str, Callable[[], Runner]] = {
-        "decoder": lambda: _make_decoder(source, spec, trie, layers, devices),
+        "decoder": lambda: _make_decoder(source, spec, trie, layers, proof, devices),
         "stream": lambda: SequencePass(_text_model(source, spec, layers, proof, devices), trie.groups),
         "fork": lambda: ForkPass(_text_model(source, spec, layers, proof, devices), trie.groups),
     }
@@ -171,7 +171,7 @@ def choose_runner(
 
 
 def _make_decoder(
-    source: ModelSource, spec: EmbeddingSpec, trie: PromptTrie, layers: Sequence[int], devices: Sequence[torch.device]
+    source: ModelSource, spec: EmbeddingSpec, trie: PromptTrie, layers: Sequence[int], proof: Proof, devices: Sequence[torch.device]
 ) -> Runner:
     """Make the runner of a known family; the model gives its weights up."""
     if source.model_type not in DECODER_TYPES:
@@ -179,6 +179,7 @@ def _make_decoder(
     unread = unread_settings(source.get().config)
     if unread:
         raise _NotForThisModelError(f"this {source.model_type} sets {', '.join(unread)}, which the decoder does not know")
+    _check_length(source, proof)
     try:
         runner = make_decoder_pass(source.get(), spec, trie, layers, devices)
     except Exception:
@@ -193,9 +194,14 @@ def _make_decoder(
 def _text_model(
     source: ModelSource, spec: EmbeddingSpec, layers: Sequence[int], proof: Proof, devices: Sequence[torch.device]
 ) -> TextModel:
-    """Take the model as transformers made it, unless what a prompt's beginning is depends on its end."""
-    if depends_on_length(source.get().config, proof.n_most_tokens):
-        raise _NotForThisModelError("its rotary positions change with the length of a prompt; embedding.max_tokens is large for it")
+    """Take the model as transformers made it."""
+    _check_length(source, proof)
     if devices:
         source.settle(layers, spec.quantization, devices)
     return source.read(layers)
+
+
+def _check_length(source: ModelSource, proof: Proof) -> None:
+    """See that what a prompt's beginning is does not depend on its end."""
+    if depends_on_length(source.get().config, proof.n_most_tokens):
+        raise _NotForThisModelError("its rotary positions change with the length of a prompt; embedding.max_tokens is large for it")

@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.coverage import BEGIN, END, main, try_architecture
 from metaeol_udf.encoder.checkpoint.architectures import RUN_WHOLE
+from metaeol_udf.encoder.checkpoint.families import FAMILIES
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "models.md"
 
@@ -34,8 +35,9 @@ def test_a_page_gets_the_table(tmp_path: Path) -> None:
     assert text.endswith("after\n")
 
 
-def test_the_architectures_that_run_whole_are_those_of_the_page() -> None:
+def test_the_architectures_that_run_whole_and_on_our_decoder_are_those_of_the_page() -> None:
     rows = [line.split("|") for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
     tried = {row[1].strip(" `"): row[2].strip() for row in rows if len(row) == 7}
     assert {name for name, runner in tried.items() if runner == "whole"} <= RUN_WHOLE
     assert not {name for name in RUN_WHOLE if tried.get(name) in ("stream", "fork", "decoder")}
+    assert {tried[name] for name in FAMILIES if name in tried} == {"decoder"}

@@ -19,6 +19,16 @@ HADOOP_AWS = (
     "software.amazon.s3.analyticsaccelerator:analyticsaccelerator-s3:1.3.1",
     "org.wildfly.openssl:wildfly-openssl:2.2.5.Final",
 )
+#: Hadoop's mini clusters, and what they need beside the Hadoop client of pyspark.
+HADOOP_MINICLUSTER = (
+    "org.apache.hadoop:hadoop-client-minicluster:3.5.0",
+    "org.junit.jupiter:junit-jupiter-api:5.12.2",
+    "org.junit.platform:junit-platform-commons:1.12.2",
+    "org.opentest4j:opentest4j:1.3.0",
+    "org.bouncycastle:bcpkix-jdk18on:1.82",
+    "org.bouncycastle:bcprov-jdk18on:1.82",
+    "org.bouncycastle:bcutil-jdk18on:1.82",
+)
 #: What pyspark's Hadoop client holds already.
 IN_PYSPARK = "org.apache.hadoop:hadoop-common"
 _PATIENCE_S = 900  # the bundle has 686 MB

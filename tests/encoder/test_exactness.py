@@ -15,7 +15,7 @@ from tests.encoder.oracle import one_at_a_time, worst_cosine
 from tests.tiny_models import TOKENIZERS, configs
 
 #: The shapes that our own decoder takes.
-OURS = ("llama", "llama3-rope", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "gpt2", "opt")
+OURS = ("llama", "llama3-rope", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "gpt2", "opt", "phi3")
 TEXTS = [
     *("a good day", "the people play music by the river and the old guitar is great", "x", 'she said "run"', "is it new?"),
     *("don't {text} stop", "日本語 text", "<|end|> </s> <s>", "  spaces  inside   too ", "word " * 40 + "end", "the old guitar"),

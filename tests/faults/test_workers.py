@@ -15,6 +15,7 @@ from injection import meddle, once
 from pyspark.sql import functions as F
 
 from metaeol_udf.delta.write import waves
+from metaeol_udf.errors import EnvironmentFault
 from metaeol_udf.spark import with_embeddings
 from metaeol_udf.spark.cluster.session import DAEMON_MODULE
 from metaeol_udf.spark.udf import result_udf
@@ -48,11 +49,22 @@ def test_fault_12_a_segmentation_fault_costs_a_task_and_no_row(bench: Bench, mon
 
 def test_fault_13_a_killed_executor_costs_its_tasks_and_no_row(bench: Bench) -> None:
     bench.write(list(TEXTS.items()))
-    status, log = start(bench, "losing_job.py", master="local-cluster[2,1,1024]")
+    status, log = start(bench, "losing_job.py", "executor", master="local-cluster[2,1,1024]")
     assert status == 0, log[-2000:]
     report = bench.report()
     assert (report["rows_embedded"], report["unique_texts"]) == (len(TEXTS), len(TEXTS))
     assert report["model_loads"] <= 3  # one an executor, and one for the executor that came in its place
+    bench.check_all_right(TEXTS)
+
+
+def test_the_end_of_the_drivers_java_process_is_named_and_what_it_journalled_is_kept(bench: Bench) -> None:
+    bench.write(list(TEXTS.items()))
+    status, log = start(bench, "losing_job.py", "driver", master="local[2]")
+    assert status == EnvironmentFault.exit_code, log[-2000:]
+    assert "metaeol: Spark's Java process has ended" in log
+    report = bench.run()
+    assert (report["rows_embedded"], report["status"]) == (len(TEXTS), "done")
+    assert report["unique_texts"] < len(TEXTS)
     bench.check_all_right(TEXTS)
 
 

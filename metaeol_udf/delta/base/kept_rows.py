@@ -13,7 +13,7 @@ def keep(rows: DataFrame) -> DataFrame:
     """Compute rows now, in one action, and keep them on the executors; what comes back reads no table.
 
     A cache would not do: Spark drops a cache, and computes it anew, when a table below it is written to. Where there are several
-    executors each part is kept on two of them.
+    executors each part is kept on two of them. The rows lie on disk: in memory, those of a large table leave a small heap no room.
     """
     return keep_counted(rows)[0]
 
@@ -23,6 +23,6 @@ def keep_counted(rows: DataFrame) -> tuple[DataFrame, int]:
     seen = Observation()
     rows = rows.observe(seen, F.count(F.lit(1)).alias("n"))
     several = executor_count(rows.sparkSession) > 1
-    level = StorageLevel.MEMORY_AND_DISK_2 if several else StorageLevel.MEMORY_AND_DISK
+    level = StorageLevel.DISK_ONLY_2 if several else StorageLevel.DISK_ONLY
     kept = rows.localCheckpoint(eager=True, storageLevel=level)
     return kept, seen.get["n"]

@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, TypeVar
 
+from py4j.protocol import Py4JError
+
 from metaeol_udf import errors
 from metaeol_udf.errors import ConflictError, EnvironmentFault, InputError, MetaEOLError
 
@@ -61,7 +63,13 @@ _TABLE_REFUSES = {
     "DELTA_FAILED_TO_MERGE_FIELDS": "embedding.column: the table's columns of that name are of another type",
 }
 _FROM_WORKER = re.compile(r"^(?:[\w.]+: )?metaeol_udf\.errors\.(\w+): ([^\n]+)", re.MULTILINE)
+_JAVA_IS_GONE = "Py4JNetworkError"
 _ENVIRONMENT = (
+    (
+        _JAVA_IS_GONE,
+        "Spark's Java process has ended, and its log says why. Most often its memory was too small or the system stopped it: raise "
+        "spark.driver.memory or give the machine more, and run the same command again, it goes on where it stopped",
+    ),
     ("No space left on device", "the disk is full: free some space and run the same command again, it goes on where it stopped"),
     ("Disk quota exceeded", "the disk quota is used up: free some space and run the same command again, it goes on where it stopped"),
     ("java.lang.OutOfMemoryError", "the Java process ran out of memory: raise spark.driver.memory or spark.executor.memory"),
@@ -83,11 +91,14 @@ def causes(error: BaseException) -> Iterator[str]:
     current: BaseException | None = error
     while current is not None and id(current) not in seen:
         seen.add(id(current))
-        yield f"{type(current).__name__}: {current}"
-        origin: Any = getattr(current, "_origin", None) or getattr(current, "java_exception", None)
-        while origin is not None:
-            yield str(origin.toString())
-            origin = origin.getCause()
+        try:
+            yield f"{type(current).__name__}: {current}"
+            origin: Any = getattr(current, "_origin", None) or getattr(current, "java_exception", None)
+            while origin is not None:
+                yield str(origin.toString())
+                origin = origin.getCause()
+        except (Py4JError, OSError):  # the words of a failure in Java are asked for there
+            yield _JAVA_IS_GONE
         current = current.__cause__ or current.__context__
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -12,6 +13,7 @@ from metaeol_udf.delta.base.context import Job
 from metaeol_udf.delta.select.selection import FINGERPRINT, OUTCOME
 from metaeol_udf.delta.select.snapshot import Tables
 from metaeol_udf.delta.tables.alter_table import alter_table
+from metaeol_udf.delta.tables.columns import VectorColumns
 from metaeol_udf.delta.tables.fingerprint import text_part
 from metaeol_udf.delta.tables.refs import TableDefinition, TableRef, check_free, create, exists, open_table, read, replace
 from metaeol_udf.delta.tables.spark_errors import with_retries
@@ -84,17 +86,26 @@ def update_quarantine(
 
 def failing_rows(job: Job, tables: Tables) -> DataFrame:
     """Find the rows that have an error now: key columns, `fingerprint` and `error` of every row of the source that failed."""
-    key, columns, source = tables.key, job.columns, job.source.read_whole(job.spark)
-    names = [quoted(name) for name in key.names]
-    stored = source if job.in_place else read(job.spark, job.target)
-    failing = stored.where(F.col(quoted(columns.error)).isNotNull()).select(
-        *names, F.col(quoted(columns.fingerprint_column)).alias("fingerprint"), F.col(quoted(columns.error)).alias("error")
-    )
+    source = job.source.read_whole(job.spark)
     if job.in_place:
-        return failing
-    # An inner join, unlike a semi join, can send the few rows that failed to where the source is.
-    shared = list(job.source.config.key)
-    return source.select(*map(quoted, shared)).join(failing, shared, "inner").select(*failing.columns)
+        return failing_in(source, tables.key.names, job.columns)
+    stored = read(job.spark, job.target)
+    return among(source, job.source.config.key, failing_in(stored, tables.key.names, job.columns))
+
+
+def failing_in(stored: DataFrame, key: Sequence[str], columns: VectorColumns) -> DataFrame:
+    """Find the rows of a table that have an error: key columns, `fingerprint` and `error`."""
+    error = F.col(quoted(columns.error))
+    fingerprint = F.col(quoted(columns.fingerprint_column)).alias("fingerprint")
+    return stored.where(error.isNotNull()).select(*map(quoted, key), fingerprint, error.alias("error"))
+
+
+def among(source: DataFrame, key: Sequence[str], failing: DataFrame) -> DataFrame:
+    """Keep the rows whose key is in the source.
+
+    An inner join, unlike a semi join, can send the few rows that failed to where the source is.
+    """
+    return source.select(*map(quoted, key)).join(failing, list(key), "inner").select(*failing.columns)
 
 
 def reconcile_quarantine(spark: SparkSession, ref: TableRef, failing: DataFrame, key: StructType, run_id: str, column: str) -> None:

@@ -97,7 +97,7 @@ def embed_waves(
         return None
     plan = WavePlan.of(pending.n_texts, wave_rows, slot_count(spark, task_gpus))
     spread = _spread(pending, plan)
-    kept = spread.persist(StorageLevel.MEMORY_AND_DISK) if plan.n_waves > 1 else None
+    kept = spread.persist(StorageLevel.DISK_ONLY) if plan.n_waves > 1 else None
     progress.start(pending.n_texts)
     started, done = time.monotonic(), 0
     try:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from metaeol_udf.encoder.checkpoint.families import FAMILIES
 from metaeol_udf.encoder.checkpoint.files import read_json
 from metaeol_udf.errors import ConfigError
 from metaeol_udf.formatting import shorten
 from metaeol_udf.spec import EmbeddingSpec
 
-#: Architectures that our own decoder knows: those of `hf_weights.py`.
-DECODER_TYPES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gpt2", "opt")
+#: Architectures that our own decoder knows.
+DECODER_TYPES = tuple(FAMILIES)
 
 #: Architectures of transformers that only whole prompts compute exactly: `python -m benchmarks.coverage` finds them.
 RUN_WHOLE = frozenset({

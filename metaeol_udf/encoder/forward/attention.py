@@ -237,14 +237,14 @@ def rotate(x: Tensor, norm: Norm | None, rotation: Tensor | None, scaling: float
 
     Args:
         x: Shape ``(n_tokens, n_heads * head_dim)``; what is rotated together stands side by side.
-        norm: Over each head, or None.
+        norm: Over each head or all of them, or None.
         rotation: Unit vectors times `scaling`, complex64, shape ``(n_tokens, 1, head_dim / 2)``; None where positions are learned.
         scaling: Of the heads; part of `rotation` where there is one.
         head_dim: Length of a head.
     """
     heads = x.view(len(x), -1, head_dim)
     if norm is not None:
-        heads.copy_(norm(heads))
+        heads.copy_(norm.of_heads(heads))
     if rotation is None:
         if scaling != 1:
             heads.mul_(scaling)

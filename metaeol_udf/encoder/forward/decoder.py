@@ -1,7 +1,7 @@
 """A decoder-only transformer as plain tensors, and what its layers compute on a padding-free sequence of tokens.
 
-One description covers the families that differ only in norms, positions and activations: Llama, Mistral, Qwen2, Qwen3,
-Gemma 1 to 3, GPT-2 and OPT. `families.py` fills it from transformers' models; `forward.py` runs it.
+One description covers the families of `checkpoint/families.py`, which differ in norms, positions, multipliers and activations.
+`hf_weights.py` fills it from transformers' models; `trie_forward.py` and `gpu/flex_attention.py` run it.
 """
 
 from __future__ import annotations
@@ -60,6 +60,12 @@ class Norm:
         scaled = torch.mul(wide, scale) if wide is x else wide.mul_(scale)  # `wide` is a copy unless `x` is float32
         return scaled.mul_(self.weight).to(x.dtype)
 
+    def of_heads(self, x: Tensor) -> Tensor:
+        """Normalise heads, shape ``(..., n_heads, head_dim)``: each by itself, or all together where the weight is that long."""
+        if len(self.weight) == x.shape[-1]:
+            return self(x)
+        return self(x.flatten(-2)).view(x.shape)
+
 
 #: What MLPs apply, by the name that `Mlp.activation` gives it.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -97,20 +103,21 @@ class Mlp:
 
 @dataclass(frozen=True)
 class Layer:
-    """Holds one decoder layer. Norms after attention and after the MLP exist in Gemma 2 and 3 only; with them, sums cannot be fused."""
+    """Holds one decoder layer. With norms after attention and after the MLP, sums cannot be fused."""
 
-    attention_norm: Norm
+    attention_norm: Norm | None
     qkv: Linear  # queries of all heads, then keys, then values; of queries and keys, what is rotated together stands side by side
     q_norm: Norm | None
     k_norm: Norm | None
     attention_out: Linear
     after_attention_norm: Norm | None
-    mlp_norm: Norm
+    mlp_norm: Norm | None
     mlp: Mlp
     after_mlp_norm: Norm | None
     scaling: float  # of the attention scores
     window: int | None = None  # a token sees the `window` latest tokens, itself included
     rope: int = 0  # which of the decoder's rotary tables
+    residual_scale: float = 1.0  # of what attention and the MLP add
 
 
 @dataclass(frozen=True)
@@ -119,9 +126,10 @@ class Decoder:
 
     Attributes:
         token_table: Shape ``(vocabulary, hidden_size)``.
-        token_scale: Multiplies token embeddings (Gemma), else None.
+        token_scale: Multiplies token embeddings (Gemma, Granite), else None.
         position_table: Learned positions, shape ``(n_positions, hidden_size)``, else None.
-        ropes: Rotary tables: cosine + i sine, complex64, shape ``(n_positions, head_dim / 2)``; empty where positions are learned.
+        ropes: Rotary tables: cosine + i sine, complex64, shape ``(n_positions, head_dim / 2)``, ones where nothing rotates and NaN where
+            the model would rotate otherwise; empty where positions are learned.
         layers: In order.
         final_norm: Applied to the last hidden state; None where `layers` stops before it.
         softcap: Attention scores pass ``softcap * tanh(score / softcap)`` (Gemma 2), else None.

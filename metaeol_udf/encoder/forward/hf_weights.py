@@ -1,14 +1,15 @@
-"""From transformers' models to `Decoder`: which weights stand where in each family.
+"""From transformers' models to `Decoder`: reads weights where `checkpoint/families.py` says that a family has them.
 
-An architecture that is not here, or whose configuration asks for something `Decoder` cannot say, gives None; the encoder
-then runs transformers' own forward. Whatever is built here is checked against that forward before it is used.
+An architecture that has no entry there, or whose configuration asks for something `Decoder` cannot say, gives None; another runner
+then takes it. Whatever is built here is checked against transformers' own forward before it is used.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import islice
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 from transformers.pytorch_utils import Conv1D
 
-from metaeol_udf.encoder.checkpoint.architectures import DECODER_TYPES
+from metaeol_udf.encoder.checkpoint.families import FAMILIES, Family
 from metaeol_udf.encoder.forward.decoder import Decoder, Layer, Linear, Mlp, Norm
 
 #: transformers' names of the activations that `Decoder` has.
@@ -33,40 +34,24 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _WITHOUT_EFFECT = frozenset({
     *("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings", "use_cache", "cache_implementation", "vocab_size"),
     *("initializer_range", "init_std", "attention_dropout", "dropout", "layerdrop", "attn_pdrop", "embd_pdrop", "resid_pdrop"),
-    *("pretraining_tp", "final_logit_softcapping", "max_window_layers", "use_sliding_window", "_sliding_window_pattern", "n_inner"),
+    *("pretraining_tp", "final_logit_softcapping", "logits_scaling", "max_window_layers", "use_sliding_window"),
+    *("_sliding_window_pattern", "n_inner"),
     *("summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj"),
 })  # fmt: skip
-_ROTARY = frozenset({
-    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "rms_norm_eps"),
-    *("hidden_act", "hidden_activation", "attention_bias", "mlp_bias", "max_position_embeddings", "rope_parameters", "rope_theta"),
-    *("rope_scaling", "sliding_window", "layer_types", "attn_logit_softcapping", "query_pre_attn_scalar"),
-})  # fmt: skip
-#: Settings that may differ from their defaults, as a builder reads them, or takes weights and modules that were made by them.
-_READS: dict[str, frozenset[str]] = {
-    **dict.fromkeys(DECODER_TYPES, _ROTARY),
-    "gpt2": frozenset({
-        *("n_embd", "n_head", "n_layer", "n_positions", "activation_function", "layer_norm_epsilon", "add_cross_attention"),
-        *("reorder_and_upcast_attn", "scale_attn_weights", "scale_attn_by_inverse_layer_idx"),
-    }),
-    "opt": frozenset({
-        *("hidden_size", "ffn_dim", "num_attention_heads", "num_hidden_layers", "max_position_embeddings", "word_embed_proj_dim"),
-        *("activation_function", "do_layer_norm_before", "enable_bias", "_remove_final_layer_norm"),
-    }),
-}  # fmt: skip
 
 _STATIC_ROPES = ("default", "linear", "llama3", "yarn")  # tables that do not depend on the length of the prompt
-
-
-Collect = Callable[[Iterable[Layer]], list[Layer]]
+_SWITCHING_ROPE = "longrope"  # one table up to a length, another one in prompts that are longer
+_EVERY_LAYER = "every layer"
+_NO_ROPE = "no rotation"
 
 
 def unread_settings(config: Any) -> list[str]:
-    """Name the settings of a known family that differ from their defaults and that no builder reads: another runner takes such a model.
+    """Name the settings of a known family that differ from their defaults and that it does not read: another runner takes such a model.
 
     Settings that transformers' own class does not know change nothing there either, and are passed over.
     """
     defaults, values = type(config)().to_dict(), config.to_dict()
-    known = _READS[config.model_type] | _WITHOUT_EFFECT | PretrainedConfig().to_dict().keys()
+    known = FAMILIES[config.model_type].reads | _WITHOUT_EFFECT | PretrainedConfig().to_dict().keys()
     return sorted(name for name, default in defaults.items() if name not in known and (values.get(name) or False) != (default or False))
 
 
@@ -83,201 +68,184 @@ def build_decoder(
         n_layers: Where to end; what lies above, the final norm too, is left out. None: all.
         convert: Packs or quantizes a layer, given its index too, before the next one is read.
     """
-    config, build = model.config, BUILDERS.get(model.config.model_type)
+    config, family = model.config, FAMILIES.get(model.config.model_type)
     names = (getattr(config, name, None) for name in ("hidden_activation", "hidden_act", "activation_function"))
     activation = next((name for name in names if name), None)
-    if build is None or activation not in _ACTIVATIONS:
+    if family is None or activation not in _ACTIVATIONS or any(_find(model, name) is not None for name in family.must_lack):
         return None
-    decoder = build(model, n_positions, lambda layers: [convert(index, layer) for index, layer in enumerate(islice(layers, n_layers))])
-    if decoder is not None and n_layers is not None and n_layers < config.num_hidden_layers:
-        decoder = dataclasses.replace(decoder, final_norm=None)
-    return decoder
-
-
-def _build_rotary(model: Any, n_positions: int, collect: Collect) -> Decoder | None:
-    """Build the decoder of Llama, Mistral, Qwen2, Qwen3 and Gemma 1 to 3: RMSNorm, rotary positions, gated MLP."""
-    config = model.config
-    kinds = list(getattr(config, "layer_types", None) or [])
-    kinds = kinds or ["sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"] * len(model.layers)
-    if set(kinds) - {"sliding_attention", "full_attention"}:
+    blocks = _find(model, family.layers)
+    kinds, head_dim = _layer_kinds(family, config, len(blocks)), _find(blocks[0], family.attention).head_dim
+    tables = {} if family.position_table else _rotary_tables(model, kinds, n_positions)
+    if tables is None or set(kinds) - {"sliding_attention", "full_attention"}:
         return None
-    ropes = _rotary_tables(model, kinds, n_positions)
-    head_dim = model.layers[0].self_attn.head_dim
-    if ropes is None or next(iter(ropes.values())).shape[1] * 2 != head_dim:
+    widths = {2 * table.shape[1] for table in tables.values()}
+    if not (widths == {head_dim} or not widths or (family.is_partial and len(widths) == 1)):
         return None
-    names = list(ropes)
-    layers = collect(
-        _rotary_layer(block, kind, names.index(kind) if kind in names else 0, config)
-        for block, kind in zip(model.layers, kinds, strict=True)
+    ropes = {kind: _padded(table, head_dim) for kind, table in tables.items()}
+    if family.rope_flag is not None:
+        ropes[_NO_ROPE] = torch.ones_like(ropes[_EVERY_LAYER])
+    n_heads = config.num_attention_heads
+    n_kv_heads = getattr(config, "num_key_value_heads", None) or n_heads
+    order = _row_order(widths.pop(), head_dim) if widths and family.rotates == "halves" else None
+    reader = _Reader(
+        family, _ACTIVATIONS[activation], n_heads, n_kv_heads, head_dim, order, list(ropes), getattr(config, "sliding_window", None)
     )
-    scale = getattr(model.embed_tokens, "embed_scale", None)
+    read = (reader.layer(block, kind) for block, kind in zip(blocks, kinds, strict=True))
+    positions = None if family.position_table is None else _find(model, family.position_table)
     return Decoder(
-        token_table=model.embed_tokens.weight,
-        token_scale=None if scale is None else scale.to(model.embed_tokens.weight.dtype),
-        position_table=None,
+        token_table=_find(model, family.token_table).weight,
+        token_scale=_token_scale(model, family),
+        position_table=None if positions is None else positions.weight[getattr(positions, "offset", 0) :],
         ropes=tuple(ropes.values()),
-        layers=layers,
-        final_norm=_rms_norm(model.norm),
-        softcap=getattr(config, "attn_logit_softcapping", None),
-        n_heads=config.num_attention_heads,
-        n_kv_heads=config.num_key_value_heads,
+        layers=[convert(index, layer) for index, layer in enumerate(islice(read, n_layers))],
+        final_norm=None if n_layers is not None and n_layers < len(blocks) else _norm(_find(model, family.final_norm), family),
+        softcap=None if family.softcap is None else getattr(config, family.softcap),
+        n_heads=n_heads,
+        n_kv_heads=n_kv_heads,
         head_dim=head_dim,
     )
 
 
-def _rotary_layer(block: Any, kind: str, rope: int, config: Any) -> Layer:
-    attention, mlp = block.self_attn, block.mlp
-    pairs = _pairs(attention.head_dim)
-    activation = _ACTIVATIONS[getattr(config, "hidden_activation", None) or config.hidden_act]
-    has_four_norms = hasattr(block, "pre_feedforward_layernorm")
-    return Layer(
-        attention_norm=_rms_norm(block.input_layernorm),
-        qkv=_stack([attention.q_proj, attention.k_proj, attention.v_proj], [pairs, pairs, None]),
-        q_norm=_rms_norm(attention.q_norm, pairs) if hasattr(attention, "q_norm") else None,
-        k_norm=_rms_norm(attention.k_norm, pairs) if hasattr(attention, "k_norm") else None,
-        attention_out=_linear(attention.o_proj),
-        after_attention_norm=_rms_norm(block.post_attention_layernorm) if has_four_norms else None,
-        mlp_norm=_rms_norm(block.pre_feedforward_layernorm if has_four_norms else block.post_attention_layernorm),
-        mlp=Mlp(_stack([mlp.gate_proj, mlp.up_proj]), _linear(mlp.down_proj), activation, is_gated=True),
-        after_mlp_norm=_rms_norm(block.post_feedforward_layernorm) if has_four_norms else None,
-        scaling=attention.scaling,
-        window=config.sliding_window if kind == "sliding_attention" else None,
-        rope=rope,
-    )
+def _find(root: Any, name: str) -> Any:
+    """Return what a dotted name means in a model or a layer."""
+    return attrgetter(name)(root)
 
 
-def _pairs(head_dim: int) -> Tensor:
+def _layer_kinds(family: Family, config: Any, n_layers: int) -> list[str]:
+    """Return the kind of attention of each layer, as transformers names it."""
+    if not family.has_windows:
+        return ["full_attention"] * n_layers
+    kinds = list(getattr(config, "layer_types", None) or [])
+    return kinds or ["sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"] * n_layers
+
+
+def _token_scale(model: Any, family: Family) -> Tensor | None:
+    if family.token_scale is None:
+        return None
+    scale = _find(model, family.token_scale)
+    # A number multiplies as it is; what a model keeps as a tensor is rounded to the dtype of its embeddings first.
+    return scale.to(_find(model, family.token_table).weight.dtype) if isinstance(scale, Tensor) else torch.tensor(float(scale))
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads layers of a model; the model gives their weights up.
+
+    Attributes:
+        family: Says what stands where.
+        activation: A key of `ACTIVATIONS`.
+        n_heads, n_kv_heads, head_dim: See `Decoder`.
+        order: Of the rows of a head of queries or keys, which brings together what rotates together; None leaves them as they are.
+        ropes: Kinds of layers that have a rotary table, in the tables' order.
+        window: Of the layers that have one.
+    """
+
+    family: Family
+    activation: str
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    order: Tensor | None
+    ropes: list[str]
+    window: int | None
+
+    def layer(self, block: Any, kind: str) -> Layer:
+        """Read a layer of a kind of attention."""
+        family = self.family
+        rotates = family.rope_flag is None or bool(_find(block, family.rope_flag))
+        of_kind = (kind if rotates else _NO_ROPE, _EVERY_LAYER)
+        return Layer(
+            attention_norm=self._norm(block, family.attention_norm),
+            qkv=self._qkv([_find(block, name) for name in family.qkv]),
+            q_norm=self._norm(block, family.q_norm, of_heads=True),
+            k_norm=self._norm(block, family.k_norm, of_heads=True),
+            attention_out=_stack([_find(block, family.attention_out)]),
+            after_attention_norm=self._norm(block, family.after_attention_norm),
+            mlp_norm=self._norm(block, family.mlp_norm),
+            mlp=Mlp(
+                _stack([_find(block, name) for name in family.mlp_into]), _stack([_find(block, family.mlp_out)]), self.activation,
+                is_gated=family.is_gated,
+            ),
+            after_mlp_norm=self._norm(block, family.after_mlp_norm),
+            scaling=_find(block, family.attention).scaling,
+            window=self.window if kind == "sliding_attention" else None,
+            rope=next((self.ropes.index(name) for name in of_kind if name in self.ropes), 0),
+            residual_scale=1.0 if family.residual_scale is None else float(_find(block, family.residual_scale)),
+        )  # fmt: skip
+
+    def _norm(self, block: Any, name: str | None, of_heads: bool = False) -> Norm | None:
+        return None if name is None else _norm(_find(block, name), self.family, self.order if of_heads else None)
+
+    def _qkv(self, modules: Sequence[Any]) -> Linear:
+        """Read the projections to queries, keys and values, the rows of queries and keys in their order."""
+        if self.order is None:
+            return _stack(modules)
+        of_heads = [self.order + head * self.head_dim for head in range(self.n_heads + self.n_kv_heads)]
+        n_values = self.n_kv_heads * self.head_dim
+        values = torch.arange(n_values) + len(of_heads) * self.head_dim
+        return _stack(modules, torch.cat([*of_heads, values]))
+
+
+def _row_order(n_rotated: int, head_dim: int) -> Tensor:
     """Return the rows of a head in another order: halves rotate with each other, and what rotates together is to stand side by side."""
-    return torch.arange(head_dim).view(2, -1).t().flatten()
+    return torch.cat([torch.arange(n_rotated).view(2, -1).t().flatten(), torch.arange(n_rotated, head_dim)])
 
 
 def _rotary_tables(model: Any, kinds: Sequence[str], n_positions: int) -> dict[str, Tensor] | None:
     """Return cosines and sines from the model's own rotary module as complex numbers, for each kind of layer that has its own."""
     parameters = model.config.rope_parameters
     per_kind = not isinstance(parameters.get("rope_type"), str)
-    types = [p["rope_type"] for p in parameters.values() if p] if per_kind else [parameters["rope_type"]]
-    if not set(types) <= set(_STATIC_ROPES):
+    ropes = [rope for rope in parameters.values() if rope] if per_kind else [parameters]
+    if not {rope["rope_type"] for rope in ropes} <= {*_STATIC_ROPES, _SWITCHING_ROPE}:
         return None
-    positions = torch.arange(n_positions, device=model.device)[None]
-    like = model.embed_tokens.weight[:1].float()
+    # A prompt beyond the switch rotates otherwise from its first token on: no table of ours is right for it.
+    switches = [rope["original_max_position_embeddings"] for rope in ropes if rope["rope_type"] == _SWITCHING_ROPE]
+    positions = torch.arange(min(n_positions, *switches) if switches else n_positions, device=model.device)[None]
+    like = model.get_input_embeddings().weight[:1].float()
     tables = {}
-    for kind in dict.fromkeys(kinds) if per_kind else ["every layer"]:
+    for kind in dict.fromkeys(kinds) if per_kind else [_EVERY_LAYER]:
         cos, sin = model.rotary_emb(like, positions, kind) if per_kind else model.rotary_emb(like, positions)
         half = cos.shape[-1] // 2
-        tables[kind] = torch.complex(cos[0, :, :half], sin[0, :, :half])
+        table = torch.complex(cos[0, :, :half], sin[0, :, :half])
+        tables[kind] = torch.cat([table, table.new_full((n_positions - len(table), half), torch.nan)])
     return tables
 
 
-def _build_gpt2(model: Any, n_positions: int, collect: Collect) -> Decoder | None:
-    config = model.config
-    if config.add_cross_attention or config.reorder_and_upcast_attn:
-        return None
-    activation = _ACTIVATIONS[config.activation_function]
-    layers = collect(
-        _layer_norm_layer(
-            block.ln_1, _transposed(block.attn.c_attn), _transposed(block.attn.c_proj),
-            block.ln_2, Mlp(_transposed(block.mlp.c_fc), _transposed(block.mlp.c_proj), activation, is_gated=False), block.attn.scaling,
-        )
-        for block in model.h
-    )  # fmt: skip
-    return _learned_positions(model.wte, model.wpe.weight, layers, model.ln_f, config)
+def _padded(table: Tensor, head_dim: int) -> Tensor:
+    """Let what lies beyond a table's width stay as it is."""
+    return torch.cat([table, table.new_ones(len(table), head_dim // 2 - table.shape[1])], dim=1)
 
 
-def _build_opt(model: Any, n_positions: int, collect: Collect) -> Decoder | None:
-    decoder, config = model.decoder, model.config
-    if not config.do_layer_norm_before or decoder.final_layer_norm is None or decoder.project_in is not None:
-        return None
-    activation = _ACTIVATIONS[config.activation_function]
-    layers = collect(
-        _layer_norm_layer(
-            block.self_attn_layer_norm, _stack([block.self_attn.q_proj, block.self_attn.k_proj, block.self_attn.v_proj]),
-            _linear(block.self_attn.out_proj), block.final_layer_norm,
-            Mlp(_linear(block.fc1), _linear(block.fc2), activation, is_gated=False), block.self_attn.scaling,
-        )
-        for block in decoder.layers
-    )  # fmt: skip
-    positions = decoder.embed_positions
-    table = positions.weight[positions.offset :]
-    return _learned_positions(decoder.embed_tokens, table, layers, decoder.final_layer_norm, config)
+def _norm(norm: Any, family: Family, order: Tensor | None = None) -> Norm:
+    """Convert a norm; `order` is that of a head's rows."""
+    if family.norms == "layer":
+        return Norm(norm.weight, norm.bias, norm.eps, centers=True)
+    weight = norm.weight.float() + (1.0 if family.norms == "rms less one" else 0.0)
+    weight = weight if order is None else weight.view(-1, len(order))[:, order].flatten()
+    return Norm(weight, None, norm.eps if hasattr(norm, "eps") else norm.variance_epsilon)
 
 
-def _learned_positions(tokens: Any, positions: Tensor, layers: list[Layer], norm: Any, config: Any) -> Decoder:
-    return Decoder(
-        token_table=tokens.weight, token_scale=None, position_table=positions, ropes=(), layers=layers,
-        final_norm=_layer_norm(norm), softcap=None,
-        n_heads=config.num_attention_heads, n_kv_heads=config.num_attention_heads,
-        head_dim=config.hidden_size // config.num_attention_heads,
-    )  # fmt: skip
-
-
-def _layer_norm_layer(norm: Any, qkv: Linear, out: Linear, mlp_norm: Any, mlp: Mlp, scaling: float) -> Layer:
-    return Layer(
-        attention_norm=_layer_norm(norm), qkv=qkv, q_norm=None, k_norm=None, attention_out=out, after_attention_norm=None,
-        mlp_norm=_layer_norm(mlp_norm), mlp=mlp, after_mlp_norm=None, scaling=scaling,
-    )  # fmt: skip
-
-
-def _rms_norm(norm: Any, order: Tensor | None = None) -> Norm:
-    """Convert an RMSNorm. Gemma keeps ``weight - 1``; `order` is that of a head's rows."""
-    is_gemma = type(norm).__name__.startswith("Gemma")
-    weight = norm.weight.float() + (1.0 if is_gemma else 0.0)
-    return Norm(weight if order is None else weight[order], None, norm.eps if is_gemma else norm.variance_epsilon)
-
-
-def _layer_norm(norm: Any) -> Norm:
-    return Norm(norm.weight, norm.bias, norm.eps, centers=True)
-
-
-def _check_plain(module: Any, kind: type[torch.nn.Module] = torch.nn.Linear) -> None:
-    """See that a module's weights are what they seem: a quantised layer keeps others under the same name, with scales beside them."""
-    if type(module) is not kind or module.weight.dtype not in _DTYPES:
-        raise TypeError(f"{type(module).__name__} with weights of {module.weight.dtype}")
-
-
-def _linear(module: Any) -> Linear:
-    _check_plain(module)
-    linear = Linear(module.weight, module.bias)
-    _release([module])
-    return linear
-
-
-def _transposed(conv: Any) -> Linear:
-    """Convert a projection of GPT-2, which stores projections as ``(n_in, n_out)``."""
-    _check_plain(conv, Conv1D)
-    linear = Linear(conv.weight.t().contiguous(), conv.bias)
-    _release([conv])
-    return linear
-
-
-def _stack(modules: Sequence[Any], orders: Sequence[Tensor | None] = ()) -> Linear:
+def _stack(modules: Sequence[Any], order: Tensor | None = None) -> Linear:
     """Join projections of the same input into one, and give up the originals at once: weights are never held twice.
 
     Args:
-        modules: The projections.
-        orders: For each, the order of rows in its heads; None, or nothing at all, leaves them as they are.
+        modules: The projections; or one alone.
+        order: Of the rows of the whole; None leaves them as they are.
+
+    Raises:
+        TypeError: Weights are not what they seem: a quantised layer keeps others under the same name, with scales beside them.
     """
     for module in modules:
-        _check_plain(module)
-    orders = orders or [None] * len(modules)
-    weight = torch.cat([_reordered(module.weight, order) for module, order in zip(modules, orders, strict=True)])
-    has_bias = modules[0].bias is not None
-    bias = torch.cat([_reordered(module.bias, order) for module, order in zip(modules, orders, strict=True)]) if has_bias else None
-    _release(modules)
-    return Linear(weight, bias)
-
-
-def _reordered(rows: Tensor, order: Tensor | None) -> Tensor:
-    return rows if order is None else rows.view(-1, len(order), *rows.shape[1:])[:, order].flatten(0, 1)
-
-
-def _release(modules: Sequence[Any]) -> None:
+        if type(module) not in (torch.nn.Linear, Conv1D) or module.weight.dtype not in _DTYPES:
+            raise TypeError(f"{type(module).__name__} with weights of {module.weight.dtype}")
+    if len({module.bias is None for module in modules}) > 1:
+        raise TypeError("some projections of one input have a bias and others have none")
+    # GPT-2 keeps its projections as (n_in, n_out).
+    weights = [module.weight.t() if type(module) is Conv1D else module.weight for module in modules]
+    weight = torch.cat(weights) if len(weights) > 1 else weights[0].contiguous()
+    bias = None if modules[0].bias is None else torch.cat([module.bias for module in modules])
+    if order is not None:
+        weight, bias = weight[order], None if bias is None else bias[order]
     for module in modules:
         module.weight = torch.nn.Parameter(module.weight.new_empty(0), requires_grad=False)
-
-
-#: Of the architectures that `checkpoint/architectures.py` names.
-BUILDERS: dict[str, Callable[[Any, int, Collect], Decoder | None]] = {
-    **dict.fromkeys(DECODER_TYPES, _build_rotary),
-    "gpt2": _build_gpt2,
-    "opt": _build_opt,
-}
+    return Linear(weight, bias)

@@ -49,11 +49,13 @@ class OneDnnMlp(Mlp):
 
 
 def fits_onednn(layer: Layer) -> bool:
-    """Tell whether this torch and this layer's dtype and activation have oneDNN's linear layers."""
+    """Tell whether this torch, this CPU and this layer's dtype and activation have oneDNN's linear layers."""
     weight = layer.qkv.weight
-    fits = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)
     has_operators = torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
-    return fits and has_operators and type(layer.qkv) is Linear and layer.mlp.activation in _FUSED
+    if weight.device.type != "cpu" or not has_operators or type(layer.qkv) is not Linear or layer.mlp.activation not in _FUSED:
+        return False
+    # Without AVX512 or its like a CPU refuses to lay out bfloat16.
+    return weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def to_onednn(layer: Layer) -> Layer:

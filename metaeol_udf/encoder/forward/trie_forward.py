@@ -11,7 +11,7 @@ from torch import Tensor
 
 from metaeol_udf.encoder.forward.attention import Block, Layout, Part, PrefixCache, Rules, Sees, attend, make_blocks, make_layout, rotate
 from metaeol_udf.encoder.forward.batching import Cell
-from metaeol_udf.encoder.forward.decoder import Decoder, Linear, Norm
+from metaeol_udf.encoder.forward.decoder import Decoder, Norm
 from metaeol_udf.prompts.trie import PrefixGroup
 
 _MAX_KEPT_TEXT_TOKENS = 96  # layouts of longer texts are large and rarely met again, so they are made anew
@@ -162,7 +162,7 @@ class TriePass(TokenSequencePass):
         decoder, layer = self.decoder, self.decoder.layers[index]
         dim, is_last = decoder.head_dim, index == len(decoder.layers) - 1
         n_query, n_key = decoder.n_heads * dim, decoder.n_kv_heads * dim
-        h = layer.attention_norm(x)
+        h = x if layer.attention_norm is None else layer.attention_norm(x)
         of_queries, of_keys = batch.rotations.get((layer.rope, layer.scaling)), batch.rotations.get((layer.rope, 1.0))
         if is_last:
             projected = [layer.qkv.rows(0, n_query)(h[batch.outputs]), layer.qkv.rows(n_query, n_query + 2 * n_key)(h)]
@@ -172,8 +172,10 @@ class TriePass(TokenSequencePass):
         rotate(projected[0][:, :n_query], layer.q_norm, of_queries, layer.scaling, dim)
         rotate(projected[-1][:, -2 * n_key : -n_key], layer.k_norm, of_keys, 1.0, dim)
         attended = [attend(decoder, layer, index, block, projected, of_outputs=is_last, kept=kept) for block in batch.blocks]
-        x = _add(x, layer.attention_out, attended[0] if len(attended) == 1 else torch.cat(attended), layer.after_attention_norm)
-        return _add(x, layer.mlp.out, layer.mlp.inner(layer.mlp_norm(x)), layer.after_mlp_norm)
+        added = layer.attention_out(attended[0] if len(attended) == 1 else torch.cat(attended))
+        x = _add(x, added, layer.after_attention_norm, layer.residual_scale)
+        added = layer.mlp.out(layer.mlp.inner(x if layer.mlp_norm is None else layer.mlp_norm(x)))
+        return _add(x, added, layer.after_mlp_norm, layer.residual_scale)
 
 
 def _within(window: int | None) -> Sees | None:
@@ -186,7 +188,6 @@ def _rotate_at(positions: Tensor, decoder: Decoder) -> dict[tuple[int, float], T
     return {(rope, scaling): decoder.ropes[rope][positions][:, None] * scaling for rope, scaling in used}
 
 
-def _add(residual: Tensor, linear: Linear, x: Tensor, norm: Norm | None) -> Tensor:
-    """Add another part of the layer to the residual stream; overwrite `residual`."""
-    added = linear(x)
-    return residual.add_(added if norm is None else norm(added))
+def _add(residual: Tensor, added: Tensor, norm: Norm | None, scale: float) -> Tensor:
+    """Add what a part of the layer made to the residual stream; overwrite `residual`."""
+    return residual.add_(added if norm is None else norm(added), alpha=scale)

@@ -44,6 +44,11 @@ def quantize_modules(layer: nn.Module, kind: str) -> None:
         raise TypeError(f"{kind} reaches {share:.0%} of a {type(layer).__name__}'s weights, as the others are no linear layers")
 
 
+def has_experts(model: nn.Module) -> bool:
+    """Tell whether a model holds stacked experts, between which it chooses for each token."""
+    return any(tensor.dim() > 2 and _is_stack(module, tensor) for module in model.modules() for tensor in module.parameters(recurse=False))
+
+
 def _is_stack(module: nn.Module, tensor: Tensor) -> bool:
     """Tell whether a parameter holds matrices: those of experts, or one that is stored transposed."""
     return (

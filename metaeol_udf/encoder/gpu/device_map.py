@@ -29,7 +29,7 @@ class Stage:
 
 def device_of(layer: Layer) -> torch.device:
     """Return the device that a layer's weights are on."""
-    return layer.attention_norm.weight.device
+    return layer.qkv.weight.device
 
 
 def find_stages(decoder: Decoder, where: DeviceOf = device_of) -> tuple[Stage, ...]:

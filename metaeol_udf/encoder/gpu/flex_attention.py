@@ -155,7 +155,7 @@ def run_layer(
         Hidden states of all tokens, or of the outputs alone.
     """
     n_query, n_key = shape.n_heads * shape.head_dim, shape.n_kv_heads * shape.head_dim
-    h = layer.attention_norm(x)
+    h = x if layer.attention_norm is None else layer.attention_norm(x)
     if outputs is None:
         queries, keys, values = torch.split(layer.qkv(h), [n_query, n_key, n_key], dim=-1)
     else:
@@ -173,8 +173,10 @@ def run_layer(
         scale=layer.scaling,
         enable_gqa=shape.n_heads != shape.n_kv_heads,
     )
-    x = _add(x, layer.attention_out(attended[0].transpose(0, 1).flatten(1)), layer.after_attention_norm)
-    return _add(x, layer.mlp.out(layer.mlp.inner(layer.mlp_norm(x))), layer.after_mlp_norm)
+    added = layer.attention_out(attended[0].transpose(0, 1).flatten(1))
+    x = _add(x, added, layer.after_attention_norm, layer.residual_scale)
+    added = layer.mlp.out(layer.mlp.inner(x if layer.mlp_norm is None else layer.mlp_norm(x)))
+    return _add(x, added, layer.after_mlp_norm, layer.residual_scale)
 
 
 def compile_layer() -> Callable[..., Tensor] | None:
@@ -194,15 +196,15 @@ def _cap(softcap: float) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], T
 def _place(x: Tensor, norm: Norm | None, rotation: Rotation | None) -> Tensor:
     """Normalise and rotate heads, shape ``(1, n_tokens, n_heads, head_dim)`` to ``(1, n_heads, n_tokens, head_dim)``."""
     if norm is not None:
-        x = norm(x)
+        x = norm.of_heads(x)
     if rotation is not None:
         cos, sin = rotation
         x = (x * cos + x.view(*x.shape[:-1], -1, 2).flip(-1).flatten(-2) * sin).to(x.dtype)
     return x.transpose(1, 2)
 
 
-def _add(residual: Tensor, x: Tensor, norm: Norm | None) -> Tensor:
-    return residual + (x if norm is None else norm(x))
+def _add(residual: Tensor, added: Tensor, norm: Norm | None, scale: float) -> Tensor:
+    return torch.add(residual, added if norm is None else norm(added), alpha=scale)
 
 
 def run_layers(

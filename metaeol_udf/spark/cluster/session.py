@@ -76,9 +76,16 @@ def _build(config: SparkConfig, submitted: bool) -> SparkSession:
         try:
             return builder.getOrCreate()
         except Exception as error:  # py4j, pyspark and the launcher each have their own class for this
-            lines = [line.strip() for line in held if "WARN" not in line and line.strip()]
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise EnvironmentFault(f"Spark does not start: {reason}; its last words: {' | '.join(lines[-5:])}") from error
+            words = " | ".join([line.strip() for line in held if "WARN" not in line and line.strip()][-5:])
+            reason = f"Spark does not start: {root_cause(error)}"
+            raise EnvironmentFault(f"{reason}; its last words: {words}" if words else reason) from error
+
+
+def root_cause(error: Exception) -> str:
+    """Find the line of a failure that names its origin: of an error from Java the last cause, else the first line."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    causes = [line.removeprefix("Caused by: ").removeprefix(": ") for line in lines if line.startswith(("Caused by: ", ": "))]
+    return [lines[0], *causes][-1]
 
 
 def _defaults(master: str | None, submitted: bool) -> dict[str, str]:

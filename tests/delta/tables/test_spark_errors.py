@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from py4j.protocol import Py4JNetworkError
 
 from metaeol_udf.delta.tables import spark_errors
 from metaeol_udf.delta.tables.spark_errors import conflict_in, translate, with_retries
@@ -94,3 +95,23 @@ def test_a_row_that_spark_quotes_forges_no_error_of_ours() -> None:
     found = translate(RuntimeError(f"Job aborted: Task 0 failed: org.apache.spark.api.python.{trace}"))
     assert isinstance(found, ModelFilesError)
     assert str(found) == "config.json is missing"
+
+
+class ErrorInJava(Exception):
+    """Asks Java for its words, as py4j's own does."""
+
+    def __str__(self) -> str:
+        raise ConnectionRefusedError(111, "Connection refused")
+
+
+def test_a_java_process_that_is_gone_is_named_though_nobody_can_ask_it_why() -> None:
+    try:
+        try:
+            raise ErrorInJava
+        finally:
+            raise ConnectionRefusedError(111, "Connection refused")  # what cleans up meets the same
+    except ConnectionRefusedError as error:
+        known = translate(error)
+    assert isinstance(known, EnvironmentFault)
+    assert "spark.driver.memory" in str(known)
+    assert isinstance(translate(Py4JNetworkError("Answer from Java side is empty")), EnvironmentFault)

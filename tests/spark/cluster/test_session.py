@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from metaeol_udf.errors import EnvironmentFault
+from metaeol_udf.spark.cluster.session import root_cause
 from metaeol_udf.spark.cluster.startup import check_java
 
 
@@ -40,3 +41,19 @@ def test_a_java_home_without_java_is_said_so(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("JAVA_HOME", str(tmp_path / "nowhere"))
     with pytest.raises(EnvironmentFault, match="from JAVA_HOME"):
         check_java()
+
+
+@pytest.mark.parametrize(
+    ("said", "cause"),
+    [
+        ("", "ValueError"),
+        ("no such master", "no such master"),
+        (
+            "An error occurred while calling None.x.\n: SparkException: no scheduler\n\tat A.b(A:1)\nCaused by: no class\n\t... 3 more",
+            "no class",
+        ),
+        ("An error occurred while calling o1.x.\n: SparkException: no scheduler\n\tat A.b(A:1)", "SparkException: no scheduler"),
+    ],
+)
+def test_why_spark_does_not_start_is_told_by_the_last_cause(said: str, cause: str) -> None:
+    assert root_cause(ValueError(said)) == cause
