@@ -35,10 +35,11 @@ test-faults: java $(MODEL)/metaeol-manifest.json ## run the fault checks and wri
 test-integrations: java $(INTEGRATIONS)/package.stamp $(AIRFLOW)/requirements.stamp $(MODEL)/metaeol-manifest.json ## run the checks against other people's tools in environments of their own
 	@HF_HUB_OFFLINE=1 METAEOL_AIRFLOW_PYTHON=$(CURDIR)/$(AIRFLOW)/bin/python $(INTEGRATIONS)/bin/python -m pytest -W default tests/integrations
 
-# Where a package cannot be had, the tests that need it say so and are skipped.
+# Where a package cannot be had, the tests that need it say so and are skipped. SERVICES may name some of the files.
+SERVICES ?= tests/clusters
 test-clusters: java $(MODEL)/metaeol-manifest.json ## run the job on clusters and storages that the tests start here, and write docs/platforms/tested.md
 	@$(MAKE) --no-print-directory $(CLUSTERS)/requirements.stamp || echo "make: no stand-in for S3 without requirements/clusters.txt" >&2
-	@METAEOL_MOTO=$(CURDIR)/$(CLUSTERS)/bin/moto_server $(BIN)/python -m pytest tests/clusters --services-table docs/platforms/tested.md
+	@METAEOL_MOTO=$(CURDIR)/$(CLUSTERS)/bin/moto_server $(BIN)/python -m pytest $(SERVICES) --services-table docs/platforms/tested.md
 
 test-toolchains: $(MODEL)/metaeol-manifest.json ## run the engine's tests with the pinned libraries, with torch 2.11, and with the oldest
 	@$(BIN)/python -m tests.toolchains

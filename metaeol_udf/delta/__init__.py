@@ -4,7 +4,7 @@ The way of one run, as `pipeline.EmbedRun.run` calls it:
 
 - `select/snapshot`: pin the tables' versions, and find the rows that need work, by what is stored.
 - `select/changed_files`, `select/proof`: look at the files that were added since the last proof, or at all rows, and then say why.
-- `write/deletions`: count the rows whose key left the source; at the end remove them.
+- `write/deletions`: count the rows whose key left the source; at the end remove them, and passages that a text lost.
 - `write/run_lock`: take the lock of the job once the executors are checked, so that a second run does not pay for the same texts.
 - `write/prepare`: give the table the vectors' columns, and properties that say how the vectors are made.
 - `select/pending`, `write/reuse`: find the different texts that neither the journal nor a table holds a vector of.

@@ -74,10 +74,16 @@ def check_retries(plan: Plan) -> Finding:
 
 def check_parallelism(plan: Plan) -> Finding:
     """A wave is cut into tasks by the slots that are known when it starts."""
-    key = "spark.default.parallelism"
-    if plan.is_on("spark.dynamicAllocation.enabled", False) and key not in plan.settings:
-        found = "spark.dynamicAllocation.enabled is on: a wave that starts before its executors do gets a few tasks only"
-        return warning("parallelism", found, f"{key}=<slots of all executors>")
+    key, timeout = "spark.default.parallelism", "spark.dynamicAllocation.cachedExecutorIdleTimeout"
+    if plan.is_on("spark.dynamicAllocation.enabled", False):
+        if plan.settings.get(timeout, "infinity") != "infinity":
+            found = (
+                f"{timeout} is {plan.settings[timeout]}: an executor that keeps rows of the run may be given back, and the run begins anew"
+            )
+            return warning("parallelism", found, f"{timeout}=infinity")
+        if key not in plan.settings:
+            found = "spark.dynamicAllocation.enabled is on: a wave that starts before its executors do gets a few tasks only"
+            return warning("parallelism", found, f"{key}=<slots of all executors>")
     parallelism = int(plan.number(key, plan.n_slots))
     if parallelism < plan.n_slots:
         return warning(

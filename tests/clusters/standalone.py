@@ -25,8 +25,19 @@ QUICK = {
 _EXECUTOR = "CoarseGrainedExecutorBackend"
 
 
+def make_gpus(folder: Path) -> dict[str, str]:
+    """Make the settings of workers with one pretended GPU each, which a discovery script finds."""
+    script = folder / "discover.sh"
+    script.write_text("""#!/bin/sh\necho '{"name": "gpu", "addresses": ["0"]}'\n""")
+    script.chmod(0o755)
+    return {"spark.worker.resource.gpu.amount": "1", "spark.worker.resource.gpu.discoveryScript": str(script)}
+
+
 def make_python(folder: Path) -> Path:
-    """Make a Python that has torch, transformers and Spark, yet not our package, as executors have it that get the wheel."""
+    """Make a Python that has torch, transformers and Spark, yet not our package, as executors have it that get the wheel.
+
+    It is found by relative paths alone, so that its folder can be packed.
+    """
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True, timeout=300)
     python = folder / "bin" / "python"
     seen = sysconfig.get_path("purelib")  # as a path alone: what .pth files there name, such as this checkout, is not seen
@@ -48,6 +59,7 @@ class Standalone:
         self.folder, self.home = folder, make_spark_home(folder / "spark")
         self._settings = dict(worker_settings or {})
         self._port, self.n_started = free_port(), 0
+        self._others: list[Service] = []
         web = free_port()
         arguments = ["--host", HOST, "--port", str(self._port), "--webui-port", str(web)]
         self.master = self._start("org.apache.spark.deploy.master.Master", arguments, "master")
@@ -73,6 +85,15 @@ class Standalone:
         self.workers.append(worker)
         return worker
 
+    def start_shuffle_service(self) -> int:
+        """Start the external shuffle service of the machine, which keeps the shuffles of executors that are gone; gives its port."""
+        port = free_port()
+        options = f"-Dspark.shuffle.service.enabled=true -Dspark.shuffle.service.port={port}"
+        service = self._start("org.apache.spark.deploy.ExternalShuffleService", [], "shuffle", {"SPARK_SHUFFLE_OPTS": options})
+        service.wait_for_port(port)
+        self._others.append(service)
+        return port
+
     def executors(self) -> list[psutil.Process]:
         """The executors' processes, the oldest first."""
         found = [process for worker in self.workers if worker.is_running for process in worker.children(_EXECUTOR)]
@@ -86,9 +107,13 @@ class Standalone:
         """Kill the first worker with its executors."""
         self.workers.pop(0).kill()
 
+    def decommission_worker(self) -> None:
+        """Tell the first worker, by a signal, that its machine will be taken away."""
+        self.workers[0].process.send_signal(signal.SIGPWR)
+
     def stop(self) -> None:
         """Stop all, the workers first."""
-        for service in (*self.workers, self.master):
+        for service in (*self.workers, *self._others, self.master):
             service.kill()
 
     def submit(

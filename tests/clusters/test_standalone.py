@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import yaml
 
 from metaeol_udf.spark.cluster.startup import delta_package, resolved_delta_jars
 from tests.clusters.services import Service
-from tests.clusters.standalone import QUICK, ROOT, Standalone, make_python
+from tests.clusters.standalone import QUICK, ROOT, Standalone, make_gpus, make_python
 from tests.faults.bench import Bench
 
 SERVICE = f"Spark standalone, a master and two workers ({pyspark.__version__})"
@@ -25,7 +26,9 @@ _FIRST_WAVE = "wave 1 of "
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standalone]:
-    made = Standalone(tmp_path_factory.mktemp("standalone"))
+    """Its workers have a pretended GPU each, which only jobs that ask for GPUs see."""
+    folder = tmp_path_factory.mktemp("standalone")
+    made = Standalone(folder, worker_settings={**make_gpus(folder), "spark.decommission.enabled": "true"})
     yield made
     made.stop()
 
@@ -46,8 +49,17 @@ class Submitter:
     python: Path
     n_started: int = 0
 
-    def start(self, packages: list[str] | None = None, **sections: dict[str, Any]) -> Service:
-        """Start spark-submit with the wheel as a Python file; without `packages` with Delta's JARs as files, and quick plans."""
+    def start(
+        self, packages: list[str] | None = None, options: list[str] | None = None, archive: Path | None = None, **sections: dict[str, Any]
+    ) -> Service:
+        """Start spark-submit.
+
+        Args:
+            packages: Options that bring Delta; by default its JARs as files, and quick plans.
+            options: More options.
+            archive: A packed environment for the executors, in place of the wheel as a Python file.
+            sections: Of the configuration, over those of all tests.
+        """
         self.n_started += 1
         file = self.bench.folder / "cluster.yaml"
         settings = {
@@ -67,9 +79,11 @@ class Submitter:
         file.write_text(yaml.safe_dump(self.bench.blocks(**blocks)))
         jars = packages or ["--jars", ",".join(resolved_delta_jars())]
         memory = ["--driver-memory", "1g", "--executor-memory", "1g"]  # the driver's JVM is there before the file is read
-        options = ["--py-files", str(self.wheel), *jars, *memory]
+        brought = ["--py-files", str(self.wheel)] if archive is None else ["--archives", f"{archive}#environment"]
+        all_options = [*brought, *jars, *memory, *(options or [])]
+        env = {} if archive is None else {"PYSPARK_PYTHON": "./environment/bin/python", "PYTHONPATH": str(self.wheel)}
         arguments = [str(ROOT / "jobs" / "embed_table.py"), str(file)]
-        return self.cluster.submit(arguments, options, self.python, f"{self.bench.folder.name}-{self.n_started}")
+        return self.cluster.submit(arguments, all_options, self.python, f"{self.bench.folder.name}-{self.n_started}", env)
 
     def finish(self, driver: Service) -> int:
         """Wait for the end of a run, of which nothing is left; gives its status."""
@@ -138,3 +152,49 @@ def test_a_driver_that_is_killed_leaves_its_waves_to_the_next_run(submitter: Sub
     assert report["status"] == "done"
     assert report["unique_texts"] < len(TEXTS)  # the journal had the others
     submitter.bench.check_all_right(TEXTS, "vectors")
+
+
+def test_executors_have_the_gpus_and_the_packed_environment_that_the_page_gives_them(submitter: Submitter, tmp_path: Path) -> None:
+    packed = tmp_path / "packed"
+    shutil.copytree(submitter.python.parents[1], packed, symlinks=True)
+    (packages,) = packed.glob("lib/python*/site-packages")
+    shutil.unpack_archive(submitter.wheel, packages)
+    archive = Path(shutil.make_archive(str(tmp_path / "environment"), "gztar", packed))
+    gpus = ["--conf", "spark.executor.resource.gpu.amount=1", "--conf", "spark.task.resource.gpu.amount=1"]
+    report = submitter.run(archive=archive, options=gpus)
+    assert (report["rows_embedded"], report["executors"]) == (len(TEXTS), 2)
+    submitter.bench.check_all_right(TEXTS, "vectors")
+    unpacked = [place for worker in submitter.cluster.workers for place in (submitter.cluster.folder / worker.name).glob("*/*/environment")]
+    assert len(unpacked) == 2  # an executor on each worker
+    too_many = submitter.start(options=[*gpus, "--conf", "spark.executor.resource.gpu.amount=2"], runtime={"device": "cpu"})
+    too_many.wait_for(
+        lambda: "Initial job has not accepted any resources" in too_many.written(), "Spark's word that no worker has two GPUs"
+    )
+    too_many.kill()
+
+
+def test_a_worker_that_is_taken_away_in_order_costs_no_row(submitter: Submitter) -> None:
+    decommission = ["--conf", "spark.decommission.enabled=true", "--conf", "spark.storage.decommission.enabled=true"]
+    driver = submitter.start(options=decommission)
+    wait_for_wave(driver)
+    submitter.cluster.decommission_worker()
+    assert submitter.finish(driver) == 0, driver.written()[-4000:]
+    assert "ecommission" in submitter.cluster.workers[0].written()
+    submitter.bench.check_all_right(TEXTS, "vectors")
+    submitter.cluster.kill_worker()
+
+
+def test_executors_that_come_and_go_cost_no_row(submitter: Submitter) -> None:
+    service = submitter.cluster.start_shuffle_service()
+    allocation = {
+        "spark.dynamicAllocation.enabled": "true",
+        "spark.dynamicAllocation.minExecutors": "0",
+        "spark.dynamicAllocation.maxExecutors": "2",
+        "spark.dynamicAllocation.executorIdleTimeout": "1s",
+        "spark.shuffle.service.enabled": "true",
+        "spark.shuffle.service.port": str(service),
+    }
+    driver = submitter.start(options=[word for key, value in allocation.items() for word in ("--conf", f"{key}={value}")])
+    assert submitter.finish(driver) == 0, driver.written()[-4000:]
+    submitter.bench.check_all_right(TEXTS, "vectors")
+    assert submitter.bench.report()["status"] == "done"

@@ -140,6 +140,15 @@ def findings(config: JobConfig) -> dict[str, Finding]:
         ("worker reuse", "yarn", {"spark.python.worker.reuse": False}, {}, Level.WARNING, 0, "spark.python.worker.reuse=true"),
         ("retries", "yarn", {"spark.task.maxFailures": 1}, {}, Level.WARNING, 0, "spark.task.maxFailures=4"),
         ("parallelism", "yarn", {"spark.dynamicAllocation.enabled": True}, {}, Level.WARNING, 0, "spark.default.parallelism="),
+        (
+            "parallelism",
+            "yarn",
+            {"spark.dynamicAllocation.enabled": True, "spark.dynamicAllocation.cachedExecutorIdleTimeout": "60s"},
+            {},
+            Level.WARNING,
+            0,
+            "spark.dynamicAllocation.cachedExecutorIdleTimeout=infinity",
+        ),
         ("parallelism", "local[8]", {"spark.default.parallelism": 1}, {}, Level.WARNING, 0, "spark.default.parallelism=8"),
         (
             "delta",

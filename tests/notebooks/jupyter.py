@@ -55,7 +55,7 @@ os.chdir(next((folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder
 from metaeol_udf.config import SparkConfig
 from metaeol_udf.spark.cluster.session import get_session
 
-spark = get_session(SparkConfig(conf={"spark.sql.repl.eagerEval.enabled": "true"}))"""
+spark = get_session(SparkConfig(conf={"spark.sql.repl.eagerEval.enabled": "true", "spark.sql.repl.eagerEval.truncate": "100"}))"""
 
 
 def convert(name: str) -> dict[str, Any]:

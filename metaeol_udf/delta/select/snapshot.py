@@ -229,8 +229,8 @@ def _split_once(job: Job, source: PassageSource, version: int | None) -> DataFra
     Raises:
         InputError: A text's key is NULL or stands there twice, or a record of the source cannot be read.
     """
+    source.check_readable(source.read_whole(job.spark, version))  # also records that the condition would leave out
     texts = source.read_texts(job.spark, version)
-    source.check_readable(texts)
     selection.check_keys(texts, dataclasses.replace(source.config, where=None), source)
     return keep(source.split(texts))
 
