@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from metaeol_udf.encoder import MetaEOLEncoder
     from metaeol_udf.serving.frame import embed_frame
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = ["EmbeddingSpec", "MetaEOLEncoder", "MetaEOLError", "TemplateSet", "__version__", "embed_frame", "embed_table"]
 

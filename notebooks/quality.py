@@ -10,7 +10,7 @@
 
 # COMMAND ----------
 
-# MAGIC %pip install --quiet "/Volumes/main/default/wheels/metaeol_udf-0.1.0-py3-none-any.whl[plots]"
+# MAGIC %pip install --quiet "/Volumes/main/default/wheels/metaeol_udf-0.2.0-py3-none-any.whl[plots]"
 
 # COMMAND ----------
 

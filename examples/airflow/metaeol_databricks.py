@@ -13,7 +13,7 @@ from metaeol_exit_status import ByExitStatus
 
 TABLE = "main.default.reviews"
 MODEL = "/Volumes/main/default/models/smollm2-135m-instruct"
-WHEEL = "/Volumes/main/default/wheels/metaeol_udf-0.1.0-py3-none-any.whl"
+WHEEL = "/Volumes/main/default/wheels/metaeol_udf-0.2.0-py3-none-any.whl"
 CONF = "/Volumes/main/default/metaeol/databricks.yaml"  # a copy of conf/platforms/databricks.yaml
 
 with DAG(
