@@ -88,8 +88,9 @@ def test_rows_of_keys_that_left_the_source_leave_the_target_up_to_a_limit(bench:
     with pytest.raises(InputError, match=r"5 of the 9 rows .* target.max_deleted_fraction=0.2 .* target.max_deleted_fraction=1"):
         bench.run(**own(bench))
     assert bench.rows("vectors").keys() == set(range(9))
+    bench.spark.sql(f"INSERT INTO delta.`{bench.folder / 'vectors'}` (id) VALUES (NULL)")  # somebody else's: it has no key
     assert bench.run(**own(bench, max_deleted_fraction=1.0))["rows_deleted"] == 5
-    assert bench.rows("vectors").keys() == {5, 6, 7, 8}
+    assert bench.rows("vectors").keys() == {5, 6, 7, 8, None}
 
 
 @pytest.mark.slow

@@ -6,7 +6,9 @@ rows that this job's condition leaves out.
 
 from __future__ import annotations
 
+import functools
 import logging
+import operator
 from collections.abc import Sequence
 
 from pyspark.sql import DataFrame
@@ -103,8 +105,9 @@ def find_lost_passages(job: Job, passages: DataFrame) -> DataFrame:
 
 
 def _held(job: Job) -> DataFrame:
-    """Read the key's columns of the target."""
-    return read(job.spark, job.target).select(*[quoted(name) for name in job.config.source.key])
+    """Read the key's columns of the target. A row with NULL there has no key, so no run made it, and none takes it away."""
+    key = [F.col(quoted(name)) for name in job.config.source.key]
+    return read(job.spark, job.target).where(functools.reduce(operator.and_, [column.isNotNull() for column in key])).select(*key)
 
 
 def _without(held: DataFrame, there: DataFrame, key: Sequence[str]) -> DataFrame:
@@ -117,7 +120,7 @@ def _remove(job: Job, rows: DataFrame) -> int:
     """Remove rows of the target by their keys; gives the number of keys."""
     names = job.config.source.key
     gone = rows.select(*[F.col(quoted(name)).alias(f"{_GONE}{i}") for i, name in enumerate(names)]).distinct()
-    matches = same_key([F.col(quoted(name)) for name in names], [F.col(f"{_GONE}{i}") for i in range(len(names))], null_safe=True)
+    matches = same_key([F.col(quoted(name)) for name in names], [F.col(f"{_GONE}{i}") for i in range(len(names))])
 
     def delete() -> None:
         open_table(job.spark, job.target, "target.table").merge(gone, matches).whenMatchedDelete().execute()
