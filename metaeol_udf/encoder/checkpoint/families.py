@@ -35,11 +35,8 @@ class Family:
         mlp_into: Projections into the MLP: gate and up, one that holds both in this order, or, where `is_gated` is false, one.
         mlp_out: The projection out of the MLP.
         is_gated: Whether the activated gate multiplies the up projection.
-        residual_scale: What multiplies what is added, or None.
         norms: RMSNorm, RMSNorm whose weight is kept less one, or LayerNorm.
-        rotates: What rotates together in a head: its two halves, or neighbours.
         is_partial: Whether the end of a head may stay unrotated.
-        rope_flag: Tells whether a layer rotates at all, or None: all do.
         has_windows: Whether `sliding_window` and `layer_types` mean something.
         softcap: The setting with the soft cap of scores, or None.
     """
@@ -63,11 +60,8 @@ class Family:
     mlp_into: tuple[str, ...] = ("mlp.gate_proj", "mlp.up_proj")
     mlp_out: str = "mlp.down_proj"
     is_gated: bool = True
-    residual_scale: str | None = None
     norms: Literal["rms", "rms less one", "layer"] = "rms"
-    rotates: Literal["halves", "neighbours"] = "halves"
     is_partial: bool = False
-    rope_flag: str | None = None
     has_windows: bool = False
     softcap: str | None = None
 
@@ -133,22 +127,10 @@ FAMILIES: dict[str, Family] = {
     "gemma3_text": GEMMA2.but(**_QK_NORMS, softcap=None),
     "gpt2": GPT2,
     "opt": OPT,
-    "smollm3": LLAMA.but(
-        rope_flag="self_attn.use_rope", has_windows=True,
-        also_reads=("sliding_window", "layer_types", "no_rope_layers", "no_rope_layer_interval"),
-    ),
-    "granite": LLAMA.but(
-        token_scale="embedding_multiplier", residual_scale="residual_multiplier",
-        also_reads=("embedding_multiplier", "residual_multiplier", "attention_multiplier"),
-    ),
     "olmo2": OLMO2,
     "olmo3": OLMO2.but(**_WINDOWS),
     "phi3": LLAMA.but(
         qkv=("self_attn.qkv_proj",), mlp_into=("mlp.gate_up_proj",), is_partial=True, has_windows=True,
         also_reads=("sliding_window", "partial_rotary_factor", "original_max_position_embeddings"),
-    ),
-    "glm4": LLAMA.but(
-        mlp_into=("mlp.gate_up_proj",), rotates="neighbours", is_partial=True, also_reads=("partial_rotary_factor",),
-        after_attention_norm="post_self_attn_layernorm", after_mlp_norm="post_mlp_layernorm",
     ),
 }  # fmt: skip

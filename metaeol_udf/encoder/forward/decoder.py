@@ -117,7 +117,6 @@ class Layer:
     scaling: float  # of the attention scores
     window: int | None = None  # a token sees the `window` latest tokens, itself included
     rope: int = 0  # which of the decoder's rotary tables
-    residual_scale: float = 1.0  # of what attention and the MLP add
 
 
 @dataclass(frozen=True)
@@ -126,10 +125,10 @@ class Decoder:
 
     Attributes:
         token_table: Shape ``(vocabulary, hidden_size)``.
-        token_scale: Multiplies token embeddings (Gemma, Granite), else None.
+        token_scale: Multiplies token embeddings (Gemma), else None.
         position_table: Learned positions, shape ``(n_positions, hidden_size)``, else None.
-        ropes: Rotary tables: cosine + i sine, complex64, shape ``(n_positions, head_dim / 2)``, ones where nothing rotates and NaN where
-            the model would rotate otherwise; empty where positions are learned.
+        ropes: Rotary tables: cosine + i sine, complex64, shape ``(n_positions, head_dim / 2)``, NaN where the model
+            would rotate otherwise; empty where positions are learned.
         layers: In order.
         final_norm: Applied to the last hidden state; None where `layers` stops before it.
         softcap: Attention scores pass ``softcap * tanh(score / softcap)`` (Gemma 2), else None.

@@ -42,7 +42,6 @@ _WITHOUT_EFFECT = frozenset({
 _STATIC_ROPES = ("default", "linear", "llama3", "yarn")  # tables that do not depend on the length of the prompt
 _SWITCHING_ROPE = "longrope"  # one table up to a length, another one in prompts that are longer
 _EVERY_LAYER = "every layer"
-_NO_ROPE = "no rotation"
 
 
 def unread_settings(config: Any) -> list[str]:
@@ -82,11 +81,9 @@ def build_decoder(
     if not (widths == {head_dim} or not widths or (family.is_partial and len(widths) == 1)):
         return None
     ropes = {kind: _padded(table, head_dim) for kind, table in tables.items()}
-    if family.rope_flag is not None:
-        ropes[_NO_ROPE] = torch.ones_like(ropes[_EVERY_LAYER])
     n_heads = config.num_attention_heads
     n_kv_heads = getattr(config, "num_key_value_heads", None) or n_heads
-    order = _row_order(widths.pop(), head_dim) if widths and family.rotates == "halves" else None
+    order = _row_order(widths.pop(), head_dim) if widths else None
     reader = _Reader(
         family, _ACTIVATIONS[activation], n_heads, n_kv_heads, head_dim, order, list(ropes), getattr(config, "sliding_window", None)
     )
@@ -152,8 +149,6 @@ class _Reader:
     def layer(self, block: Any, kind: str) -> Layer:
         """Read a layer of a kind of attention."""
         family = self.family
-        rotates = family.rope_flag is None or bool(_find(block, family.rope_flag))
-        of_kind = (kind if rotates else _NO_ROPE, _EVERY_LAYER)
         return Layer(
             attention_norm=self._norm(block, family.attention_norm),
             qkv=self._qkv([_find(block, name) for name in family.qkv]),
@@ -169,8 +164,7 @@ class _Reader:
             after_mlp_norm=self._norm(block, family.after_mlp_norm),
             scaling=_find(block, family.attention).scaling,
             window=self.window if kind == "sliding_attention" else None,
-            rope=next((self.ropes.index(name) for name in of_kind if name in self.ropes), 0),
-            residual_scale=1.0 if family.residual_scale is None else float(_find(block, family.residual_scale)),
+            rope=self.ropes.index(kind) if kind in self.ropes else 0,
         )  # fmt: skip
 
     def _norm(self, block: Any, name: str | None, of_heads: bool = False) -> Norm | None:

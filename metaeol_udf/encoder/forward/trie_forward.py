@@ -173,9 +173,9 @@ class TriePass(TokenSequencePass):
         rotate(projected[-1][:, -2 * n_key : -n_key], layer.k_norm, of_keys, 1.0, dim)
         attended = [attend(decoder, layer, index, block, projected, of_outputs=is_last, kept=kept) for block in batch.blocks]
         added = layer.attention_out(attended[0] if len(attended) == 1 else torch.cat(attended))
-        x = _add(x, added, layer.after_attention_norm, layer.residual_scale)
+        x = _add(x, added, layer.after_attention_norm)
         added = layer.mlp.out(layer.mlp.inner(x if layer.mlp_norm is None else layer.mlp_norm(x)))
-        return _add(x, added, layer.after_mlp_norm, layer.residual_scale)
+        return _add(x, added, layer.after_mlp_norm)
 
 
 def _within(window: int | None) -> Sees | None:
@@ -188,6 +188,6 @@ def _rotate_at(positions: Tensor, decoder: Decoder) -> dict[tuple[int, float], T
     return {(rope, scaling): decoder.ropes[rope][positions][:, None] * scaling for rope, scaling in used}
 
 
-def _add(residual: Tensor, added: Tensor, norm: Norm | None, scale: float) -> Tensor:
+def _add(residual: Tensor, added: Tensor, norm: Norm | None) -> Tensor:
     """Add what a part of the layer made to the residual stream; overwrite `residual`."""
-    return residual.add_(added if norm is None else norm(added), alpha=scale)
+    return residual.add_(added if norm is None else norm(added))

@@ -174,9 +174,9 @@ def run_layer(
         enable_gqa=shape.n_heads != shape.n_kv_heads,
     )
     added = layer.attention_out(attended[0].transpose(0, 1).flatten(1))
-    x = _add(x, added, layer.after_attention_norm, layer.residual_scale)
+    x = _add(x, added, layer.after_attention_norm)
     added = layer.mlp.out(layer.mlp.inner(x if layer.mlp_norm is None else layer.mlp_norm(x)))
-    return _add(x, added, layer.after_mlp_norm, layer.residual_scale)
+    return _add(x, added, layer.after_mlp_norm)
 
 
 def compile_layer() -> Callable[..., Tensor] | None:
@@ -203,8 +203,8 @@ def _place(x: Tensor, norm: Norm | None, rotation: Rotation | None) -> Tensor:
     return x.transpose(1, 2)
 
 
-def _add(residual: Tensor, added: Tensor, norm: Norm | None, scale: float) -> Tensor:
-    return torch.add(residual, added if norm is None else norm(added), alpha=scale)
+def _add(residual: Tensor, added: Tensor, norm: Norm | None) -> Tensor:
+    return residual + (added if norm is None else norm(added))
 
 
 def run_layers(

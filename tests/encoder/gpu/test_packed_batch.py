@@ -33,7 +33,7 @@ pytestmark = pytest.mark.long
 
 LINE = "the people of the river know that this is good work and go to see it "
 LOGS = [*(LINE * 2 + end for end in ("a", "the old guitar", "music", "bad")), LINE + "x", LINE + "y day", "a good day", "is it new?"]
-SHAPES = ("llama", "mistral", "qwen3", "gemma2", "gemma3", "gpt2", "opt", "olmo3", "glm4")
+SHAPES = ("llama", "mistral", "qwen3", "gemma2", "gemma3", "gpt2", "opt", "olmo3")
 
 
 @pytest.fixture(autouse=True)
