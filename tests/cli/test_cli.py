@@ -110,8 +110,8 @@ def test_every_setting_can_be_completed_and_read_back() -> None:
     assert "embedding.templates=metaeol-fast" in complete_override("embedding.templates=metaeol")
     for name, words in config.CHOICES.items():
         for word in words:
-            place = ["source.path=a/b", "target.table=v/t"] if name == "source.format" else ["source.table=a/b"]
-            config.parse_config(config.read_overrides([*place, "source.key=id", "embedding.model=m", f"{name}={word}"]))
+            place = "source.path=a/b" if name == "source.format" else "source.table=a/b"
+            config.parse_config(config.read_overrides([place, "target.table=v/t", "source.key=id", "embedding.model=m", f"{name}={word}"]))
 
 
 def test_a_script_for_the_shell_can_be_shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -89,7 +89,15 @@ def test_the_public_names_are_these() -> None:
     import metaeol_udf.search
     import metaeol_udf.spark
 
-    assert metaeol_udf.__all__ == ["EmbeddingSpec", "MetaEOLEncoder", "MetaEOLError", "TemplateSet", "__version__", "embed_table"]
+    assert metaeol_udf.__all__ == [
+        "EmbeddingSpec",
+        "MetaEOLEncoder",
+        "MetaEOLError",
+        "TemplateSet",
+        "__version__",
+        "embed_frame",
+        "embed_table",
+    ]
     assert metaeol_udf.spark.__all__ == ["MetaEOLEmbedder", "embed_udf", "get_session", "register_sql", "with_embeddings"]
     assert metaeol_udf.delta.__all__ == ["Progress", "Report", "run_embed"]
     assert metaeol_udf.encoder.__all__ == ["Encoded", "MetaEOLEncoder"]

@@ -131,10 +131,7 @@ def prepare_table(spark: SparkSession, ref: TableRef, columns: VectorColumns, pr
     comments = {columns.vector: column_comment(properties, columns.vector)} if properties else {}
     if field is not None and field.metadata.get("comment") == comments.get(columns.vector):
         comments = {}
-    alter_table(
-        spark,
-        ref,
-        new_columns=columns.missing_from(schema),
-        comments=comments,
-        properties={key: value for key, value in properties.items() if present.get(key) != value},
-    )
+    changed = {key: value for key, value in properties.items() if present.get(key) != value}
+    if changed.keys() <= {f"metaeol.{columns.vector}.package_version"}:
+        changed = {}  # a newer package alone is no reason for a commit
+    alter_table(spark, ref, new_columns=columns.missing_from(schema), comments=comments, properties=changed)

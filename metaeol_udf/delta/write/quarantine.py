@@ -105,7 +105,7 @@ def among(source: DataFrame, key: Sequence[str], failing: DataFrame) -> DataFram
 
     An inner join, unlike a semi join, can send the few rows that failed to where the source is.
     """
-    return source.select(*map(quoted, key)).join(failing, list(key), "inner").select(*failing.columns)
+    return source.select(*map(quoted, key)).join(failing, list(key), "inner").select(*map(quoted, failing.columns))
 
 
 def reconcile_quarantine(spark: SparkSession, ref: TableRef, failing: DataFrame, key: StructType, run_id: str, column: str) -> None:
