@@ -10,6 +10,7 @@ import logging
 import random
 import re
 import time
+import traceback
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, TypeVar
 
@@ -99,7 +100,14 @@ def causes(error: BaseException) -> Iterator[str]:
                 origin = origin.getCause()
         except (Py4JError, OSError):  # the words of a failure in Java are asked for there
             yield _JAVA_IS_GONE
+        if isinstance(current, OSError) and _comes_from_py4j(current):
+            yield _JAVA_IS_GONE
         current = current.__cause__ or current.__context__
+
+
+def _comes_from_py4j(error: BaseException) -> bool:
+    """Tell whether an error was raised by the connection to Java."""
+    return any(str(frame.f_globals.get("__name__")).startswith("py4j.") for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 def conflict_in(error: BaseException) -> str | None:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import socket
+
 import pytest
+from py4j.java_gateway import GatewayParameters, JavaGateway
 from py4j.protocol import Py4JNetworkError
 
 from metaeol_udf.delta.tables import spark_errors
@@ -115,3 +118,16 @@ def test_a_java_process_that_is_gone_is_named_though_nobody_can_ask_it_why() -> 
     assert isinstance(known, EnvironmentFault)
     assert "spark.driver.memory" in str(known)
     assert isinstance(translate(Py4JNetworkError("Answer from Java side is empty")), EnvironmentFault)
+
+
+def test_a_refused_connection_to_java_is_told_from_one_to_somebody_else() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    gateway = JavaGateway(gateway_parameters=GatewayParameters(address="127.0.0.1", port=port))
+    with pytest.raises((OSError, Py4JNetworkError)) as refused:
+        gateway.jvm.java.lang.System.currentTimeMillis()
+    assert isinstance(translate(refused.value), EnvironmentFault)
+    with pytest.raises(ConnectionRefusedError) as elsewhere:
+        socket.create_connection(("127.0.0.1", port), timeout=5)
+    assert translate(elsewhere.value) is None
