@@ -63,7 +63,7 @@ def _hits(job: OpenJob, config: JobConfig, best: Sequence[Sequence[Row]]) -> lis
             key, place = {name: row[name] for name in names}, {name: row[name] for name in PASSAGE_KEY}
             whole = texts.get(tuple(key.values()))
             extract = None if whole is None else whole[place["start"] : place["end"]]
-            is_same = extract is not None and _digest(extract, hash_key) == row[stored].rpartition("-")[2]
+            is_same = extract is not None and _digest(extract, hash_key) == (row[stored] or "").rpartition("-")[2]
             hits[-1].append(Hit(key, extract if is_same else None, float(row["score"]), place))
     return hits
 

@@ -13,7 +13,7 @@ from metaeol_udf import MetaEOLEncoder
 from metaeol_udf.spark.cluster.startup import resolved_delta_jars
 from metaeol_udf.spec import EmbeddingSpec
 from tests.clusters.packages import HADOOP_AWS, Unavailable, jars_of
-from tests.clusters.standalone import QUICK
+from tests.clusters.standalone import QUICK, make_python
 from tests.clusters.tested_table import Recorder
 from tests.faults.bench import Bench
 from tests.installations import build_wheel
@@ -70,3 +70,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The package's wheel under a name that Spark puts on the path of executors."""
     folder = tmp_path_factory.mktemp("wheel")
     return build_wheel(folder).rename(folder / "metaeol_udf.zip")
+
+
+@pytest.fixture(scope="session")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of driver and executors: without our package, which only the wheel brings."""
+    return make_python(tmp_path_factory.mktemp("python") / "worker")

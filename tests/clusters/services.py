@@ -15,6 +15,9 @@ import psutil
 
 HOST = "127.0.0.1"
 _START_S = 240  # a busy machine fails no check
+_WAVE_S = 900
+#: What the first wave writes into the log when it is done.
+_FIRST_WAVE = "wave 1 of "
 
 
 def free_port() -> int:
@@ -80,6 +83,11 @@ class Service:
                 if marked in " ".join(process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
         return sorted(found, key=lambda process: process.create_time())
+
+
+def wait_for_wave(driver: Service) -> None:
+    """Wait until the first of a job's several waves is journalled."""
+    driver.wait_for(lambda: _FIRST_WAVE in driver.written(), "the second wave", _WAVE_S)
 
 
 @contextmanager

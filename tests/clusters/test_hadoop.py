@@ -18,15 +18,14 @@ from metaeol_udf.spark.cluster.startup import resolved_delta_jars
 from metaeol_udf.spec import EmbeddingSpec
 from tests.clusters.hadoop import Hadoop
 from tests.clusters.packages import HADOOP_MINICLUSTER, Unavailable
-from tests.clusters.services import Service
-from tests.clusters.standalone import QUICK, ROOT, make_python
+from tests.clusters.services import Service, wait_for_wave
+from tests.clusters.standalone import QUICK, ROOT
 from tests.faults.bench import Bench
 from tests.table_bench import Silence
 
 SERVICE = f"YARN and HDFS, Hadoop's mini clusters ({HADOOP_MINICLUSTER[0].rpartition(':')[2]})"
 TEXTS = {n: f"text number {n}" for n in range(60)}
 _PATIENCE_S = 900
-_FIRST_WAVE = "wave 1 of "
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +36,6 @@ def hadoop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hadoop]:
         pytest.skip(str(error))
     yield made
     made.stop()
-
-
-@pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python of driver and executors: without our package, which only the wheel brings."""
-    return make_python(tmp_path_factory.mktemp("python") / "worker")
 
 
 class HadoopBench(Bench):
@@ -159,7 +152,7 @@ def test_a_stream_follows_a_table_with_its_checkpoint_on_hdfs(bench: HadoopBench
 
 def test_a_node_that_is_lost_costs_no_row(submitter: Submitter) -> None:
     driver = submitter.start()
-    driver.wait_for(lambda: _FIRST_WAVE in driver.written(), "the second wave", _PATIENCE_S)
+    wait_for_wave(driver)
     submitter.hadoop.lose_node()
     assert submitter.finish(driver) == 0, driver.written()[-4000:]
     assert "Lost executor" in driver.written()

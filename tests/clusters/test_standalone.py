@@ -13,15 +13,13 @@ import pytest
 import yaml
 
 from metaeol_udf.spark.cluster.startup import delta_package, resolved_delta_jars
-from tests.clusters.services import Service
-from tests.clusters.standalone import QUICK, ROOT, Standalone, make_gpus, make_python
+from tests.clusters.services import Service, wait_for_wave
+from tests.clusters.standalone import QUICK, ROOT, Standalone, make_gpus
 from tests.faults.bench import Bench
 
 SERVICE = f"Spark standalone, a master and two workers ({pyspark.__version__})"
 TEXTS = {n: f"text number {n}" for n in range(60)}
 _PATIENCE_S = 900
-#: What the first wave writes into the log when it is done; two more come.
-_FIRST_WAVE = "wave 1 of "
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +29,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standalone]:
     made = Standalone(folder, worker_settings={**make_gpus(folder), "spark.decommission.enabled": "true"})
     yield made
     made.stop()
-
-
-@pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python of driver and executors: without our package, which only the wheel brings."""
-    return make_python(tmp_path_factory.mktemp("python") / "worker")
 
 
 @dataclass
@@ -106,11 +98,6 @@ def submitter(cluster: Standalone, bench: Bench, wheel: Path, python: Path) -> S
         cluster.start_worker()
     bench.write(list(TEXTS.items()))
     return Submitter(cluster, bench, wheel, python)
-
-
-def wait_for_wave(driver: Service) -> None:
-    """Wait until the first of several waves is journalled."""
-    driver.wait_for(lambda: _FIRST_WAVE in driver.written(), "the second wave", _PATIENCE_S)
 
 
 def test_the_job_runs_as_the_page_says_and_a_second_run_finds_nothing_to_do(submitter: Submitter) -> None:
