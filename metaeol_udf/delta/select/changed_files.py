@@ -15,6 +15,7 @@ from metaeol_udf.delta.select.row_scope import TEXTLESS_ERRORS, RowScope
 from metaeol_udf.delta.tables.commits import Commit, TableLog
 from metaeol_udf.delta.tables.refs import read
 from metaeol_udf.delta.tables.where_clause import filtered
+from metaeol_udf.spark.cluster.connect import is_connect
 from metaeol_udf.spark.columns import quoted
 
 
@@ -73,6 +74,8 @@ def choose_look(
         return Look("it was asked for", source)
     if job.source.why_unversioned is not None:
         return Look(job.source.why_unversioned, source)
+    if is_connect(job.spark):
+        return Look("Spark Connect does not show the commits of a table", source)
     proof = ProofStore(job).load()
     if proof is None:
         return Look("no earlier run of this job has proved the table", source)

@@ -31,6 +31,7 @@ from metaeol_udf.delta.tables.spark_errors import DOUBLED_KEY
 from metaeol_udf.delta.tables.target import check_target
 from metaeol_udf.delta.tables.where_clause import filtered
 from metaeol_udf.errors import InputError
+from metaeol_udf.spark.cluster.connect import is_connect
 from metaeol_udf.spark.columns import quoted, same_key
 
 logger = logging.getLogger(__name__)
@@ -178,9 +179,7 @@ def _counted(rows: DataFrame) -> tuple[DataFrame, Callable[[], tuple[Counts, int
     stored, is_done = F.col(STORED), F.col(DONE)
     is_other = stored.isNotNull() & (spec_part(stored) != spec_part(F.col(FINGERPRINT)))
     is_new = ~is_done & (stored.isNull() | stored.eqNullSafe(F.col(FINGERPRINT)))
-    seen = Observation()
-    counted = rows.observe(
-        seen,
+    measures = (
         F.count(F.lit(1)).alias("n"),
         F.count(F.when(is_done, True)).alias("done"),
         F.count(F.when(is_new, True)).alias("new"),
@@ -189,9 +188,11 @@ def _counted(rows: DataFrame) -> tuple[DataFrame, Callable[[], tuple[Counts, int
         F.count(F.when(~is_done & F.col(TEXTLESS).isNotNull(), True)).alias("textless"),
         F.count(F.when(is_done & F.col(ERROR).isNotNull(), True)).alias("failing"),
     )
+    is_remote, seen = is_connect(rows.sparkSession), Observation()
+    counted = rows if is_remote else rows.observe(seen, *measures)
 
     def counts() -> tuple[Counts, int, int]:
-        found = seen.get
+        found = rows.agg(*measures).collect()[0] if is_remote else seen.get  # Spark Connect observes no checkpoint
         counted = Counts(found["n"], found["done"], found["new"], found["other"], tuple(sorted(found["specs"])))
         return counted, found["textless"], found["failing"]
 
