@@ -29,6 +29,7 @@ class Look:
         since: The version of the source that was proved; -1 without a proof.
         n_proved: Rows that were selected then, where all rows that are looked at came since; else None.
         rows_left: Whether rows may have left the source, or changed in it, since then.
+        keys_left: Whether keys may have left the source since then.
         reads_target: Whether the rows' stored state must be read from a target of its own.
         is_whole: Whether the run is over all rows, and not over named ones.
     """
@@ -38,17 +39,18 @@ class Look:
     since: int = -1
     n_proved: int | None = None
     rows_left: bool = True
+    keys_left: bool = True
     reads_target: bool = True
     is_whole: bool = True
 
     @property
-    def sees_old_rows(self) -> bool:
-        """Whether rows that were there at the proof may be gone or changed: not where named rows, or new rows alone, are looked at."""
-        return self.is_whole and (self.why_all is not None or self.rows_left)
+    def may_miss_keys(self) -> bool:
+        """Whether keys that were there at the proof may be gone: not where named rows, or new rows alone, are looked at."""
+        return self.is_whole and (self.why_all is not None or (self.rows_left and self.keys_left))
 
     def of_all(self, why: str) -> Look:
         """Make the look at all rows instead."""
-        return dataclasses.replace(self, why_all=why, rows_left=True)
+        return dataclasses.replace(self, why_all=why, rows_left=True, keys_left=True)
 
     def n_selected(self, job: Job, source: DataFrame, n_added: int) -> int:
         """Count the rows that the condition selects, of which so many were added since the proof."""
