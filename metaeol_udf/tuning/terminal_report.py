@@ -23,6 +23,12 @@ def show_tuning(console: Console, report: Mapping[str, Any]) -> None:
         console.print(f"wrote {file}", markup=False, highlight=False)
 
 
+def candidate_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Lay the candidates out as rows for other programs: the configuration as it is, then the front, with what was chosen marked."""
+    rows = [("configured", report["baseline"]), *(("chosen" if each == report["chosen"] else "front", each) for each in report["front"])]
+    return [{"candidate": name, **candidate} for name, candidate in rows]
+
+
 def show_curves(console: Console, report: Mapping[str, Any]) -> None:
     """Print both curves, a line a point."""
     title = f"{report['model']}: templates {report['templates']}, Spearman x 100, mean over {', '.join(report['tasks'])}"

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import csv
+import io
 import json
 from pathlib import Path
 
@@ -54,6 +56,10 @@ def test_the_written_spec_scores_as_the_report_says(conf: Path, tmp_path: Path, 
 
 
 def test_the_table_shows_configuration_front_and_choice(conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["tune", str(conf), "evaluation.limit=100", "--format", "csv"]) == 0
+    head, configured, *front = csv.reader(io.StringIO(capsys.readouterr().out))
+    assert head[:2] == ["candidate", "templates"]
+    assert (configured[0], {line[0] for line in front} <= {"front", "chosen"}) == ("configured", True)
     assert cli.run(["tune", str(conf), "evaluation.limit=100"]) == 0
     printed = capsys.readouterr().out
     assert "as configured" in printed
