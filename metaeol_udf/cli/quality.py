@@ -92,7 +92,10 @@ def tune(
     as_json: AsJson = False,
     how: As = Format.TABLE,
 ) -> None:
-    """Choose output layers, templates and post-processing on labelled pairs (evaluation.data), and write them as a spec."""
+    """Choose output layers, templates and post-processing on labelled pairs or queries (evaluation.data), and write them as a spec.
+
+    Example: metaeol tune job.yaml evaluation.data=beir/scifact --out conf/specs/mine.yaml
+    """
     config = load_config(conf, overrides or ()) if unlabelled else load_encoder_config(conf, overrides or ())
     from metaeol_udf.tuning.command import run_tune
     from metaeol_udf.tuning.terminal_report import candidate_rows, show_tuning
