@@ -138,7 +138,7 @@ def score_pairs(old: Sides, new: Sides, gold: NDArray[np.float64]) -> PairScores
     if not len(gold):
         return PairScores(0, math.nan, math.nan)
     found = [spearman(pair_cosines(*(np.where(np.isfinite(v), v, 0) for v in sides)), gold) for sides in (old, new)]
-    return PairScores(len(gold), *found)
+    return PairScores(len(gold), found[0], found[1])
 
 
 def score_answers(
@@ -169,7 +169,7 @@ def score_answers(
         finite = {text: np.where(np.isfinite(vector), vector, 0) for text, vector in vectors.items()}
         sides = stack(finite, asked), stack(finite, texts)
         found.append(score_retrieval(*sides, list(answers.values()), own).ndcg)
-    return PairScores(len(asked), *found, figure="nDCG@10", of="texts with an answer")
+    return PairScores(len(asked), found[0], found[1], figure="nDCG@10", of="texts with an answer")
 
 
 def find_faults(comparison: Comparison, limits: QualityConfig) -> list[str]:

@@ -115,8 +115,8 @@ def _measure(job: Job, whole: Snapshot, journal: Journal, old_spec_fingerprint: 
     known = [pair for pair in pairs if {pair.first, pair.second} <= both]
     gold = labelled.scores[[pair.place for pair in known]]
     if quality.pairs_figure == "ndcg":
-        kept = [{text: vectors[text] for text in both} for vectors in (old, new)]
-        return comparison, score_answers(*kept, [(pair.first, pair.second) for pair in known], gold.tolist())
+        before_all, after_all = ({text: vectors[text] for text in both} for vectors in (old, new))
+        return comparison, score_answers(before_all, after_all, [(pair.first, pair.second) for pair in known], gold.tolist())
     firsts, seconds = [pair.first for pair in known], [pair.second for pair in known]
     before, after = ((stack(vectors, firsts), stack(vectors, seconds)) for vectors in (old, new))
     return comparison, score_pairs(before, after, gold)
