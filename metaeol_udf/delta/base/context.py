@@ -171,4 +171,4 @@ def _load_pairs(config: JobConfig) -> LabelledPairs | None:
         return None
     from metaeol_udf.evaluation.labelled_pairs import load_pairs
 
-    return load_pairs(config.quality.pairs, config.source.key)
+    return load_pairs(config.quality.pairs, config.source.key, of_answers=config.quality.pairs_figure == "ndcg")
