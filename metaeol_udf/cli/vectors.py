@@ -26,11 +26,16 @@ def search(
         Path | None,
         typer.Option("--queries", metavar="FILE", help="One query a line, instead of QUERY; - reads standard input.", show_default=False),
     ] = None,
+    column: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The vectors' column, where the file has several: embedding.column=NAME.", show_default=False),
+    ] = None,
     as_json: AsJson = False,
     how: As = Format.TABLE,
 ) -> None:
     """Print the rows of an embedded table that are nearest to a query, or to each query of a file."""
     asked, settings = _queries(query, queries, overrides or [])
+    settings = settings if column is None else [*settings, f"embedding.column={column}"]
     config = load_config(conf, settings)
     from metaeol_udf.search import search_table
 

@@ -48,13 +48,14 @@ class Job:
     hash_key: HashKey | None = None  # of the texts' hashes
 
     @classmethod
-    def prepare(cls, config: JobConfig, spark: SparkSession | None, *, writes: bool = True) -> Job:
+    def prepare(cls, config: JobConfig, spark: SparkSession | None, *, writes: bool = True, beside: Job | None = None) -> Job:
         """Check what can be checked without a table, and start the session.
 
         Args:
             config: All settings.
             spark: The session; None takes the active one or starts one.
             writes: Whether a run follows. Without one, no folder of a report is made.
+            beside: The job of another column of the same run, whose session this one shares, and whose model's files are not read again.
 
         Raises:
             ConfigError: The spec names something that does not exist, or the labelled pairs cannot be read.
@@ -67,7 +68,10 @@ class Job:
         for setting in ("report", "report_page", "prometheus") if writes else ():
             check_writable(getattr(config.runtime, setting), f"runtime.{setting}")
         pairs = _load_pairs(config)
-        resolved = resolve(config.embedding.of_one_passage(), lambda: get_session(config.spark, spark))
+        if beside is not None and beside.config.embedding == config.embedding:
+            resolved = beside.resolved
+        else:
+            resolved = resolve(config.embedding.of_one_passage(), lambda: get_session(config.spark, spark))
         if config.makes_passages:
             request = EncoderRequest(resolved, config.runtime.device, model_cache=config.runtime.model_cache)
             source = PassageSource(config.source, config.embedding.passage, request)
@@ -75,7 +79,7 @@ class Job:
         shown = dataclasses.replace(config.source, options=dict.fromkeys(config.source.options, "…"))
         logger.info("%s", dataclasses.replace(config, spark=settings, source=shown))
         # Of its own: what the job writes on its commits must not come to stand on those of the caller.
-        session = clone_session(get_session(config.spark, spark))
+        session = clone_session(get_session(config.spark, spark)) if beside is None else beside.spark
         return cls(config.of_rows(), resolved, session, source, target, VectorColumns(config.column), pairs, hash_key)
 
     @property
