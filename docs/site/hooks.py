@@ -3,11 +3,13 @@
 - README, CHANGELOG, CONTRIBUTING and SECURITY become pages.
 - Links that leave `docs/` lead to those pages, or to a copy of the file that they name.
 - A block that a page writes into a file (`<!-- file: NAME -->`) has the file's name above it.
+- The copy button of a block of commands takes the commands, without prompts and without what they print.
 - `<!-- site: NAME -->` is replaced by what has its one source elsewhere: the command line's help.
 """
 
 from __future__ import annotations
 
+import html
 import posixpath
 import re
 from pathlib import Path
@@ -22,6 +24,7 @@ COPIES = "repository"  # where other files of the repository stand in the site
 
 _LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#|/)([^)#\s]+)((?:#[^)\s]*)?)(?=\))")
 _FILE = re.compile(r"<!-- file: ([\w./-]+) -->\n+```(\w+)\n")
+_BLOCK = re.compile(r'<div class="highlight">(<pre>.*?</pre>)', re.DOTALL)
 _MARKER = re.compile(r"<!-- site: ([a-z ]+) -->")
 
 
@@ -39,6 +42,26 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Files) -> 
     filled = _MARKER.sub(lambda found: _fill(found.group(1)), markdown)
     filled = _FILE.sub(r'```\2 title="\1"\n', filled)
     return _LINK.sub(lambda found: _target(found, source, here, config, files), filled)
+
+
+def on_page_content(content: str, **_: Any) -> str:
+    """Say what the copy buttons of blocks with prompts take."""
+    return _BLOCK.sub(_with_commands, content)
+
+
+def _with_commands(found: re.Match[str]) -> str:
+    """Add to a block its commands as `data-copy`, which the theme's copy button prefers to the block's text."""
+    lines = html.unescape(re.sub(r"<[^>]+>", "", found.group(1))).splitlines()
+    commands: list[str] = []
+    for line in lines:
+        if line.startswith("$ ") and 'class="gp"' in found.group(1):
+            commands.append(line.removeprefix("$ "))
+        elif commands and commands[-1].endswith("\\"):  # a command of several lines
+            commands[-1] += f"\n{line.removeprefix('> ')}"
+    if not commands:
+        return found.group(0)
+    copied = html.escape("\n".join(commands)).replace("\n", "&#10;")
+    return f'<div class="highlight" data-copy="{copied}">{found.group(1)}'
 
 
 def _target(found: re.Match[str], source: str, here: str, config: Any, files: Files) -> str:

@@ -52,7 +52,7 @@ def _demo() -> None:
     report = run_embed(config, spark)
     console.print(f"\n$ metaeol embed {CONF}", style="bold", markup=False, highlight=False)
     show_report(console, config.title, report)
-    found = search_table(config, QUERIES, k=4, spark=spark)
+    found = search_table(config, QUERIES, k=4, distinct=True, spark=spark)
     for query, hits in zip(QUERIES, found, strict=True):
         console.print(f"\n$ metaeol search {CONF} ", end="", style="bold", markup=False, highlight=False)
         show_hits(console, query, hits)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from metaeol_udf.cli.arguments import AsJson, Conf, Overrides
-from metaeol_udf.cli.views import emit, show_words
+from metaeol_udf.cli.arguments import As, AsJson, Conf, Overrides
+from metaeol_udf.cli.views import Format, emit, show_words
 from metaeol_udf.config import EncoderConfig, JobConfig, load_config, load_encoder_config
 from metaeol_udf.errors import ConfigError, InputError, nearest_word
 from metaeol_udf.terminal import waiting
@@ -40,6 +40,7 @@ def evaluate(
         ),
     ] = None,
     as_json: AsJson = False,
+    how: As = Format.TABLE,
 ) -> None:
     """Score the vectors on labelled data (evaluation.data): sentence similarity, transfer and retrieval. Needs no table, but for --title.
 
@@ -49,7 +50,7 @@ def evaluate(
     if limit is not None:
         config = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, limit=limit))
     from metaeol_udf.quality.command import run_comparison, run_evaluate
-    from metaeol_udf.quality.report import show_comparison, show_evaluation
+    from metaeol_udf.quality.report import score_rows, show_comparison, show_evaluation
 
     tasks = None if title is None else [_own_task(config, title)]
     if against:
@@ -57,12 +58,13 @@ def evaluate(
             raise ConfigError("--plot draws one configuration: leave out --against")
         others = {str(path): load_encoder_config(path).embedding for path in against}
         reports = run_comparison(config, {str(conf): config.embedding, **others}, with_spark=spark, tasks=tasks)
-        emit(as_json, reports, lambda console: show_comparison(console, reports))
+        rows = [{"configuration": name, **row} for name, each in reports.items() for row in score_rows(each)]
+        emit(as_json, reports, lambda console: show_comparison(console, reports), how, rows)
         return
     with waiting("embedding in Spark and scoring") if spark else nullcontext():
         report = run_evaluate(config, with_spark=spark, plot=plot, tasks=tasks)
     title = f"{report['model']}: templates {report['templates']}, layer {report['layer']}"
-    emit(as_json, report, lambda console: show_evaluation(console, title, report))
+    emit(as_json, report, lambda console: show_evaluation(console, title, report), how, score_rows(report))
 
 
 def _own_task(config: EncoderConfig, title: str) -> RetrievalTask:
@@ -88,14 +90,18 @@ def tune(
     unlabelled: Annotated[bool, typer.Option("--unlabelled", help="Tune on the source table's texts, without labels.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Draw quality against cost into this file.", show_default=False)] = None,
     as_json: AsJson = False,
+    how: As = Format.TABLE,
 ) -> None:
-    """Choose output layers, templates and post-processing on labelled pairs (evaluation.data), and write them as a spec."""
+    """Choose output layers, templates and post-processing on labelled pairs or queries (evaluation.data), and write them as a spec.
+
+    Example: metaeol tune job.yaml evaluation.data=beir/scifact --out conf/specs/mine.yaml
+    """
     config = load_config(conf, overrides or ()) if unlabelled else load_encoder_config(conf, overrides or ())
     from metaeol_udf.tuning.command import run_tune
-    from metaeol_udf.tuning.terminal_report import show_tuning
+    from metaeol_udf.tuning.terminal_report import candidate_rows, show_tuning
 
     report = run_tune(config, out, max_cost=max_cost, unlabelled=unlabelled, plot=plot)
-    emit(as_json, report, lambda console: show_tuning(console, report))
+    emit(as_json, report, lambda console: show_tuning(console, report), how, candidate_rows(report))
 
 
 def curves(

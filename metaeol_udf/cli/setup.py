@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -102,6 +102,7 @@ def estimate(
     probe_seconds: Annotated[float, typer.Option(min=0, help="How long each worker is timed.")] = 10.0,
     tokens_per_second: Annotated[float | None, typer.Option(help="Rate of one executor, if known: no model is loaded.")] = None,
     as_json: AsJson = False,
+    how: As = Format.TABLE,
 ) -> None:
     """Say what a run would take, before anything runs: rows, real tokens, hours, cost, bytes. Writes nothing."""
     configs = load_configs(conf, overrides or ())
@@ -124,7 +125,14 @@ def estimate(
         for config, each in zip(configs, reports, strict=True):
             show_estimate(console, config.title, each)
 
-    emit(as_json, reports[0] if len(reports) == 1 else reports, show_all)
+    rows = [line for report in reports for line in _lines_of(report)]
+    emit(as_json, reports[0] if len(reports) == 1 else reports, show_all, how, rows)
+
+
+def _lines_of(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """Make one row for each number of executors, with what all of them share beside it; seconds of phases are `phases.<name>`."""
+    shared = {name: value for name, value in found.items() if name not in ("projections", "seconds")}
+    return [{**projection, **shared, "phases": found["seconds"]} for projection in found["projections"]]
 
 
 def report(

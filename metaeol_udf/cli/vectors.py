@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,12 +15,15 @@ from metaeol_udf.errors import ConfigError, InputError
 from metaeol_udf.formatting import counted, first_words, visible
 from metaeol_udf.terminal import show_columns, waiting
 
+if TYPE_CHECKING:
+    from metaeol_udf.search import Hit
+
 
 def search(
     conf: Conf,
     query: Annotated[str | None, typer.Argument(metavar="[QUERY]", help="What to look for.", show_default=False)] = None,
     overrides: Overrides = None,
-    k: Annotated[int, typer.Option("--k", "-k", min=1, max=10_000, help="How many rows.")] = 5,
+    k: Annotated[int, typer.Option("--k", "-k", min=1, max=10_000, help="How many texts.")] = 5,
     where: Where = None,
     queries: Annotated[
         Path | None,
@@ -30,21 +33,28 @@ def search(
         str | None,
         typer.Option(metavar="NAME", help="The vectors' column, where the file has several: embedding.column=NAME.", show_default=False),
     ] = None,
+    all_rows: Annotated[
+        bool, typer.Option("--all-rows", help="List every row; else each text once, as rows of one text are as near.")
+    ] = False,
     as_json: AsJson = False,
     how: As = Format.TABLE,
 ) -> None:
-    """Print the rows of an embedded table that are nearest to a query, or to each query of a file."""
+    """Print the texts of an embedded table that are nearest to a query, or to each query of a file."""
     asked, settings = _queries(query, queries, overrides or [])
     settings = settings if column is None else [*settings, f"embedding.column={column}"]
     config = load_config(conf, settings)
     from metaeol_udf.search import search_table
 
     with waiting("searching"):
-        found = search_table(config, asked, k=k, where=where)
-    lists = [[{"key": hit.key, "text": hit.text, "score": hit.score, **(hit.place or {})} for hit in hits] for hits in found]
+        found = search_table(config, asked, k=k, where=where, distinct=not all_rows)
+    lists = [[_plain_hit(hit) for hit in hits] for hits in found]
     by_query = [{"query": words, "hits": hits} for words, hits in zip(asked, lists, strict=True)]
     rows = [{"query": words, "rank": rank, **hit} for words, hits in zip(asked, lists, strict=True) for rank, hit in enumerate(hits, 1)]
     emit(as_json, lists[0] if queries is None else by_query, lambda console: show_hit_lists(console, asked, found), how, rows)
+
+
+def _plain_hit(hit: Hit) -> dict[str, Any]:
+    return {"key": hit.key, "text": hit.text, "score": hit.score, "more_rows": hit.more_rows, **(hit.place or {})}
 
 
 def check(
@@ -85,6 +95,7 @@ def duplicates(
     threshold: Annotated[float, typer.Option(help="Least cosine of a pair, over 0 to 1.")] = 0.98,
     k: Annotated[int, typer.Option("--k", "-k", min=1, max=100_000, help="How many pairs to print, most similar first.")] = 20,
     where: Where = None,
+    all_pairs: Annotated[bool, typer.Option("--all-pairs", help="Print every pair of rows; else each pair of texts once.")] = False,
     exact: Annotated[bool, typer.Option("--exact", help="Compare all pairs: for tables of up to some 100,000 rows.")] = False,
     recall: Annotated[float, typer.Option(help="Chance that a pair at the threshold is found, without --exact.")] = 0.95,
     out: Annotated[
@@ -105,9 +116,15 @@ def duplicates(
         emit(as_json, {"pairs": n_pairs, "out": out}, lambda _: typer.echo(f"{out}: {counted(n_pairs, 'pair')}"), how)
         return
     with waiting("comparing all rows"):
-        pairs = find_duplicates(config, threshold=threshold, k=k, where=where, method=method, recall=recall)
+        pairs = find_duplicates(config, threshold=threshold, k=k, where=where, method=method, recall=recall, distinct=not all_pairs)
     rows = [
-        {"score": pair.score, "key1": pair.keys[0], "key2": pair.keys[1], "text1": pair.texts[0], "text2": pair.texts[1]} for pair in pairs
+        {
+            "score": pair.score,
+            "more_pairs": pair.more_pairs,
+            **{f"key{side}": key for side, key in enumerate(pair.keys, 1)},
+            **{f"text{side}": text for side, text in enumerate(pair.texts, 1)},
+        }
+        for pair in pairs
     ]
     emit(as_json, [vars(pair) for pair in pairs], lambda console: show_pairs(console, pairs), how, rows)
 

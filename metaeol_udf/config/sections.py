@@ -23,6 +23,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "runtime.device": ("auto", "cpu", "cuda"),
     "runtime.max_batch_tokens": ("auto",),
     "target.deleted": ("remove", "keep"),
+    "quality.pairs_figure": ("spearman", "ndcg"),
     "stream.trigger": ("availableNow",),
     "stream.start": ("earliest", "latest"),
 }
@@ -173,13 +174,16 @@ class QualityConfig:
     max_anisotropy_rise: float = 0.1  # of the mean cosine of two texts, new minus old; 2 never stops
     min_rank_share: float = 0.5  # effective rank, new over old; 0 stops only where all vectors are the same
     pairs: str | None = None  # a TSV of labelled pairs: for the key id, columns id1, id2 and score
-    max_score_drop: float = 1.0  # of Spearman's correlation x100 on these pairs, old minus new
+    pairs_figure: str = "spearman"  # of likeness; or ndcg: nDCG@10, whether text 1 finds texts 2 with a score over 0
+    max_score_drop: float = 1.0  # of that figure x100, old minus new
 
     def __post_init__(self) -> None:
         refuse(self._problems())
 
     def _problems(self) -> Iterator[Problem | None]:
         yield problem("quality.sample", 50 <= self.sample <= 20_000, self.sample, "an integer from 50 to 20000")
+        known, choices = self.pairs_figure in CHOICES["quality.pairs_figure"], CHOICES["quality.pairs_figure"]
+        yield problem("quality.pairs_figure", known, self.pairs_figure, " or ".join(choices), choices)
         yield problem("quality.neighbours", is_count(self.neighbours), self.neighbours, "a positive integer")
         for name, most in (("min_agreement", 1), ("max_anisotropy_rise", 2), ("min_rank_share", 1), ("max_score_drop", 200)):
             yield problem(f"quality.{name}", 0 <= getattr(self, name) <= most, getattr(self, name), f"a number from 0 to {most}")

@@ -13,7 +13,7 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from metaeol_udf.config import GivenConfig, JobConfig, RuntimeConfig, as_config, as_configs
-from metaeol_udf.delta.base.context import Job
+from metaeol_udf.delta.base.context import Job, wants_connect
 from metaeol_udf.delta.base.progress import Between, Progress
 from metaeol_udf.delta.base.run_report import Report, write_report
 from metaeol_udf.delta.base.shutdown import check_termination
@@ -22,7 +22,7 @@ from metaeol_udf.delta.select.row_scope import RowScope
 from metaeol_udf.delta.tables.columns import VectorColumns
 from metaeol_udf.delta.tables.spark_errors import translate
 from metaeol_udf.delta.together import Prepared, embed_together
-from metaeol_udf.errors import BudgetError, MetaEOLError, QualityError, TerminatedError
+from metaeol_udf.errors import BudgetError, EnvironmentFault, MetaEOLError, QualityError, TerminatedError
 
 logger = logging.getLogger(__name__)
 
@@ -78,14 +78,23 @@ def run_columns(
             with reported(_as_one(jobs)) as report:
                 _run_each(jobs, report, progress, scope, between)
             return conclude(_as_one(jobs), report)
-        job = prepare_job(configs[0], spark)
+        job = prepare_job(configs[0], spark, connect=True)
         with reported(job) as report:
             EmbedRun(job, progress, report, scope, between).run()
         return conclude(job, report)
 
 
 def _prepare_jobs(configs: Sequence[JobConfig], spark: SparkSession | None) -> list[Job]:
-    """Prepare the jobs of several columns of one table, in one session."""
+    """Prepare the jobs of several columns of one table, in one session.
+
+    Raises:
+        EnvironmentFault: The session is one of Spark Connect.
+    """
+    if wants_connect(configs[0], spark):
+        raise EnvironmentFault(
+            "embeddings: several columns cannot be embedded in one run over Spark Connect, where it was not tried: run each column by "
+            f"itself (embedding.column={configs[0].column})"
+        )
     first = prepare_job(configs[0], spark)
     return [first, *(prepare_job(config, spark, beside=first) for config in configs[1:])]
 
@@ -149,14 +158,16 @@ def _prepared(
         yield prepared
 
 
-def prepare_job(config: GivenConfig, spark: SparkSession | None, *, writes: bool = True, beside: Job | None = None) -> Job:
+def prepare_job(
+    config: GivenConfig, spark: SparkSession | None, *, writes: bool = True, connect: bool = False, beside: Job | None = None
+) -> Job:
     """Check that the optional packages which the settings need are there, then prepare the job; see `Job.prepare`."""
     config = as_config(config)
     if _exports(config.runtime):
         from metaeol_udf.delta.report.exporters import check_installed
 
         check_installed(config.runtime)
-    return Job.prepare(config, spark, writes=writes, beside=beside)
+    return Job.prepare(config, spark, writes=writes, connect=connect, beside=beside)
 
 
 @contextmanager

@@ -30,8 +30,10 @@ class LabelledPairs:
     scores: NDArray[np.float64]
 
 
-def load_pairs(path: str | Path, key: Sequence[str]) -> LabelledPairs:
+def load_pairs(path: str | Path, key: Sequence[str], *, of_answers: bool = False) -> LabelledPairs:
     """Read a table of pairs, `.tsv` or `.tsv.gz`: for the key `id`, columns `id1`, `id2` and `score`.
+
+    If `of_answers`, a score over 0 says that the second row answers the first one, and the scores may be all the same.
 
     Raises:
         ConfigError: It cannot be read or breaks the form. The message gives the line and the rule, and no value.
@@ -42,7 +44,9 @@ def load_pairs(path: str | Path, key: Sequence[str]) -> LabelledPairs:
         scores = np.array([read_score(file, line, fields[-1]) for line, fields in rows])
     except ConfigError as error:
         raise ConfigError(f"quality.pairs: {error}") from None
-    if len(rows) < MIN_PAIRS or scores.min() == scores.max():
+    if of_answers and (len(rows) < MIN_PAIRS or not (scores > 0).any()):
+        raise ConfigError(f"quality.pairs: {path} must hold at least {MIN_PAIRS} pairs, one with a score over 0, found {len(rows)} pairs")
+    if not of_answers and (len(rows) < MIN_PAIRS or scores.min() == scores.max()):
         raise ConfigError(
             f"quality.pairs: {path} must hold at least {MIN_PAIRS} pairs whose scores are not all equal, found {len(rows)} pairs"
         )

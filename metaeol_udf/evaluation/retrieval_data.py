@@ -56,6 +56,18 @@ class RetrievalTask:
             passed_over=[self.passed_over[row] for row in kept],
         )
 
+    def keep_documents(self, limit: int, seed: int) -> RetrievalTask:
+        """Keep the documents that answer a query or bear its id, and others drawn at random up to `limit` in all, in their order."""
+        n_documents, needed = len(self.documents), {row for row in self.passed_over if row >= 0}
+        needed |= {row for gains in self.relevance for row in gains if row < n_documents}
+        others = [row for row in np.random.default_rng(seed).permutation(n_documents).tolist() if row not in needed]
+        kept = sorted([*needed, *others[: max(0, limit - len(needed))]])
+        # Blank documents have places behind all others, and stay there.
+        place = {row: new for new, row in enumerate(kept)}
+        relevance = [{place.get(row, row - n_documents + len(kept)): gain for row, gain in gains.items()} for gains in self.relevance]
+        passed_over = [place.get(row, -1) for row in self.passed_over]
+        return replace(self, documents=[self.documents[row] for row in kept], relevance=relevance, passed_over=passed_over)
+
 
 def is_retrieval_folder(folder: Path) -> bool:
     """Tell whether a folder holds a retrieval set."""

@@ -53,6 +53,17 @@ def show_comparison(console: Console, reports: Mapping[str, Mapping[str, Any]]) 
     show_columns(console, "side by side, on the same texts", ("task", "figure", *reports, "on"), rows, right=right)
 
 
+def score_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Lay a report out as rows for other programs: `kind`, `task`, `figure`, `score`, and the interval's bounds `low` and `high`."""
+    rows = []
+    for kind in ("sts", "transfer", "retrieval"):
+        for name, task in report[kind].items():
+            for figure in (key.removesuffix("_interval") for key in task if key.endswith("_interval")):
+                low, high = task[f"{figure}_interval"] or (None, None)
+                rows.append({"kind": kind, "task": name, "figure": figure, "score": task[figure], "low": low, "high": high})
+    return rows
+
+
 def _lines(report: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     for name, task in report["sts"].items():
         yield name, "Spearman, all pairs", *_figures(task, "spearman_all"), f"{task['pairs']:,} pairs"

@@ -98,7 +98,7 @@ def write_page(content: str, path: str | Path) -> None:
 
 def _map_view(sample: VectorSample) -> dict[str, Any]:
     """The map in the units of the template: a square of 1000, and what the script needs to tell of a row."""
-    found = map_vectors(sample.vectors)
+    found = map_vectors(sample.vectors, sample.texts)
     names = list(sample.names)
     near = [list(zip(*row, strict=True)) for row in zip(found.neighbours.tolist(), found.cosines.round(4).tolist(), strict=True)]
     across, upright = (found.points[:, axis] for axis in (0, 1))
@@ -111,6 +111,7 @@ def _map_view(sample: VectorSample) -> dict[str, Any]:
         "points": [{"x": round(float(x[row]), 1), "y": round(float(y[row]), 1), "name": name} for row, name in enumerate(names)],
         "pairs": [{"first": names[a], "second": names[b], "row": a, "cosine": f"{cosine:.4f}"} for a, b, cosine in found.pairs],
         "explained": [f"{100 * share:.1f} %" for share in found.explained],
+        "n_repeated": format_number(found.n_repeated),
         "mean_cosine": f"{found.mean_cosine:.3f}",
         "n": format_number(len(names)),
         "n_table": format_number(sample.n_rows_in_table),

@@ -96,6 +96,20 @@ def sorted_by(keys: pa.Table) -> NDArray[np.int64]:
     return np.asarray(pc.sort_indices(named, sort_keys=[(name, "ascending") for name in named.column_names]).to_numpy(), np.int64)
 
 
+def first_of_each(table: pa.Table, name: str, without: Sequence[str]) -> pa.Table:
+    """Keep, of rows with the same value in a column, the first in the order of the other columns but those of `without`.
+
+    Rows where the value is NULL are all kept.
+    """
+    values = table[name].combine_chunks().dictionary_encode().indices
+    codes = np.where(values.is_null(), -1 - np.arange(len(table)), values.fill_null(0).to_numpy(zero_copy_only=False))
+    if len(np.unique(codes)) == len(table):
+        return table
+    order = sorted_by(table.drop_columns([name, *without]))
+    _, first = np.unique(codes[order], return_index=True)
+    return table.take(pa.array(np.sort(order[first])))
+
+
 def closeness(queries: NDArray[np.float64], rows: NDArray[np.float64], metric: Metric) -> NDArray[np.float32]:
     """Compute how near each row is to each query: the cosine, the dot product, or the distance with a minus; larger is nearer.
 

@@ -40,12 +40,14 @@ class Hit:
         score: Cosine of the row's and the query's vectors, -1 to 1.
         place: Of a table of passages, which passage of the text it is: its number `passage`, and its characters `start` and `end`; `text`
             is that passage then, or None where the text was changed since. None for other tables.
+        more_rows: Of a search for distinct texts: how many other rows have this text.
     """
 
     key: dict[str, Any]
     text: str | None
     score: float
     place: dict[str, int] | None = None
+    more_rows: int = 0
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Sequence
-from typing import Any
 
 from pyspark.sql import Row
 from pyspark.sql import functions as F
@@ -14,41 +13,28 @@ from metaeol_udf.config import JobConfig
 from metaeol_udf.config.source import PASSAGE_KEY
 from metaeol_udf.delta.tables.columns import VectorColumns
 from metaeol_udf.delta.tables.fingerprint import HashKey
-from metaeol_udf.search.blocks import Metric, Side
-from metaeol_udf.search.open_job import ASKED, Hit, OpenJob, texts_of, worker_errors
-from metaeol_udf.search.vectors import against_queries, with_vectors
+from metaeol_udf.search.blocks import Side
+from metaeol_udf.search.distinct import TEXT_DIGEST, nearest_of_each, text_digest
+from metaeol_udf.search.open_job import Hit, OpenJob, texts_of
+from metaeol_udf.search.vectors import with_vectors
 
-_AT_FIRST, _MORE = 4, 4  # passages a text that are looked at, and how many times more where they are of too few texts
+_AT_FIRST = 4  # passages a text that are looked at
 
 
-def nearest_passages(job: OpenJob, config: JobConfig, queries: Side, k: int) -> list[list[Hit]]:
+def nearest_passages(job: OpenJob, config: JobConfig, queries: Side, k: int, distinct: bool = False) -> list[list[Hit]]:
     """Find the `k` texts that have the passages nearest to each query; `queries` are numbered in the column ASKED.
+
+    If `distinct`, of equal passages the first one alone is looked at.
 
     Raises:
         InputError: Vectors cannot be compared.
         ConfigError: The key of the texts' hashes cannot be read.
     """
     names, stored = config.source.key, VectorColumns(config.column).fingerprint_column
-    rows = with_vectors(job.target, (*names, *PASSAGE_KEY, stored), config.column, f"the table {config.target_table}")
-    n_looked_at = _AT_FIRST * k
-    while True:
-        with worker_errors():
-            found = against_queries(rows, queries, n_looked_at, Metric.COSINE, config.column).collect()
-        by_query: list[list[Row]] = [[] for _ in range(len(queries.matrix))]
-        for row in sorted(found, key=lambda row: (row[ASKED], row["rank"])):
-            by_query[row[ASKED]].append(row)
-        best = [_first_of_each(of_query, names)[:k] for of_query in by_query]
-        if all(len(texts) == k or len(rows) < n_looked_at for texts, rows in zip(best, by_query, strict=True)):
-            return _hits(job, config, best)
-        n_looked_at *= _MORE
-
-
-def _first_of_each(rows: Sequence[Row], key: Sequence[str]) -> list[Row]:
-    """Keep the first row of each text."""
-    first: dict[tuple[Any, ...], Row] = {}
-    for row in rows:
-        first.setdefault(tuple(row[name] for name in key), row)
-    return list(first.values())
+    digest = [TEXT_DIGEST] if distinct else []
+    table = job.target.withColumn(TEXT_DIGEST, text_digest(config)) if distinct else job.target
+    rows = with_vectors(table, (*names, *PASSAGE_KEY, stored, *digest), config.column, f"the table {config.target_table}")
+    return _hits(job, config, nearest_of_each(rows, queries, k, config.column, [names, *([digest] if distinct else [])], _AT_FIRST * k))
 
 
 def _hits(job: OpenJob, config: JobConfig, best: Sequence[Sequence[Row]]) -> list[list[Hit]]:

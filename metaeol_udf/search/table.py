@@ -6,7 +6,7 @@ batch's best rows travel; texts are looked up for the final rows alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -20,14 +20,23 @@ from metaeol_udf.encoder.checkpoint.resolve import ResolvedSpec
 from metaeol_udf.errors import InputError, MetaEOLError
 from metaeol_udf.prompts.cleanup import is_blank, read_strings
 from metaeol_udf.search.blocks import Metric, Side
+from metaeol_udf.search.distinct import TEXT_DIGEST, count_rows, nearest_of_each, text_digest
 from metaeol_udf.search.open_job import ASKED, Hit, OpenJob, open_job, texts_of, worker_errors
 from metaeol_udf.search.passages import nearest_passages
 from metaeol_udf.search.vectors import against_queries, with_vectors
 from metaeol_udf.spark.udf import with_embeddings
 
+_BEYOND = 16  # rows that are looked at beside `k`, because some texts stand in several
+
 
 def search_table(
-    config: GivenConfig, queries: str | Iterable[str], *, k: int = 5, where: str | None = None, spark: SparkSession | None = None
+    config: GivenConfig,
+    queries: str | Iterable[str],
+    *,
+    k: int = 5,
+    where: str | None = None,
+    distinct: bool = False,
+    spark: SparkSession | None = None,
 ) -> list[list[Hit]]:
     """Find the rows that are nearest to each query by cosine, over all rows that have a vector.
 
@@ -36,6 +45,8 @@ def search_table(
         queries: What to look for; in any language that the model knows. A single string is one query.
         k: Rows for each query.
         where: A condition over the source's columns, such as ``"lang = 'de'"``, that rows must meet to be compared at all.
+        distinct: Give each text once, by the row with the smallest key, and go on until there are `k` texts. A text is known by the hash in
+            the row's fingerprint: what the row's text was when it was embedded.
         spark: The session; None takes the active one or starts one.
 
     Returns:
@@ -57,8 +68,14 @@ def search_table(
     numbers = pa.table({ASKED: pa.array(range(len(queries)), pa.int64())})
     side = Side(numbers, unit_rows(vectors), np.arange(len(queries)))
     if config.makes_passages:
-        return nearest_passages(job, config, side, k)
-    rows = with_vectors(job.target, config.source.key, config.column, f"the table {config.target_table}")
+        return nearest_passages(job, config, side, k, distinct)
+    what = f"the table {config.target_table}"
+    if distinct:
+        rows = with_vectors(job.target.withColumn(TEXT_DIGEST, text_digest(config)), (*config.source.key, TEXT_DIGEST), config.column, what)
+        lists = nearest_of_each(rows, side, k, config.column, [[TEXT_DIGEST]], k + _BEYOND, TEXT_DIGEST)
+        best = [row for of_query in lists for row in of_query]
+        return _with_texts(job, config, best, len(queries), count_rows(job, config, [row[TEXT_DIGEST] or "" for row in best]))
+    rows = with_vectors(job.target, config.source.key, config.column, what)
     with worker_errors():
         best = against_queries(rows, side, k, Metric.COSINE, config.column).collect()
     return _with_texts(job, config, best, len(queries))
@@ -76,12 +93,15 @@ def _embed_queries(spark: SparkSession, resolved: ResolvedSpec, config: JobConfi
     return np.array([row["vector"] for row in found], np.float32)
 
 
-def _with_texts(job: OpenJob, config: JobConfig, best: Sequence[Row], n_queries: int) -> list[list[Hit]]:
-    """Add the texts of the best rows; a row that left the source since has none."""
+def _with_texts(
+    job: OpenJob, config: JobConfig, best: Sequence[Row], n_queries: int, n_rows: Mapping[str, int] | None = None
+) -> list[list[Hit]]:
+    """Add the texts of the best rows; a row that left the source since has none. `n_rows`: how many rows have the text of each digest."""
     names = list(config.source.key)
     text_of = texts_of(job, config, [tuple(row[name] for name in names) for row in best])
     hits: list[list[Hit]] = [[] for _ in range(n_queries)]
     for row in sorted(best, key=lambda row: (row[ASKED], row["rank"])):
         key = {name: row[name] for name in names}
-        hits[row[ASKED]].append(Hit(key, text_of.get(tuple(key.values())), float(row["score"])))
+        more = 0 if n_rows is None else max(0, n_rows.get(row[TEXT_DIGEST], 1) - 1)
+        hits[row[ASKED]].append(Hit(key, text_of.get(tuple(key.values())), float(row["score"]), more_rows=more))
     return hits

@@ -15,7 +15,7 @@ from pyspark.sql.types import ArrayType, DoubleType, FloatType, IntegerType, Lon
 
 from metaeol_udf.delta.tables.where_clause import filtered
 from metaeol_udf.errors import ConfigError, InputError
-from metaeol_udf.search.blocks import QUERY_BLOCK, ROW_BLOCK, Metric, Side, best_pairs, blocks, closeness
+from metaeol_udf.search.blocks import QUERY_BLOCK, ROW_BLOCK, Metric, Side, best_pairs, blocks, closeness, first_of_each
 from metaeol_udf.spark.columns import find_field, quoted
 
 #: Columns beside the keys while rows compete; no user's table may have them.
@@ -127,15 +127,16 @@ def collect_side(df: DataFrame, metric: Metric, vector: str, what: str) -> Side:
     return Side.of(table.drop_columns([VECTOR]), table[VECTOR], metric, vector)
 
 
-def against_queries(rows: DataFrame, queries: Side, k: int, metric: Metric, vector: str) -> DataFrame:
+def against_queries(rows: DataFrame, queries: Side, k: int, metric: Metric, vector: str, digest: str | None = None) -> DataFrame:
     """Stream rows, as `with_vectors` makes them, past queries that every worker holds; the result as `search_vectors` gives it.
 
-    Keys of the queries already have the names they are to have in the result; `vector` names the rows' column in messages.
+    Keys of the queries already have the names they are to have in the result; `vector` names the rows' column in messages. Of rows of one
+    block that are equal in the key column `digest` only the first competes; rows of different blocks all do.
     """
     keys = key_fields(rows)
     query_keys = queries.keys
     numbered = Side(pa.table({NUMBER: pa.array(np.arange(len(query_keys)), pa.int64())}), queries.matrix, queries.order)
-    candidates = rows.mapInArrow(_stream(numbered, k, metric, vector, streams_queries=False), _candidate_schema(StructType(), keys))
+    candidates = rows.mapInArrow(_stream(numbered, k, metric, vector, False, digest), _candidate_schema(StructType(), keys))
     ranked = _ranked(candidates, keys.names, k)
     named = rows.sparkSession.createDataFrame(query_keys.append_column(NUMBER, numbered.keys[NUMBER]))
     # Query keys are joined to the final rows alone, by number: candidates need not carry them.
@@ -146,7 +147,7 @@ def _against_rows(queries: DataFrame, rows: Side, keys: StructType, k: int, metr
     """Stream queries past rows that every worker holds."""
     query_keys = key_fields(queries)
     numbered = queries.withColumn(NUMBER, F.monotonically_increasing_id())
-    candidates = numbered.mapInArrow(_stream(rows, k, metric, vector, streams_queries=True), _candidate_schema(query_keys, keys))
+    candidates = numbered.mapInArrow(_stream(rows, k, metric, vector, True), _candidate_schema(query_keys, keys))
     return _result(_ranked(candidates, keys.names, k), query_keys.names, keys.names, metric)
 
 
@@ -165,7 +166,7 @@ def _result(ranked: DataFrame, query_key: Sequence[str], key: Sequence[str], met
 
 
 def _stream(
-    held: Side, k: int, metric: Metric, vector: str, streams_queries: bool
+    held: Side, k: int, metric: Metric, vector: str, streams_queries: bool, digest: str | None = None
 ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     """Make a function for executors, once a task: from Arrow batches of the streaming side to the pairs that may be among the best."""
 
@@ -175,6 +176,8 @@ def _stream(
         for batch in batches:
             for some in blocks(batch.num_rows, QUERY_BLOCK if streams_queries else ROW_BLOCK):
                 table = pa.Table.from_batches([batch]).slice(some.start, some.stop - some.start)
+                if digest is not None:
+                    table = first_of_each(table, digest, [VECTOR])
                 side = Side.of(
                     table.drop_columns([VECTOR]), table[VECTOR], metric, vector, held.matrix.shape[1] if len(held.matrix) else None
                 )

@@ -18,6 +18,8 @@ from metaeol_udf.encoder import MetaEOLEncoder
 from metaeol_udf.encoder.checkpoint.resolve import ResolvedSpec, made_with, resolve_local
 from metaeol_udf.errors import ConfigError
 from metaeol_udf.evaluation.data import StsTask, load_tasks
+from metaeol_udf.evaluation.retrieval_data import RetrievalTask
+from metaeol_udf.formatting import counted
 from metaeol_udf.plots import check_plot
 from metaeol_udf.spec import EmbeddingSpec, before_postprocess, output_layers
 from metaeol_udf.tuning.curves import scores_by_layer, scores_by_prompts
@@ -30,6 +32,7 @@ from metaeol_udf.tuning.state_bank import StateBank, fill_bank, subset
 _FROM_DEPTH = 0.4  # lower layers hold words rather than what a text means
 _DEFAULT_PAIRS = 300  # of each task: a bank takes 300 kB a text for a model of 600 dimensions
 _DEFAULT_TEXTS = 500
+_MOST_DOCUMENTS = 2_000  # of each retrieval set, for the same reason; those that answer a query stay
 
 
 def run_tune(
@@ -38,7 +41,7 @@ def run_tune(
     """Choose layers, templates and post-processing, and write them as a spec.
 
     Args:
-        config: `embedding` is the starting point; `evaluation` names the pairs, `limit` of each task.
+        config: `embedding` is the starting point; `evaluation` names the pairs and the retrieval sets, `limit` pairs or queries of each.
         out: The spec file to write, with its other files beside it; None writes nothing.
         max_cost: The most that the choice may cost, as a multiple of the configured templates at the configured layer.
         unlabelled: Tune on the texts of the job's source table by the proxy that `objectives.halves` describes; `config`
@@ -66,8 +69,9 @@ def run_tune(
     files = [] if out is None else _write(config.embedding, bank, best, out, tuned, held_out)
     report = {
         "model": config.embedding.model,
-        "score": "mean reciprocal rank of a text's other half x 100" if unlabelled else "Spearman x 100, all pairs, mean over tasks",
+        "score": f"{' and '.join(dict.fromkeys(o.figure for o in objectives))} x 100, mean over {counted(len(objectives), 'task')}",
         "tasks": {o.name: len(o.firsts) for o in objectives},
+        "of": " and ".join(dict.fromkeys("queries" if o.relevance is not None else "pairs" for o in objectives)),
         "pairs_chosen_on": sum(len(o.firsts) for o in choose_on),
         "pairs_held_out": sum(len(o.firsts) for o in held_out),
         "candidates": tuned.n_tried,
@@ -93,7 +97,7 @@ def run_curves(config: EncoderConfig, *, layers: Path | None = None, prompts: Pa
     Errors are those of `run_tune`.
     """
     _check_outputs(None, layers, prompts)
-    objectives = _labelled(config)
+    objectives = _labelled(config, with_queries=False)
     resolved = resolve_local(before_postprocess(config.embedding))
     configured = output_layers(resolved.spec.layer, resolved.n_layers)
     bank = _bank(config, resolved, texts_of(objectives), from_depth=0.0)
@@ -119,15 +123,21 @@ def _check_outputs(out: Path | None, *plots: Path | None) -> None:
             check_plot(plot)
 
 
-def _labelled(config: EncoderConfig) -> list[Objective]:
+def _labelled(config: EncoderConfig, with_queries: bool = True) -> list[Objective]:
     settings = config.evaluation
+    needed = "sts/NAME.tsv.gz" + (" or retrieval/NAME/corpus.jsonl" if with_queries else "")
     if settings.data is None:
-        raise ConfigError("evaluation.data is missing: name a folder that holds sts/NAME.tsv.gz, or tune with --unlabelled")
-    tasks = load_tasks(settings.data, settings.tasks, settings.limit or _DEFAULT_PAIRS, settings.seed)
-    pairs = [task for task in tasks if isinstance(task, StsTask)]
-    if not pairs:
-        raise ConfigError(f"evaluation.data {settings.data!r} holds no pairs: tuning needs sts/NAME.tsv.gz")
-    return labelled(pairs)
+        raise ConfigError(f"evaluation.data is missing: name a folder that holds {needed}, or tune with --unlabelled")
+    kept: list[StsTask | RetrievalTask] = []
+    for task in load_tasks(settings.data, settings.tasks, settings.limit or _DEFAULT_PAIRS, settings.seed):
+        if isinstance(task, RetrievalTask) and with_queries:
+            kept.append(task.keep_documents(_MOST_DOCUMENTS, settings.seed))
+        elif isinstance(task, StsTask):
+            kept.append(task)
+    if not kept:
+        what = "pairs or retrieval sets" if with_queries else "pairs"
+        raise ConfigError(f"evaluation.data {settings.data!r} holds no {what}: this needs {needed}")
+    return labelled(kept)
 
 
 def _from_table(config: EncoderConfig) -> Objective:
@@ -158,7 +168,7 @@ def _write(spec: EmbeddingSpec, bank: StateBank, best: Candidate, out: Path, tun
     post = best.recipe.fit(bank.mean(best.templates, best.layers), made_with(resolved, bank.n_layers))
     names = ", ".join(f"{o.name} {len(o.firsts)}" for o in held_out)
     remarks = [
-        f"Written by `metaeol tune`: {best.held_out:.1f} on pairs that were held out ({names}), where the templates",
+        f"Written by `metaeol tune`: {best.held_out:.1f} on what was held out ({names}), where the templates",
         f"{spec.templates} at layer {spec.layer} have {tuned.baseline.held_out:.1f}; "
         f"it costs {best.cost / tuned.baseline.cost:.0%} of theirs.",
         f"Post-processing: {best.recipe}, fitted on {len(bank.texts):,} texts.",
@@ -177,4 +187,8 @@ def _plain(candidate: Candidate, baseline: Candidate, bank: StateBank) -> dict[s
         "chosen_on": round(candidate.chosen_on, 2),
         "held_out": None if candidate.held_out is None else round(candidate.held_out, 2),
         "held_out_scores": {name: round(score, 2) for name, score in (candidate.held_out_scores or {}).items()},
+        "held_out_intervals": {
+            name: None if bounds is None else [round(bound, 2) for bound in bounds]
+            for name, bounds in (candidate.held_out_intervals or {}).items()
+        },
     }

@@ -1,9 +1,9 @@
-"""What tuning optimises: agreement with people on labelled pairs, or, where there are no labels, a stated proxy."""
+"""What tuning optimises: agreement with people on labelled pairs, queries that find their documents, or, without labels, a stated proxy."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
@@ -12,43 +12,79 @@ from numpy.typing import NDArray
 from metaeol_udf.cosine import unit_rows
 from metaeol_udf.errors import InputError
 from metaeol_udf.evaluation.data import StsTask
-from metaeol_udf.evaluation.scores import pair_cosines, score_sts
+from metaeol_udf.evaluation.retrieval import score_retrieval
+from metaeol_udf.evaluation.retrieval_data import RetrievalTask
+from metaeol_udf.evaluation.scores import Interval, pair_cosines, score_sts
 
 _LEAST_PAIRS = 20
 _LEAST_WORDS = 8  # of a text that is cut in two
+_RESAMPLES = 1_000  # of the intervals
 
 
 @dataclass(frozen=True)
 class Objective:
-    """Holds pairs of texts, and tells how good vectors of them are.
+    """Holds pairs of texts, or queries and documents, and tells how good vectors of them are.
 
     Attributes:
         name: The task's.
-        firsts: First texts.
-        seconds: Second texts.
-        gold: Scores by people, shape ``(n_pairs,)``; None for the proxy: a text's halves, whose vectors should find each other.
+        firsts: First texts, or queries.
+        seconds: Second texts, or documents.
+        gold: Scores by people, shape ``(n_pairs,)``; None for queries, and for the proxy: a text's halves, whose vectors should find each
+            other.
+        relevance: Of each query the gains of the documents that answer it, by their places in `seconds`; None for pairs.
+        passed_over: Of each query the place of a document that is not ranked, or -1.
     """
 
     name: str
     firsts: list[str]
     seconds: list[str]
     gold: NDArray[np.float64] | None
+    relevance: list[dict[int, float]] | None = None
+    passed_over: list[int] | None = None
+
+    @property
+    def figure(self) -> str:
+        """Name what `score` gives, times 100."""
+        if self.relevance is not None:
+            return "nDCG@10"
+        return "Spearman" if self.gold is not None else "mean reciprocal rank of a text's other half"
 
     def score(self, vectors1: NDArray[np.float32], vectors2: NDArray[np.float32]) -> float:
-        """Return Spearman's correlation times 100, or the mean reciprocal rank of a half's other half among all, times 100."""
+        """Return Spearman's correlation, nDCG@10, or the mean reciprocal rank of a half's other half among all; times 100."""
+        if self.relevance is not None:
+            return score_retrieval(vectors1, vectors2, self.relevance, self.passed_over).ndcg
         if self.gold is not None:
             return score_sts(vectors1, vectors2, self.gold).all
         return mean_reciprocal_rank(vectors1, vectors2)
 
+    def interval(self, vectors1: NDArray[np.float32], vectors2: NDArray[np.float32]) -> Interval | None:
+        """Return the 95 % interval of `score` over pairs or queries; None for the proxy."""
+        if self.relevance is not None:
+            return score_retrieval(vectors1, vectors2, self.relevance, self.passed_over, resamples=_RESAMPLES).ndcg_interval
+        return None if self.gold is None else score_sts(vectors1, vectors2, self.gold, resamples=_RESAMPLES).all_interval
+
     def taken(self, rows: Sequence[int]) -> Objective:
-        """Return some of the pairs."""
+        """Return some of the pairs, or some of the queries with all documents."""
+        firsts = [self.firsts[row] for row in rows]
+        if self.relevance is not None:
+            passed_over = None if self.passed_over is None else [self.passed_over[row] for row in rows]
+            return replace(self, firsts=firsts, relevance=[self.relevance[row] for row in rows], passed_over=passed_over)
         gold = None if self.gold is None else self.gold[list(rows)]
-        return Objective(self.name, [self.firsts[row] for row in rows], [self.seconds[row] for row in rows], gold)
+        return replace(self, firsts=firsts, seconds=[self.seconds[row] for row in rows], gold=gold)
+
+    def tied(self) -> list[tuple[str, str]]:
+        """List two texts of each pair or query that must stay in one half; of a query it is the query alone."""
+        return list(zip(self.firsts, self.seconds if self.relevance is None else self.firsts, strict=True))
 
 
-def labelled(tasks: Sequence[StsTask]) -> list[Objective]:
-    """Return labelled pairs as objectives."""
-    return [Objective(task.name, task.sentences1, task.sentences2, task.gold) for task in tasks]
+def labelled(tasks: Sequence[StsTask | RetrievalTask]) -> list[Objective]:
+    """Return labelled pairs and retrieval sets as objectives."""
+    return [
+        Objective(task.name, task.sentences1, task.sentences2, task.gold)
+        if isinstance(task, StsTask)
+        else Objective(task.name, task.queries, task.documents, None, task.relevance, task.passed_over)
+        for task in tasks
+    ]
 
 
 def halves(texts: Sequence[str]) -> Objective:
@@ -77,12 +113,13 @@ def mean_reciprocal_rank(vectors1: NDArray[np.float32], vectors2: NDArray[np.flo
 def split_in_two(objectives: Sequence[Objective], seed: int = 0) -> tuple[list[Objective], list[Objective]]:
     """Split objectives into one half to choose on and one to score on, so that no text is in both.
 
-    Pairs that share a text, directly or through others, stay together, over all objectives: sets overlap.
+    Pairs that share a text, directly or through others, stay together, over all objectives: sets overlap. Of a retrieval set the queries
+    are split, and the documents are looked through by both halves.
 
     Raises:
         InputError: An objective is left with too few pairs on a side.
     """
-    groups = _connected([(first, second) for o in objectives for first, second in zip(o.firsts, o.seconds, strict=True)])
+    groups = _connected([tied for o in objectives for tied in o.tied()])
     sizes = np.bincount(groups)
     order = np.random.default_rng(seed).permutation(len(sizes))
     order = order[np.argsort(-sizes[order], kind="stable")]  # the largest first, so that the halves come out even
@@ -98,8 +135,9 @@ def split_in_two(objectives: Sequence[Objective], seed: int = 0) -> tuple[list[O
         start += len(objective.firsts)
         for side, mask in zip(sides, (chosen, ~chosen), strict=True):
             if mask.sum() < _LEAST_PAIRS:
+                what = "pairs" if objective.relevance is None else "queries"
                 raise InputError(
-                    f"{objective.name} has {int(mask.sum())} pairs in one half, of {_LEAST_PAIRS} that tuning needs: add pairs"
+                    f"{objective.name} has {int(mask.sum())} {what} in one half, of {_LEAST_PAIRS} that tuning needs: add {what}"
                 )
             side.append(objective.taken(np.flatnonzero(mask).tolist()))
     return sides

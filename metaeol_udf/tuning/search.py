@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from metaeol_udf.encoder.vectors.output import PostProcessing
 from metaeol_udf.encoder.vectors.postprocess_fit import Moments, fit_postprocess
+from metaeol_udf.evaluation.scores import Interval
 from metaeol_udf.tuning.objectives import Objective, texts_of
 from metaeol_udf.tuning.state_bank import StateBank
 
@@ -72,6 +73,7 @@ class Candidate:
         chosen_on: Mean score over the objectives of the half that candidates are chosen on.
         held_out: Mean score over the other half; None for what was not chosen.
         held_out_scores: The same, an objective each.
+        held_out_intervals: Their 95 % intervals.
     """
 
     templates: tuple[int, ...]
@@ -81,6 +83,7 @@ class Candidate:
     chosen_on: float
     held_out: float | None = None
     held_out_scores: dict[str, float] | None = None
+    held_out_intervals: dict[str, Interval | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -177,8 +180,10 @@ class _Search:
 
 
 def _scored(bank: StateBank, choose_on: Sequence[Objective], held_out: Sequence[Objective], candidate: Candidate) -> Candidate:
-    scores = score_each(vectors_of(bank, candidate, texts_of(choose_on)), bank, held_out)
-    return replace(candidate, held_out=mean(scores), held_out_scores=scores)
+    vectors = vectors_of(bank, candidate, texts_of(choose_on))
+    scores = score_each(vectors, bank, held_out)
+    intervals = {o.name: o.interval(vectors[bank.rows(o.firsts)], vectors[bank.rows(o.seconds)]) for o in held_out}
+    return replace(candidate, held_out=mean(scores), held_out_scores=scores, held_out_intervals=intervals)
 
 
 def _layer_choices(layers: Sequence[int]) -> Iterator[tuple[int, ...]]:

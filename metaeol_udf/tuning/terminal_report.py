@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -15,12 +15,24 @@ _FRONT = ("", "templates", "layers", "post-processing", "tokens a text", "cost",
 def show_tuning(console: Console, report: Mapping[str, Any]) -> None:
     """Print the configuration, the front and the choice, a line each; then what was written."""
     chosen = report["chosen"]
+    names = list(report["tasks"])
+    head = (*_FRONT, *(["95 %"] if len(names) == 1 else []))
     rows = [_line("as configured", report["baseline"])]
     rows += [_line("chosen" if candidate == chosen else "", candidate) for candidate in report["front"]]
-    title = f"{report['model']}: {report['score']}; chosen on {report['pairs_chosen_on']:,} pairs, held out {report['pairs_held_out']:,}"
-    show_columns(console, title, _FRONT, rows, right={4, 5, 6, 7})
+    halves = f"chosen on {report['pairs_chosen_on']:,} {report['of']}, held out {report['pairs_held_out']:,}"
+    title = f"{report['model']}: {report['score']}; {halves}"
+    if len(names) == 1:
+        each = [report["baseline"], *report["front"]]
+        rows = [(*row, _bounds(candidate["held_out_intervals"][names[0]])) for row, candidate in zip(rows, each, strict=True)]
+    show_columns(console, title, head, rows, right={4, 5, 6, 7, 8})
     for file in report["files"]:
         console.print(f"wrote {file}", markup=False, highlight=False)
+
+
+def candidate_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Lay the candidates out as rows for other programs: the configuration as it is, then the front, with what was chosen marked."""
+    rows = [("configured", report["baseline"]), *(("chosen" if each == report["chosen"] else "front", each) for each in report["front"])]
+    return [{"candidate": name, **candidate} for name, candidate in rows]
 
 
 def show_curves(console: Console, report: Mapping[str, Any]) -> None:
@@ -34,6 +46,10 @@ def show_curves(console: Console, report: Mapping[str, Any]) -> None:
     ]
     head = ("prompts", "subsets", "worst", "mean", "best", "tokens a text")
     show_columns(console, "by number of prompts, at the configured layer", head, prompts, right=set(range(6)))
+
+
+def _bounds(interval: Sequence[float] | None) -> str:
+    return "" if interval is None else f"{interval[0]:.1f} to {interval[1]:.1f}"
 
 
 def _line(name: str, candidate: Mapping[str, Any]) -> tuple[str, ...]:

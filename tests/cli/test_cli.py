@@ -361,16 +361,17 @@ def test_what_a_row_holds_is_shown_and_never_obeyed(capsys: pytest.CaptureFixtur
 
 def test_equal_texts_are_shown_once() -> None:
     console = Console(file=io.StringIO(), width=140)
-    hits = [Hit(key={"id": n}, text=text, score=1 - n / 10) for n, text in enumerate(["a text", "another", "a text", None, "a text", None])]
+    hits = [Hit({"id": n}, text, 1 - n / 10, more_rows=more) for n, text, more in ((0, "a text", 2), (1, "another", 0), (3, None, 0))]
     views.show_hits(console, "q", hits)
     pairs = [
         DuplicatePair(keys=({"id": one}, {"id": other}), texts=(text, last), score=1.0)
-        for one, other, text, last in ((1, 2, "same", "same"), (1, 3, "same", "same"), (2, 3, "same", "same"), (4, 5, "one", "other"))
+        for one, other, text, last in ((1, 2, "same", "same"), (1, 3, "same", "same"), (2, 3, "same", "same"))
     ]
+    pairs.append(DuplicatePair(({"id": 4}, {"id": 5}), ("one", "other"), 1.0, more_pairs=1))
     views.show_pairs(console, pairs)
     assert [line.rstrip().split(maxsplit=1) for line in console.file.getvalue().splitlines()] == [
-        ['"q"'], ["1.0000", "0  (and 2 more rows) a text"], ["0.9000", "1  another"], ["0.7000", "3"], ["0.5000", "5"],
-        ["1.0000", "1  same"], ["2", "(the same text)"], ["3", "(the same text)"], ["1.0000", "4  one"], ["5", "other"],
+        ['"q"'], ["1.0000", "0  (and 2 more rows) a text"], ["0.9000", "1  another"], ["0.7000", "3"],
+        ["1.0000", "1  same"], ["2", "(the same text)"], ["3", "(the same text)"], ["1.0000", "4  (and 1 more pair) one"], ["5", "other"],
     ]  # fmt: skip
 
 

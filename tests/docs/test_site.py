@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import html
 import importlib.util
 import os
 import re
@@ -72,6 +73,15 @@ def test_blocks_of_files_have_their_names_and_pages_lead_to_the_next(site: Path)
         r"<!-- file: (\S+) -->", (DOCS / "tutorial.md").read_text(encoding="utf-8")
     )
     assert "md-footer__link--next" in tutorial
+
+
+def test_copy_buttons_take_commands_alone(site: Path) -> None:
+    copied = [html.unescape(each) for page in site.rglob("*.html") for each in re.findall(r'data-copy="([^"]*)"', page.read_text("utf-8"))]
+    lines = [line for each in copied for line in each.splitlines()]
+    written = re.findall(r"^\$ (.*)$", (DOCS / "tutorial.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(written) > 5
+    assert set(written) <= set(lines)
+    assert not [line for line in lines if line.startswith("$ ")]
 
 
 def test_links_lead_to_files_and_headings_of_the_repository() -> None:

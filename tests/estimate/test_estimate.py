@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -140,5 +142,10 @@ def test_the_command_prints_a_line_for_each_number_of_executors(bench: Bench, tm
     assert "cost" in shown
     assert cli.run(["estimate", str(conf), *known, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["projections"][1]["executors"] == 8
+    assert cli.run(["estimate", str(conf), *known, "--format", "csv"]) == 0
+    head, *lines = csv.reader(io.StringIO(capsys.readouterr().out))
+    assert head[:4] == ["executors", "seconds", "hours", "cost"]
+    assert [line[0] for line in lines] == ["1", "8"]
+    assert "phases.select" in head
     assert cli.run(["estimate", str(conf), "--executors", "many"]) == 2
     assert "--executors" in capsys.readouterr().err

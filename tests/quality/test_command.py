@@ -264,6 +264,10 @@ def test_specs_are_scored_side_by_side(conf: Path, tiny_model_dir: Path, tmp_pat
     shown = capsys.readouterr().out
     assert f"{alone['sts_average']:.2f}" in shown
     assert "tokens computed" in shown
+    assert cli.run(["evaluate", str(conf), "--against", str(other), "--format", "csv"]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head == "configuration,kind,task,figure,score,low,high"
+    assert f"{other},sts,made_sts,spearman_all,{alone['sts']['made_sts']['spearman_all']}" in lines[2]
     assert cli.run(["evaluate", str(conf), "--against", str(other), "--plot", "x.svg"]) == 2
 
 

@@ -206,6 +206,17 @@ def test_neighbours_and_pairs_are_those_of_a_loop() -> None:
         assert found.neighbours[row].tolist() == others[:5]
 
 
+def test_pairs_are_of_different_texts_and_stand_once() -> None:
+    """Rows 0, 1 and 2 have one text, rows 3 and 4 another: of six pairs between the two one is listed, of the four inside none."""
+    vectors = np.array([[1, 0], [1, 0], [1, 0], [1, 0.1], [1, 0.1], [0, 1]], np.float32)
+    found = map_vectors(vectors, ["a", "a", "a", "b", "b", None])
+    assert [pair[:2] for pair in found.pairs] == [(0, 3), (3, 5), (0, 5)]
+    sample = VectorSample([f"key {n}" for n in range(6)], vectors, 6, True, ["secret-a"] * 3 + ["secret-b"] * 2 + [None])
+    page = render_page(a_report(), "t", None, sample)
+    assert "Of different texts: 3 of these rows have the text of another one" in page
+    assert "secret" not in page
+
+
 @pytest.mark.parametrize("vectors", [np.ones((5, 4)), np.zeros((4, 3)), np.arange(6.0).reshape(6, 1), np.eye(3)])
 def test_odd_vectors_make_a_map_too(vectors: np.ndarray) -> None:
     sample = VectorSample([str(n) for n in range(len(vectors))], vectors.astype(np.float32), len(vectors), True)

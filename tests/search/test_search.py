@@ -145,6 +145,10 @@ def test_a_condition_over_the_source_holds_for_a_target_of_its_own(spark: SparkS
     run_embed(config, spark)
     (hits,) = search_table(config, ["an apple"], where="lang = 'de'", spark=spark)
     assert [(hit.key["id"], hit.text) for hit in hits] == [(1, "ein Apfel"), (3, "ein Apfel")]
+    (hits,) = search_table(config, ["ein Apfel"], k=2, distinct=True, spark=spark)
+    assert [(hit.key["id"], hit.text, hit.more_rows) for hit in hits] == [(1, "ein Apfel", 1), (2, "an apple", 0)]
+    pairs = find_duplicates(config, threshold=0.01, method="exact", distinct=True, spark=spark)
+    assert [(pair.keys, pair.more_pairs) for pair in pairs] == [(({"id": 1}, {"id": 3}), 0), (({"id": 1}, {"id": 2}), 1)]
     (pair,) = find_duplicates(config, threshold=1.0, where="lang = 'de'", method="exact", spark=spark)
     assert (pair.keys, pair.texts, pair.score) == (({"id": 1}, {"id": 3}), ("ein Apfel", "ein Apfel"), 1.0)
 

@@ -11,8 +11,11 @@ from pyspark.sql import DataFrame, SparkSession
 
 from metaeol_udf.errors import ConfigError, InputError
 from metaeol_udf.search import near_duplicates, search_vectors
-from metaeol_udf.search.blocks import ROW_BLOCK, Metric
+from metaeol_udf.search.blocks import ROW_BLOCK, Metric, Side, first_of_each
+from metaeol_udf.search.distinct import nearest_of_each
 from metaeol_udf.search.duplicates import PROJECTIONS, TABLES, bucket_length, same_bucket
+from metaeol_udf.search.open_job import ASKED
+from metaeol_udf.search.vectors import VECTOR, with_vectors
 
 DIM = 24
 
@@ -235,3 +238,20 @@ def test_settings_of_near_duplicates_are_checked(spark: SparkSession) -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             near_duplicates(rows, **settings)  # type: ignore[arg-type]
+
+
+def test_of_rows_with_one_value_the_first_by_key_is_kept() -> None:
+    table = pa.table({"id": [3, 1, 2, 5, 4], "digest": ["a", "b", "a", None, None], VECTOR: [[0.0]] * 5})
+    assert first_of_each(table, "digest", [VECTOR])["id"].to_pylist() == [1, 2, 5, 4]
+    assert first_of_each(table.slice(0, 2), "digest", [VECTOR]).num_rows == 2
+
+
+def test_a_search_for_distinct_texts_goes_on_until_it_has_enough(spark: SparkSession) -> None:
+    """Forty rows of one text, in parts of their own, are nearer than all others: the first look sees nothing else."""
+    texts = [(n, "same", [1.0, 0.0]) for n in range(40)] + [(40, "near", [1.0, 0.5]), (41, None, [0.0, 1.0]), (42, None, [0.0, 1.0])]
+    df = spark.createDataFrame(texts, "id long, digest string, embedding array<float>").repartition(8, "id")
+    rows = with_vectors(df, ("id", "digest"), "embedding", "df")
+    side = Side(pa.table({ASKED: pa.array([0], pa.int64())}), np.array([[1.0, 0.0]]), np.arange(1))
+    for k, expected in ((2, [0, 40]), (9, [0, 40, 41, 42])):
+        (found,) = nearest_of_each(rows, side, k, "embedding", [["digest"]], 2, "digest")
+        assert [row["id"] for row in found] == expected

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import csv
+import io
 import json
 from pathlib import Path
 
@@ -47,18 +49,39 @@ def test_the_written_spec_scores_as_the_report_says(conf: Path, tmp_path: Path, 
     spec = EmbeddingSpec.load(out)
     encoder = MetaEOLEncoder.from_spec(spec, device="cpu")
     assert len(encoder.templates.templates) == report["chosen"]["n_templates"]
-    assert f"{report['chosen']['held_out']:.1f} on pairs that were held out" in out.read_text()
+    assert f"{report['chosen']['held_out']:.1f} on what was held out" in out.read_text()
     # The written spec is a configuration for evaluate, too.
     assert cli.run(["evaluate", str(out), f"evaluation.data={tmp_path / 'data'}", "runtime.device=cpu", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["fingerprint"] == resolve_local(spec).fingerprint
 
 
 def test_the_table_shows_configuration_front_and_choice(conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["tune", str(conf), "evaluation.limit=100", "--format", "csv"]) == 0
+    head, configured, *front = csv.reader(io.StringIO(capsys.readouterr().out))
+    assert head[:2] == ["candidate", "templates"]
+    assert (configured[0], {line[0] for line in front} <= {"front", "chosen"}) == ("configured", True)
     assert cli.run(["tune", str(conf), "evaluation.limit=100"]) == 0
     printed = capsys.readouterr().out
     assert "as configured" in printed
     assert "chosen" in printed
     assert "held out" in printed
+
+
+def test_a_retrieval_set_is_what_is_tuned_for(conf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "beir"
+    (folder / "qrels").mkdir(parents=True)
+    for name, start in (("queries", "Where sleeps"), ("corpus", "In house")):
+        rows = [json.dumps({"_id": str(i), "text": f"{start} {i} the {WORDS[i % 10]}"}) for i in range(80)]
+        (folder / f"{name}.jsonl").write_text("\n".join(rows) + "\n")
+    judged = "".join(f"{i}\t{i}\t1\n" for i in range(80))
+    (folder / "qrels" / "test.tsv").write_text(f"query-id\tcorpus-id\tscore\n{judged}")
+    assert cli.run(["tune", str(conf), f"evaluation.data={folder}", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["score"], report["tasks"], report["of"]) == ("nDCG@10 x 100, mean over 1 task", {"beir": 80}, "queries")
+    low, high = report["chosen"]["held_out_intervals"]["beir"]
+    assert low <= report["chosen"]["held_out_scores"]["beir"] <= high
+    assert cli.run(["curves", str(conf), f"evaluation.data={folder}"]) == 2
+    assert "holds no pairs" in " ".join(capsys.readouterr().err.split())
 
 
 def test_curves_by_layer_and_by_prompts(conf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

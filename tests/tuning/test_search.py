@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from metaeol_udf import EmbeddingSpec, MetaEOLEncoder, TemplateSet
 from metaeol_udf.encoder.checkpoint.resolve import made_with, resolve_local
 from metaeol_udf.errors import InputError
+from metaeol_udf.evaluation.retrieval_data import RetrievalTask
 from metaeol_udf.tuning.curves import scores_by_layer, scores_by_prompts
 from metaeol_udf.tuning.objectives import Objective, halves, labelled, mean_reciprocal_rank, split_in_two, texts_of
 from metaeol_udf.tuning.search import Candidate, Recipe, pareto_front, tune, vectors_of
@@ -171,3 +172,42 @@ def test_curves_are_the_scores_of_plain_vectors(bank: StateBank) -> None:
     assert points[0]["low"] <= points[0]["score"] <= points[0]["high"]
     with pytest.raises(InputError, match="at least 100"):  # the mean of a dozen texts says nothing
         scores_by_layer(bank, objective)
+
+
+def test_queries_are_split_and_keep_their_documents() -> None:
+    """Forty queries, each answered by one of fifty documents: halves share the documents and no query."""
+    task = RetrievalTask(
+        "made", [f"query {i}" for i in range(40)], [f"document {i}" for i in range(50)], [{i: 1.0} for i in range(40)], [-1] * 39 + [49]
+    )
+    (objective,) = labelled([task])
+    (one,), (other,) = split_in_two([objective])
+    assert sorted(one.firsts + other.firsts) == sorted(task.queries)
+    assert one.seconds == other.seconds == task.documents
+    vectors = np.eye(50, dtype=np.float32)
+    rows = [int(query.split()[1]) for query in one.firsts]
+    assert one.score(vectors[rows], vectors) == 100.0
+    assert one.interval(vectors[rows], vectors) == (100.0, 100.0)
+    assert one.score(-vectors[rows], vectors) < 20
+    assert one.figure == "nDCG@10"
+
+
+def test_documents_that_answer_stay_and_blank_ones_still_count() -> None:
+    task = RetrievalTask("made", ["a", "b"], [f"document {i}" for i in range(9)], [{7: 1.0, 9: 2.0}, {2: 1.0}], [-1, 5])
+    kept = task.keep_documents(4, 0)
+    assert len(kept.documents) == 4
+    assert [kept.documents[place] for place in (min(kept.relevance[0]), *kept.relevance[1])] == ["document 7", "document 2"]
+    assert max(kept.relevance[0]) == 4  # behind the last: a document without a text
+    assert kept.documents[kept.passed_over[1]] == "document 5"
+    assert task.keep_documents(1, 0).documents == ["document 2", "document 5", "document 7"]
+
+
+def test_a_bank_is_tuned_for_queries_that_find_their_documents() -> None:
+    """The planted layer and template make each first text find its second one."""
+    bank, pairs = random_bank(120, good_layer=2, good_template=1)
+    states = bank.states.copy()
+    states[120:, 1, 2] = states[:120, 1, 2]  # a document is where its query is
+    objective = Objective("found", pairs.firsts, pairs.seconds, None, [{i: 1.0} for i in range(120)], [-1] * 120)
+    chosen, held_out = split_in_two([objective])
+    best = tune(dataclasses.replace(bank, states=states), chosen, held_out, layers=(4,)).best(max_cost=1.0)
+    assert (best.layers, best.templates, best.held_out) == ((3,), (1,), pytest.approx(100.0))
+    assert best.held_out_intervals == {"found": pytest.approx((100.0, 100.0))}

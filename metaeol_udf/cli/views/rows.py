@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,12 +23,9 @@ def show_hit_lists(console: Console, queries: Sequence[str], lists: Sequence[Seq
 
 
 def show_hits(console: Console, query: str, hits: Sequence[Hit]) -> None:
-    """Print the nearest rows of a query, best first: score, key and the beginning of the text on one line; equal texts once."""
+    """Print the nearest rows of a query, best first: score, key and the beginning of the text on one line."""
     say(console, f'"{query}"', style="bold")
-    same = Counter(hit.text for hit in hits)
-    first = {hit.text: hit for hit in reversed(hits)}
-    shown = [hit for hit in hits if hit.text is None or first[hit.text] is hit]
-    _show_rows(console, [(f"{hit.score:6.4f}", hit.key, _with_more(hit.text, same[hit.text])) for hit in shown])
+    _show_rows(console, [(f"{hit.score:6.4f}", hit.key, _with_more(hit.text, counted(hit.more_rows, "more row"))) for hit in hits])
 
 
 def show_pairs(console: Console, pairs: Sequence[DuplicatePair]) -> None:
@@ -48,16 +44,17 @@ def show_pairs(console: Console, pairs: Sequence[DuplicatePair]) -> None:
     for pair in pairs:
         (one, other), (text, other_text) = pair.keys, pair.texts
         if text is None or text != other_text:
-            rows += [(f"{pair.score:6.4f}", one, text), (" " * 6, other, other_text)]
+            rows += [(f"{pair.score:6.4f}", one, _with_more(text, counted(pair.more_pairs, "more pair"))), (" " * 6, other, other_text)]
         elif text in of_text:
             first, *others = of_text.pop(text)
+            text = _with_more(text, counted(pair.more_pairs, "more pair"))
             rows += [(f"{pair.score:6.4f}", first, text), *((" " * 6, key, "(the same text)") for key in others)]
     _show_rows(console, rows)
 
 
-def _with_more(text: str | None, n_rows: int) -> str | None:
-    """Say of a text how many more rows have it."""
-    return text if text is None or n_rows == 1 else f"(and {counted(n_rows - 1, 'more row')}) {text}"
+def _with_more(text: str | None, more: str) -> str | None:
+    """Say of a text in how many more rows or pairs it stands."""
+    return text if text is None or more.startswith("0 ") else f"(and {more}) {text}"
 
 
 def _show_rows(console: Console, rows: Sequence[tuple[str, Mapping[str, Any], str | None]]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from metaeol_udf.config import QualityConfig
 from metaeol_udf.evaluation.geometry import Geometry, is_usable, measure_geometry, neighbour_agreement
 from metaeol_udf.evaluation.labelled_pairs import MIN_PAIRS
+from metaeol_udf.evaluation.retrieval import score_retrieval
 from metaeol_udf.evaluation.scores import pair_cosines, spearman
 
 Sides = tuple[NDArray[np.floating], NDArray[np.floating]]
@@ -53,17 +54,21 @@ class Comparison:
 
 @dataclass(frozen=True)
 class PairScores:
-    """Spearman's correlation times 100 of cosines with people's scores, on the same labelled pairs.
+    """A figure times 100 on the same labelled pairs.
 
     Attributes:
-        n_pairs: Pairs whose texts both have an old and a new vector.
+        n_pairs: Pairs whose texts both have an old and a new vector; of nDCG the texts that shall find others.
         old: Of the vectors in the table; NaN where cosines or scores do not vary.
         new: Of the vectors that would replace them.
+        figure: What is measured, in words: Spearman's correlation of cosines with people's scores, or nDCG@10.
+        of: What is counted.
     """
 
     n_pairs: int
     old: float
     new: float
+    figure: str = "Spearman's correlation"
+    of: str = "labelled pairs"
 
 
 @dataclass(frozen=True)
@@ -133,7 +138,38 @@ def score_pairs(old: Sides, new: Sides, gold: NDArray[np.float64]) -> PairScores
     if not len(gold):
         return PairScores(0, math.nan, math.nan)
     found = [spearman(pair_cosines(*(np.where(np.isfinite(v), v, 0) for v in sides)), gold) for sides in (old, new)]
-    return PairScores(len(gold), *found)
+    return PairScores(len(gold), found[0], found[1])
+
+
+def score_answers(
+    old: Mapping[str, NDArray[np.floating]],
+    new: Mapping[str, NDArray[np.floating]],
+    pairs: Sequence[tuple[str, str]],
+    gold: Sequence[float],
+) -> PairScores:
+    """Score how well first texts of pairs find the second ones whose score is over 0 among all texts: nDCG@10.
+
+    Args:
+        old: Vectors in the table, by the text's digest.
+        new: Vectors that would replace them, of the same texts. One that is not finite counts as zeros.
+        pairs: Digests of the texts of each pair, all of them in both.
+        gold: Their scores.
+    """
+    texts = sorted(old)
+    place = {text: row for row, text in enumerate(texts)}
+    answers: dict[str, dict[int, float]] = {}
+    for (first, second), score in zip(pairs, gold, strict=True):
+        if score > 0 and first != second:
+            answers.setdefault(first, {})[place[second]] = float(score)
+    if not answers:
+        return PairScores(0, math.nan, math.nan, "nDCG@10", "texts with an answer")
+    asked, own = list(answers), [place[first] for first in answers]
+    found = []
+    for vectors in (old, new):
+        finite = {text: np.where(np.isfinite(vector), vector, 0) for text, vector in vectors.items()}
+        sides = stack(finite, asked), stack(finite, texts)
+        found.append(score_retrieval(*sides, list(answers.values()), own).ndcg)
+    return PairScores(len(asked), found[0], found[1], figure="nDCG@10", of="texts with an answer")
 
 
 def find_faults(comparison: Comparison, limits: QualityConfig) -> list[str]:
@@ -166,17 +202,18 @@ def find_faults(comparison: Comparison, limits: QualityConfig) -> list[str]:
 def find_score_faults(scores: PairScores, limits: QualityConfig) -> list[str]:
     """What is wrong with the scores on labelled pairs: too few pairs to tell, or worse than allowed."""
     if scores.n_pairs < MIN_PAIRS or math.isnan(scores.old):
-        return [f"quality.pairs: {scores.n_pairs:,} pairs have old and new vectors to score, too few or too much alike to tell anything"]
+        what = "pairs" if scores.of == "labelled pairs" else scores.of
+        return [f"quality.pairs: {scores.n_pairs:,} {what} have old and new vectors to score, too few or too much alike to tell anything"]
     drop = scores.old - scores.new  # NaN, which is no pass, where the new cosines do not vary
     if drop <= limits.max_score_drop:
         return []
     return [
-        f"Spearman's correlation x100 on {scores.n_pairs:,} labelled pairs fell by {drop:.2f} ({scores.old:.2f} to {scores.new:.2f}), "
+        f"{scores.figure} x100 on {scores.n_pairs:,} {scores.of} fell by {drop:.2f} ({scores.old:.2f} to {scores.new:.2f}), "
         f"more than quality.max_score_drop={limits.max_score_drop}"
     ]
 
 
-def stack(vectors: dict[str, NDArray[np.float32]], texts: Sequence[str]) -> NDArray[np.float32]:
+def stack(vectors: Mapping[str, NDArray[np.floating]], texts: Sequence[str]) -> NDArray[np.floating]:
     """Vectors in the order of `texts`, shape ``(n_texts, dim)``."""
     return np.stack([vectors[text] for text in texts]) if texts else np.zeros((0, 1), np.float32)
 

@@ -26,6 +26,7 @@ from metaeol_udf.delta.gate.comparison import (
     compare,
     find_faults,
     find_score_faults,
+    score_answers,
     score_pairs,
     stack,
 )
@@ -112,9 +113,13 @@ def _measure(job: Job, whole: Snapshot, journal: Journal, old_spec_fingerprint: 
     if labelled is None:
         return comparison, None
     known = [pair for pair in pairs if {pair.first, pair.second} <= both]
+    gold = labelled.scores[[pair.place for pair in known]]
+    if quality.pairs_figure == "ndcg":
+        before_all, after_all = ({text: vectors[text] for text in both} for vectors in (old, new))
+        return comparison, score_answers(before_all, after_all, [(pair.first, pair.second) for pair in known], gold.tolist())
     firsts, seconds = [pair.first for pair in known], [pair.second for pair in known]
     before, after = ((stack(vectors, firsts), stack(vectors, seconds)) for vectors in (old, new))
-    return comparison, score_pairs(before, after, labelled.scores[[pair.place for pair in known]])
+    return comparison, score_pairs(before, after, gold)
 
 
 def _stored(job: Job, tables: Tables) -> DataFrame:

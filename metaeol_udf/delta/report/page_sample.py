@@ -74,12 +74,17 @@ def draw_sample(job: Job) -> VectorSample:
     if find_field(table.schema, job.columns.fingerprint_column) is not None:
         rows = rows.where(of_spec(job.spec.fingerprint(), F.col(quoted(job.columns.fingerprint_column))))
     keys = [F.col(quoted(name)) for name in names]
-    chosen = sampled(rows, keys, min(n_rows, _ROWS_LOOKED_AT), wanted).select(*keys, F.col(vector).alias("metaeol_vector"))
+    digest = F.lit(None).cast("string")
+    if find_field(table.schema, job.columns.fingerprint_column) is not None:
+        digest = F.substring_index(F.col(quoted(job.columns.fingerprint_column)), "-", -1)
+    shown_columns = (*keys, F.col(vector).alias("metaeol_vector"), digest.alias("metaeol_text_digest"))
+    chosen = sampled(rows, keys, min(n_rows, _ROWS_LOOKED_AT), wanted).select(*shown_columns)
     # `collect` after `limit` reads file after file until it has enough.
     found = [row for row in chosen.collect() if np.isfinite(row["metaeol_vector"]).all()]
     vectors: NDArray[np.float32] = np.array([row["metaeol_vector"] for row in found], np.float32).reshape(len(found), dim)
     shown = [_name(row, names, job.source.config.text_columns) for row in found]
-    return VectorSample(shown, vectors, n_rows, is_whole_table=n_rows <= _ROWS_LOOKED_AT)
+    texts = [row["metaeol_text_digest"] for row in found]
+    return VectorSample(shown, vectors, n_rows, is_whole_table=n_rows <= _ROWS_LOOKED_AT, texts=texts)
 
 
 def _name(row: Row, key: Sequence[str], text: Sequence[str]) -> str:

@@ -71,7 +71,7 @@ def _look_at_all(jobs: Sequence[Job], opened: Sequence[Tables], looks: Sequence[
     kept = keep(_to_do(rows, first.config.source.key, len(jobs)))
     snapshots = []
     for position, (job, look) in enumerate(zip(jobs, looks, strict=True)):
-        found, n_textless, n_failing = counting[position]()
+        found, n_textless, n_failing, _ = counting[position]()
         check_single(job, found.rows_selected, n_rows)
         mine = _of_column(kept, job.config.source.key, position)
         work, texts = mine.drop(TEXT), mine.select(FINGERPRINT, TEXTLESS, TEXT)

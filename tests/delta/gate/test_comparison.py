@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import gzip
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from metaeol_udf.config import QualityConfig
-from metaeol_udf.delta.gate.comparison import Decision, Outcome, PairScores, compare, find_faults, find_score_faults, score_pairs, stack
+from metaeol_udf.delta.gate.comparison import (
+    Decision,
+    Outcome,
+    PairScores,
+    compare,
+    find_faults,
+    find_score_faults,
+    score_answers,
+    score_pairs,
+    stack,
+)
 from metaeol_udf.errors import ConfigError
 from metaeol_udf.evaluation.labelled_pairs import load_pairs
 
@@ -92,6 +103,20 @@ def test_labelled_pairs_are_scored_on_both_versions_and_a_drop_beyond_the_margin
     assert find_score_faults(PairScores(30, 60, 100), LIMITS) == []
 
 
+def test_texts_that_no_longer_find_their_answers_are_a_fault() -> None:
+    """Thirty texts find their answers among sixty; in the new vectors half of the answers stand elsewhere."""
+    old = {f"{kind}{i:02}": np.eye(30)[i] for kind in "qa" for i in range(30)}
+    new = old | {f"a{i:02}": np.eye(30)[(i + 1) % 30] for i in range(15)} | {"q29": np.full(30, np.nan)}
+    pairs = [(f"q{i:02}", f"a{i:02}") for i in range(30)] + [("q00", "a05")]
+    scores = score_answers(old, new, pairs, [1.0] * 30 + [0.0])
+    assert (scores.n_pairs, scores.old) == (30, pytest.approx(100.0))
+    assert scores.new < 65
+    (fault,) = find_score_faults(scores, LIMITS)
+    assert fault.startswith("nDCG@10 x100 on 30 texts with an answer fell by")
+    assert score_answers(old, new, pairs[-1:], [0.0]).n_pairs == 0
+    assert "0 texts with an answer have" in find_score_faults(score_answers(old, new, [], []), LIMITS)[0]
+
+
 def test_pairs_that_tell_nothing_are_a_fault() -> None:
     assert "too few or too much alike" in find_score_faults(PairScores(19, 80, 80), LIMITS)[0]
     assert "too few or too much alike" in find_score_faults(PairScores(50, np.nan, 80), LIMITS)[0]
@@ -120,6 +145,10 @@ def test_pairs_are_read_by_the_names_of_the_key_columns(tmp_path: Path) -> None:
     assert (pairs.firsts[3], pairs.seconds[3], pairs.scores[3]) == (("en", "3"), ("de", "4"), 1.5)
     (tmp_path / "pairs.tsv.gz").write_bytes(gzip.compress((tmp_path / "pairs.tsv").read_bytes()))
     assert load_pairs(tmp_path / "pairs.tsv.gz", ["lang", "n"]).firsts == pairs.firsts
+    for score, is_right in ((1, True), (0, False)):
+        same = write_pairs(tmp_path / "answers.tsv", ["id1\tid2\tscore", *[f"{n}\t{n + 1}\t{score}" for n in range(20)]])
+        with nullcontext() if is_right else pytest.raises(ConfigError, match="one with a score over 0"):
+            assert len(load_pairs(same, ["id"], of_answers=True).scores) == 20
 
 
 @pytest.mark.parametrize(
