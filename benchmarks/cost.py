@@ -32,7 +32,7 @@ from benchmarks.event_log import Cost, read_event_log
 from benchmarks.job import Quiet
 from benchmarks.results import Row, command_parser, describe_machine, show, write_results
 from benchmarks.rows import stand_in
-from metaeol_udf.config import SparkConfig, parse_config
+from metaeol_udf.config import SparkConfig
 from metaeol_udf.delta import run_embed
 from metaeol_udf.delta.write import waves
 from metaeol_udf.spark.cluster.session import get_session
@@ -123,6 +123,7 @@ class CostBench:
         rows: Rows of the source.
         dim: Dimensions of a vector.
         spans: The runs so far.
+        blocks: The sections of the job's configuration.
     """
 
     def __init__(
@@ -134,7 +135,7 @@ class CostBench:
         self.rows, self.dim = rows, dim
         self.spans: list[Span] = []
         self._spark, self._n_words = spark, n_words
-        self._blocks: dict[str, Any] = {
+        self.blocks: dict[str, Any] = {
             "source": {"table": str(self.source), "key": ["key"]},
             "target": {"table": str(self.target)},
             "embedding": {"model": str(model), "dtype": "float32", "truncate_dim": dim},
@@ -146,7 +147,7 @@ class CostBench:
         """Run the job, which must find `n_new` rows to do."""
         since_s = time.time()
         with mock.patch.object(waves, "result_udf", stand_in):
-            report = run_embed(parse_config(self._blocks), self._spark, Quiet())
+            report = run_embed(self.blocks, self._spark, Quiet())
         self.spans.append(Span(name, since_s, time.time()))
         print(f"{self.rows:,} rows, {name}: {self.spans[-1].seconds:.0f} s", file=sys.stderr, flush=True)
         if report["rows_embedded"] != n_new:

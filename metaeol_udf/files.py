@@ -237,14 +237,22 @@ def texts_as_written(text: str, *keys: str) -> dict[str, str | None]:
 
 
 def places_of(text: str) -> dict[tuple[str, ...], tuple[int, int]]:
-    """Find the line and the column, from 1, of the keys on the first three levels of a document that `parse_yaml` takes."""
+    """Find the line and the column, from 1, of the keys on the first three levels of a document that `parse_yaml` takes.
+
+    The items of a list count as keys: `0`, `1` and so on.
+    """
     return dict(_places(yaml.compose(text, Loader=_Loader), (), 3))
 
 
 def _places(node: yaml.Node | None, names: tuple[str, ...], n_levels: int) -> Iterator[tuple[tuple[str, ...], tuple[int, int]]]:
-    for key, value in node.value if isinstance(node, yaml.MappingNode) and n_levels else ():
-        here = (*names, str(key.value))
-        yield here, (key.start_mark.line + 1, key.start_mark.column + 1)
+    items: list[tuple[str, yaml.Node, yaml.Node]] = []
+    if isinstance(node, yaml.MappingNode):
+        items = [(str(key.value), key, value) for key, value in node.value]
+    elif isinstance(node, yaml.SequenceNode):
+        items = [(str(index), value, value) for index, value in enumerate(node.value)]
+    for name, marked, value in items if n_levels else ():
+        here = (*names, name)
+        yield here, (marked.start_mark.line + 1, marked.start_mark.column + 1)
         yield from _places(value, here, n_levels - 1)
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from metaeol_udf.cli.arguments import As, AsJson, Conf, DryRun, Full, Overrides
 from metaeol_udf.cli.views import Format, emit, show_drop, show_plan, show_rollback, show_run, show_status
-from metaeol_udf.config import load_config
+from metaeol_udf.config import JobConfig, load_config, load_configs, title_of
 from metaeol_udf.errors import ConfigError
 from metaeol_udf.terminal import waiting
 
@@ -37,13 +37,16 @@ def retry(conf: Conf, overrides: Overrides = None, dry_run: DryRun = False, as_j
 
 def _run_job(command: str, conf: Conf, overrides: Overrides, dry_run: bool, as_json: bool, full: bool = False) -> None:
     """Run a job that heeds SIGTERM and print its report, or print what the job would do."""
-    config = load_config(conf, overrides or ())
+    if command == "stream":
+        configs: tuple[JobConfig, ...] = (load_config(conf, overrides or ()),)
+    else:
+        configs = load_configs(conf, overrides or ())
     if dry_run:
         from metaeol_udf.estimate.dry_run import plan_dry_run
 
         with waiting("counting what there is to do"):
-            plan = plan_dry_run(config, command)
-        emit(as_json, plan, lambda console: show_plan(console, config.title, plan))
+            plans = [plan_dry_run(config, command) for config in configs]
+        _emit_each(as_json, configs, plans, show_plan)
         return
     from metaeol_udf.delta.base.shutdown import end_on_sigterm
     from metaeol_udf.delta.job import run_embed
@@ -52,10 +55,27 @@ def _run_job(command: str, conf: Conf, overrides: Overrides, dry_run: bool, as_j
     from metaeol_udf.delta.tables.refs import parse_table
 
     with end_on_sigterm():
-        report = run_embed(config, full=full) if command == "embed" else {"stream": run_stream, "retry": run_retry}[command](config)
-    files = [file for file in (config.runtime.report, config.runtime.report_page) if file is not None]
-    quarantine = str(parse_table(config.target_table, "target.table").beside("quarantine"))
-    emit(as_json, report, lambda console: show_run(console, config.title, report, files, quarantine))
+        report = run_embed(configs, full=full) if command == "embed" else {"stream": run_stream, "retry": run_retry}[command](configs)
+    runtime = configs[0].runtime
+    files = [file for file in (runtime.report, runtime.report_page) if file is not None]
+    quarantine = str(parse_table(configs[0].target_table, "target.table").beside("quarantine"))
+    emit(as_json, report, lambda console: show_run(console, title_of(configs), report, files, quarantine))
+
+
+def _emit_each(
+    as_json: bool,
+    configs: Sequence[JobConfig],
+    found: Sequence[dict[str, Any]],
+    show: Callable[[Console, str, dict[str, Any]], None],
+    how: Format = Format.TABLE,
+) -> None:
+    """Print what was found of each column; for programs a list of it where the file has several."""
+
+    def show_all(console: Console) -> None:
+        for config, each in zip(configs, found, strict=True):
+            show(console, config.title, each)
+
+    emit(as_json, found[0] if len(found) == 1 else list(found), show_all, how)
 
 
 def status(conf: Conf, overrides: Overrides = None, as_json: AsJson = False, how: As = Format.TABLE) -> None:
@@ -63,12 +83,12 @@ def status(conf: Conf, overrides: Overrides = None, as_json: AsJson = False, how
 
     Example: metaeol status job.yaml --format json
     """
-    config = load_config(conf, overrides or ())
+    configs = load_configs(conf, overrides or ())
     from metaeol_udf.care import run_status
 
     with waiting("looking at the tables"):
-        found = run_status(config)
-    emit(as_json, found, lambda console: show_status(console, config.title, found), how)
+        found = [run_status(config) for config in configs]
+    _emit_each(as_json, configs, found, show_status, how)
 
 
 def drop(
@@ -82,9 +102,22 @@ def drop(
 
     Example: metaeol drop job.yaml --dry-run
     """
-    config = load_config(conf, overrides or ())
+    configs = load_configs(conf, overrides or ())
     if not (yes or dry_run or sys.stdin.isatty()):
         raise ConfigError("drop asks before it drops, and nobody can answer here: give --yes, or --dry-run for the list alone")
+    found = [_drop_column(config, yes, dry_run) for config in configs]
+
+    def show_all(console: Console) -> None:
+        for config, each in zip(configs, found, strict=True):
+            show_drop(each["items"], config.title, console, is_done=each["dropped"])
+
+    emit(as_json, found[0] if len(found) == 1 else found, show_all)
+    if any(each["items"] and not each["dropped"] for each in found) and not dry_run:
+        raise typer.Exit(1)
+
+
+def _drop_column(config: JobConfig, yes: bool, dry_run: bool) -> dict[str, Any]:
+    """Drop the vectors of one column; asks where nobody has agreed yet."""
     from metaeol_udf.care import run_drop
 
     def agree(items: Sequence[DropItem]) -> bool:
@@ -94,10 +127,7 @@ def drop(
         return typer.confirm("Drop all of this?")
 
     with waiting("dropping") if yes or dry_run else nullcontext():  # a question needs the terminal to itself
-        found = run_drop(config, agree=agree)
-    emit(as_json, found, lambda console: show_drop(found["items"], config.title, console, is_done=found["dropped"]))
-    if found["items"] and not (found["dropped"] or dry_run):
-        raise typer.Exit(1)
+        return run_drop(config, agree=agree)
 
 
 def rollback(

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from metaeol_udf.cli.arguments import As, AsJson, Conf, Overrides, complete_conf
 from metaeol_udf.cli.views import Format, emit, show_draft, show_estimate, show_finding, show_settings, show_verdict
-from metaeol_udf.config import effective_settings, job_schema, load_config
+from metaeol_udf.config import effective_settings, job_schema, load_configs
 from metaeol_udf.errors import ConfigError
 from metaeol_udf.files import replace_file
 from metaeol_udf.terminal import print_json, waiting
@@ -105,7 +105,7 @@ def estimate(
     how: As = Format.TABLE,
 ) -> None:
     """Say what a run would take, before anything runs: rows, real tokens, hours, cost, bytes. Writes nothing."""
-    config = load_config(conf, overrides or ())
+    configs = load_configs(conf, overrides or ())
     from metaeol_udf.estimate import EstimateOptions, run_estimate
 
     numbers = [part.strip() for part in executors.split(",") if part.strip()]
@@ -119,8 +119,14 @@ def estimate(
         tokens_per_second=tokens_per_second,
     )
     with waiting("counting tokens and timing the model"):
-        report = run_estimate(config, asked)
-    emit(as_json, report, lambda console: show_estimate(console, config.title, report), how, _lines_of(report))
+        reports = [run_estimate(config, asked) for config in configs]
+
+    def show_all(console: Console) -> None:
+        for config, each in zip(configs, reports, strict=True):
+            show_estimate(console, config.title, each)
+
+    rows = [line for report in reports for line in _lines_of(report)]
+    emit(as_json, reports[0] if len(reports) == 1 else reports, show_all, how, rows)
 
 
 def _lines_of(found: dict[str, Any]) -> list[dict[str, Any]]:

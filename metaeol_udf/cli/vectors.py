@@ -29,6 +29,10 @@ def search(
         Path | None,
         typer.Option("--queries", metavar="FILE", help="One query a line, instead of QUERY; - reads standard input.", show_default=False),
     ] = None,
+    column: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The vectors' column, where the file has several: embedding.column=NAME.", show_default=False),
+    ] = None,
     all_rows: Annotated[
         bool, typer.Option("--all-rows", help="List every row; else each text once, as rows of one text are as near.")
     ] = False,
@@ -37,6 +41,7 @@ def search(
 ) -> None:
     """Print the texts of an embedded table that are nearest to a query, or to each query of a file."""
     asked, settings = _queries(query, queries, overrides or [])
+    settings = settings if column is None else [*settings, f"embedding.column={column}"]
     config = load_config(conf, settings)
     from metaeol_udf.search import search_table
 

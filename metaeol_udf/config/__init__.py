@@ -1,12 +1,16 @@
 """A job's configuration: its sections, and how it is read. No Spark, no torch."""
 
+from metaeol_udf.config.columns import ENTRIES, override_entries
 from metaeol_udf.config.effective import EffectiveSetting, effective_settings
 from metaeol_udf.config.reading import (
     GivenConfig,
     as_config,
+    as_configs,
     load_config,
+    load_configs,
     load_encoder_config,
     parse_config,
+    parse_configs,
     parse_encoder_config,
     read_blocks,
     read_overrides,
@@ -26,11 +30,13 @@ from metaeol_udf.config.sections import (
     SparkConfig,
     StreamConfig,
     TargetConfig,
+    title_of,
 )
 from metaeol_udf.config.source import FORMATS, SourceConfig
 
 __all__ = [
     "CHOICES",
+    "ENTRIES",
     "FORMATS",
     "PATHS",
     "EffectiveSetting",
@@ -46,14 +52,19 @@ __all__ = [
     "StreamConfig",
     "TargetConfig",
     "as_config",
+    "as_configs",
     "effective_settings",
     "job_schema",
     "load_config",
+    "load_configs",
     "load_encoder_config",
+    "override_entries",
     "parse_config",
+    "parse_configs",
     "parse_encoder_config",
     "read_blocks",
     "read_overrides",
     "setting_names",
     "switches",
+    "title_of",
 ]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from metaeol_udf.config.columns import ENTRIES, OF_SOURCE, entry_of, sections_of
 from metaeol_udf.config.reading import load_encoder_config, read_blocks, setting_names
 from metaeol_udf.config.sections import EncoderConfig, JobConfig
 from metaeol_udf.files import parse_yaml, places_of, read_text
@@ -72,7 +73,9 @@ def effective_settings(path: str | Path, overrides: Iterable[str] = ()) -> list[
     """
     overrides = list(overrides)
     config, blocks = load_encoder_config(path, overrides), read_blocks(path, overrides)
-    origins = _Origins(str(path), blocks, overrides)
+    entry = entry_of(blocks, config.column)
+    blocks = blocks if entry is None else sections_of(blocks, entry[1])
+    origins = _Origins(str(path), blocks, overrides, entry)
     found = []
     for name in setting_names():
         section, _, key = name.partition(".")
@@ -106,8 +109,10 @@ def _shown(value: Any) -> Any:
 class _Origins:
     """Where the settings of one configuration come from."""
 
-    def __init__(self, path: str, blocks: Mapping[str, Any], overrides: Iterable[str]) -> None:
-        self._path, self._blocks = path, blocks
+    def __init__(
+        self, path: str, blocks: Mapping[str, Any], overrides: Iterable[str], entry: tuple[int, Mapping[str, Any]] | None = None
+    ) -> None:
+        self._path, self._blocks, self._entry = path, blocks, entry
         self._given = {override.partition("=")[0] for override in overrides}
         self._places = places_of(read_text(path, "the configuration"))
         self._of_spec = _of_spec_files(blocks.get("embedding"))
@@ -134,6 +139,11 @@ class _Origins:
     def _written(self, *names: str) -> Origin:
         """Find the nearest place of a name that the file or the command line holds."""
         lengths = range(len(names), 1, -1)
+        if self._entry is not None and names[1] in self._entry[1] and names[0] == ("source" if names[1] in OF_SOURCE else "embedding"):
+            if names[:2] != ("embedding", "column") and ".".join(names[:2]) in self._given:
+                return Origin("override")
+            place = self._places.get((ENTRIES, str(self._entry[0]), names[1]))
+            return Origin("file", self._path, None if place is None else place[0])
         if any(".".join(names[:n]) in self._given for n in lengths):
             return Origin("override")
         place = next((self._places[names[:n]] for n in (*lengths, 1) if names[:n] in self._places), None)

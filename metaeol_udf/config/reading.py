@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, get_type_hints
 
+from metaeol_udf.config.columns import ENTRIES, override_entries, parse_entries, the_one
 from metaeol_udf.config.sections import (
     CHOICES,
     PATHS,
@@ -47,10 +48,11 @@ _SECTIONS: dict[str, Any] = {
 }
 
 Config = TypeVar("Config", bound=EncoderConfig)
+Parsed = TypeVar("Parsed")
 
 
-#: What functions that take a configuration are given: one that was read, nested mappings, or the path of a file.
-GivenConfig: TypeAlias = JobConfig | Mapping[str, Any] | str | Path
+#: What functions that take a configuration are given: what was read, nested mappings, or the path of a file.
+GivenConfig: TypeAlias = JobConfig | tuple[JobConfig, ...] | Mapping[str, Any] | str | Path
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> JobConfig:
@@ -59,7 +61,12 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> JobConfig:
     Raises:
         ConfigError: The file cannot be read, a key is unknown or missing, or a value is out of range.
     """
-    return _load(path, overrides, parse_config)
+    return _only(load_configs(path, overrides))
+
+
+def load_configs(path: str | Path, overrides: Iterable[str] = ()) -> tuple[JobConfig, ...]:
+    """`load_config` for commands that take several columns: one configuration for each entry of `embeddings`."""
+    return _load(path, overrides, parse_configs)
 
 
 def as_config(given: GivenConfig) -> JobConfig:
@@ -68,21 +75,32 @@ def as_config(given: GivenConfig) -> JobConfig:
     Raises:
         ConfigError: It is none of these, or as `load_config` and `parse_config`.
     """
+    return _only(as_configs(given))
+
+
+def as_configs(given: GivenConfig) -> tuple[JobConfig, ...]:
+    """`as_config` for what takes several columns: one configuration for each entry of `embeddings`."""
     if isinstance(given, JobConfig):
+        return (given,)
+    if isinstance(given, tuple):
         return given
     if isinstance(given, (str, Path)):
-        return load_config(given)
+        return load_configs(given)
     if isinstance(given, Mapping):
-        return parse_config(given)
+        return parse_configs(given)
     raise ConfigError(f"a configuration must be a JobConfig, a mapping of sections or the path of a file, found {type(given).__name__}")
 
 
 def load_encoder_config(path: str | Path, overrides: Iterable[str] = ()) -> EncoderConfig:
     """`load_config` for commands that need a model but no table: a job's own file, one without a source, or a bare spec file."""
-    return _load(path, overrides, parse_encoder_config)
+    return _only(_load(path, overrides, lambda blocks: parse_entries(blocks, _parse_encoder_config, _keys())))
 
 
-def _load(path: str | Path, overrides: Iterable[str], parse: Callable[[Mapping[str, Any]], Config]) -> Config:
+def _only(found: Sequence[Config]) -> Config:
+    return the_one(found, [config.column for config in found])
+
+
+def _load(path: str | Path, overrides: Iterable[str], parse: Callable[[Mapping[str, Any]], Parsed]) -> Parsed:
     """Read a configuration and parse it; what is wrong in the file is said with its line and column."""
     overrides = list(overrides)
     blocks = read_blocks(path, overrides)
@@ -116,6 +134,10 @@ def read_blocks(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, An
         block = blocks.get(section)
         if isinstance(block, dict) and isinstance(block.get(key), dict):
             block[key] |= texts_as_written(text, section, key)
+    shared = blocks.get("embedding")
+    if ENTRIES in blocks and isinstance(shared, dict) and "column" in shared:
+        said = f"embedding.column stands in each entry of {ENTRIES}, as column: leave it out of embedding"
+        raise SettingsError([_located(Problem("embedding.column", said), str(path), places_of(text).get(("embedding", "column")), ())])
     for override in overrides:
         _apply(blocks, override)
     return blocks
@@ -132,6 +154,9 @@ def _is_spec(blocks: Mapping[Any, Any]) -> bool:
 def _place(problem: Problem, places: Mapping[tuple[str, ...], tuple[int, int]]) -> tuple[int, int] | None:
     """Find the line and column of a setting, else of its section; None where neither stands in the file."""
     section, _, key = problem.setting.partition(".")
+    if section == ENTRIES:
+        names = tuple(problem.setting.split(".", 2))
+        return next((places[names[:n]] for n in range(len(names), 0, -1) if names[:n] in places), None)
     return places.get((section, key)) or places.get((section,))
 
 
@@ -160,18 +185,34 @@ def parse_config(blocks: Mapping[str, Any]) -> JobConfig:
     Raises:
         ConfigError: A key is unknown or missing, or a value is out of range.
     """
-    return _build(JobConfig, blocks)
+    return _only(parse_configs(blocks))
+
+
+def parse_configs(blocks: Mapping[str, Any]) -> tuple[JobConfig, ...]:
+    """`parse_config` for what takes several columns: one configuration for each entry of `embeddings`."""
+
+    def parse(sections: Mapping[str, Any]) -> JobConfig:
+        config = _build(JobConfig, sections)
+        if len(blocks.get(ENTRIES) or ()) > 1 and config.makes_passages:
+            raise ConfigError(f"embedding.long_texts=passages needs a target.table for one column alone, and {ENTRIES} has several")
+        return config
+
+    return parse_entries(blocks, parse, _keys())
 
 
 def parse_encoder_config(blocks: Mapping[str, Any]) -> EncoderConfig:
     """`parse_config` where the source may be missing; with one, all of a job's settings are checked."""
+    return _only(parse_entries(blocks, _parse_encoder_config, _keys()))
+
+
+def _parse_encoder_config(blocks: Mapping[str, Any]) -> EncoderConfig:
     return _build(EncoderConfig if blocks.get("source") is None else JobConfig, blocks)
 
 
 def _build(kind: type[Config], blocks: Mapping[str, Any]) -> Config:
     """Build a configuration with those sections that its kind has; sections of a job alone are passed over in another kind."""
     problems: list[Problem] = []
-    sections = ("embedding", *_SECTIONS)
+    sections = ("embedding", ENTRIES, *_SECTIONS)
     for name in blocks:
         if name not in sections:
             shown = shorten(str(name), 80)
@@ -302,7 +343,10 @@ def _apply(blocks: dict[str, Any], override: str) -> None:
         value = text if (section, outer) in _MAPPINGS else parse_yaml(text, f"the value of override '{section}.{key}' is not YAML")
         _mapping_in(block, outer, f"{section}.{outer}")[inner] = value
     else:
-        block[key] = _override_value(section, key, text)
+        outer, inner, value = key, "", _override_value(section, key, text)
+        block[key] = value
+    if section == "embedding":
+        override_entries(blocks, outer, value, inner)
 
 
 def _mapping_in(blocks: dict[str, Any], name: str, setting: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, get_type_hints
 
+from metaeol_udf.config.columns import ENTRIES, ENTRY_KEYS, OF_SOURCE
 from metaeol_udf.config.reading import setting_names
 from metaeol_udf.config.sections import CHOICES, JobConfig
 from metaeol_udf.setting_types import describe, schema_of
@@ -15,8 +16,9 @@ _PATTERNS = {"runtime.device": "^cuda:[0-9]+$", "stream.trigger": "^[1-9][0-9]* 
 _OF_THE_BLOCK: dict[str, Any] = {"column": (str, "embedding"), "spec": (str | None, None)}  # keys that are no part of a spec
 _REQUIRED: dict[str, dict[str, Any]] = {
     "source": {"required": ["key"], "anyOf": [{"required": [place]} for place in ("table", "path", "query")]},
-    "embedding": {"anyOf": [{"required": ["model"]}, {"required": ["spec"]}]},
+    "embedding": {},
 }
+_HAS_MODEL = {"required": ["embedding"], "properties": {"embedding": {"anyOf": [{"required": ["model"]}, {"required": ["spec"]}]}}}
 
 
 def job_schema() -> dict[str, Any]:
@@ -26,14 +28,22 @@ def job_schema() -> dict[str, Any]:
         section, _, key = name.partition(".")
         sections.setdefault(section, {})[key] = _setting(section, key)
     blocks = {name: _section(name, settings) for name, settings in sections.items()}
+    blocks[ENTRIES] = _entries(sections)
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "A job of metaeol-udf",
         "type": "object",
         "properties": blocks,
         "additionalProperties": False,
-        "required": ["embedding"],
+        "anyOf": [_HAS_MODEL, {"required": [ENTRIES]}],
     }
+
+
+def _entries(sections: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Make the schema of the list of columns."""
+    settings = {key: sections["source" if key in OF_SOURCE else "embedding"][key] for key in ENTRY_KEYS}
+    entry = {"type": "object", "properties": settings, "additionalProperties": False, "required": ["text", "column"]}
+    return {"description": f"see {ENTRIES} in the reference of settings", "type": "array", "minItems": 1, "items": entry}
 
 
 def _section(name: str, settings: dict[str, Any]) -> dict[str, Any]:

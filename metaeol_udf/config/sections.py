@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -273,3 +273,10 @@ class JobConfig(EncoderConfig):
     def title(self) -> str:
         """What a job's figures are about: the table and the column of the vectors."""
         return f"{self.target_table}: column {self.column}"
+
+
+def title_of(configs: Sequence[JobConfig]) -> str:
+    """Say what the figures of a run over several columns of one table are about; see `JobConfig.title`."""
+    if len(configs) == 1:
+        return configs[0].title
+    return f"{configs[0].target_table}: columns {', '.join(config.column for config in configs)}"

@@ -13,6 +13,7 @@ The way of one run, as `pipeline.EmbedRun.run` calls it:
 - `gate/gate`: compare the new vectors with those of another spec; only where the gate is on.
 - `write/merge`, `write/verify`: publish by MERGE, and prove from the files that came in that every row holds its vector.
 - `write/quarantine`: list the rows that failed.
+- `together`, `select/together`: do the first steps, up to the journal, for several columns of vectors at once.
 - `base/run_report`, `report/`: say what the run did; other systems and the page only where the settings name them.
 """
 

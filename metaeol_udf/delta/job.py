@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
 from pyspark.sql import SparkSession
 
-from metaeol_udf.config import GivenConfig, RuntimeConfig, as_config
-from metaeol_udf.delta.base.context import Job
+from metaeol_udf.config import GivenConfig, JobConfig, RuntimeConfig, as_config, as_configs
+from metaeol_udf.delta.base.context import Job, wants_connect
 from metaeol_udf.delta.base.progress import Between, Progress
 from metaeol_udf.delta.base.run_report import Report, write_report
 from metaeol_udf.delta.base.shutdown import check_termination
 from metaeol_udf.delta.pipeline import EmbedRun
 from metaeol_udf.delta.select.row_scope import RowScope
+from metaeol_udf.delta.tables.columns import VectorColumns
 from metaeol_udf.delta.tables.spark_errors import translate
-from metaeol_udf.errors import BudgetError, MetaEOLError, QualityError, TerminatedError
+from metaeol_udf.delta.together import Prepared, embed_together
+from metaeol_udf.errors import BudgetError, EnvironmentFault, MetaEOLError, QualityError, TerminatedError
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +38,7 @@ def run_embed(
     full: bool = False,
     between: Between | None = None,
 ) -> dict[str, Any]:
-    """Embed what is new or changed in a Delta table, and write the vectors back or to a table of their own.
+    """Embed what is new or changed in a Delta table, and write the vectors back or to a table of their own: one column, or several.
 
     Runs on the driver; only the model runs on executors. It may be killed at any point and run again: it goes on from what
     was journalled, and a run that finds nothing to do commits nothing and loads no model.
@@ -49,7 +53,7 @@ def run_embed(
             tools that watch a run.
 
     Returns:
-        The report, which is also written to `runtime.report`.
+        The report, which is also written to `runtime.report`. Of several columns it holds the sums, and each one's own in `columns`.
 
     Raises:
         ConfigError: The spec names something that does not exist. Nothing was written.
@@ -60,21 +64,110 @@ def run_embed(
         QualityError: The quality gate is on and did not let another spec's vectors in. What was computed is journalled.
         TerminatedError: SIGTERM came. What was computed is journalled.
     """
+    return run_columns(config, spark, progress, RowScope(full=full), between)
+
+
+def run_columns(
+    config: GivenConfig, spark: SparkSession | None, progress: Progress | None, scope: RowScope, between: Between | None
+) -> dict[str, Any]:
+    """Run over the rows in scope for each column of a configuration, as `run_embed` does."""
     with known_errors():
-        job = prepare_job(config, spark, connect=True)
+        configs = as_configs(config)
+        if len(configs) > 1:
+            jobs = _prepare_jobs(configs, spark)
+            with reported(_as_one(jobs)) as report:
+                _run_each(jobs, report, progress, scope, between)
+            return conclude(_as_one(jobs), report)
+        job = prepare_job(configs[0], spark, connect=True)
         with reported(job) as report:
-            EmbedRun(job, progress, report, RowScope(full=full), between).run()
+            EmbedRun(job, progress, report, scope, between).run()
         return conclude(job, report)
 
 
-def prepare_job(config: GivenConfig, spark: SparkSession | None, *, writes: bool = True, connect: bool = False) -> Job:
+def _prepare_jobs(configs: Sequence[JobConfig], spark: SparkSession | None) -> list[Job]:
+    """Prepare the jobs of several columns of one table, in one session.
+
+    Raises:
+        EnvironmentFault: The session is one of Spark Connect.
+    """
+    if wants_connect(configs[0], spark):
+        raise EnvironmentFault(
+            "embeddings: several columns cannot be embedded in one run over Spark Connect, where it was not tried: run each column by "
+            f"itself (embedding.column={configs[0].column})"
+        )
+    first = prepare_job(configs[0], spark)
+    return [first, *(prepare_job(config, spark, beside=first) for config in configs[1:])]
+
+
+def _as_one(jobs: Sequence[Job]) -> Job:
+    """Make the job in whose name the report of several is written."""
+    names = ", ".join(job.columns.vector for job in jobs)
+    return replace(jobs[0], config=replace(jobs[0].config, column=names), columns=VectorColumns(names))
+
+
+def _run_each(jobs: Sequence[Job], report: Report, progress: Progress | None, scope: RowScope, between: Between | None) -> None:
+    """Run for each column; those with the same spec find and embed their texts together.
+
+    A column that the quality gate stops does not keep the others from their vectors; its error is raised after them.
+    """
+    stopped: list[QualityError] = []
+    report.fingerprint = ", ".join(dict.fromkeys(job.resolved.fingerprint for job in jobs))
+    started = time.monotonic()
+    try:
+        for group in _groups(jobs, scope):
+            parts = [job.new_report() for job in group]
+            shared = group[0].new_report()
+            try:
+                with _prepared(group, scope, shared, progress, between, parts) as prepared:
+                    for job, part, ready in zip(group, parts, prepared, strict=True):
+                        try:
+                            EmbedRun(job, progress, part, scope, between, ready).run()
+                            _judge(job, part)
+                        except QualityError as error:
+                            part.status = _STOPPED[QualityError]
+                            stopped.append(error)
+            finally:
+                shared.rows_selected = 0
+                for part in (*parts, shared):
+                    report.add(part)
+                    report.runner = report.runner or part.runner
+                report.columns += [part.as_dict() for part in parts]
+    finally:
+        report.seconds["total"] = round(time.monotonic() - started, 3)
+    if stopped:
+        raise stopped[0]
+
+
+def _groups(jobs: Sequence[Job], scope: RowScope) -> list[list[Job]]:
+    """Put together the jobs whose texts go through the model in the same waves: those of one spec, where the run is over all rows."""
+    groups: dict[object, list[Job]] = {}
+    for i, job in enumerate(jobs):
+        groups.setdefault(job.request().key if scope.kind == "all" else i, []).append(job)
+    return list(groups.values())
+
+
+@contextmanager
+def _prepared(
+    group: Sequence[Job], scope: RowScope, report: Report, progress: Progress | None, between: Between | None, parts: Sequence[Report]
+) -> Iterator[Sequence[Prepared | None]]:
+    """Do what the columns of a group do together; a column by itself has nothing to prepare."""
+    if len(group) == 1:
+        yield [None]
+        return
+    with embed_together(group, scope, report, progress, between, [part.run_id for part in parts]) as prepared:
+        yield prepared
+
+
+def prepare_job(
+    config: GivenConfig, spark: SparkSession | None, *, writes: bool = True, connect: bool = False, beside: Job | None = None
+) -> Job:
     """Check that the optional packages which the settings need are there, then prepare the job; see `Job.prepare`."""
     config = as_config(config)
     if _exports(config.runtime):
         from metaeol_udf.delta.report.exporters import check_installed
 
         check_installed(config.runtime)
-    return Job.prepare(config, spark, writes=writes, connect=connect)
+    return Job.prepare(config, spark, writes=writes, connect=connect, beside=beside)
 
 
 @contextmanager
@@ -121,9 +214,7 @@ def write_reports(job: Job, report: Report, *, with_map: bool = False) -> None:
 
 def conclude(job: Job, report: Report) -> dict[str, Any]:
     """Judge a finished run by the failure budget and write its report; raises where too many rows failed."""
-    over = job.budget.is_exceeded(report.rows_failed, report.rows_selected)
-    worked = report.rows_embedded + report.rows_failed
-    report.status = "over_budget" if over else "done" if worked else "nothing_to_do"
+    over = _judge(job, report)
     write_reports(job, report, with_map=True)
     if over:
         raise BudgetError(
@@ -132,6 +223,15 @@ def conclude(job: Job, report: Report) -> dict[str, Any]:
             f"all others are published, the reasons are in {job.target.beside('quarantine')}"
         )
     return report.as_dict()
+
+
+def _judge(job: Job, report: Report) -> bool:
+    """Give a finished run its status, and tell whether it is over the failure budget: of several columns, whether one is."""
+    over = job.budget.is_exceeded(report.rows_failed, report.rows_selected)
+    over = over or any(part["status"] == "over_budget" for part in report.columns)
+    worked = report.rows_embedded + report.rows_failed
+    report.status = "over_budget" if over else "done" if worked else "nothing_to_do"
+    return over
 
 
 def _exports(runtime: RuntimeConfig) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from metaeol_udf.config import JobConfig, parse_config, read_blocks, setting_names
+from metaeol_udf.config import JobConfig, override_entries, parse_configs, read_blocks, setting_names, title_of
 from metaeol_udf.delta.base.progress import Progress
 from metaeol_udf.delta.job import run_embed
 from metaeol_udf.errors import ConfigError, did_you_mean
@@ -99,12 +99,12 @@ def embed_table(
         MetaEOLError: What else `run_embed` raises.
     """
     given = {"source_key": key, "source_text": text, "embedding_model": model, "target_table": target}
-    config = as_settings(table, {name: value for name, value in given.items() if value is not None} | settings)
-    return EmbedReport(run_embed(config, spark, progress, full=full), config.title)
+    configs = as_settings(table, {name: value for name, value in given.items() if value is not None} | settings)
+    return EmbedReport(run_embed(configs, spark, progress, full=full), title_of(configs))
 
 
-def as_settings(table: str | Path | Mapping[str, Any] | None, keywords: Mapping[str, Any]) -> JobConfig:
-    """Make the configuration that the arguments of `embed_table` stand for.
+def as_settings(table: str | Path | Mapping[str, Any] | None, keywords: Mapping[str, Any]) -> tuple[JobConfig, ...]:
+    """Make the configuration that the arguments of `embed_table` stand for: one for each column.
 
     Raises:
         ConfigError: A keyword is no setting, or a setting is missing or out of range.
@@ -118,7 +118,9 @@ def as_settings(table: str | Path | Mapping[str, Any] | None, keywords: Mapping[
         if not isinstance(block, dict):
             raise ConfigError(f"{section} must be a mapping of settings, found {type(block).__name__}")
         block[inner] = _plain(value)
-    return parse_config(blocks)
+        if section == "embedding":
+            override_entries(blocks, inner, block[inner])
+    return parse_configs(blocks)
 
 
 def _blocks(table: str | Path | Mapping[str, Any] | None) -> dict[str, Any]:
@@ -131,7 +133,14 @@ def _blocks(table: str | Path | Mapping[str, Any] | None) -> dict[str, Any]:
     if name and not name.endswith(_SUFFIXES):
         return {"source": {"table": f"./{name}" if isinstance(table, Path) and "/" not in name else name}}
     blocks = table if isinstance(table, Mapping) else read_blocks(name)
-    return {section: dict(block) if isinstance(block, Mapping) else block for section, block in blocks.items() if block is not None}
+    return {section: _copied(block) for section, block in blocks.items() if block is not None}
+
+
+def _copied(block: Any) -> Any:
+    """Copy a section, or a list of sections, which keywords change."""
+    if isinstance(block, list):
+        return [_copied(item) for item in block]
+    return dict(block) if isinstance(block, Mapping) else block
 
 
 def _keywords() -> dict[str, str]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from metaeol_udf.delta.base.context import Job
@@ -23,19 +23,17 @@ from metaeol_udf.delta.sources.passages import PassageSource
 from metaeol_udf.delta.tables.commits import newest_version
 from metaeol_udf.delta.tables.refs import exists, read
 from metaeol_udf.delta.tables.spark_errors import rows_are_gone, with_retries
+from metaeol_udf.delta.together import Prepared, hold_locks, journal_of
 from metaeol_udf.delta.write.deletions import count_orphans, remove_lost_passages, remove_orphans, removes
-from metaeol_udf.delta.write.journal import Journal, forgotten_before
 from metaeol_udf.delta.write.merge import Published, publish
 from metaeol_udf.delta.write.prepare import prepare_tables
 from metaeol_udf.delta.write.quarantine import failing_rows, prepare_quarantine, reconcile_quarantine, update_quarantine
 from metaeol_udf.delta.write.reuse import reuse_vectors
-from metaeol_udf.delta.write.run_lock import WHOLE_TARGET, RunLock
+from metaeol_udf.delta.write.run_lock import RunLock
 from metaeol_udf.delta.write.verify import Outcomes, verify
 from metaeol_udf.delta.write.wave_monitor import WaveMonitor
 from metaeol_udf.delta.write.waves import WavePlan, embed_waves
 from metaeol_udf.errors import MetaEOLError
-from metaeol_udf.spark.cluster.finding import Level
-from metaeol_udf.spark.cluster.log_store import check_session_commits
 from metaeol_udf.spark.cluster.preflight import check_executors
 from metaeol_udf.spark.cluster.session import executor_count
 from metaeol_udf.spark.columns import quoted
@@ -66,7 +64,13 @@ class EmbedRun:
     """One pass over the rows in scope."""
 
     def __init__(
-        self, job: Job, progress: Progress | None, report: Report, scope: RowScope | None = None, between: Between | None = None
+        self,
+        job: Job,
+        progress: Progress | None,
+        report: Report,
+        scope: RowScope | None = None,
+        between: Between | None = None,
+        prepared: Prepared | None = None,
     ) -> None:
         """Make a run ready; starts no Spark work.
 
@@ -78,6 +82,7 @@ class EmbedRun:
             between: A function that is called with the name of a phase (see `PHASES`) before it begins, on the thread of the run:
                 `embed` and `journal` once a wave, `publish` and `verify` once a MERGE. What it raises ends the run. For tests
                 and for tools that watch a run.
+            prepared: What was done together with other columns; None: nothing.
         """
         self._job, self._config, self._spark = job, job.config, job.spark
         self._columns, self._scope, self._report = job.columns, scope or RowScope(), report
@@ -85,14 +90,9 @@ class EmbedRun:
             progress or default_progress(f"{job.target} {job.columns.vector}, run {report.run_id}"),
             between or (lambda phase: None),
         )
-        self._journal = Journal(
-            self._spark,
-            job.target.beside("journal"),
-            report.fingerprint,
-            report.run_id,
-            job.resolved.vector_length,
-            job.config.runtime.journal_retention_hours,
-        )
+        self._prepared = prepared
+        self._journal_is_shared = prepared is not None
+        self._journal = journal_of(job, report.run_id) if prepared is None else prepared.journal
         self._monitor = WaveMonitor(job.budget, report)
         self._lock: RunLock | None = None
         self._attempts_left = _MAX_ATTEMPTS
@@ -157,7 +157,7 @@ class EmbedRun:
     def _take_snapshot(self) -> Snapshot:
         """Take a snapshot of the tables, and count the rows in it."""
         with self._phase("snapshot"):
-            snapshot = take_snapshot(self._job, self._scope)
+            snapshot = take_snapshot(self._job, self._scope) if self._prepared is None else self._prepared.snapshot
         self._report.count_selected(snapshot.counts, snapshot.n_failing)
         look = snapshot.look
         self._report.looked_at = f"all rows: {look.why_all}" if look.why_all else f"files added since version {look.since} of the source"
@@ -165,9 +165,9 @@ class EmbedRun:
 
     def _take_another_snapshot(self) -> Snapshot:
         """Take a snapshot of what is left: what is journalled or published is not computed again."""
-        snapshot = self._take_snapshot()
-        self._journal = self._journal.for_another_snapshot()
-        return snapshot
+        self._journal = self._journal.for_another_snapshot() if self._prepared is None else journal_of(self._job, self._report.run_id)
+        self._prepared = None
+        return self._take_snapshot()
 
     @contextmanager
     def _hold_lock(self, snapshot: Snapshot) -> Iterator[Snapshot]:
@@ -175,27 +175,17 @@ class EmbedRun:
         if not snapshot.rows_to_do:
             yield snapshot
             return
+        if self._prepared is not None:  # its lock is held
+            self._lock = self._prepared.lock
+            yield self._take_another_snapshot() if is_outdated(self._job, snapshot.tables, self._prepared.runs) else snapshot
+            return
         with self._phase("preflight"):
             check_executors(self._spark, self._job.request(self._report.run_id), self._config.runtime.task_gpus)
         location = self._journal.open()
         self._lock = RunLock(self._spark, location, self._report.run_id)
-        with self._lock.hold(self._job_digest()), self._hold_target(location, self._lock):
+        with hold_locks(self._lock, location, [self._job], self._scope):
             # Another run may have ended just before the lock was free.
             yield self._take_snapshot() if is_outdated(self._job, snapshot.tables) else snapshot
-
-    def _hold_target(self, location: str, lock: RunLock) -> AbstractContextManager[None]:
-        """Lock out other drivers from the whole target where the storage does not keep their commits apart."""
-        commits = check_session_commits(self._spark, location)
-        if commits.level is Level.OK:
-            return nullcontext()
-        logger.warning("%s", commits)
-        return lock.hold(WHOLE_TARGET)
-
-    def _job_digest(self) -> str:
-        """Identify the job for the run lock: two runs with the same digest would do the same work."""
-        job = self._job
-        parts = (self._config.source, str(job.source), str(job.target), self._columns.vector, job.fingerprints.label, self._scope.kind)
-        return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
     @contextmanager
     def _attempt(self, snapshot: Snapshot) -> Iterator[None]:
@@ -241,6 +231,8 @@ class EmbedRun:
     def _select_texts(self, snapshot: Snapshot) -> Pending:
         """Select the texts that no journal holds, each once."""
         with self._phase("select"):
+            if self._prepared is not None and self._prepared.pending is not None:
+                return self._prepared.pending
             self._journal_was_empty = self._journal.has_no_file()
             pending = find_pending(snapshot, None if self._journal.is_empty() else self._journal.finished())
             pending = reuse_vectors(self._job, pending, self._journal)
@@ -249,11 +241,13 @@ class EmbedRun:
 
     def _embed_and_journal(self, texts: Pending) -> WavePlan | None:
         """Embed texts in waves, each of which is journalled before the next one begins."""
+        if self._prepared is not None:
+            return self._prepared.plan
         runtime = self._config.runtime
         with self._report.timed("embed"):  # the waves announce their phases
             return embed_waves(
                 self._spark,
-                texts,
+                texts.for_waves,
                 self._journal,
                 self._job.request(self._report.run_id),
                 runtime.wave_rows,
@@ -350,7 +344,7 @@ class EmbedRun:
 
     def _clean_up_journal(self, snapshot: Snapshot) -> None:
         """Drop from the journal what is published, and what is forgotten, unless another run may count on what it found there."""
-        if not exists(self._spark, self._job.target.beside("journal")) or self._journal.has_no_file():
+        if self._journal_is_shared or not exists(self._spark, self._job.target.beside("journal")) or self._journal.has_no_file():
             return
         with self._phase("cleanup"):
             mine = (self._report.fingerprint, self._report.run_id)
@@ -358,14 +352,13 @@ class EmbedRun:
             location = self._journal.open()
             if not (self._lock or RunLock(self._spark, location, self._report.run_id)).is_alone():
                 return
-            done = {run for run in runs if run == mine or run[1] < forgotten_before()}
-            others = {run for run in runs - done if run[0] == self._report.fingerprint}
-            if others:
+
+            def needed() -> DataFrame:
                 stored, column = read(self._spark, self._job.target), quoted(self._columns.fingerprint_column)
                 held = stored.select(F.col(column).alias("fingerprint")).where("fingerprint IS NOT NULL")
-                worked_on = snapshot.work.select(F.col(FINGERPRINT).alias("fingerprint"))
-                done |= others - self._journal.unpublished(others, held.union(worked_on))
-            self._journal.drop(done)
+                return held.union(snapshot.work.select(F.col(FINGERPRINT).alias("fingerprint")))
+
+            self._journal.forget({mine}, runs, needed)
             self._journal.tidy_up(location)
 
     def _save_proof(self, snapshot: Snapshot) -> None:

@@ -8,8 +8,7 @@ from pyspark.sql import SparkSession
 
 from metaeol_udf.config import GivenConfig
 from metaeol_udf.delta.base.progress import Between, Progress
-from metaeol_udf.delta.job import conclude, known_errors, prepare_job, reported
-from metaeol_udf.delta.pipeline import EmbedRun
+from metaeol_udf.delta.job import run_columns
 from metaeol_udf.delta.select.row_scope import RowScope
 
 
@@ -27,8 +26,4 @@ def run_retry(
     Returns:
         The report; its `rows_selected` are the rows tried again.
     """
-    with known_errors():
-        job = prepare_job(config, spark, connect=True)
-        with reported(job) as report:
-            EmbedRun(job, progress, report, RowScope(failed=True), between).run()
-        return conclude(job, report)
+    return run_columns(config, spark, progress, RowScope(failed=True), between)

@@ -10,7 +10,7 @@ from typing import Any
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
-from metaeol_udf.config import JobConfig, load_config
+from metaeol_udf.config import JobConfig, load_configs
 from metaeol_udf.doctor import executors, machine, model, resources, settings, tables
 from metaeol_udf.doctor.plan import Plan
 from metaeol_udf.errors import MetaEOLError
@@ -21,12 +21,17 @@ from metaeol_udf.spark.cluster.session import get_session
 def diagnose(path: str | Path, overrides: Iterable[str] = (), *, all_keys: bool = False) -> Iterator[Finding]:
     """`examine` for a configuration that may itself be wrong, which then is the one finding."""
     try:
-        config = load_config(path, overrides)
+        configs = load_configs(path, overrides)
     except MetaEOLError as error:
         yield refused("configuration", error, f"{path}, or a key=value after it")
         return
     yield ok("configuration", f"{path} can be read")
-    yield from examine(config, all_keys=all_keys)
+    said = set()
+    for config in configs:
+        for finding in examine(config, all_keys=all_keys):
+            if finding not in said:  # of several columns, what is true of all is said once
+                yield finding
+            said.add(finding)
 
 
 def examine(config: JobConfig, spark: SparkSession | None = None, *, all_keys: bool = False) -> Iterator[Finding]:

@@ -68,8 +68,8 @@ class Runs:
 
 
 @pytest.fixture(scope="module")
-def runs(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Runs]:
-    """Runs in two waves and in four, in a process of their own: a session's event log cannot be switched on later."""
+def all_runs(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Runs]:
+    """Runs in two waves and in four, and over two columns, in a process of their own: a session's event log cannot be switched on later."""
     folder = tmp_path_factory.mktemp("cost")
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     env.pop("PYSPARK_GATEWAY_PORT", None)
@@ -79,12 +79,15 @@ def runs(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
     log = read_event_log(folder / "log")
     spans = json.loads((folder / "spans.json").read_text())
     return {
-        n_waves: Runs(
-            folder / f"waves_{n_waves}",
-            {span["name"]: log.cost(span["since_s"], span["until_s"]) for span in spans[f"waves_{n_waves}"]},
-        )
-        for n_waves in (2, 4)
+        name: Runs(folder / name, {span["name"]: log.cost(span["since_s"], span["until_s"]) for span in found})
+        for name, found in spans.items()
     }
+
+
+@pytest.fixture(scope="module")
+def runs(all_runs: dict[str, Runs]) -> dict[int, Runs]:
+    """Those over one column, by their waves."""
+    return {n_waves: all_runs[f"waves_{n_waves}"] for n_waves in (2, 4)}
 
 
 def test_a_first_run_reads_the_texts_as_often_for_four_waves_as_for_two(runs: dict[int, Runs]) -> None:
@@ -131,3 +134,17 @@ def test_every_append_to_the_journal_is_a_blind_one(runs: dict[int, Runs], n_wav
     appends = runs[n_waves].appends()
     assert len(appends) >= n_waves
     assert all(commit["isBlindAppend"] for commit in appends)
+
+
+def test_a_first_run_over_two_columns_scans_the_tables_as_often_as_one_over_one(all_runs: dict[str, Runs]) -> None:
+    one, two = all_runs["waves_4"], all_runs["two_columns"]
+    costs = [found.costs["first run"] for found in (one, two)]
+    assert costs[1].passes(two.source, "text") <= costs[0].passes(one.source, "text")
+    assert 0 < costs[1].passes(two.source) <= costs[0].passes(one.source)
+    assert two.costs["nothing new"].passes(two.source) == 0
+
+
+def test_a_night_over_two_columns_reads_the_new_rows_once_for_each(all_runs: dict[str, Runs]) -> None:
+    two = all_runs["two_columns"]
+    assert two.costs["new rows"].passes(two.source, "text") == 2
+    assert two.costs["new rows"].passes(two.source, "text", min_rows=ROWS // 2) == 0

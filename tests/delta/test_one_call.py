@@ -16,7 +16,7 @@ JOB = {"source": {"table": "data/t", "key": ["id"]}, "embedding": {"model": "m"}
 
 
 def test_keywords_are_settings_by_their_name_or_with_their_section(tmp_path: Path) -> None:
-    plain = as_settings("data/t", {"key": "id", "source_text": ("a", "b"), "model": Path("models/m"), "where": "x > 1", "wave_rows": 7,
+    (plain,) = as_settings("data/t", {"key": "id", "source_text": ("a", "b"), "model": Path("models/m"), "where": "x > 1", "wave_rows": 7,
                                    "runtime_device": "cpu", "target_table": Path("data/v"), "spark_conf": {"spark.x": 1}})  # fmt: skip
     assert plain == parse_config({
         "source": {"table": "data/t", "key": ["id"], "text": ["a", "b"], "where": "x > 1"}, "target": {"table": "data/v"},
@@ -24,10 +24,10 @@ def test_keywords_are_settings_by_their_name_or_with_their_section(tmp_path: Pat
     })  # fmt: skip
     (tmp_path / "job.yaml").write_text("source: {table: data/t, key: [id]}\nembedding: {model: m}\nruntime: {wave_rows: 7}\ntarget:\n")
     for given in (JOB, tmp_path / "job.yaml", str(tmp_path / "job.yaml")):
-        assert as_settings(given, {"layer": -2}) == parse_config({**JOB, "embedding": {"model": "m", "layer": -2}})
+        assert as_settings(given, {"layer": -2}) == (parse_config({**JOB, "embedding": {"model": "m", "layer": -2}}),)
     assert JOB["embedding"] == {"model": "m"}
-    assert as_settings(Path("t"), {"key": "id", "model": "m"}).source.table == "./t"
-    assert as_settings(None, {"path": "a.csv", "key": "auto", "model": "m", "target_table": "v/t"}).source.file_format == "csv"
+    assert as_settings(Path("t"), {"key": "id", "model": "m"})[0].source.table == "./t"
+    assert as_settings(None, {"path": "a.csv", "key": "auto", "model": "m", "target_table": "v/t"})[0].source.file_format == "csv"
 
 
 @pytest.mark.parametrize(

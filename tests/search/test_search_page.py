@@ -18,7 +18,7 @@ from metaeol_udf.search import near_duplicates
 from tests.doc_page import assert_same_output, blocks_of, run_block, said_by
 
 pytestmark = pytest.mark.slow  # `make test-slow`
-_ELSEWHERE = ("Handing over to an index", "Lance", "PostgreSQL with pgvector", "FAISS", "Databricks Vector Search")  # tests/integrations
+_ELSEWHERE = ("Handing over to an index", "Lance", "PostgreSQL with pgvector", "FAISS", "Databricks AI Search")  # tests/integrations
 BLOCKS = [block for block in blocks_of("search.md") if block.section not in _ELSEWHERE and block.language in ("yaml", "python", "console")]
 
 

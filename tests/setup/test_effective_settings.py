@@ -122,7 +122,9 @@ def test_the_schema_that_is_shipped_is_the_parsers() -> None:
     """Make it anew by `metaeol config --schema > conf/embed.schema.json`."""
     shipped = json.loads((ROOT / "conf/embed.schema.json").read_text(encoding="utf-8"))
     assert shipped == SCHEMA
+    entry = shipped["properties"].pop("embeddings")["items"]["properties"]
     assert [f"{section}.{key}" for section, block in shipped["properties"].items() for key in block["properties"]] == setting_names()
+    assert set(entry) == {"text", "format_text", *shipped["properties"]["embedding"]["properties"]}
 
 
 @pytest.mark.parametrize("name", ["conf/embed.yaml", "conf/demo.yaml", "conf/platforms/cluster.yaml", "conf/platforms/databricks.yaml"])

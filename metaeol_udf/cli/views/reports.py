@@ -42,6 +42,12 @@ SUMMARY = (
     ("delta_versions", "Delta versions"),
 )
 
+#: Those of the report of one column, where a run wrote several.
+_OF_COLUMN = {
+    "rows_selected", "rows_embedded", "rows_failed", "failures", "rows_without_vector", "rows_skipped", "rows_trimmed", "fingerprint",
+}  # fmt: skip
+COLUMN = tuple(line for line in SUMMARY if line[0] in _OF_COLUMN)
+
 #: Keys of an estimate in the order of its summary, with the words for people.
 ESTIMATE = (
     ("rows_selected", "rows selected"),
@@ -144,6 +150,8 @@ def show_run(console: Console, title: str, report: Mapping[str, Any], files: Seq
         say(console, f"{rows}; {where}" if n_without else rows)
         return
     show_report(console, title, report)
+    for part in report.get("columns", ()):
+        show_report(console, f"column {part['column']}: {part['status']}", part, COLUMN)
     if n_without:
         say(console, where)
     for file in files:

@@ -52,7 +52,9 @@ class Job:
     hash_key: HashKey | None = None  # of the texts' hashes
 
     @classmethod
-    def prepare(cls, config: JobConfig, spark: SparkSession | None, *, writes: bool = True, connect: bool = False) -> Job:
+    def prepare(
+        cls, config: JobConfig, spark: SparkSession | None, *, writes: bool = True, connect: bool = False, beside: Job | None = None
+    ) -> Job:
         """Check what can be checked without a table, and start the session.
 
         Args:
@@ -60,6 +62,7 @@ class Job:
             spark: The session; None takes the active one or starts one.
             writes: Whether a run follows. Without one, no folder of a report is made.
             connect: Whether a session of Spark Connect will do, too.
+            beside: The job of another column of the same run, whose session this one shares, and whose model's files are not read again.
 
         Raises:
             ConfigError: The spec names something that does not exist, or the labelled pairs cannot be read.
@@ -75,7 +78,10 @@ class Job:
         if connect and wants_connect(config, spark):  # first of all: a client may have to ask the server for the model
             check_over_connect(config)
             spark = get_session(config.spark, spark, connect=True)
-        resolved = resolve(config.embedding.of_one_passage(), lambda: get_session(config.spark, spark, connect=connect))
+        if beside is not None and beside.config.embedding == config.embedding:
+            resolved = beside.resolved
+        else:
+            resolved = resolve(config.embedding.of_one_passage(), lambda: get_session(config.spark, spark, connect=connect))
         if config.makes_passages:
             request = EncoderRequest(resolved, config.runtime.device, model_cache=config.runtime.model_cache)
             source = PassageSource(config.source, config.embedding.passage, request)
@@ -84,9 +90,9 @@ class Job:
         shown = dataclasses.replace(config.source, options=dict.fromkeys(config.source.options, "…"))
         logger.info("%s", dataclasses.replace(config, spark=settings, source=shown))
         # Of its own: what the job writes on its commits must not come to stand on those of the caller.
-        session = clone_session(get_session(config.spark, spark, connect=connect))
+        session = clone_session(get_session(config.spark, spark, connect=connect)) if beside is None else beside.spark
         catalog = check_catalog(session, [table.name for table in (source.table, target) if table is not None and not table.is_path])
-        if writes and catalog.level is not Level.OK:
+        if writes and beside is None and catalog.level is not Level.OK:
             logger.warning("%s", catalog)
         return cls(config.of_rows(), resolved, session, source, target, VectorColumns(config.column), pairs, hash_key)
 

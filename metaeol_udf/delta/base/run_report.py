@@ -95,6 +95,7 @@ class Report:
         started: When the run began: ISO 8601, UTC.
         ended: When the report was written.
         package_version: Of metaeol-udf.
+        columns: Of a run over several columns, the report of each; the figures above are their sums. Left out for one column.
     """
 
     run_id: str
@@ -138,6 +139,7 @@ class Report:
     started: str = ""
     ended: str = ""
     package_version: str = metaeol_udf.__version__
+    columns: list[dict[str, Any]] = field(default_factory=list)
 
     def count_selected(self, counts: Counts, n_failing: int) -> None:
         """Take over the counts of the selected rows; `n_failing` of those that need no work have an error."""
@@ -196,7 +198,7 @@ class Report:
 
     def add(self, part: Report) -> None:
         """Add a later run of the same command, such as a micro-batch: counts are summed, versions are the latest."""
-        for name in ("selected", "embedded", "failed", "skipped", "without_vector", "trimmed", "deleted"):
+        for name in ("selected", "embedded", "failed", "skipped", "without_vector", "trimmed", "deleted", "stale", "orphaned"):
             setattr(self, f"rows_{name}", getattr(self, f"rows_{name}") + getattr(part, f"rows_{name}"))
         for name in ("unique_texts", "texts_reused", "waves", "tokens_computed", "tokens_saved", "model_loads"):
             setattr(self, name, getattr(self, name) + getattr(part, name))
@@ -216,7 +218,7 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return dict(vars(self))
+        return {name: value for name, value in vars(self).items() if name != "columns" or value}
 
 
 def new_run_id(now: datetime) -> str:

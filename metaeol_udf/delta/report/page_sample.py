@@ -41,8 +41,12 @@ def publish_page(report: Report, job: Job, *, with_map: bool) -> None:
     if path is None:
         return
     try:
-        sample, why_not = _try_sample(job) if with_map else (None, "No map: the run did not come to its end.")
-        write_page(render_page(report.as_dict(), f"{job.config.target_table}: {job.columns.vector}", _settings(job), sample, why_not), path)
+        sample, why_not = _try_sample(job) if with_map and not report.columns else (None, "No map: the run did not come to its end.")
+        settings = _settings(job)
+        if report.columns:  # of one of the columns alone
+            sample, why_not = None, "No map: the run wrote several columns; a run of one of them, by embedding.column=NAME, has a map."
+            settings = {name: values for name, values in settings.items() if name not in ("source", "embedding")}
+        write_page(render_page(report.as_dict(), f"{job.config.target_table}: {report.column}", settings, sample, why_not), path)
     except Exception as error:  # noqa: BLE001 - the vectors are published
         reason = str(error) if isinstance(error, EnvironmentFault) else type(error).__name__  # other messages may quote a row
         logger.warning("runtime.report_page: the page could not be written (%s)", reason)

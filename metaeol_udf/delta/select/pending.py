@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pyspark.sql import DataFrame
@@ -11,6 +13,21 @@ from pyspark.sql import functions as F
 from metaeol_udf.delta.base.kept_rows import keep, keep_counted
 from metaeol_udf.delta.select.selection import FINGERPRINT, TEXT, TEXTLESS
 from metaeol_udf.delta.select.snapshot import MOST_BROADCAST, Snapshot
+
+
+@dataclass(frozen=True)
+class WaveTexts:
+    """Texts that go through the model in waves.
+
+    Attributes:
+        rows: FINGERPRINT and TEXT; a fingerprint may stand in several rows.
+        n_texts: Different fingerprints.
+        are_kept: Whether the rows lie on the executors already, so that one task may read them all.
+    """
+
+    rows: DataFrame
+    n_texts: int
+    are_kept: bool
 
 
 @dataclass(frozen=True)
@@ -43,6 +60,11 @@ class Pending:
         return texts.join(due, FINGERPRINT, "left_semi")
 
     @property
+    def for_waves(self) -> WaveTexts:
+        """Say what goes through the model."""
+        return WaveTexts(self.texts, self.n_texts, self.snapshot.look.why_all is None)
+
+    @property
     def distinct_texts(self) -> DataFrame:
         """FINGERPRINT and TEXT, each fingerprint once."""
         return self.texts.dropDuplicates([FINGERPRINT])
@@ -67,3 +89,13 @@ def find_pending(snapshot: Snapshot, finished: DataFrame | None) -> Pending:
     kept, n_texts = keep_counted(due)
     is_all = finished is None and snapshot.rows_to_do == snapshot.n_looked_at
     return Pending(snapshot, kept, n_texts, finished is None, is_all)
+
+
+def join_pending(pending: Sequence[Pending]) -> WaveTexts:
+    """Join the pending texts of several columns whose vectors are of one spec: a text that several of them have is computed once."""
+    parts = [each for each in pending if each.n_texts]
+    if len(parts) < 2:
+        return (parts or pending)[0].for_waves
+    _, n_texts = keep_counted(functools.reduce(DataFrame.union, [each.due.select(FINGERPRINT) for each in parts]).distinct())
+    rows = functools.reduce(DataFrame.union, [each.texts for each in parts])
+    return WaveTexts(rows, n_texts, are_kept=True)

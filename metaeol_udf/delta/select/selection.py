@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pyspark.sql import Column, DataFrame
@@ -115,19 +115,66 @@ def _stored(table: DataFrame | None, columns: VectorColumns, length: int, proven
 
 def _judged(rows: DataFrame, key: Sequence[str]) -> DataFrame:
     """Judge each row by what is stored for it."""
-    textless, error = F.col(TEXTLESS), F.col(ERROR)
-    is_present = F.col(STORED).eqNullSafe(F.col(FINGERPRINT))
-    is_right = F.when(textless.isNull(), error.isNull() & F.col(_USABLE)).otherwise((error == textless) & F.col(_EMPTY))
-    return rows.select(
-        *[F.col(quoted(name)) for name in key],
-        FINGERPRINT,
-        STORED,
-        ERROR,
-        TEXTLESS,
-        F.coalesce(is_present & is_right, F.lit(False)).alias(DONE),
-        F.when(is_present & F.col(_EMPTY), error).alias(HELD),
-        TEXT,
-    )
+    return rows.select(*[F.col(quoted(name)) for name in key], *_judgement(str))
+
+
+def _judgement(of: Callable[[str], str]) -> list[Column]:
+    """Describe the columns of a selection beside the key; `of` gives their names in the rows."""
+    textless, error, stored, fingerprint = (F.col(of(name)) for name in (TEXTLESS, ERROR, STORED, FINGERPRINT))
+    is_usable, is_empty = F.col(of(_USABLE)), F.col(of(_EMPTY))
+    is_present = stored.eqNullSafe(fingerprint)
+    is_right = F.when(textless.isNull(), error.isNull() & is_usable).otherwise((error == textless) & is_empty)
+    return [
+        fingerprint,
+        stored,
+        error,
+        textless,
+        F.coalesce(is_present & is_right, F.lit(False)).alias(of(DONE)),
+        F.when(is_present & is_empty, error).alias(of(HELD)),
+        F.col(of(TEXT)),
+    ]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A vector column whose rows are selected in one pass with those of others; see `select` for what each is."""
+
+    config: SourceConfig
+    fingerprints: RowFingerprints
+    columns: VectorColumns
+    length: int
+
+
+def select_together(source: DataFrame, wanted: Sequence[Wanted], target: DataFrame | None, in_place: bool) -> DataFrame:
+    """Describe the rows of several vector columns in one pass over the source and the target; starts no Spark work.
+
+    The columns differ in their texts alone: key, condition and secret key are those of the first. None of the keys is made.
+
+    Returns:
+        The key's columns, and for the column at each position of `wanted` those of a `Selection`, named by `name_in`.
+    """
+    config = wanted[0].config
+    key = [F.col(quoted(name)) for name in config.key]
+    scanned, stored, judged = [], [], []
+    for position, each in enumerate(wanted):
+        of, text = name_in(position), text_of(each.config, source.schema)
+        scanned += [each.fingerprints.of(text).alias(of(FINGERPRINT)), textless_error(text).alias(of(TEXTLESS)), text.alias(of(TEXT))]
+        found = _stored(source if in_place else target, each.columns, each.length, proven=False)
+        stored += [column.alias(of(name)) for name, column in zip((STORED, ERROR, _USABLE, _EMPTY), found, strict=True)]
+        judged += _judgement(of)
+    chosen = wanted[0].fingerprints.prepare(filtered(source, config.where))
+    if target is None:
+        rows = chosen.select(*key, *scanned, *stored)
+    else:
+        known = [F.col(quoted(name)).alias(f"{STORED}_key_{i}") for i, name in enumerate(config.key)]
+        matches = same_key(key, [F.col(f"{STORED}_key_{i}") for i in range(len(key))])
+        rows = chosen.select(*key, *scanned).join(target.select(*known, *stored), matches, "left")
+    return rows.select(*key, *judged)
+
+
+def name_in(position: int) -> Callable[[str], str]:
+    """Make the function from a selection's column to its name among those of several vector columns."""
+    return lambda name: f"{name}_{position}"
 
 
 def check_keys(source: DataFrame, config: SourceConfig, name: object, among: DataFrame | None = None) -> int:

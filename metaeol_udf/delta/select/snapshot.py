@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from pyspark.sql import DataFrame, Observation
@@ -16,7 +16,7 @@ from metaeol_udf.delta.base.kept_rows import keep
 from metaeol_udf.delta.base.run_report import Counts
 from metaeol_udf.delta.select import selection
 from metaeol_udf.delta.select.changed_files import Look, choose_look
-from metaeol_udf.delta.select.proof import Proof, ProofStore
+from metaeol_udf.delta.select.proof import Proof, ProofStore, RunNote
 from metaeol_udf.delta.select.row_scope import RowScope
 from metaeol_udf.delta.select.selection import DONE, ERROR, FINGERPRINT, HELD, STORED, TEXT, TEXTLESS, Selection
 from metaeol_udf.delta.sources.passages import PassageSource
@@ -117,7 +117,7 @@ def _look_at_all(job: Job, tables: Tables, look: Look, chosen: Selection, *, che
     """Look at all rows in scope, once without their texts; texts are read by whoever needs them."""
     job.source.check_readable(tables.source)
     n_rows = selection.check_keys(tables.source, job.config.source, job.source) if check_keys else None
-    counted, counts = _counted(chosen.rows.drop(TEXT))
+    counted, counts = observed(chosen.rows.drop(TEXT))
     work = keep(_work(Selection(counted, chosen.key)))
     found, n_textless, n_failing, _ = counts()
     if n_rows is not None:
@@ -152,7 +152,7 @@ def _look_at_changes(job: Job, tables: Tables, look: Look, chosen: Selection) ->
         job.in_place,
         proven=not job.in_place,
     )
-    counted, counts = _counted(looked_at.rows)
+    counted, counts = observed(looked_at.rows)
     rows = keep(counted)
     found, n_textless, n_failing, n_unknown = counts()
     if found.rows_selected:
@@ -184,23 +184,23 @@ def _work(chosen: Selection) -> DataFrame:
     return chosen.changed.select(*[F.col(quoted(name)) for name in chosen.key], FINGERPRINT, TEXTLESS, HELD)
 
 
-def _counted(rows: DataFrame) -> tuple[DataFrame, Callable[[], tuple[Counts, int, int, int]]]:
+def observed(rows: DataFrame, of: Callable[[str], str] = str) -> tuple[DataFrame, Callable[[], tuple[Counts, int, int, int]]]:
     """Count rows by what is stored for them, while an action that follows reads them.
 
     The function that comes back gives the counts, the rows to do without a text, the rows that are done and have an error, and the rows
-    for which no fingerprint is stored.
+    for which no fingerprint is stored. `of` gives the names that the columns of a selection have in the rows.
     """
-    stored, is_done = F.col(STORED), F.col(DONE)
-    is_other = stored.isNotNull() & (spec_part(stored) != spec_part(F.col(FINGERPRINT)))
-    is_new = ~is_done & (stored.isNull() | stored.eqNullSafe(F.col(FINGERPRINT)))
+    stored, is_done, fingerprint, textless, error = (F.col(of(name)) for name in (STORED, DONE, FINGERPRINT, TEXTLESS, ERROR))
+    is_other = stored.isNotNull() & (spec_part(stored) != spec_part(fingerprint))
+    is_new = ~is_done & (stored.isNull() | stored.eqNullSafe(fingerprint))
     measures = (
         F.count(F.lit(1)).alias("n"),
         F.count(F.when(is_done, True)).alias("done"),
         F.count(F.when(is_new, True)).alias("new"),
         F.count(F.when(is_other, True)).alias("other"),
         F.collect_set(F.when(is_other, spec_part(stored))).alias("specs"),
-        F.count(F.when(~is_done & F.col(TEXTLESS).isNotNull(), True)).alias("textless"),
-        F.count(F.when(is_done & F.col(ERROR).isNotNull(), True)).alias("failing"),
+        F.count(F.when(~is_done & textless.isNotNull(), True)).alias("textless"),
+        F.count(F.when(is_done & error.isNotNull(), True)).alias("failing"),
         F.count(F.when(stored.isNull(), True)).alias("unknown"),
     )
     is_remote, seen = is_connect(rows.sparkSession), Observation()
@@ -325,8 +325,19 @@ def save_proof(job: Job, run_id: str, tables: Tables, rows_selected: int, create
         logger.info("this storage takes no file beside the journal: the next run looks at all rows again")
 
 
-def is_outdated(job: Job, tables: Tables) -> bool:
-    """Tell whether a snapshot is outdated: the table that is written to has had another commit since."""
+def is_outdated(job: Job, tables: Tables, but: Collection[str] = ()) -> bool:
+    """Tell whether a snapshot is outdated: the table that is written to has had another commit since.
+
+    `but` are ids of runs whose commits do not count: those over other columns, which left the job's own as they were.
+    """
+    then = tables.source_version if job.in_place else tables.target_version
     if job.in_place:
-        return newest_version(job.spark, job.target) != tables.source_version
-    return check_target(job.spark, job.target, job.source, tables.key, job.columns, job.hash_key) != tables.target_version
+        now: int | None = newest_version(job.spark, job.target)
+    else:
+        now = check_target(job.spark, job.target, job.source, tables.key, job.columns, job.hash_key)
+    if then == now or not but:
+        return then != now
+    log = TableLog.of(job.spark, job.target)
+    commits = None if log is None else log.commits_since(-1 if then is None else then)
+    notes = [RunNote.parse(commit.user_metadata) for commit in commits or ()]
+    return commits is None or any(note is None or note.run_id not in but or note.column == job.columns.vector for note in notes)

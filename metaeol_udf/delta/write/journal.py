@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -246,6 +246,17 @@ class Journal:
         mine = self.rows().where(F.col("run_id").isin([run_id for _, run_id in runs])).select("fingerprint", "run_id")
         left = mine.join(held.distinct(), "fingerprint", "left_anti").select("run_id").distinct().collect()
         return {(self.spec_fingerprint, row["run_id"]) for row in left}
+
+    def forget(self, mine: set[Run], runs: set[Run], needed: Callable[[], DataFrame]) -> None:
+        """Drop the rows of those of some runs that nobody needs: of `mine`, of old runs, and of runs whose rows are all published.
+
+        `needed` gives one column, `fingerprint`: those that rows hold, or that were worked on.
+        """
+        done = {run for run in runs if run in mine or run[1] < forgotten_before()}
+        others = {run for run in runs - done if run[0] == self.spec_fingerprint}
+        if others:
+            done |= others - self.unpublished(others, needed())
+        self.drop(done)
 
     def drop(self, runs: Iterable[Run]) -> None:
         """Drop the rows of some runs: whole partitions, so that no file is read or rewritten."""

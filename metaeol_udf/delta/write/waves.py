@@ -14,7 +14,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from metaeol_udf.delta.base.progress import Between, Progress, watch_tasks
-from metaeol_udf.delta.select.pending import Pending
+from metaeol_udf.delta.select.pending import WaveTexts
 from metaeol_udf.delta.select.selection import FINGERPRINT, TEXT
 from metaeol_udf.delta.write.journal import Journal, WaveCounts
 from metaeol_udf.spark.cluster.connect import is_connect
@@ -78,7 +78,7 @@ class WavePlan:
 
 def embed_waves(
     spark: SparkSession,
-    pending: Pending,
+    pending: WaveTexts,
     journal: Journal,
     request: EncoderRequest,
     wave_rows: int,
@@ -132,12 +132,11 @@ def task_count(n_texts: int, n_slots: int) -> int:
     return max(1, n_tasks if n_tasks < n_slots else n_tasks - n_tasks % n_slots)
 
 
-def _spread(pending: Pending, plan: WavePlan) -> DataFrame:
+def _spread(pending: WaveTexts, plan: WavePlan) -> DataFrame:
     """Spread the texts over the tasks of all waves, each text once: the one shuffle that moves texts."""
     # For one task no shuffle is needed, unless it would scan a whole table.
-    is_kept = pending.snapshot.look.why_all is None
-    texts = pending.texts
-    texts = texts.coalesce(1) if is_kept and plan.n_partitions == 1 else texts.repartition(plan.n_partitions, FINGERPRINT)
+    texts = pending.rows
+    texts = texts.coalesce(1) if pending.are_kept and plan.n_partitions == 1 else texts.repartition(plan.n_partitions, FINGERPRINT)
     distinct = texts.groupBy(FINGERPRINT).agg(F.first(TEXT).alias(TEXT))
     if plan.n_waves == 1:
         return distinct
