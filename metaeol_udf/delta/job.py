@@ -61,20 +61,20 @@ def run_embed(
         TerminatedError: SIGTERM came. What was computed is journalled.
     """
     with known_errors():
-        job = prepare_job(config, spark)
+        job = prepare_job(config, spark, connect=True)
         with reported(job) as report:
             EmbedRun(job, progress, report, RowScope(full=full), between).run()
         return conclude(job, report)
 
 
-def prepare_job(config: GivenConfig, spark: SparkSession | None, *, writes: bool = True) -> Job:
+def prepare_job(config: GivenConfig, spark: SparkSession | None, *, writes: bool = True, connect: bool = False) -> Job:
     """Check that the optional packages which the settings need are there, then prepare the job; see `Job.prepare`."""
     config = as_config(config)
     if _exports(config.runtime):
         from metaeol_udf.delta.report.exporters import check_installed
 
         check_installed(config.runtime)
-    return Job.prepare(config, spark, writes=writes)
+    return Job.prepare(config, spark, writes=writes, connect=connect)
 
 
 @contextmanager

@@ -297,7 +297,7 @@ class EmbedRun:
 
     def _count_orphans(self, snapshot: Snapshot) -> int:
         """Count the target's rows whose key left the source; raises where they are too many to be removed unasked."""
-        if self._job.in_place or snapshot.tables.target_version is None or not snapshot.look.sees_old_rows:
+        if self._job.in_place or snapshot.tables.target_version is None or not snapshot.look.may_miss_keys:
             return 0
         with self._phase("delete"):
             return count_orphans(self._job)
@@ -314,7 +314,7 @@ class EmbedRun:
 
     def _remove_lost_passages(self, snapshot: Snapshot) -> None:
         """Remove the passages that their text does not have any more, whatever becomes of keys that left the source."""
-        if not isinstance(self._job.source, PassageSource) or snapshot.tables.target_version is None or not snapshot.look.sees_old_rows:
+        if not isinstance(self._job.source, PassageSource) or snapshot.tables.target_version is None or not snapshot.look.may_miss_keys:
             return
         with self._phase("delete"):
             self._report.rows_deleted += remove_lost_passages(self._job, snapshot.tables.source)
@@ -339,7 +339,7 @@ class EmbedRun:
         A run that looked at the changes alone has nothing to reconcile, unless rows left the source.
         """
         ref, key = self._job.target.beside("quarantine"), snapshot.tables.key
-        if not (self._scope.failed or snapshot.look.sees_old_rows):
+        if not (self._scope.failed or snapshot.look.may_miss_keys):
             return
         # Another try of rows says nothing of those that it does not try.
         if not (self._scope.failed or snapshot.n_failing or self._report.rows_failed or exists(self._spark, ref)):

@@ -28,7 +28,7 @@ def run_retry(
         The report; its `rows_selected` are the rows tried again.
     """
     with known_errors():
-        job = prepare_job(config, spark)
+        job = prepare_job(config, spark, connect=True)
         with reported(job) as report:
             EmbedRun(job, progress, report, RowScope(failed=True), between).run()
         return conclude(job, report)

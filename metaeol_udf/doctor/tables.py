@@ -27,6 +27,7 @@ from metaeol_udf.delta.tables.where_clause import filtered
 from metaeol_udf.doctor.machine import check_disk
 from metaeol_udf.doctor.plan import Plan
 from metaeol_udf.errors import MetaEOLError
+from metaeol_udf.spark.cluster.catalog import check_catalog
 from metaeol_udf.spark.cluster.cluster_settings import MIB
 from metaeol_udf.spark.cluster.finding import Finding, ok, refused, warning, wrong_environment
 from metaeol_udf.spark.cluster.log_store import check_session_commits
@@ -53,6 +54,7 @@ def check_tables(spark: SparkSession, plan: Plan, all_keys: bool) -> Iterator[Fi
     except MetaEOLError as error:
         yield refused("source", error, f"{place_of(error)}=<{_PLACES.get(place_of(error), 'another place')}>")
         return
+    yield check_catalog(spark, [table.name for table in (ref, target_ref) if table is not None and not table.is_path])
     yield check_columns(source, config.source, place)
     yield check_condition(source, config.source)
     yield check_records(source, place)

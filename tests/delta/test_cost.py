@@ -116,6 +116,9 @@ def test_changed_rows_of_a_table_with_deletion_vectors_are_read_alone(runs: dict
     cost = found.costs["changed rows"]
     assert cost.passes(found.source, "text") > 0
     assert cost.passes(found.source, "text", min_rows=ROWS // 2) == 0
+    assert cost.passes(found.target, VECTOR, min_rows=ROWS // 2) == 0
+    assert cost.passes(found.target, "embedding_fingerprint", min_rows=ROWS // 2) <= 1  # what is stored for the rows
+    assert cost.passes(found.source, "key", min_rows=ROWS // 2) <= 1  # that no key stands there twice
 
 
 @pytest.mark.parametrize("name", LIMITS)

@@ -148,7 +148,7 @@ def test_a_target_table_is_made_filled_and_updated_by_key(bench: Bench) -> None:
 
 
 @pytest.mark.slow
-def test_named_tables_with_keys_of_two_columns_work_as_paths_do(bench: Bench) -> None:
+def test_named_tables_with_keys_of_two_columns_work_as_paths_do(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     rows = [("en", 1, "hello"), ("de", 1, "hallo"), ("en", 2, "hello")]
     bench.spark.createDataFrame(rows, "lang string, n int, `the text` string").write.format("delta").option(
         "delta.columnMapping.mode", "name"
@@ -159,8 +159,10 @@ def test_named_tables_with_keys_of_two_columns_work_as_paths_do(bench: Bench) ->
         assert (report["rows_embedded"], report["unique_texts"]) == (3, 2)
         assert bench.spark.table("job_reviews").where("embedding IS NULL").count() == 0
         assert bench.run(source=section)["rows_skipped"] == 3
+        caplog.clear()
         report = bench.run(source=section, target={"table": "job_vectors"})
         assert bench.spark.table("default.job_vectors").count() == 3
+        assert "catalog is in memory and ends with the process, and with it the name job_reviews and job_vectors" in caplog.text
     finally:
         for name in ("job_reviews", "job_reviews__metaeol_journal", "job_vectors", "job_vectors__metaeol_journal"):
             bench.spark.sql(f"DROP TABLE IF EXISTS {name}")
@@ -168,7 +170,7 @@ def test_named_tables_with_keys_of_two_columns_work_as_paths_do(bench: Bench) ->
 
 REFUSALS: list[tuple[dict[str, dict[str, Any]], type[MetaEOLError], str]] = [
     ({"source": {"table": "/no/such/table"}}, InputError, "no Delta table at the path '/no/such/table'"),
-    ({"source": {"table": "nosuch.table"}}, InputError, "no Delta table at the name 'nosuch.table'"),
+    ({"source": {"table": "nosuch.table"}}, InputError, "no Delta table at the name 'nosuch.table'; this session's catalog is in memory"),
     ({"source": {"table": "delta.`/etc`"}}, InputError, "source.table"),
     ({"source": {"text": "body"}}, InputError, "source.text: column 'body' is not in"),
     ({"source": {"text": "id"}}, InputError, "'id' of .* must be a string, found bigint"),

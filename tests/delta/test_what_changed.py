@@ -8,7 +8,7 @@ import pytest
 from delta import DeltaTable
 from pyspark.sql import functions as F
 
-from metaeol_udf.delta import run_embed
+from metaeol_udf.delta import pipeline, run_embed
 from metaeol_udf.delta.stream import run_stream
 from metaeol_udf.errors import InputError
 from tests.table_bench import Bench
@@ -58,6 +58,36 @@ def test_a_run_looks_at_added_files_alone_and_at_all_rows_where_the_proof_cannot
     full = run_embed(bench.config(**sections), bench.spark, bench.progress, full=True)
     assert full["looked_at"] == "all rows: it was asked for"
     assert full["status"] == "nothing_to_do"
+
+
+def test_keys_of_both_tables_are_compared_only_where_their_numbers_do_not_show_that_none_left(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared = []
+    count_orphans = pipeline.count_orphans
+    monkeypatch.setattr(pipeline, "count_orphans", lambda job: compared.append(job) or count_orphans(job))
+    bench.write(ROWS)
+    sections = own(bench)
+    bench.run(**sections)
+
+    def run(embedded: int, deleted: int, n_compared: int) -> dict[str, Any]:
+        compared.clear()
+        report = bench.run(**sections)
+        assert "files added" in report["looked_at"]
+        assert (report["rows_embedded"], report["rows_deleted"], len(compared)) == (embedded, deleted, n_compared)
+        assert bench.rows("vectors").keys() == bench.rows().keys()
+        return report
+
+    table(bench).update(F.col("id") == 4, {"text": F.lit("updated")})
+    run(1, 0, 0)
+    table(bench).update(F.col("id") == 5, {"text": F.lit("updated too")})
+    bench.write([(10, "appended")], mode="append")
+    run(2, 0, 0)
+    table(bench).delete(F.col("id") == 3)
+    bench.write([(11, "as many rows as before")], mode="append")
+    run(1, 1, 1)
+    table(bench).update(F.col("id") == 6, {"id": F.lit(60)})
+    assert run(1, 1, 1)["texts_reused"] == 1
 
 
 def test_a_new_row_with_a_key_that_is_there_already_is_refused(bench: Bench) -> None:

@@ -40,8 +40,17 @@ def test_a_good_job_has_no_problem_and_nothing_is_written(bench: Bench) -> None:
     found = examined(bench, runtime={"max_failed_fraction": 0.01})
     assert {check: f for check, f in found.items() if f.level is Level.PROBLEM} == {}
     assert exit_code(list(found.values())) == 0
-    assert {"java", "versions", "workers", "columns", "keys", "writable", "commits", "disk", "model files"} <= found.keys()
+    assert {"java", "versions", "workers", "columns", "keys", "writable", "catalog", "commits", "disk", "model files"} <= found.keys()
+    assert found["catalog"].found == "the names of tables outlive this process"
     assert tree(bench.folder) == before
+
+
+def test_a_name_that_the_next_process_does_not_find_is_a_warning(bench: Bench) -> None:
+    bench.write(ROWS)
+    found = examined(bench, target={"table": "default.kept_vectors"})["catalog"]
+    assert found.level is Level.WARNING
+    assert "catalog is in memory and ends with the process, and with it the name default.kept_vectors" in found.found
+    assert found.setting == "target.table=./kept_vectors, which is a path, or spark.sql.catalogImplementation=hive with a metastore"
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ ORDER = [
     "spark/worker",
     "spark/cluster",
     "spark",
+    "delta/connect",
     "delta/tables quality explain",
     "delta/sources",
     "delta/base",

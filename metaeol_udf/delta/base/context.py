@@ -20,6 +20,10 @@ from metaeol_udf.delta.tables.columns import VectorColumns
 from metaeol_udf.delta.tables.fingerprint import HashKey, RowFingerprints
 from metaeol_udf.delta.tables.refs import TableRef, parse_table
 from metaeol_udf.encoder.checkpoint.resolve import ResolvedSpec
+from metaeol_udf.errors import EnvironmentFault
+from metaeol_udf.spark.cluster.catalog import check_catalog
+from metaeol_udf.spark.cluster.connect import connect_session, is_connect, remote_of, without_secret
+from metaeol_udf.spark.cluster.finding import Level
 from metaeol_udf.spark.cluster.resolve import resolve
 from metaeol_udf.spark.cluster.session import clone_session, get_session
 from metaeol_udf.spark.worker.encoder_cache import EncoderRequest
@@ -48,13 +52,14 @@ class Job:
     hash_key: HashKey | None = None  # of the texts' hashes
 
     @classmethod
-    def prepare(cls, config: JobConfig, spark: SparkSession | None, *, writes: bool = True) -> Job:
+    def prepare(cls, config: JobConfig, spark: SparkSession | None, *, writes: bool = True, connect: bool = False) -> Job:
         """Check what can be checked without a table, and start the session.
 
         Args:
             config: All settings.
             spark: The session; None takes the active one or starts one.
             writes: Whether a run follows. Without one, no folder of a report is made.
+            connect: Whether a session of Spark Connect will do, too.
 
         Raises:
             ConfigError: The spec names something that does not exist, or the labelled pairs cannot be read.
@@ -67,15 +72,22 @@ class Job:
         for setting in ("report", "report_page", "prometheus") if writes else ():
             check_writable(getattr(config.runtime, setting), f"runtime.{setting}")
         pairs = _load_pairs(config)
-        resolved = resolve(config.embedding.of_one_passage(), lambda: get_session(config.spark, spark))
+        if connect and wants_connect(config, spark):  # first of all: a client may have to ask the server for the model
+            check_over_connect(config)
+            spark = get_session(config.spark, spark, connect=True)
+        resolved = resolve(config.embedding.of_one_passage(), lambda: get_session(config.spark, spark, connect=connect))
         if config.makes_passages:
             request = EncoderRequest(resolved, config.runtime.device, model_cache=config.runtime.model_cache)
             source = PassageSource(config.source, config.embedding.passage, request)
-        settings = dataclasses.replace(config.spark, conf=dict.fromkeys(config.spark.conf, "…"))  # values may be secrets
+        master = config.spark.master and without_secret(config.spark.master)
+        settings = dataclasses.replace(config.spark, conf=dict.fromkeys(config.spark.conf, "…"), master=master)  # values may be secrets
         shown = dataclasses.replace(config.source, options=dict.fromkeys(config.source.options, "…"))
         logger.info("%s", dataclasses.replace(config, spark=settings, source=shown))
         # Of its own: what the job writes on its commits must not come to stand on those of the caller.
-        session = clone_session(get_session(config.spark, spark))
+        session = clone_session(get_session(config.spark, spark, connect=connect))
+        catalog = check_catalog(session, [table.name for table in (source.table, target) if table is not None and not table.is_path])
+        if writes and catalog.level is not Level.OK:
+            logger.warning("%s", catalog)
         return cls(config.of_rows(), resolved, session, source, target, VectorColumns(config.column), pairs, hash_key)
 
     @property
@@ -121,6 +133,36 @@ class Job:
         """Say what workers load; `origin` names the run in its load ids."""
         runtime = self.config.runtime
         return EncoderRequest(self.resolved, runtime.device, runtime.max_batch_tokens, origin, runtime.model_cache)
+
+
+def wants_connect(config: JobConfig, spark: SparkSession | None) -> bool:
+    """Tell whether a job is to run over Spark Connect: in a session of it, or in one that the settings ask for."""
+    if spark is not None:
+        return is_connect(spark)
+    active = SparkSession.getActiveSession() or connect_session()
+    return is_connect(active) if active is not None else remote_of(config.spark.conf, config.spark.master) is not None
+
+
+def check_over_connect(config: JobConfig) -> None:
+    """Check that a job needs nothing that cannot be done over Spark Connect.
+
+    Raises:
+        EnvironmentFault: It does.
+    """
+    needs = {
+        "source.path": config.source.path and "a client sees no files, and cannot tell which of them are damaged",
+        "source.query": config.source.query and "a query's plan cannot be looked at, so that it might call any code",
+        "source.where": config.source.where and "a condition cannot be looked at, and one that fails would quote texts in Spark's log",
+        "embedding.long_texts=passages": config.makes_passages and "it was not tried there",
+        "quality.gate": config.quality.gate and "it was not tried there",
+        "runtime.task_gpus": config.runtime.task_gpus and "a client makes no resource profiles for waves",
+    }
+    for setting, reason in needs.items():
+        if reason:
+            raise EnvironmentFault(
+                f"{setting} cannot be used over Spark Connect: {reason}. Run the job where the driver is (spark-submit jobs/embed_table.py "
+                "CONF, or a notebook of a Databricks cluster with dedicated access)"
+            )
 
 
 def _load_pairs(config: JobConfig) -> LabelledPairs | None:

@@ -6,6 +6,7 @@ from pyspark import StorageLevel
 from pyspark.sql import DataFrame, Observation
 from pyspark.sql import functions as F
 
+from metaeol_udf.spark.cluster.connect import is_connect
 from metaeol_udf.spark.cluster.session import executor_count
 
 
@@ -19,10 +20,12 @@ def keep(rows: DataFrame) -> DataFrame:
 
 
 def keep_counted(rows: DataFrame) -> tuple[DataFrame, int]:
-    """Keep rows as `keep` does, and count them in the same action."""
-    seen = Observation()
-    rows = rows.observe(seen, F.count(F.lit(1)).alias("n"))
+    """Keep rows as `keep` does, and count them in the same action; over Spark Connect, which observes no checkpoint, in one more."""
     several = executor_count(rows.sparkSession) > 1
     level = StorageLevel.DISK_ONLY_2 if several else StorageLevel.DISK_ONLY
-    kept = rows.localCheckpoint(eager=True, storageLevel=level)
+    if is_connect(rows.sparkSession):
+        kept = rows.localCheckpoint(eager=True, storageLevel=level)
+        return kept, kept.count()
+    seen = Observation()
+    kept = rows.observe(seen, F.count(F.lit(1)).alias("n")).localCheckpoint(eager=True, storageLevel=level)
     return kept, seen.get["n"]

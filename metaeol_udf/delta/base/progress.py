@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as RichProgress
 
 from metaeol_udf.formatting import counted, format_duration
+from metaeol_udf.spark.cluster.connect import is_connect
 from metaeol_udf.spark.worker.task_progress import PROGRESS_FOLDER, texts_done
 from metaeol_udf.terminal import is_quiet, waiting
 
@@ -186,13 +187,16 @@ def watch_tasks(spark: SparkSession, progress: Progress, group: str, done: int, 
     texts.
 
     Args:
-        spark: A classic session.
+        spark: The session; of one of Spark Connect nothing is told before the wave is done.
         progress: What to tell.
         group: Job group that the wave runs in.
         done: Texts of earlier waves.
         n_texts: Texts of this wave.
         n_tasks: Tasks of the wave's model stage.
     """
+    if is_connect(spark):
+        yield
+        return
     ended = threading.Event()
     tracker = spark.sparkContext.statusTracker()
     folder = Path(tempfile.mkdtemp(prefix="metaeol-progress-")) if (spark.sparkContext.master or "").startswith("local") else None

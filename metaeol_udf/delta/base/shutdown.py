@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pyspark import SparkContext
+from pyspark.sql import is_remote
 
 from metaeol_udf.errors import TerminatedError
 
@@ -71,16 +72,32 @@ def _enforce() -> None:
     left = _left.wait(GRACE_S)
     deadline = time.monotonic() + LIMIT_S - GRACE_S
     while not left and time.monotonic() < deadline:
-        _cancel_jobs()  # again and again: one may just be about to start
+        # Again and again: one may just be about to start. On a thread of its own: a server that is gone answers nothing.
+        threading.Thread(target=_cancel_jobs, daemon=True, name="metaeol-cancel").start()
         left = _left.wait(1.0)
     if not left:
         os._exit(TerminatedError.exit_code)
 
 
 def _cancel_jobs() -> None:
+    if is_remote():
+        _interrupt()
+        return
     context = SparkContext._active_spark_context
     if context is not None:
         try:
             context.cancelAllJobs()
         except Exception as error:  # noqa: BLE001 - the JVM may have got the signal too, and be gone
             logger.warning("Spark's jobs could not be cancelled: %s", type(error).__name__)
+
+
+def _interrupt() -> None:
+    """Interrupt what a client of Spark Connect has under way on its server."""
+    from pyspark.sql.connect.session import SparkSession
+
+    session = SparkSession._get_default_session()
+    if session is not None:
+        try:
+            session.interruptAll()
+        except Exception as error:  # noqa: BLE001 - the server may be gone
+            logger.warning("the server's work could not be interrupted: %s", type(error).__name__)

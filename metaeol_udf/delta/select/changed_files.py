@@ -15,6 +15,7 @@ from metaeol_udf.delta.select.row_scope import TEXTLESS_ERRORS, RowScope
 from metaeol_udf.delta.tables.commits import Commit, TableLog
 from metaeol_udf.delta.tables.refs import read
 from metaeol_udf.delta.tables.where_clause import filtered
+from metaeol_udf.spark.cluster.connect import is_connect
 from metaeol_udf.spark.columns import quoted
 
 
@@ -28,6 +29,7 @@ class Look:
         since: The version of the source that was proved; -1 without a proof.
         n_proved: Rows that were selected then, where all rows that are looked at came since; else None.
         rows_left: Whether rows may have left the source, or changed in it, since then.
+        keys_left: Whether keys may have left the source since then.
         reads_target: Whether the rows' stored state must be read from a target of its own.
         is_whole: Whether the run is over all rows, and not over named ones.
     """
@@ -37,17 +39,18 @@ class Look:
     since: int = -1
     n_proved: int | None = None
     rows_left: bool = True
+    keys_left: bool = True
     reads_target: bool = True
     is_whole: bool = True
 
     @property
-    def sees_old_rows(self) -> bool:
-        """Whether rows that were there at the proof may be gone or changed: not where named rows, or new rows alone, are looked at."""
-        return self.is_whole and (self.why_all is not None or self.rows_left)
+    def may_miss_keys(self) -> bool:
+        """Whether keys that were there at the proof may be gone: not where named rows, or new rows alone, are looked at."""
+        return self.is_whole and (self.why_all is not None or (self.rows_left and self.keys_left))
 
     def of_all(self, why: str) -> Look:
         """Make the look at all rows instead."""
-        return dataclasses.replace(self, why_all=why, rows_left=True)
+        return dataclasses.replace(self, why_all=why, rows_left=True, keys_left=True)
 
     def n_selected(self, job: Job, source: DataFrame, n_added: int) -> int:
         """Count the rows that the condition selects, of which so many were added since the proof."""
@@ -73,6 +76,8 @@ def choose_look(
         return Look("it was asked for", source)
     if job.source.why_unversioned is not None:
         return Look(job.source.why_unversioned, source)
+    if is_connect(job.spark):
+        return Look("Spark Connect does not show the commits of a table", source)
     proof = ProofStore(job).load()
     if proof is None:
         return Look("no earlier run of this job has proved the table", source)

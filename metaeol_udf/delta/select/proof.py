@@ -26,6 +26,7 @@ from metaeol_udf.delta.tables.commits import Commit, TableLog
 from metaeol_udf.delta.tables.refs import exists
 from metaeol_udf.files import parse_json
 from metaeol_udf.setting_types import fits
+from metaeol_udf.spark.cluster.connect import is_connect
 
 _FOLDER = "_proofs"  # Delta leaves alone what begins with an underscore, VACUUM too
 _MOST_LONG = 2**63 - 1  # Delta's versions and counts are 64-bit integers
@@ -110,8 +111,8 @@ class ProofStore:
         return True
 
     def _file(self) -> SmallFile | None:
-        """Find the file of the proof; None while there is no journal."""
-        if not exists(self._spark, self._journal):
+        """Find the file of the proof; None while there is no journal, and over Spark Connect, which has no file systems."""
+        if is_connect(self._spark) or not exists(self._spark, self._journal):
             return None
         log = None if self._journal.is_path else TableLog.of(self._spark, self._journal)
         if log is None and not self._journal.is_path:

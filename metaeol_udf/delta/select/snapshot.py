@@ -31,6 +31,7 @@ from metaeol_udf.delta.tables.spark_errors import DOUBLED_KEY
 from metaeol_udf.delta.tables.target import check_target
 from metaeol_udf.delta.tables.where_clause import filtered
 from metaeol_udf.errors import InputError
+from metaeol_udf.spark.cluster.connect import is_connect
 from metaeol_udf.spark.columns import quoted, same_key
 
 logger = logging.getLogger(__name__)
@@ -118,7 +119,7 @@ def _look_at_all(job: Job, tables: Tables, look: Look, chosen: Selection, *, che
     n_rows = selection.check_keys(tables.source, job.config.source, job.source) if check_keys else None
     counted, counts = _counted(chosen.rows.drop(TEXT))
     work = keep(_work(Selection(counted, chosen.key)))
-    found, n_textless, n_failing = counts()
+    found, n_textless, n_failing, _ = counts()
     if n_rows is not None:
         check_single(job, found.rows_selected, n_rows)
     texts = chosen.rows.select(FINGERPRINT, TEXTLESS, TEXT)
@@ -153,7 +154,7 @@ def _look_at_changes(job: Job, tables: Tables, look: Look, chosen: Selection) ->
     )
     counted, counts = _counted(looked_at.rows)
     rows = keep(counted)
-    found, n_textless, n_failing = counts()
+    found, n_textless, n_failing, n_unknown = counts()
     if found.rows_selected:
         among = rows if found.rows_selected <= MOST_BROADCAST else None
         selection.check_keys(tables.source, job.config.source, job.source, among)
@@ -163,24 +164,36 @@ def _look_at_changes(job: Job, tables: Tables, look: Look, chosen: Selection) ->
     )
     texts = rows.select(FINGERPRINT, TEXTLESS, TEXT)
     work = _work(Selection(rows, chosen.key))
+    if look.rows_left and stored is not None and _holds_all_keys(job, tables, stored, n_unknown):
+        look = dataclasses.replace(look, keys_left=False)
     return Snapshot(tables, look, chosen, work, texts, whole, found.rows_selected, n_textless, n_failing)
+
+
+def _holds_all_keys(job: Job, tables: Tables, stored: DataFrame, n_unknown: int) -> bool:
+    """Tell from the numbers of rows that no key has left the source since a proof: Delta counts them from its log.
+
+    The target holds each key of the source but those of the `n_unknown` rows at most that were looked at. So it has as many rows
+    as the source without these, and one more for each key that left. Where a condition or passages choose, the numbers say nothing.
+    """
+    if job.config.source.where is not None or job.config.source.makes_key or isinstance(job.source, PassageSource):
+        return False
+    return stored.count() + n_unknown == tables.source.count()
 
 
 def _work(chosen: Selection) -> DataFrame:
     return chosen.changed.select(*[F.col(quoted(name)) for name in chosen.key], FINGERPRINT, TEXTLESS, HELD)
 
 
-def _counted(rows: DataFrame) -> tuple[DataFrame, Callable[[], tuple[Counts, int, int]]]:
+def _counted(rows: DataFrame) -> tuple[DataFrame, Callable[[], tuple[Counts, int, int, int]]]:
     """Count rows by what is stored for them, while an action that follows reads them.
 
-    The function that comes back gives the counts, the rows to do without a text, and the rows that are done and have an error.
+    The function that comes back gives the counts, the rows to do without a text, the rows that are done and have an error, and the rows
+    for which no fingerprint is stored.
     """
     stored, is_done = F.col(STORED), F.col(DONE)
     is_other = stored.isNotNull() & (spec_part(stored) != spec_part(F.col(FINGERPRINT)))
     is_new = ~is_done & (stored.isNull() | stored.eqNullSafe(F.col(FINGERPRINT)))
-    seen = Observation()
-    counted = rows.observe(
-        seen,
+    measures = (
         F.count(F.lit(1)).alias("n"),
         F.count(F.when(is_done, True)).alias("done"),
         F.count(F.when(is_new, True)).alias("new"),
@@ -188,12 +201,15 @@ def _counted(rows: DataFrame) -> tuple[DataFrame, Callable[[], tuple[Counts, int
         F.collect_set(F.when(is_other, spec_part(stored))).alias("specs"),
         F.count(F.when(~is_done & F.col(TEXTLESS).isNotNull(), True)).alias("textless"),
         F.count(F.when(is_done & F.col(ERROR).isNotNull(), True)).alias("failing"),
+        F.count(F.when(stored.isNull(), True)).alias("unknown"),
     )
+    is_remote, seen = is_connect(rows.sparkSession), Observation()
+    counted = rows if is_remote else rows.observe(seen, *measures)
 
-    def counts() -> tuple[Counts, int, int]:
-        found = seen.get
+    def counts() -> tuple[Counts, int, int, int]:
+        found = rows.agg(*measures).collect()[0] if is_remote else seen.get  # Spark Connect observes no checkpoint
         counted = Counts(found["n"], found["done"], found["new"], found["other"], tuple(sorted(found["specs"])))
-        return counted, found["textless"], found["failing"]
+        return counted, found["textless"], found["failing"], found["unknown"]
 
     return counted, counts
 

@@ -12,6 +12,8 @@ from pyspark.sql import SparkSession
 from metaeol_udf.config.source import format_of
 from metaeol_udf.delta.tables.refs import TableRef, storage_of
 from metaeol_udf.errors import InputError
+from metaeol_udf.spark.cluster.catalog import in_memory
+from metaeol_udf.spark.cluster.connect import is_connect
 
 _MOST_LOOKED_AT = 200  # entries of a folder
 _MOST_DEEP = 3  # folders in each other, as partitions make them
@@ -21,7 +23,10 @@ _NAMES = {"csv": "CSV", "json": "JSON", "parquet": "Parquet", "orc": "ORC", "ice
 def no_table(spark: SparkSession, ref: TableRef, setting: str) -> InputError:
     """Make the error that says what stands where a Delta table was named, and which setting takes it."""
     if not ref.is_path:
-        return InputError(f"{setting}: no Delta table at the name {ref.name!r}{_meant_as_path(ref.name)}")
+        lost = "; this session's catalog is in memory, and knows no table of an earlier process" if in_memory(spark, ref.name) else ""
+        return InputError(f"{setting}: no Delta table at the name {ref.name!r}{lost}{_meant_as_path(ref.name)}")
+    if is_connect(spark):  # which has no file systems to look at
+        return InputError(f"{setting}: the server finds no Delta table at the path {ref.name!r}")
     begin = f"{setting}: no Delta table at the path {ref.name!r}: "
     try:
         found = _look(spark, ref.name)

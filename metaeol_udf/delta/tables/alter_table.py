@@ -1,18 +1,20 @@
 """Changes of a table's columns and properties, through the catalog's interface rather than SQL text.
 
 Delta's parser takes no parameters, so a statement would have to be pasted together from a user's names; the catalog takes
-them as values.
+them as values. Over Spark Connect there is no catalog at hand, and statements are what is left.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pyspark.sql import SparkSession
 from pyspark.sql.types import StructField
 
-from metaeol_udf.delta.tables.refs import TableRef
+from metaeol_udf.delta.tables.refs import TableRef, literal
+from metaeol_udf.spark.cluster.connect import is_connect
+from metaeol_udf.spark.columns import quoted
 
 
 def alter_table(
@@ -28,7 +30,7 @@ def alter_table(
     """Alter a table: its columns, their comments, its properties. One commit for each kind of change; no commit if nothing changes.
 
     Args:
-        spark: A classic session, which has a JVM at hand.
+        spark: The session.
         ref: The table.
         new_columns: Columns to append, in this order; all of them may be NULL.
         comments: Comments by column; the column may be new.
@@ -36,6 +38,10 @@ def alter_table(
         dropped: Columns to drop, which needs column mapping.
         unset: Properties to take away.
     """
+    if is_connect(spark):
+        for clause in _clauses(new_columns, comments, properties, dropped, unset):
+            spark.sql(f"ALTER TABLE {ref.sql} {clause}").collect()
+        return
     jvm: Any = spark._jvm
     change = jvm.org.apache.spark.sql.connector.catalog.TableChange
     parse_type = jvm.org.apache.spark.sql.types.DataType.fromJson
@@ -47,6 +53,26 @@ def alter_table(
     for changes in (added, commented, stated, removed, left_out):
         if changes:
             _apply(spark, ref, changes)
+
+
+def _clauses(
+    new_columns: Sequence[StructField],
+    comments: Mapping[str, str],
+    properties: Mapping[str, str],
+    dropped: Sequence[str],
+    unset: Sequence[str],
+) -> Iterator[str]:
+    """Write the clauses of the statements that make the changes."""
+    if new_columns:
+        yield f"ADD COLUMNS ({', '.join(f'{quoted(f.name)} {f.dataType.simpleString()}' for f in new_columns)})"
+    for name, comment in comments.items():
+        yield f"ALTER COLUMN {quoted(name)} COMMENT {literal(comment)}"
+    if properties:
+        yield f"SET TBLPROPERTIES ({', '.join(f'{literal(key)} = {literal(value)}' for key, value in properties.items())})"
+    if unset:
+        yield f"UNSET TBLPROPERTIES IF EXISTS ({', '.join(map(literal, unset))})"
+    if dropped:
+        yield f"DROP COLUMNS ({', '.join(map(quoted, dropped))})"
 
 
 def _apply(spark: SparkSession, ref: TableRef, changes: list[Any]) -> None:

@@ -11,6 +11,7 @@ from delta import DeltaTable
 from py4j.protocol import Py4JError, Py4JJavaError
 from pyspark.sql import SparkSession
 
+from metaeol_udf.delta.connect.sql_table import SqlTable
 from metaeol_udf.delta.tables.columns import VectorColumns
 from metaeol_udf.delta.tables.fingerprint import FINGERPRINT_KEY, HashKey
 from metaeol_udf.delta.tables.refs import TableRef
@@ -28,7 +29,12 @@ _DEFAULT = "CURRENT_DEFAULT"  # Spark's name for a column's default value
 
 
 def check_can_write(
-    spark: SparkSession, table: DeltaTable, ref: TableRef, columns: VectorColumns, hash_key: HashKey | None, key: Sequence[str] | None
+    spark: SparkSession,
+    table: DeltaTable | SqlTable,
+    ref: TableRef,
+    columns: VectorColumns,
+    hash_key: HashKey | None,
+    key: Sequence[str] | None,
 ) -> dict[str, str]:
     """Check that Delta will take vectors: the job and `metaeol doctor` both ask this before anything is computed or written.
 
@@ -52,7 +58,7 @@ def check_can_write(
     _check_key(properties, ref, columns, hash_key)
     _check_features(table, ref)
     _check_columns(_stored_fields(table), ref, columns, key)
-    _check_constraints(spark, properties, columns, ref)
+    _check_constraints(spark, properties, columns, ref, table.toDF().columns if isinstance(table, SqlTable) else None)
     return properties
 
 
@@ -76,8 +82,10 @@ def _check_append_only(properties: Mapping[str, str], ref: TableRef) -> None:
         raise InputError(f"{ref} has delta.appendOnly=true, so that no vector can be written into it: {change}, {_OWN_TABLE}")
 
 
-def _check_features(table: DeltaTable, ref: TableRef) -> None:
+def _check_features(table: DeltaTable | SqlTable, ref: TableRef) -> None:
     """Check that this session's Delta writes tables with such features, by asking it; where it cannot be asked, nothing is known."""
+    if isinstance(table, SqlTable):
+        return
     delta: Any = table
     try:
         log = delta._jdt.deltaLog()
@@ -92,11 +100,15 @@ def _check_features(table: DeltaTable, ref: TableRef) -> None:
         raise InputError(f"{ref} has features ({features.group(1)}): {known}" if features else f"{ref}: {known}") from None
 
 
-def _stored_fields(table: DeltaTable) -> list[dict[str, Any]]:
+def _stored_fields(table: DeltaTable | SqlTable) -> list[dict[str, Any]]:
     """List the table's columns as its log holds them, with what a DataFrame does not show; without that where Delta does not tell it."""
     delta: Any = table
     try:
-        schema: str = delta._jdt.deltaLog().unsafeVolatileSnapshot().metadata().schemaString()
+        schema: str = (
+            table.toDF().schema.json()
+            if isinstance(table, SqlTable)
+            else delta._jdt.deltaLog().unsafeVolatileSnapshot().metadata().schemaString()
+        )
     except Py4JError:
         schema = table.toDF().schema.json()
     fields: list[dict[str, Any]] = json.loads(schema)["fields"]
@@ -123,11 +135,15 @@ def _check_columns(fields: Sequence[Mapping[str, Any]], ref: TableRef, columns: 
             raise InputError(f"target.table: column {name!r} of {ref} is NOT NULL and none of the job's: {change}, or give it a default")
 
 
-def _check_constraints(spark: SparkSession, properties: Mapping[str, str], columns: VectorColumns, ref: TableRef) -> None:
+def _check_constraints(
+    spark: SparkSession, properties: Mapping[str, str], columns: VectorColumns, ref: TableRef, present: Sequence[str] | None
+) -> None:
     """Check that no CHECK constraint ties the vectors to other columns: a violation would write these columns' values into logs."""
     ours = {field.name.lower() for field in columns.fields}
     for key, condition in properties.items():
         mentioned = columns_in(spark, condition) if key.startswith("delta.constraints.") else set()
+        if present is not None:  # over Spark Connect all words of a condition are told, of which some name columns
+            mentioned &= {name.lower() for name in present}
         others = sorted(mentioned - ours)
         if mentioned & ours and others:
             raise InputError(

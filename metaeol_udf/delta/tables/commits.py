@@ -17,6 +17,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from metaeol_udf.delta.tables.refs import TableRef, current_version, exists, open_table, unreadable_commits
 from metaeol_udf.files import parse_json
+from metaeol_udf.spark.cluster.connect import is_connect
 
 MOST_BYTES = 64 << 20  # of the commits that are looked at; beyond that a look at the whole table is no dearer
 MOST_COMMITS = 2_000
@@ -130,8 +131,11 @@ class TableLog:
 
     @classmethod
     def of(cls, spark: SparkSession, ref: TableRef, setting: str = "target.table") -> TableLog | None:
-        """Open the newest version of a table's log; None where there is no such table, or where this Delta does not show it."""
-        if not exists(spark, ref):
+        """Open the newest version of a table's log; None where there is no such table, or where this Delta does not show it.
+
+        Over Spark Connect no Delta does.
+        """
+        if is_connect(spark) or not exists(spark, ref):
             return None
         table: Any = open_table(spark, ref, setting)
         try:

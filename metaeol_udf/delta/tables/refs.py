@@ -16,9 +16,11 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructField, StructType
 
+from metaeol_udf.delta.connect.sql_table import SqlTable
 from metaeol_udf.delta.tables.spark_errors import is_lost_race, with_retries
 from metaeol_udf.errors import EnvironmentFault, InputError
 from metaeol_udf.formatting import shorten
+from metaeol_udf.spark.cluster.connect import is_connect
 from metaeol_udf.spark.columns import find_field, quoted
 
 logger = logging.getLogger(__name__)
@@ -33,6 +35,7 @@ _NAME_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 _SECRET_IN_PATH = re.compile(r"//[^/@]*:[^/@]*@")  # `s3a://key:secret@bucket`
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:/")
 _NEVER_IN_PATH = re.compile(r"[`;\x00-\x1f*?\[\]{}]")  # quoting, statements, and globs, which would open other tables too
+_NO_TABLE = ("DELTA_TABLE_NOT_FOUND", "DELTA_MISSING_DELTA_TABLE", "DELTA_PATH_DOES_NOT_EXIST", "PATH_NOT_FOUND", "TABLE_OR_VIEW_NOT_FOUND")
 _COMMITS_LOOKED_AT = 20  # more than one job commits
 _FORMATS = ("delta", "parquet", "text", "csv", "json", "orc", "binaryfile")  # `format.name` opens a path, not a table
 
@@ -107,12 +110,15 @@ def parse_path(name: str, setting: str) -> str:
 
 
 def open_table(spark: SparkSession, ref: TableRef, setting: str) -> DeltaTable:
-    """Open a Delta table.
+    """Open a Delta table; over Spark Connect as a `SqlTable`, which has the methods that a run needs.
 
     Raises:
         InputError: There is no such table, or it is no Delta table.
     """
     try:
+        if is_connect(spark):
+            table: Any = SqlTable(spark, ref.sql, ref.identifier, is_path=ref.is_path)
+            return table  # type: ignore[no-any-return]  # stands in for one
         return DeltaTable.forPath(spark, ref.name) if ref.is_path else DeltaTable.forName(spark, ref.identifier)
     except AnalysisException as error:
         kind = "path" if ref.is_path else "name"
@@ -121,9 +127,22 @@ def open_table(spark: SparkSession, ref: TableRef, setting: str) -> DeltaTable:
 
 def exists(spark: SparkSession, ref: TableRef) -> bool:
     """Whether there is a Delta table of that path or name."""
+    if ref.is_path and is_connect(spark):
+        return _is_described(spark, ref)
     if ref.is_path:
         return DeltaTable.isDeltaTable(spark, ref.name)
     return spark.catalog.tableExists(ref.identifier)
+
+
+def _is_described(spark: SparkSession, ref: TableRef) -> bool:
+    """Tell whether Delta describes a path as a table of its own."""
+    try:
+        SqlTable(spark, ref.sql, ref.identifier, is_path=True)
+    except AnalysisException as error:
+        if (error.getCondition() or "") in _NO_TABLE:
+            return False
+        raise
+    return True
 
 
 @dataclass(frozen=True)
@@ -152,7 +171,7 @@ class TableDefinition:
 
     def execute(self, spark: SparkSession, ref: TableRef) -> None:
         """Execute the statement that makes the table, where there is none."""
-        if not ref.is_path:
+        if not ref.is_path or is_connect(spark):
             spark.sql(self._statement(ref))
             return
         builder = DeltaTable.createIfNotExists(spark)
@@ -167,10 +186,10 @@ class TableDefinition:
         """Write the statement in SQL: Delta's builder takes no name of three parts, as tables of Unity Catalog have."""
         fields = self.schema.fields
         columns = ", ".join(f"{quoted(f.name)} {f.dataType.simpleString()}{'' if f.nullable else ' NOT NULL'}" for f in fields)
-        properties = ", ".join(f"{_literal(key)} = {_literal(value)}" for key, value in self.properties.items())
+        properties = ", ".join(f"{literal(key)} = {literal(value)}" for key, value in self.properties.items())
         partitions = f" PARTITIONED BY ({', '.join(map(quoted, self.partitioned_by))})" if self.partitioned_by else ""
-        made = f"CREATE TABLE IF NOT EXISTS {ref.identifier} ({columns}) USING delta{partitions}"
-        return f"{made} COMMENT {_literal(self.comment)} TBLPROPERTIES ({properties})"
+        made = f"CREATE TABLE IF NOT EXISTS {ref.sql} ({columns}) USING delta{partitions}"
+        return f"{made} COMMENT {literal(self.comment)} TBLPROPERTIES ({properties})"
 
 
 def create(spark: SparkSession, ref: TableRef, table: TableDefinition) -> None:
@@ -203,10 +222,12 @@ def create(spark: SparkSession, ref: TableRef, table: TableDefinition) -> None:
 def check_free(spark: SparkSession, ref: TableRef) -> None:
     """See that a table that is not there can be made: its folder holds nothing else.
 
+    Over Spark Connect nobody looks before Delta does, when it makes the table.
+
     Raises:
         InputError: The folder holds other files.
     """
-    if not ref.is_path:
+    if not ref.is_path or is_connect(spark):
         return
     folder, storage = storage_of(spark, ref.name)
     names = [status.getPath().getName() for status in storage.listStatus(folder)] if storage.exists(folder) else []
@@ -241,7 +262,7 @@ def _appears(spark: SparkSession, ref: TableRef) -> bool:
     deadline = time.monotonic() + FIRST_COMMIT_S
     while True:
         try:
-            read(spark, ref)  # looks at the log anew, while `exists` may go by what this session saw in it before
+            _ = read(spark, ref).schema  # looks at the log anew, while `exists` may go by what this session saw in it before
             return True
         except AnalysisException:
             if time.monotonic() > deadline:
@@ -253,7 +274,7 @@ def _clear_empty_log(spark: SparkSession, ref: TableRef, error: Exception) -> st
     """Clear a log without a commit away, as a run leaves it that was killed while it made the table; gives a folder that holds more."""
     parameters = error.getMessageParameters() if isinstance(error, AnalysisException) else None
     folder = ref.name if ref.is_path else (parameters or {}).get("tableLocation")
-    if folder is None:
+    if folder is None or is_connect(spark):
         raise error
     log, storage = storage_of(spark, f"{folder}/_delta_log")
     if storage.getContentSummary(log.getParent()).getFileCount():
@@ -266,8 +287,8 @@ def _clear_empty_log(spark: SparkSession, ref: TableRef, error: Exception) -> st
     return None
 
 
-def _literal(text: str) -> str:
-    """A string as SQL writes it."""
+def literal(text: str) -> str:
+    """Write a string as SQL does."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 

@@ -71,6 +71,10 @@ _ENVIRONMENT = (
         "Spark's Java process has ended, and its log says why. Most often its memory was too small or the system stopped it: raise "
         "spark.driver.memory or give the machine more, and run the same command again, it goes on where it stopped",
     ),
+    (
+        "StatusCode.UNAVAILABLE",
+        "the server of Spark Connect does not answer: see that it runs, and run the same command again, it goes on where it stopped",
+    ),
     ("No space left on device", "the disk is full: free some space and run the same command again, it goes on where it stopped"),
     ("Disk quota exceeded", "the disk quota is used up: free some space and run the same command again, it goes on where it stopped"),
     ("java.lang.OutOfMemoryError", "the Java process ran out of memory: raise spark.driver.memory or spark.executor.memory"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from metaeol_udf.errors import InputError
+from metaeol_udf.spark.cluster.connect import is_connect
 
 # These call any class or quote a row; or they tell of the session and not of the row.
 _REFUSED = frozenset({
@@ -36,6 +38,11 @@ def filtered(source: DataFrame, condition: str | None, setting: str = "source.wh
     """
     if condition is None:
         return source
+    if is_connect(source.sparkSession):
+        raise InputError(
+            f"{setting}: over Spark Connect no condition can be looked at before it runs, and one that fails would quote texts in Spark's "
+            "log: leave it out, or run the job where the driver is"
+        )
     try:
         if "${" in condition:
             raise InputError(
@@ -59,7 +66,9 @@ def filtered(source: DataFrame, condition: str | None, setting: str = "source.wh
 
 
 def columns_in(spark: SparkSession, condition: str) -> set[str]:
-    """Names, in lower case, of the columns that a condition mentions."""
+    """Names, in lower case, of the columns that a condition mentions; over Spark Connect, which shows no parsed form, of all its words."""
+    if is_connect(spark):
+        return {word.lower() for word in re.findall(r"\w+", condition)}
     nodes = _nodes(_parse(spark, condition))
     return {node.nameParts().last().lower() for node in nodes if node.getClass().getSimpleName() == "UnresolvedAttribute"}
 

@@ -53,7 +53,8 @@ def removes(job: Job) -> bool:
     if job.config.target.deleted == "keep":
         return False
     log = TableLog.of(job.spark, job.target)
-    sources = {} if log is None else {name: value for name, value in log.properties().items() if _is_source(name)}
+    properties = open_table(job.spark, job.target, "target.table").detail().collect()[0]["properties"] if log is None else log.properties()
+    sources = {name: value for name, value in properties.items() if _is_source(name)}
     others = sorted({value for value in sources.values() if value != str(job.source)})
     if others:
         logger.warning("%s holds vectors of %s too: rows of keys that left the source are kept", job.target, ", ".join(others))

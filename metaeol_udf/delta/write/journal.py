@@ -8,8 +8,6 @@ that touches no file, and VACUUM takes the files away later.
 from __future__ import annotations
 
 import dataclasses
-import functools
-import operator
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,14 +19,17 @@ from pyspark.sql.types import ArrayType, BooleanType, FloatType, IntegerType, Lo
 from metaeol_udf.delta.base.small_files import SmallFile
 from metaeol_udf.delta.select.selection import FINGERPRINT
 from metaeol_udf.delta.select.stored_vector import digest_of, is_whole
+from metaeol_udf.delta.tables.alter_table import alter_table
 from metaeol_udf.delta.tables.commits import TableLog
 from metaeol_udf.delta.tables.fingerprint import of_spec, spec_part
-from metaeol_udf.delta.tables.refs import TableDefinition, TableRef, append, create, exists, open_table, read, replace
+from metaeol_udf.delta.tables.refs import TableDefinition, TableRef, append, create, exists, literal, open_table, read, replace
 from metaeol_udf.delta.tables.spark_errors import conflict_in, with_retries
 from metaeol_udf.encoder.gpu.device_work import DeviceWork
+from metaeol_udf.spark.cluster.connect import is_connect
 
 _WAVES_OF_A_SNAPSHOT = 1_000_000  # more than there ever are
 _VACUUMED = "_vacuumed"  # a file that says when VACUUM ran last; Delta leaves it alone
+_VACUUMED_AT = "metaeol.vacuumed"  # a property that says so
 _VACUUM_EVERY_S = 86_400.0
 _LOAD_ID_PARTS = 5  # host, process, count, runner, run: `LoadedEncoder`
 KEEP_DAYS = 30  # of what no row needs any more: texts that changed before a killed run could publish
@@ -248,14 +249,14 @@ class Journal:
 
     def drop(self, runs: Iterable[Run]) -> None:
         """Drop the rows of some runs: whole partitions, so that no file is read or rewritten."""
-        stored = self._read()
-        spec = F.col("spec_fingerprint") if self._is_partitioned(stored) else spec_part(F.col("fingerprint"))
+        by_partition = self._is_partitioned(self._read())
         by_spec: dict[str, list[str]] = {}
         for spec_fingerprint, run_id in sorted(runs):
             by_spec.setdefault(spec_fingerprint, []).append(run_id)
-        parts = [(spec == fingerprint) & F.col("run_id").isin(run_ids) for fingerprint, run_ids in by_spec.items()]
+        spec = "spec_fingerprint" if by_partition else "substring_index(fingerprint, '-', 1)"
+        parts = [f"({spec} = {literal(of)} AND run_id IN ({', '.join(map(literal, run_ids))}))" for of, run_ids in by_spec.items()]
         if parts:
-            condition = functools.reduce(operator.or_, parts)
+            condition = " OR ".join(parts)
             with_retries(lambda: open_table(self.spark, self.ref, "journal").delete(condition))
 
     def tidy_up(self, location: str) -> None:
@@ -266,6 +267,9 @@ class Journal:
         stored = self._read()
         if not self._is_partitioned(stored) and stored.isEmpty():
             replace(self.spark, self.ref, self._definition())
+        if is_connect(self.spark):  # without a file system of Spark's the journal itself says when it was cleaned up last
+            self._tidy_up_by_property()
+            return
         file, now = SmallFile(self.spark, f"{location}/{_VACUUMED}"), time.time()
         last = file.read()
         if last is None:
@@ -273,6 +277,15 @@ class Journal:
         elif now - float(last or 0) > min(self.retention_hours * 3600, _VACUUM_EVERY_S):
             open_table(self.spark, self.ref, "journal").vacuum()
             file.write(f"{now:.0f}")
+
+    def _tidy_up_by_property(self) -> None:
+        table, now = open_table(self.spark, self.ref, "journal"), time.time()
+        last = table.detail().collect()[0]["properties"].get(_VACUUMED_AT)
+        is_due = last is not None and now - float(last) > min(self.retention_hours * 3600, _VACUUM_EVERY_S)
+        if is_due:
+            table.vacuum()
+        if last is None or is_due:
+            with_retries(lambda: alter_table(self.spark, self.ref, [], {}, {_VACUUMED_AT: f"{now:.0f}"}))
 
 
 def forgotten_before() -> str:

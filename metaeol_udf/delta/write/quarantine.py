@@ -30,7 +30,7 @@ FIELDS = [
     StructField("last_run_id", StringType()),
 ]
 _COMMENT = "Rows without an embedding; holds no text"
-_KEPT, _NEW = "metaeol_kept", "metaeol_new"  # the two sides of a MERGE, so that a key may have any name
+_NEW = "metaeol_new_"  # of the run's columns inside a MERGE, so that a key may have any name but such a one
 
 
 def prepare_quarantine(spark: SparkSession, ref: TableRef, key: StructType) -> None:
@@ -79,7 +79,7 @@ def update_quarantine(
     failed = _new("reason").isNotNull()
     again = F.when(_kept("fingerprint") == _new("fingerprint"), _kept("attempts") + 1).otherwise(F.lit(1))
     values = _values(run_id, column)
-    merge = open_table(spark, ref, "quarantine").alias(_KEPT).merge(new.alias(_NEW), _same_row(key.names, column))
+    merge = open_table(spark, ref, "quarantine").merge(_as_new(new), _same_row(key.names, column))
     merge = merge.whenMatchedDelete(~failed).whenMatchedUpdate(set=values | {"attempts": again})
     merge.whenNotMatchedInsert(condition=failed, values=values | _new_row(key.names)).execute()
 
@@ -122,7 +122,7 @@ def reconcile_quarantine(spark: SparkSession, ref: TableRef, failing: DataFrame,
     if _agrees(read(spark, ref).where(_is_of(F.col("vector_column"), column)), new, key.names):
         return
     values = _values(run_id, column)
-    merge = open_table(spark, ref, "quarantine").alias(_KEPT).merge(new.alias(_NEW), _same_row(key.names, column))
+    merge = open_table(spark, ref, "quarantine").merge(_as_new(new), _same_row(key.names, column))
     merge = merge.whenMatchedUpdate(~_kept("fingerprint").eqNullSafe(_new("fingerprint")), values | {"attempts": F.lit(1)})
     merge = merge.whenMatchedUpdate(_kept("vector_column").isNull(), {"vector_column": F.lit(column)})
     merge = merge.whenNotMatchedInsert(values=values | _new_row(key.names))
@@ -151,12 +151,17 @@ def _renamed(rows: DataFrame, key: list[str], fingerprint: Column, reason: Colum
 
 def _kept(name: str) -> Column:
     """Name a column of the quarantine inside a MERGE."""
-    return F.col(f"{_KEPT}.{quoted(name)}")
+    return F.col(quoted(name))
 
 
 def _new(name: str) -> Column:
     """Name a column of the run's rows inside a MERGE."""
-    return F.col(f"{_NEW}.{name}")
+    return F.col(f"{_NEW}{name}")
+
+
+def _as_new(rows: DataFrame) -> DataFrame:
+    """Give the columns of a run's rows the names that they have inside a MERGE."""
+    return rows.select(*[F.col(name).alias(f"{_NEW}{name}") for name in rows.columns])
 
 
 def _is_of(vector_column: Column, column: str) -> Column:

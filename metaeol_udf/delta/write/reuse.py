@@ -31,9 +31,9 @@ _HELD_AS = "metaeol_held_as"  # the fingerprint under which a table may hold a v
 def reuse_vectors(job: Job, pending: Pending, journal: Journal) -> Pending:
     """Journal the vectors of pending texts that a table holds; gives what is left for the model.
 
-    A run that only sees new rows looks for none: that would cost it a scan of the table.
+    A run that sees new rows and new texts alone, while no key left, looks for none: that would cost it a scan of the table.
     """
-    if not pending.n_texts or not pending.snapshot.look.sees_old_rows:
+    if not pending.n_texts or not pending.snapshot.look.may_miss_keys:
         return pending
     for version in _versions(job, pending):
         found = _find(job, pending, version)

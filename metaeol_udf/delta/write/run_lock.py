@@ -20,12 +20,14 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from py4j.protocol import Py4JError
 from pyspark.sql import SparkSession
 
+from metaeol_udf.delta.base.small_files import HadoopFolder
+from metaeol_udf.delta.connect.local_folder import LocalFolder
 from metaeol_udf.errors import ConflictError
+from metaeol_udf.spark.cluster.connect import is_connect
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +41,7 @@ _FOLDER = "_claims"
 _ALONE = "whole_table"  # the lock of who changes all of a table, whatever the job
 #: In place of a job's digest: the lock on all of a target, for storages where the commits of two drivers are not kept apart.
 WHOLE_TARGET = "one-driver"
+_REFUSED = (Py4JError, OSError)  # how a storage says no
 _LOCK_FILE = re.compile(r"([^~]+)~([^~]+)~([0-9]{1,19})~([0-9]{1,19})")
 
 
@@ -80,23 +83,23 @@ class RunLock:
 
     def __init__(self, spark: SparkSession, location: str, run_id: str, process: Process | None = None) -> None:
         """Find the locks beside the journal, which stands at `location`, with the rights of the session on its storage."""
-        context: Any = spark.sparkContext
-        self._path: Any = context._jvm.org.apache.hadoop.fs.Path
-        self._root = self._path(location, _FOLDER)
-        self._hadoop = context._jsc.hadoopConfiguration()
+        self._spark, self._location = spark, location
         self.holder = Holder(run_id, *(process or this_process()))
 
     @cached_property
-    def storage(self) -> Any:
-        """The file system of the target; found where a refusal, a Py4JError, is understood."""
-        return self._root.getFileSystem(self._hadoop)
+    def storage(self) -> HadoopFolder | LocalFolder:
+        """The folder of the locks; found where a refusal of the storage is understood.
+
+        A client of Spark Connect has no file system of Hadoop's, and sees the folders of its own machine alone.
+        """
+        return LocalFolder(self._location, _FOLDER) if is_connect(self._spark) else HadoopFolder(self._spark, self._location, _FOLDER)
 
     def hold(self, job: str) -> AbstractContextManager[None]:
         """Hold the lock on a job, known by the digest of its tables, columns, condition and spec, while the block runs.
 
         `WHOLE_TARGET` as the job locks out the runs of other drivers, whatever their job; runs of one driver do not lock out each other.
         """
-        return self._held(self._path(self._root, job), self._settle)
+        return self._held(job, self._settle)
 
     def hold_alone(self) -> AbstractContextManager[None]:
         """Hold the lock on the whole target while the block runs: no job is at work on it, and none begins.
@@ -104,17 +107,17 @@ class RunLock:
         Raises:
             ConflictError: A run is at work.
         """
-        return self._held(self._path(self._root, _ALONE), self._require_alone)
+        return self._held(_ALONE, self._require_alone)
 
     @contextmanager
-    def _held(self, folder: Any, settle: Callable[[Any], None]) -> Iterator[None]:
+    def _held(self, folder: str, settle: Callable[[str], None]) -> Iterator[None]:
         """Hold a lock; `settle` says whether this run goes on."""
-        mine = self._path(folder, self.holder.name)
+        mine = f"{folder}/{self.holder.name}"
         try:
-            self.storage.create(mine, True).close()
-        except Py4JError as error:
-            with suppress(Py4JError):
-                self.storage.delete(mine, False)  # on a full disk it may be there, yet never be given back
+            self.storage.touch(mine)
+        except _REFUSED as error:
+            with suppress(*_REFUSED):
+                self.storage.remove(mine)  # on a full disk it may be there, yet never be given back
             logger.info("this storage takes no lock files (%s): make sure that no other run of the job is at work", type(error).__name__)
             yield
             return
@@ -128,7 +131,7 @@ class RunLock:
             ended.set()
             if beat.is_alive():
                 beat.join()
-            self.storage.delete(mine, False)
+            self.storage.remove(mine)
 
     def is_alone(self) -> bool:
         """Tell whether this run is alone at work on the target; removes locks that dead runs left.
@@ -137,15 +140,15 @@ class RunLock:
         run that counted on the journal then takes another snapshot.
         """
         try:
-            if not self.storage.exists(self._root):
+            if not self.storage.exists(""):
                 return True
-            folders = self.storage.listStatus(self._root)
-        except Py4JError as error:
+            folders = self.storage.names("")
+        except _REFUSED as error:
             logger.info("this storage shows no lock files (%s)", type(error).__name__)
             return True
-        return not any(self._others(status.getPath()) for status in folders)
+        return not any(self._others(name) for name, is_file in folders if not is_file)
 
-    def _settle(self, folder: Any) -> None:
+    def _settle(self, folder: str) -> None:
         """Settle which run goes on: a run that was there before, or of two that begin at once the run with the smaller id."""
         others = self._others(folder)
         if others and all(other.run_id > self.holder.run_id for other in others):
@@ -153,18 +156,18 @@ class RunLock:
             others = self._others(folder)
         if others:
             run_id, process = others[0].run_id, f"process {others[0].pid}"
-            if folder.getName() == WHOLE_TARGET:
+            if folder == WHOLE_TARGET:
                 raise ConflictError(
                     f"run {run_id} of another driver is at work on the same table ({process}): wait for its end, then run the job again"
                 )
             raise ConflictError(f"run {run_id} of the same job is at work ({process}): wait for its end, then run the job again")
-        alone = self._path(self._root, _ALONE)
-        if self.storage.exists(alone):
-            self._refuse_for(self._others(alone))
+        if self.storage.exists(_ALONE):
+            self._refuse_for(self._others(_ALONE))
 
-    def _require_alone(self, folder: Any) -> None:
-        for status in self.storage.listStatus(folder.getParent()):
-            self._refuse_for(self._others(status.getPath()))
+    def _require_alone(self, _: str) -> None:
+        for name, is_file in self.storage.names(""):
+            if not is_file:
+                self._refuse_for(self._others(name))
 
     def _refuse_for(self, holders: list[Holder]) -> None:
         for holder in holders:
@@ -172,48 +175,43 @@ class RunLock:
                 f"run {holder.run_id} is at work on the table (process {holder.pid}): wait for its end, then run the same command again"
             )
 
-    def _others(self, folder: Any) -> list[Holder]:
+    def _others(self, folder: str) -> list[Holder]:
         """Find other live holders of a lock beside this run."""
-        found, is_whole = [], folder.getName() == WHOLE_TARGET
-        for status in self.storage.listStatus(folder):
-            path = status.getPath()
-            holder = Holder.parse(path.getName())
-            if holder is None or not status.isFile():
-                logger.info("%s is no lock file of a run: leaving it alone", path.getName())
+        found, is_whole = [], folder == WHOLE_TARGET
+        for name, is_file in self.storage.names(folder):
+            holder = Holder.parse(name)
+            if holder is None or not is_file:
+                logger.info("%s is no lock file of a run: leaving it alone", name)
                 continue
             if holder.run_id == self.holder.run_id or (is_whole and holder.process == self.holder.process):
                 continue
-            if self._lives(holder, path):
+            if self._lives(holder, f"{folder}/{name}"):
                 found.append(holder)
             else:
-                self.storage.delete(path, False)
+                self.storage.remove(f"{folder}/{name}")
         return found
 
-    def _lives(self, holder: Holder, path: Any) -> bool:
+    def _lives(self, holder: Holder, path: str) -> bool:
         """Tell whether a holder lives; for another machine's holder this takes until its next beat, or `DEAD_AFTER_S`."""
         if holder.machine == self.holder.machine:
             return _process_start(holder.pid) == holder.process_start
-        last_beat, deadline = self._last_beat(path), time.monotonic() + DEAD_AFTER_S
+        last_beat, deadline = self.storage.touched(path), time.monotonic() + DEAD_AFTER_S
         logger.info("looking for %.0f s whether run %s on another machine lives", DEAD_AFTER_S, holder.run_id)
         while time.monotonic() < deadline:
             time.sleep(1.0)
-            now = self._last_beat(path)
+            now = self.storage.touched(path)
             if now is None:
                 return False
             if now != last_beat:
                 return True
         return False
 
-    def _last_beat(self, path: Any) -> int | None:
-        """Read the time of the last beat, by the storage's clock: only ever compared with itself. None: the file is gone."""
-        return self.storage.getFileStatus(path).getModificationTime() if self.storage.exists(path) else None
-
-    def _beat(self, path: Any, ended: threading.Event) -> None:
+    def _beat(self, path: str, ended: threading.Event) -> None:
         """Beat until the run ends: write the file anew. No Spark job, which would wait for a slot while the model holds all of them."""
         while not ended.wait(BEAT_EVERY_S):
             try:
-                self.storage.create(path, True).close()
-            except Py4JError as error:
+                self.storage.touch(path)
+            except _REFUSED as error:
                 logger.warning("no sign of life could be written (%s): a run elsewhere may take this one for dead", type(error).__name__)
 
 

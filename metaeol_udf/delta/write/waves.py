@@ -17,6 +17,7 @@ from metaeol_udf.delta.base.progress import Between, Progress, watch_tasks
 from metaeol_udf.delta.select.pending import Pending
 from metaeol_udf.delta.select.selection import FINGERPRINT, TEXT
 from metaeol_udf.delta.write.journal import Journal, WaveCounts
+from metaeol_udf.spark.cluster.connect import is_connect
 from metaeol_udf.spark.cluster.session import slot_count
 from metaeol_udf.spark.gpu_stage import embed_in_stage
 from metaeol_udf.spark.udf import result_udf
@@ -152,7 +153,10 @@ def _wave_sizes(kept: DataFrame) -> dict[int, int]:
 def _texts_of(kept: DataFrame, plan: WavePlan, wave: int) -> DataFrame:
     """Take the texts of one wave, starting no task for the partitions of other waves, where this Spark allows that."""
     spark: Any = kept.sparkSession
-    jvm, rows = spark._jvm, kept.where(F.col(_PART) == wave).select(FINGERPRINT, TEXT)
+    rows = kept.where(F.col(_PART) == wave).select(FINGERPRINT, TEXT)
+    if is_connect(spark):
+        return rows
+    jvm = spark._jvm
     try:
         numbers = jvm.PythonUtils.toSeq(list(plan.partitions_of(wave))).toSet()  # in Scala a set is the function that tells its members
         rdd = jvm.org.apache.spark.rdd.PartitionPruningRDD.create(rows._jdf.queryExecution().toRdd(), numbers)

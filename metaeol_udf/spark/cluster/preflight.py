@@ -16,7 +16,7 @@ from metaeol_udf.errors import EnvironmentFault, MetaEOLError
 from metaeol_udf.spark.cluster.cluster_settings import ClusterSettings
 from metaeol_udf.spark.cluster.finding import Level
 from metaeol_udf.spark.cluster.rules import broken_rules
-from metaeol_udf.spark.cluster.session import slot_count
+from metaeol_udf.spark.cluster.session import settings_of, slot_count
 from metaeol_udf.spark.worker.devices import task_gpus
 from metaeol_udf.spark.worker.encoder_cache import EncoderRequest
 from metaeol_udf.spark.worker.model_staging import worker_source
@@ -85,9 +85,8 @@ def check_settings(cluster: ClusterSettings) -> None:
 def cluster_settings(spark: SparkSession, request: EncoderRequest, task_gpus: int | None) -> ClusterSettings:
     """Gather the settings of a cluster from a session that runs, for the model that a request names."""
     weight_bytes = sum(file.n_bytes for file in request.resolved.files if file.name.endswith(".safetensors"))
-    settings = dict(spark.sparkContext.getConf().getAll())
     return ClusterSettings(
-        settings=settings, device=request.device, task_gpus=task_gpus, weight_bytes=weight_bytes or None, has_gpu=has_cuda()
+        settings=settings_of(spark), device=request.device, task_gpus=task_gpus, weight_bytes=weight_bytes or None, has_gpu=has_cuda()
     )
 
 

@@ -15,7 +15,7 @@ from pyspark.sql import SparkSession
 from metaeol_udf.config import SparkConfig
 from metaeol_udf.errors import EnvironmentFault
 from metaeol_udf.spark.cluster.cluster_settings import ClusterSettings
-from metaeol_udf.spark.cluster.connect import require_jvm, require_no_remote
+from metaeol_udf.spark.cluster.connect import has_delta, is_connect, parallelism, remote_of, require_jvm, require_no_remote, start_remote
 from metaeol_udf.spark.cluster.startup import check_java, delta_package, quiet_start, resolved_delta_jars
 from metaeol_udf.terminal import waiting
 
@@ -29,36 +29,57 @@ DELTA_SETTINGS = {
 DAEMON_MODULE = "metaeol_udf.spark.daemon"
 
 
-def get_session(config: SparkConfig, given: SparkSession | None = None) -> SparkSession:
+def get_session(config: SparkConfig, given: SparkSession | None = None, *, connect: bool = False) -> SparkSession:
     """The session that a caller gave, else the active one, or a new one with Delta configured.
 
     Settings in `config.conf` win over every default of ours. A session that runs already is taken as it is: only settings
     that a session may change at run time are applied to it, the others cannot be.
 
+    Args:
+        config: The settings.
+        given: The caller's session.
+        connect: Whether a session of Spark Connect will do, too.
+
     Raises:
         EnvironmentFault: Java is missing or too old, Spark does not start, or the session has no Delta or is one of Spark Connect.
     """
     if given is not None:
-        require_jvm(given)
+        if is_connect(_checked(given, connect=connect)):
+            _require_delta(given)
         return given
     active = SparkSession.getActiveSession()
     if active is not None:
-        require_jvm(active)
-        _require_delta(active)
+        _require_delta(_checked(active, connect=connect))
         for key, value in config.conf.items():
             if active.conf.isModifiable(key):
                 active.conf.set(key, value)
         return active
+    remote = remote_of(config.conf, config.master) if connect else None
+    if remote is not None:
+        session = start_remote(remote[0], config.conf)
+        _keep_quiet()
+        _require_delta(session)
+        return session
     require_no_remote(config.conf, config.master)
     submitted = "PYSPARK_GATEWAY_PORT" in os.environ  # spark-submit has started the JVM already
     if not submitted:
         check_java()
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # workers import what the driver imports
     session = _build(config, submitted)
-    # pyspark would write failed queries to standard error as JSON: the exception says it, and a plan may quote a text.
+    _keep_quiet()
+    _require_delta(session)
+    return session
+
+
+def _keep_quiet() -> None:
+    """Keep pyspark from writing failed queries to standard error as JSON: the exception says it, and a plan may quote a text."""
     for name in ("DataFrameQueryContextLogger", "SQLQueryContextLogger"):
         PySparkLogger.getLogger(name).setLevel(logging.CRITICAL + 1)
-    _require_delta(session)
+
+
+def _checked(session: SparkSession, *, connect: bool) -> SparkSession:
+    if not connect:
+        require_jvm(session)
     return session
 
 
@@ -130,6 +151,11 @@ def _with_jars(settings: dict[str, str]) -> dict[str, str]:
 
 
 def _require_delta(session: SparkSession) -> None:
+    if is_connect(session):
+        if not has_delta(session):
+            settings = " and ".join(f"{key}={value}" for key, value in DELTA_SETTINGS.items())
+            raise EnvironmentFault(f"the server of Spark Connect has no Delta; start it with --packages {delta_package()}, {settings}")
+        return
     missing = [f"{key}={value}" for key, value in DELTA_SETTINGS.items() if value not in (session.conf.get(key, "") or "")]
     if missing and not os.environ.get("DATABRICKS_RUNTIME_VERSION"):
         raise EnvironmentFault(
@@ -144,19 +170,32 @@ def _require_delta(session: SparkSession) -> None:
 
 
 def clone_session(spark: SparkSession) -> SparkSession:
-    """Make a session with the same settings, views and catalog, whose settings may be changed without a change to the given one."""
+    """Make a session with the same settings, views and catalog, whose settings may be changed without a change to the given one.
+
+    A session of Spark Connect is taken as it is: what a client brought for the job, such as a model, is the session's own.
+    """
+    if is_connect(spark):
+        return spark
     session: Any = spark
     return SparkSession(spark.sparkContext, session._jsparkSession.cloneSession())
 
 
 def executor_count(spark: SparkSession) -> int:
-    """Executors of the session; in local mode the driver is the one."""
+    """Executors of the session; in local mode the driver is the one. Spark Connect does not count them: there the settings say how many."""
+    if is_connect(spark):
+        settings = settings_of(spark)
+        return 1 if ClusterSettings(settings=settings).is_local else max(1, int(settings.get("spark.executor.instances", 2)))
     context: Any = spark.sparkContext._jsc
     return max(1, len(context.sc().statusTracker().getExecutorInfos()) - 1)
 
 
 def slot_count(spark: SparkSession, task_gpus: int | None = None) -> int:
     """Count the slots of the session: tasks that it runs at a time, each with a Python worker. `task_gpus` None is the session's own."""
-    context = spark.sparkContext
-    settings = ClusterSettings(settings=dict(context.getConf().getAll()), task_gpus=task_gpus)
-    return settings.slots_of(context.defaultParallelism, executor_count(spark))
+    settings = ClusterSettings(settings=settings_of(spark), task_gpus=task_gpus)
+    n_cores = parallelism(spark) if is_connect(spark) else spark.sparkContext.defaultParallelism
+    return settings.slots_of(n_cores, executor_count(spark))
+
+
+def settings_of(spark: SparkSession) -> dict[str, str]:
+    """List the settings that the application was started with; over Spark Connect, as far as the server shows them."""
+    return dict(spark.conf.getAll) if is_connect(spark) else dict(spark.sparkContext.getConf().getAll())

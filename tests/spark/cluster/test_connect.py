@@ -70,7 +70,11 @@ def test_a_client_needs_no_copy_of_the_model(connect_server: ConnectServer, spec
 def test_what_connect_cannot_do_ends_in_one_clear_message(connect_server: ConnectServer, spec: EmbeddingSpec, tmp_path: Path) -> None:
     blocks = {"source": {"table": str(tmp_path / "table"), "key": ["id"]}, "embedding": {"model": spec.model}}
     found = connect_server.ask("refusals", blocks=blocks)
-    for name in ("run_embed, given", "run_embed, active", "run_stream", "search_table"):
+    for name in ("run_embed, given", "run_embed, active"):
+        kind, status, message = found[name]
+        assert (kind, status) == ("EnvironmentFault", 5)
+        assert "the server of Spark Connect has no Delta; start it with --packages io.delta:delta-spark" in message
+    for name in ("run_stream", "search_table"):
         kind, status, message = found[name]
         assert (kind, status) == ("EnvironmentFault", 5)
         assert "the session is one of Spark Connect" in message
