@@ -1,7 +1,11 @@
 """Scores and cost of the built-in template sets and of a spec, side by side on the same texts, against `metaeol-separate`.
 
     python -m benchmarks.quality [--data ../shared/data] [--pairs 300] [--texts 500] [--spec conf/specs/smollm2-135m.yaml]
-                                 [--json FILE] [--write docs/quality.md]
+                                 [--templates FILE] [--sets metaeol,metaeol-fast] [--json FILE] [--write docs/quality.md]
+
+With `--templates` the first line is a template set of your own, and the others are compared with it. The templates that the paper's
+authors published stand in the file `evaluation.py` of their repository: written into a file in the form of `conf/templates`, they are
+the baseline that readers of the paper know.
 
 STS: Spearman's correlation x 100, one over all pairs of a set, mean over the sets. Transfer: accuracy of a logistic
 regression. Tokens: computed a text of the STS sets, and their cost with the share of the model's layers that run.
@@ -23,7 +27,7 @@ from numpy.typing import NDArray
 
 from benchmarks.publish import put_between_markers
 from benchmarks.results import markdown_table
-from metaeol_udf import EmbeddingSpec, MetaEOLEncoder
+from metaeol_udf import EmbeddingSpec, MetaEOLEncoder, TemplateSet
 from metaeol_udf.encoder.vectors.output import finish_vectors
 from metaeol_udf.evaluation import StsTask, evaluate, load_tasks
 from metaeol_udf.quality.report import make_report
@@ -94,25 +98,34 @@ def main() -> None:
     parser.add_argument("--spec", type=Path, default=Path("conf/specs/smollm2-135m.yaml"))
     parser.add_argument("--pairs", type=int, default=300, help="of each STS set")
     parser.add_argument("--texts", type=int, default=500, help="of each transfer task, for the first two sets and the spec; 0: none")
+    parser.add_argument("--templates", type=Path, metavar="FILE", help="a template set that all lines are compared with")
+    parser.add_argument("--sets", default=",".join(SETS), help="built-in template sets, with commas between")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--write", type=Path, help="page whose table is replaced")
     arguments = parser.parse_args()
     plain = EmbeddingSpec(model=arguments.model)
     lines = {}
-    for name in SETS:
-        texts = arguments.texts if name in SETS[:2] else 0
-        (lines[name],) = measure(dataclasses.replace(plain, templates=name), arguments.data, arguments.pairs, texts)
+    own = {} if arguments.templates is None else {f"`{TemplateSet.load(arguments.templates).name}`, from a file": str(arguments.templates)}
+    built_in = arguments.sets.split(",")
+    sets = own | {name: name for name in built_in}
+    for name, templates in sets.items():
+        texts = arguments.texts if name in [*own, *built_in[:2]] else 0
+        (lines[name],) = measure(dataclasses.replace(plain, templates=templates), arguments.data, arguments.pairs, texts)
         print(f"{name}: {lines[name]['sts_average']:.2f}", flush=True)
     spec = dataclasses.replace(EmbeddingSpec.load(arguments.spec), model=arguments.model)
     for kind, line in zip(VALUES, measure(spec, arguments.data, arguments.pairs, arguments.texts, VALUES), strict=True):
         lines[arguments.spec.name if kind == "float32" else f"the same, {kind}"] = line
-    command = f"python -m benchmarks.quality --pairs {arguments.pairs} --texts {arguments.texts}"
+    file = "" if arguments.templates is None else " --templates FILE"
+    chosen = "" if built_in == list(SETS) else f" --sets {arguments.sets}"
+    command = f"python -m benchmarks.quality --pairs {arguments.pairs} --texts {arguments.texts}{file}{chosen}"
     drawn = "at most so many pairs of each STS set and texts of each transfer task, drawn at random; cost and gain against the first line."
     text = f"`{command}`, {date.today()}: {drawn}\n\n{table(lines)}"
     print(text)
     if arguments.write:
         page = arguments.write.read_text(encoding="utf-8")
-        arguments.write.write_text(put_between_markers(page, {"quality": text}), encoding="utf-8")
+        arguments.write.write_text(
+            put_between_markers(page, {"quality" if arguments.templates is None else "quality-own": text}), encoding="utf-8"
+        )
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(lines, indent=2) + "\n")

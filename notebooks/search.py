@@ -48,7 +48,7 @@ else:
     embedding = {"model": dbutils.widgets.get("model"), "templates": "metaeol"}
     config = parse_config({"source": {"table": table, "key": [key], "text": text}, "embedding": embedding, "runtime": runtime})
 key, text = config.source.key[0], config.source.text
-(hits,) = search_table(config, [dbutils.widgets.get("query")], k=int(dbutils.widgets.get("k")), spark=spark)
+(hits,) = search_table(config, [dbutils.widgets.get("query")], k=int(dbutils.widgets.get("k")), distinct=True, spark=spark)
 display(spark.createDataFrame([(hit.score, str(hit.key[key]), hit.text) for hit in hits], "cosine double, key string, text string"))
 
 # COMMAND ----------

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -85,6 +85,7 @@ class BatchRunner:
         max_batch_tokens: Tokens of one forward pass; shrinks when memory runs out and grows back slowly.
         n_threads: Threads that run batches.
         copier: On a GPU, what brings results to the host.
+        on_texts: Is told after each batch how many more texts are done: the batch's share of the tokens of all batches, in texts.
     """
 
     def __init__(self, engine: Engine, max_batch_tokens: int | str) -> None:
@@ -94,6 +95,7 @@ class BatchRunner:
         self.n_threads = one_per_core() if engine.device.type == "cpu" and engine.runner.has_prefixes else 1
         self._threads: ThreadPoolExecutor | None = None  # started with the first batch
         self.copier = ResultCopier() if engine.device.type == "cuda" else None
+        self.on_texts: Callable[[float], None] | None = None
         self._n_good = 0
         self._work: list[DeviceWork] = []
         self._n_finished, self._busy_s = 0, 0.0
@@ -122,7 +124,10 @@ class BatchRunner:
         errors: list[str | None] = [None] * n_texts
         self._engine.runner.use_groups(prepared.groups)
         began, counted, self._busy_s = time.time(), self._count_batches(), 0.0
+        texts_a_token = n_texts / max(1, sum(map(_n_tokens, prepared.batches)))
         for batch, outcome in self._outcomes(prepared):
+            if self.on_texts is not None:
+                self.on_texts(_n_tokens(batch) * texts_a_token)
             if isinstance(outcome, str):
                 errors[batch[0].rows[0]] = outcome
                 continue

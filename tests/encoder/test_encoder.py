@@ -47,6 +47,16 @@ def test_tokens_computed_are_those_that_went_through_the_model(tiny_model: Calla
     assert (rows.tokens_computed + rows.tokens_saved).sum() == sum(whole)
 
 
+def test_who_listens_is_told_of_each_batch_how_many_texts_are_done(tiny_model: Callable[..., Path]) -> None:
+    ours = encoder(tiny_model("llama"))
+    told: list[float] = []
+    ours.batch_runner.max_batch_tokens = 40
+    ours.batch_runner.on_texts = told.append
+    ours.encode_rows(TEXTS)
+    assert len(told) > 1
+    assert sum(told) == pytest.approx(len(set(TEXTS)))
+
+
 def _whole_prompts(ours: MetaEOLEncoder, text: str) -> list[list[int]]:
     cleaned, templates = clean_text(text, "paper"), ours.templates
     return ours.engine.trie.tokenizer.tokenize([templates.fill(t, cleaned) for t in templates.templates])

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Protocol
 
+from pyspark import StatusTracker
 from pyspark.sql import SparkSession
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
 from metaeol_udf.formatting import counted, format_duration
 from metaeol_udf.spark.cluster.connect import is_connect
+from metaeol_udf.spark.worker.task_progress import PROGRESS_FOLDER, texts_done
 from metaeol_udf.terminal import is_quiet, waiting
 
 logger = logging.getLogger(__name__)
@@ -25,6 +30,7 @@ Between = Callable[[str], None]
 
 LINE_EVERY_S = 10.0
 POLL_EVERY_S = 0.5
+_RATE_OVER_S = 600.0
 
 
 class Progress(Protocol):
@@ -78,7 +84,8 @@ class BarProgress:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        self._bar = RichProgress(*columns, transient=False)
+        # Where texts are counted a task at a time, steps are minutes apart: the time left needs more than one of them.
+        self._bar = RichProgress(*columns, transient=False, speed_estimate_period=_RATE_OVER_S)
 
     def phase(self, words: str) -> AbstractContextManager[None]:
         """Show the phase, and for how long it has run."""
@@ -128,14 +135,15 @@ class LineProgress:
         """Write a line where the last one is old enough, and always at the end."""
         now = time.monotonic()
         if done > self._done and (now >= self._next_line or done >= self._total):
-            self._line(f"{done:,} of {counted(self._total, 'text')}, {detail}{self._left(done, now)}")
+            self._line(self._words(done, detail))
             self._done, self._next_line = done, now + LINE_EVERY_S
 
-    def _left(self, done: int, now: float) -> str:
-        """Say how long the rest takes at the rate so far."""
+    def _words(self, done: int, detail: str) -> str:
+        """Say how far it is, and how long the rest takes at the rate so far."""
+        words = f"{done:,} of {counted(self._total, 'text')}, {detail}"
         if not 0 < done < self._total:
-            return ""
-        return f", {format_duration((now - self._started) / done * (self._total - done))} left"
+            return words
+        return f"{words}, {format_duration((time.monotonic() - self._started) / done * (self._total - done))} left"
 
     def finish(self) -> None:
         """Nothing to close."""
@@ -152,7 +160,15 @@ class NotebookProgress(LineProgress):
 
     def _line(self, words: str) -> None:
         super()._line(words)
+        self._show(words)
+
+    def _show(self, words: str) -> None:
         self._shown.update({"text/plain": f"{self._about}{words}"}, raw=True)
+
+    def update(self, done: int, detail: str) -> None:
+        """Write the line anew each time; the log has one every ten seconds."""
+        self._show(self._words(done, detail))
+        super().update(done, detail)
 
 
 def default_progress(about: str = "") -> Progress:
@@ -165,7 +181,10 @@ def default_progress(about: str = "") -> Progress:
 
 @contextmanager
 def watch_tasks(spark: SparkSession, progress: Progress, group: str, done: int, n_texts: int, n_tasks: int) -> Iterator[None]:
-    """Report, while one wave runs, the share of its tasks that is done.
+    """Report, while one wave runs, how many of its texts are done.
+
+    Workers on this machine count their texts in files. Of others it is known which tasks are done, and that is taken for the share of the
+    texts.
 
     Args:
         spark: The session; of one of Spark Connect nothing is told before the wave is done.
@@ -180,24 +199,25 @@ def watch_tasks(spark: SparkSession, progress: Progress, group: str, done: int, 
         return
     ended = threading.Event()
     tracker = spark.sparkContext.statusTracker()
-    started = time.monotonic()
+    folder = Path(tempfile.mkdtemp(prefix="metaeol-progress-")) if (spark.sparkContext.master or "").startswith("local") else None
 
     def poll() -> None:
+        first: tuple[float, int] | None = None
         while not ended.wait(POLL_EVERY_S):
-            share = 0.0
-            for job in tracker.getJobIdsForGroup(group):
-                info = tracker.getJobInfo(job)
-                for stage_id in info.stageIds if info is not None else ():
-                    stage = tracker.getStageInfo(stage_id)
-                    if stage is not None and stage.numTasks == n_tasks and stage.numActiveTasks:
-                        share = max(share, stage.numCompletedTasks / n_tasks)
-            reached = int(n_texts * share)
+            reached = int(n_texts * _share_of_tasks(tracker, group, n_tasks))
+            if folder is not None:
+                reached = max(reached, min(n_texts, texts_done(folder)))
             if reached:
-                progress.update(done + reached, f"{reached / (time.monotonic() - started):.1f} texts/s")
+                now = time.monotonic()
+                since, before = first = first or (now, reached)
+                rate = f"{(reached - before) / (now - since):.1f} texts/s" if reached > before else "the first texts"
+                progress.update(done + reached, rate)
 
-    context, names = spark.sparkContext, ("spark.jobGroup.id", "spark.job.description")
+    context = spark.sparkContext
+    names = ("spark.jobGroup.id", "spark.job.description", PROGRESS_FOLDER)
     before = [context.getLocalProperty(name) for name in names]  # a stream has a group of its own, by which it is stopped
     context.setJobGroup(group, "metaeol: embed one wave")
+    context.setLocalProperty(PROGRESS_FOLDER, None if folder is None else str(folder))  # type: ignore[arg-type]  # None unsets it
     thread = threading.Thread(target=poll, daemon=True, name="metaeol-progress")
     thread.start()
     try:
@@ -207,3 +227,17 @@ def watch_tasks(spark: SparkSession, progress: Progress, group: str, done: int, 
         thread.join()
         for name, value in zip(names, before, strict=True):
             context.setLocalProperty(name, value)  # type: ignore[arg-type]  # None unsets it
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _share_of_tasks(tracker: StatusTracker, group: str, n_tasks: int) -> float:
+    """Find which share of the tasks of a wave's model stage is done, while the stage runs."""
+    share = 0.0
+    for job in tracker.getJobIdsForGroup(group):
+        info = tracker.getJobInfo(job)
+        for stage_id in info.stageIds if info is not None else ():
+            stage = tracker.getStageInfo(stage_id)
+            if stage is not None and stage.numTasks == n_tasks and stage.numActiveTasks:
+                share = max(share, stage.numCompletedTasks / n_tasks)
+    return share

@@ -11,17 +11,20 @@ import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pyspark import TaskContext
 
 from metaeol_udf.encoder.checkpoint.resolve import ResolvedSpec
 from metaeol_udf.encoder.preparation import cut_chunks
 from metaeol_udf.errors import MetaEOLError, without_message
 from metaeol_udf.spark.worker.encoder_cache import EncoderRequest, get_encoder, go_offline
 from metaeol_udf.spark.worker.shared_encoder import OwnerLostError
+from metaeol_udf.spark.worker.task_progress import PROGRESS_FOLDER, count_texts
 from metaeol_udf.versions import has_cuda
 
 if TYPE_CHECKING:
@@ -81,11 +84,13 @@ def embed_column(request: EncoderRequest, batches: Iterator[pd.Series]) -> Itera
     first = next(chunks, None)
     if first is None:
         return
+    progress = _progress_file()
     waiting: Iterator[Sequence[str | None]] = itertools.chain([first], chunks)
     while True:
         try:
             loaded = get_encoder(request)
-            for encoded in loaded.encoder.encode_batches(waiting):
+            results = loaded.encoder.encode_batches(waiting)
+            for encoded in results if progress is None else count_texts(loaded.encoder, results, progress):
                 yield _encoded_frame(encoded, loaded.load_id)
         except OwnerLostError as lost:
             waiting = itertools.chain([lost.texts] if lost.texts else [], waiting)
@@ -93,6 +98,13 @@ def embed_column(request: EncoderRequest, batches: Iterator[pd.Series]) -> Itera
             raise without_message(error) from None
         else:
             return
+
+
+def _progress_file() -> Path | None:
+    """Name the file in which the running task counts its texts; None where nobody reads it."""
+    context = TaskContext.get()
+    folder = None if context is None else context.getLocalProperty(PROGRESS_FOLDER)
+    return None if context is None or not folder else Path(folder) / str(context.partitionId())
 
 
 @functools.cache

@@ -10,8 +10,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pyspark import TaskContext
-
 if TYPE_CHECKING:
     from metaeol_udf.encoder import Encoded
     from metaeol_udf.spark.worker.encoder_cache import Encoder
@@ -49,14 +47,11 @@ class TaskProgress:
             self._next_write = float("inf")
 
 
-def count_texts(encoder: Encoder, results: Iterable[Encoded], path: Path | None) -> Iterator[Encoded]:
-    """Pass on what an encoder gives, and count its texts in a file meanwhile; None: count nothing.
+def count_texts(encoder: Encoder, results: Iterable[Encoded], path: Path) -> Iterator[Encoded]:
+    """Pass on what an encoder gives, and count its texts in a file meanwhile.
 
     An encoder of this process tells of each batch, another one of each chunk.
     """
-    if path is None:
-        yield from results
-        return
     progress = TaskProgress(path)
     runner = getattr(encoder, "batch_runner", None)
     if runner is not None:
@@ -70,13 +65,6 @@ def count_texts(encoder: Encoder, results: Iterable[Encoded], path: Path | None)
         if runner is not None:
             runner.on_texts = None
         progress.write()
-
-
-def progress_file() -> Path | None:
-    """Name the file of the running task; None where nobody reads it."""
-    context = TaskContext.get()
-    folder = None if context is None else context.getLocalProperty(PROGRESS_FOLDER)
-    return None if context is None or not folder else Path(folder) / str(context.partitionId())
 
 
 def texts_done(folder: Path) -> int:
