@@ -24,8 +24,6 @@ def run_session(warehouse: Path, master: str = "local[2]", **conf: str) -> Itera
         "spark.sql.warehouse.dir": str(warehouse),
         "spark.sql.shuffle.partitions": "2",  # not 200: ten rows
         "spark.databricks.delta.snapshotPartitions": "1",
-        # A session of minutes gains little from code that is compiled for days of use: a sixth less processor time.
-        "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -XX:+UseSerialGC",
     }
     session = get_session(SparkConfig(master=master, conf={**small, **conf}))
     yield session
