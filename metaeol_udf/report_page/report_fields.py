@@ -21,6 +21,7 @@ FIELDS: dict[str, Any] = {
     "tokens_computed": int, "tokens_saved": int, "runner": str | None, "batches_by_path": dict[str, int], "path_reasons": list[str],
     "device_s": float, "device_span_s": float, "device_busy": float | None, "model_loads": int, "executors": int,
     "seconds": dict[str, float], "texts_per_second": float, "delta_versions": dict[str, int],
+    "columns": list[dict[str, Any]],
 }  # fmt: skip
 NEEDED = ("run_id", "fingerprint", "status")  # an older release wrote fewer of the others
 WAVE = ("waves", "started", "seconds", "texts", "tokens", "failed")  # of each entry of `wave_log`

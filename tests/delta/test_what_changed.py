@@ -60,6 +60,7 @@ def test_a_run_looks_at_added_files_alone_and_at_all_rows_where_the_proof_cannot
     assert full["status"] == "nothing_to_do"
 
 
+@pytest.mark.slow
 def test_keys_of_both_tables_are_compared_only_where_their_numbers_do_not_show_that_none_left(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from metaeol_udf import EmbeddingSpec, MetaEOLEncoder, TemplateSet
 from metaeol_udf.encoder.checkpoint.resolve import made_with, resolve_local
 from metaeol_udf.errors import InputError
+from metaeol_udf.evaluation.data import StsTask
 from metaeol_udf.evaluation.retrieval_data import RetrievalTask
 from metaeol_udf.tuning.curves import scores_by_layer, scores_by_prompts
 from metaeol_udf.tuning.objectives import Objective, halves, labelled, mean_reciprocal_rank, split_in_two, texts_of
@@ -162,7 +162,7 @@ def test_a_written_spec_gives_the_vectors_that_were_scored(bank: StateBank, tiny
 
 def test_curves_are_the_scores_of_plain_vectors(bank: StateBank) -> None:
     gold: NDArray[Any] = np.arange(6.0)
-    objective = labelled([SimpleNamespace(name="x", sentences1=TEXTS[:6], sentences2=TEXTS[6:], gold=gold)])  # type: ignore[list-item]
+    objective = labelled([StsTask("x", ["all"] * 6, TEXTS[:6], TEXTS[6:], gold)])
     points = scores_by_prompts(bank, objective, (2,))
     assert [point["n_prompts"] for point in points] == list(range(1, 9))
     assert [point["n_subsets"] for point in points] == [8, 28, 40, 40, 40, 28, 8, 1]
