@@ -77,7 +77,7 @@ def embed_together(
     first, between = jobs[0], between or (lambda phase: None)
     names = ", ".join(job.columns.vector for job in jobs)
     progress = progress or default_progress(f"{first.target} {names}, run {report.run_id}")
-    journals = [dataclasses.replace(journal_of(first, report.run_id))]
+    journals = [journal_of(first, report.run_id)]
     for _ in jobs:  # a commit of the journal must have a larger number than those before it
         journals.append(journals[-1].for_another_snapshot())
     check_termination()

@@ -131,6 +131,11 @@ def spec_part(fingerprint: Column) -> Column:
     return F.substring_index(fingerprint, "-", 1)
 
 
+def spec_part_sql(fingerprint: str) -> str:
+    """Write `spec_part` of a column as SQL, for statements that take text alone."""
+    return f"substring_index({fingerprint}, '-', 1)"
+
+
 def text_part(fingerprint: Column) -> Column:
     """Read the digest of the text off a row fingerprint."""
     return F.substring_index(fingerprint, "-", -1)

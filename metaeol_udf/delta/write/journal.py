@@ -21,7 +21,7 @@ from metaeol_udf.delta.select.selection import FINGERPRINT
 from metaeol_udf.delta.select.stored_vector import digest_of, is_whole
 from metaeol_udf.delta.tables.alter_table import alter_table
 from metaeol_udf.delta.tables.commits import TableLog
-from metaeol_udf.delta.tables.fingerprint import of_spec, spec_part
+from metaeol_udf.delta.tables.fingerprint import of_spec, spec_part, spec_part_sql
 from metaeol_udf.delta.tables.refs import TableDefinition, TableRef, append, create, exists, literal, open_table, read, replace
 from metaeol_udf.delta.tables.spark_errors import conflict_in, with_retries
 from metaeol_udf.encoder.gpu.device_work import DeviceWork
@@ -264,7 +264,7 @@ class Journal:
         by_spec: dict[str, list[str]] = {}
         for spec_fingerprint, run_id in sorted(runs):
             by_spec.setdefault(spec_fingerprint, []).append(run_id)
-        spec = "spec_fingerprint" if by_partition else "substring_index(fingerprint, '-', 1)"
+        spec = "spec_fingerprint" if by_partition else spec_part_sql("fingerprint")
         parts = [f"({spec} = {literal(of)} AND run_id IN ({', '.join(map(literal, run_ids))}))" for of, run_ids in by_spec.items()]
         if parts:
             condition = " OR ".join(parts)
