@@ -38,17 +38,17 @@ def filtered(source: DataFrame, condition: str | None, setting: str = "source.wh
     """
     if condition is None:
         return source
+    if "${" in condition:
+        raise InputError(
+            f"{setting} has ${{...}}, in whose place Spark would put a variable of the driver's environment: "
+            "a condition may use the row's own columns only"
+        )
     if is_connect(source.sparkSession):
         raise InputError(
             f"{setting}: over Spark Connect no condition can be looked at before it runs, and one that fails would quote texts in Spark's "
             "log: leave it out, or run the job where the driver is"
         )
     try:
-        if "${" in condition:
-            raise InputError(
-                f"{setting} has ${{...}}, in whose place Spark would put a variable of the driver's environment: "
-                "a condition may use the row's own columns only"
-            )
         _check(source.sparkSession, condition, setting)
         kept = source.where(F.expr(condition))
     except (ParseException, AnalysisException) as error:
