@@ -49,6 +49,9 @@ class Passage:
     overlap: int = 32
     by: str = "sentence"
 
+    def __str__(self) -> str:
+        return f"{self.tokens} tokens, overlap {self.overlap}, by {self.by}"
+
     def problems(self) -> Iterator[Problem | None]:
         """Say what is wrong with each setting."""
         least, overlap = _LEAST_PASSAGE, self.overlap

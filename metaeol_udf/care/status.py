@@ -18,10 +18,11 @@ from metaeol_udf.delta.select.snapshot import Tables, check_single, open_checked
 from metaeol_udf.delta.sources.passages import PassageSource
 from metaeol_udf.delta.tables.commits import TableLog
 from metaeol_udf.delta.tables.fingerprint import spec_part
-from metaeol_udf.delta.tables.metadata import differences, label_of, vector_properties
+from metaeol_udf.delta.tables.metadata import differences, label_of
 from metaeol_udf.delta.tables.refs import TableRef, exists, open_table, read, storage_of
 from metaeol_udf.delta.write.deletions import find_lost_passages, find_orphans, removes
 from metaeol_udf.delta.write.journal import Journal
+from metaeol_udf.delta.write.prepare import properties_of
 
 _COMMITS_LOOKED_AT = 500
 _RUNS_SHOWN = 5
@@ -51,8 +52,7 @@ def run_status(config: GivenConfig, spark: SparkSession | None = None) -> dict[s
         job = prepare_job(config, spark, writes=False)
         tables = open_checked(job, RowScope())
         log = TableLog.of(job.spark, job.target)
-        source, key_id = None if job.in_place else job.source, None if job.hash_key is None else job.hash_key.id
-        label = label_of(vector_properties(job.columns.vector, job.resolved, source, key_id), job.columns.vector)
+        label = label_of(properties_of(job), job.columns.vector)
         stored = {} if log is None else label_of(log.properties(), job.columns.vector)
         proof = ProofStore(job).load()
         return {

@@ -14,14 +14,20 @@ from metaeol_udf.encoder.checkpoint.resolve import ResolvedSpec
 from metaeol_udf.errors import InputError
 from metaeol_udf.prompts import TemplateSet
 from metaeol_udf.spark.columns import find_field
+from metaeol_udf.spec import Passage
 
 
 def vector_properties(
-    column: str, resolved: ResolvedSpec, source: object | None = None, fingerprint_key: str | None = None
+    column: str,
+    resolved: ResolvedSpec,
+    source: object | None = None,
+    fingerprint_key: str | None = None,
+    passage: Passage | None = None,
 ) -> dict[str, str]:
     """Make the table properties that say how a column's vectors were made: `metaeol.<column>.model`, as the user named it, and so on.
 
-    Those of a target of its own name their `source`, too; those of hashes with a key name its id.
+    Those of a target of its own name their `source`, too; those of hashes with a key name its id; those of a table of passages say how
+    its texts are split.
     """
     spec = resolved.spec
     values = {
@@ -37,6 +43,7 @@ def vector_properties(
         "fingerprint": resolved.fingerprint,
         "source": None if source is None else str(source),
         "fingerprint_key": fingerprint_key,
+        "passage": None if passage is None else str(passage),
     }
     return {f"metaeol.{column}.{name}": value for name, value in values.items() if value is not None}
 
@@ -60,6 +67,8 @@ def differences(stored: Mapping[str, str], now: Mapping[str, str]) -> dict[str, 
     A place that a model or a template set was moved to is no difference.
     """
     names = [name for name in ("model_hash", "revision", "templates_hash", "layer", "dtype", "dim") if stored.get(name) != now.get(name)]
+    if stored.get("passage") and now.get("passage") and stored["passage"] != now["passage"]:
+        names.append("passage")
     found: dict[str, tuple[str | None, str | None]] = {}
     for name in names:
         plain = name.removesuffix("_hash")

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from metaeol_udf.delta.base.context import Job
 from metaeol_udf.delta.select.snapshot import Tables
+from metaeol_udf.delta.sources.passages import PassageSource
 from metaeol_udf.delta.tables import metadata
 from metaeol_udf.delta.tables.spark_errors import with_retries
 from metaeol_udf.delta.tables.target import create_target
 from metaeol_udf.delta.write.quarantine import prepare_quarantine
+
+
+def properties_of(job: Job) -> dict[str, str]:
+    """Make the table properties that say how the job's vectors are made."""
+    source = None if job.in_place else job.source
+    key_id = None if job.hash_key is None else job.hash_key.id
+    passage = job.source.by if isinstance(job.source, PassageSource) else None
+    return metadata.vector_properties(job.columns.vector, job.resolved, source, key_id, passage)
 
 
 def prepare_tables(job: Job, tables: Tables, *, with_metadata: bool = True) -> None:
@@ -18,8 +27,6 @@ def prepare_tables(job: Job, tables: Tables, *, with_metadata: bool = True) -> N
     """
     if not job.in_place:
         create_target(job.spark, job.target, tables.key)
-    source = None if job.in_place else job.source
-    key_id = None if job.hash_key is None else job.hash_key.id
-    properties = metadata.vector_properties(job.columns.vector, job.resolved, source, key_id) if with_metadata else {}
+    properties = properties_of(job) if with_metadata else {}
     with_retries(lambda: metadata.prepare_table(job.spark, job.target, job.columns, properties))
     prepare_quarantine(job.spark, job.target.beside("quarantine"), tables.key)

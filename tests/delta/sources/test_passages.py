@@ -101,7 +101,10 @@ def test_passages_stay_in_step_with_their_texts(spark: SparkSession, bench: Benc
     assert state["rows_orphaned"] == 1
     assert report["rows_deleted"] == state["passages_lost"] + 1
     state = run_status(bench.config(**settings(bench, source=where)), spark)
-    assert (state["rows_to_do"], state["rows_orphaned"], state["passages_lost"]) == (0, 0, 0)
+    assert (state["rows_to_do"], state["rows_orphaned"], state["passages_lost"], state["differs"]) == (0, 0, 0, {})
+    other = SPLIT | {"passage": {"tokens": 20, "overlap": 0}}
+    state = run_status(bench.config(**settings(bench, source=where, embedding=other)), spark)
+    assert state["differs"] == {"passage": ["16 tokens, overlap 0, by sentence", "20 tokens, overlap 0, by sentence"]}
     assert [row["reason"] for row in bench.table("parts__metaeol_quarantine").collect()] == ["null_text", "null_text"]
 
     # A key that left stays where it is asked for; a passage that its text lost never does.
