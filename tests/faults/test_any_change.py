@@ -1,4 +1,4 @@
-"""Two hundred random sequences of changes and runs, by the state machine of `tests/delta/state_machine`."""
+"""Random sequences of changes and runs: two hundred, and a hundred with other settings, by `tests/delta/state_machine`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import pytest
 from pyspark.sql import SparkSession
 
 from metaeol_udf.spec import EmbeddingSpec
-from tests.delta.state_machine.machine import any_change, run_random_sequences
+from tests.delta.state_machine.machine import AnyChange, any_change, run_random_sequences
+from tests.delta.state_machine.other_settings import Passages, SeveralColumns
 
 
 @pytest.mark.parametrize("number", range(100, 110))
@@ -18,3 +19,12 @@ def test_whatever_happens_between_runs_a_run_leaves_every_row_right(
 ) -> None:
     with any_change(spark, tmp_path, spec, in_place=in_place) as machine:
         run_random_sequences(machine, 10, number + 1000 * in_place)  # other sequences in place than with a target
+
+
+@pytest.mark.parametrize("number", range(200, 205))
+@pytest.mark.parametrize("kind", [SeveralColumns, Passages], ids=["settings-columns", "settings-passages"])
+def test_whatever_happens_other_settings_leave_every_row_right_too(
+    spark: SparkSession, tmp_path: Path, spec: EmbeddingSpec, kind: type[AnyChange], number: int
+) -> None:
+    with any_change(spark, tmp_path, spec, in_place=kind is SeveralColumns and number % 2 == 0, kind=kind) as machine:
+        run_random_sequences(machine, 10, number)

@@ -91,6 +91,8 @@ class AnyChange(RuleBasedStateMachine):
     Each rule is also a plain method, so that the steps which Hypothesis prints for a sequence that failed can be kept as a test.
     """
 
+    is_one = False  # whether several embeddings are one run rather than several at once
+
     def __init__(self, bench: TableBench, calls: Calls, *, in_place: bool) -> None:
         """Begin with the tables that stand in the bench's folder."""
         super().__init__()
@@ -109,17 +111,17 @@ class AnyChange(RuleBasedStateMachine):
 
     @rule(rows=st.lists(st.tuples(texts, texts), min_size=1, max_size=2))
     def insert(self, rows: list[tuple[str | None, str | None]]) -> None:
-        values = [(next(self._numbers), title, body, "inserted") for title, body in rows]
+        values = [(next(self._numbers), self._text(title), self._text(body), "inserted") for title, body in rows]
         frame = self._spark.createDataFrame(values, "id long, title string, body string, note string")
         frame.write.format("delta").mode("append").save(self._path("source"))
 
     @rule(column=st.sampled_from(["title", "body"]), third=thirds, text=texts)
     def update(self, column: str, third: int, text: str | None) -> None:
-        self._sql(f"UPDATE {{source}} SET {column} = {_literal(text)}, note = 'updated' WHERE id % 3 = {third}")
+        self._sql(f"UPDATE {{source}} SET {column} = {_literal(self._text(text))}, note = 'updated' WHERE id % 3 = {third}")
 
     @rule(key=st.integers(0, 5), text=texts)
     def merge(self, key: int, text: str | None) -> None:
-        rows = f"SELECT explode(array({key}L, {next(self._numbers)}L)) AS id, {_literal(text)} AS title"
+        rows = f"SELECT explode(array({key}L, {next(self._numbers)}L)) AS id, {_literal(self._text(text))} AS title"
         known, new = "UPDATE SET title = rows.title", "INSERT (id, title) VALUES (rows.id, rows.title)"
         merge = f"MERGE INTO {{source}} AS t USING ({rows}) AS rows ON t.id = rows.id"
         self._sql(f"{merge} WHEN MATCHED THEN {known} WHEN NOT MATCHED THEN {new}")
@@ -257,26 +259,36 @@ class AnyChange(RuleBasedStateMachine):
 
     def _run_whole(self, *names: str) -> tuple[Run, dict[str, Any]]:
         """Run over all rows, for several embeddings at once, and check all that must hold then; gives the first one's report."""
-        with self._checked(*names) as run, ThreadPoolExecutor(len(names)) as pool:
-            reports = list(pool.map(lambda name: run_embed(self._config(name), self._spark, Silence()), names))
+        with self._checked(*names) as run:
+            report = self._embed(*names)
         at_once = [self._embedding(name) for name in names]
         for embedding in at_once:
             complain(model.complaints_of_whole_run(embedding, run, at_once))
-        return run, reports[0]
+        return run, report
+
+    def _embed(self, *names: str) -> dict[str, Any]:
+        """Embed several embeddings by runs at once; gives the first one's report."""
+        with ThreadPoolExecutor(len(names)) as pool:
+            reports = list(pool.map(lambda name: run_embed(self._config(name), self._spark, Silence()), names))
+        return reports[0]
 
     @contextmanager
     def _checked(self, *names: str) -> Iterator[Run]:
         """Look at the tables before and after a run, and check what holds for any run."""
-        run, journalled = Run(before=self._look()), self._journalled
+        run, journalled = Run(before=self._look(names[0])), self._journalled
         self._journalled = set()  # a run may clean it of what is published
         self._calls.take()
         yield run
-        run.after, run.calls = self._look(), self._calls.take()
-        complain(model.complaints_of_any_run([self._embedding(name) for name in names], run))
+        run.after, run.calls = self._look(names[0]), self._calls.take()
+        complain(model.complaints_of_any_run([self._embedding(name) for name in names], run, is_one=self.is_one or len(names) == 1))
         again = journalled & set(run.calls)
         complain([f"texts were computed again that a killed run had journalled: {sorted(again)}"] if again else [])
 
     # The tables.
+
+    def _text(self, text: str | None) -> str | None:
+        """Give the text that stands in the table for one of `TEXTS`."""
+        return text
 
     def _path(self, table: str) -> str:
         return self._bench.path if self._in_place or table == "source" else str(self._bench.folder / "vectors")
@@ -309,7 +321,8 @@ class AnyChange(RuleBasedStateMachine):
         """Name the columns of the table that vectors are written to; none where it is not there."""
         return set(self._spark.read.format("delta").load(self._path("target")).columns) if self._is_there("target") else set()
 
-    def _look(self) -> Seen:
+    def _look(self, name: str) -> Seen:
+        """Look at the tables as a run over an embedding sees them."""
         source = by_key(self._rows(self._path("source")))
         stored = source if self._in_place else by_key(self._rows(self._path("target")))
         return Seen(source, stored, self._rows(f"{self._path('target')}__metaeol_quarantine"))
@@ -337,7 +350,7 @@ class AnyChange(RuleBasedStateMachine):
 
 
 def _literal(text: str | None) -> str:
-    """Write one of `TEXTS`, none of which has a quote, in SQL."""
+    """Write a text that has no quote in SQL."""
     return "CAST(NULL AS string)" if text is None else f"'{text}'"
 
 
@@ -348,7 +361,9 @@ def complain(complaints: Iterable[str]) -> None:
 
 
 @contextmanager
-def any_change(spark: SparkSession, folder: Path, spec: EmbeddingSpec, *, in_place: bool) -> Iterator[Callable[[], AnyChange]]:
+def any_change(
+    spark: SparkSession, folder: Path, spec: EmbeddingSpec, *, in_place: bool, kind: type[AnyChange] | None = None
+) -> Iterator[Callable[[], AnyChange]]:
     """Make machines, each with tables of its own: copies of tables that the job has been over once, for a first run takes long.
 
     Args:
@@ -356,11 +371,12 @@ def any_change(spark: SparkSession, folder: Path, spec: EmbeddingSpec, *, in_pla
         folder: An empty folder.
         spec: A spec whose model is there; no model is loaded.
         in_place: Whether vectors go into the source, rather than into a target of its own.
+        kind: The machine; None is one of columns of vectors, a vector a row.
     """
     calls, numbers = Calls(folder / "calls"), itertools.count()
 
     def machine(of: Path) -> AnyChange:
-        return AnyChange(TableBench(spark, of, spec), calls, in_place=in_place)
+        return (kind or AnyChange)(TableBench(spark, of, spec), calls, in_place=in_place)
 
     def machine_on_a_copy() -> AnyChange:
         copy = shutil.copytree(folder / "start", folder / f"sequence_{next(numbers)}")

@@ -35,7 +35,7 @@ GARBLED = {
 }
 
 Row = Mapping[str, Any]
-Rows = Mapping[int, Row]  # by key
+Rows = Mapping[Any, Row]  # by key
 Outcome = tuple[tuple[float, ...] | None, str | None]  # vector and error
 
 
@@ -133,24 +133,29 @@ class Run:
     calls: list[str] = field(default_factory=list)
 
 
+def key_of(row: Row) -> Any:
+    """Read the key off a row: of a passage that is its text's key, its number and its place in the text."""
+    return (row["id"], row["passage"], row["start"], row["end"]) if "passage" in row else row["id"]
+
+
 def by_key(rows: list[Row]) -> Rows:
     """Arrange rows by their key, which must be another one in each."""
-    found = {row["id"]: row for row in rows}
-    assert len(found) == len(rows), f"a key stands in several rows: {sorted(row['id'] for row in rows)}"
+    found = {key_of(row): row for row in rows}
+    assert len(found) == len(rows), f"a key stands in several rows: {sorted(key_of(row) for row in rows)}"
     return found
 
 
-def complaints_of_any_run(embeddings: list[Embedding], run: Run) -> Iterator[str]:
+def complaints_of_any_run(embeddings: list[Embedding], run: Run, *, is_one: bool) -> Iterator[str]:
     """Find what no run may do, not even one that was killed, that tries again a few rows, or that follows a stream.
 
-    `embeddings` are those of the run; several where runs were at work at once.
+    `embeddings` are those of the run, or of several runs at once, where it is not one.
     """
     before, after, calls = run.before, run.after, run.calls
     due = set().union(*(embedding.due(before) for embedding in embeddings))
     if set(calls) - due:
         yield f"texts that needed no work reached the model: {sorted(set(calls) - due)}"
     repeated = [call for call, n in Counter(calls).items() if n > 1]
-    if repeated and len(embeddings) == 1:  # two runs at once may meet the same text in two columns
+    if repeated and is_one:  # two runs at once may meet the same text in two columns
         yield f"texts reached the model more than once: {repeated}"
     ours = {name for embedding in embeddings for name in embedding.columns}
     yield from _touched("the source", before.source, after.source, ours)
@@ -182,7 +187,7 @@ def complaints_of_whole_run(embedding: Embedding, run: Run, at_once: list[Embedd
 def complaints_of_quarantine(embedding: Embedding, run: Run, at_once: list[Embedding]) -> Iterator[str]:
     """Find where the quarantine is not what the table's rows with an error are, or lost rows of another vector column."""
     after = run.after
-    listed = [(row["id"], row["reason"]) for row in after.quarantine if row["vector_column"] == embedding.vector]
+    listed = [(key_of(row), row["reason"]) for row in after.quarantine if row["vector_column"] == embedding.vector]
     failed = [(key, row.get(embedding.columns[1])) for key, row in after.stored.items() if key in after.source]
     failed = [(key, error) for key, error in failed if error is not None]
     if sorted(listed) != sorted(failed):
@@ -195,7 +200,7 @@ def complaints_of_quarantine(embedding: Embedding, run: Run, at_once: list[Embed
 
 def _of_another_column(seen: Seen, at_work: set[str], present: Iterable[int]) -> list[str]:
     """Find the quarantine's rows of other vector columns, but for those of keys that left the source."""
-    return sorted(repr(row) for row in seen.quarantine if row["vector_column"] not in at_work and row["id"] in set(present))
+    return sorted(repr(row) for row in seen.quarantine if row["vector_column"] not in at_work and key_of(row) in set(present))
 
 
 def _touched(table: str, before: Rows, after: Rows, ours: set[str]) -> Iterator[str]:

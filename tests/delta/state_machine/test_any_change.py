@@ -10,6 +10,7 @@ from pyspark.sql import SparkSession
 
 from metaeol_udf.spec import EmbeddingSpec
 from tests.delta.state_machine.machine import AnyChange, any_change, run_random_sequences
+from tests.delta.state_machine.other_settings import Passages, SeveralColumns
 
 
 # These two numbers draw every kind of change and of run between them.
@@ -19,6 +20,15 @@ def test_whatever_happens_between_runs_a_run_leaves_every_row_right(
 ) -> None:
     with any_change(spark, tmp_path, spec, in_place=in_place) as machine:
         run_random_sequences(machine, 5, number)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "in_place"), [(SeveralColumns, True), (Passages, False)])
+def test_whatever_happens_other_settings_leave_every_row_right_too(
+    spark: SparkSession, tmp_path: Path, spec: EmbeddingSpec, kind: type[AnyChange], in_place: bool
+) -> None:
+    with any_change(spark, tmp_path, spec, in_place=in_place, kind=kind) as machine:
+        run_random_sequences(machine, 5, 7)
 
 
 def two_first_runs_at_once(state: AnyChange) -> None:
