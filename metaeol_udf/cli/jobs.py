@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from metaeol_udf.cli.arguments import As, AsJson, Conf, DryRun, Full, Overrides
-from metaeol_udf.cli.views import Format, emit, show_drop, show_plan, show_rollback, show_run, show_status
+from metaeol_udf.cli.views import Format, emit, emit_each, show_drop, show_plan, show_rollback, show_run, show_status
 from metaeol_udf.config import JobConfig, load_config, load_configs, title_of
 from metaeol_udf.errors import ConfigError
 from metaeol_udf.terminal import waiting
@@ -20,22 +20,29 @@ if TYPE_CHECKING:
     from metaeol_udf.care import DropItem
 
 
-def embed(conf: Conf, overrides: Overrides = None, full: Full = False, dry_run: DryRun = False, as_json: AsJson = False) -> None:
+def embed(
+    conf: Conf,
+    overrides: Overrides = None,
+    full: Full = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    how: As = Format.TABLE,
+) -> None:
     """Embed the rows that changed and write their vectors into the Delta table, once."""
-    _run_job("embed", conf, overrides, dry_run, as_json, full=full)
+    _run_job("embed", conf, overrides, dry_run, as_json, how, full=full)
 
 
-def stream(conf: Conf, overrides: Overrides = None, dry_run: DryRun = False, as_json: AsJson = False) -> None:
+def stream(conf: Conf, overrides: Overrides = None, dry_run: DryRun = False, as_json: AsJson = False, how: As = Format.TABLE) -> None:
     """Embed what the source's new commits bring: all there is and then end, or every so often (stream.trigger)."""
-    _run_job("stream", conf, overrides, dry_run, as_json)
+    _run_job("stream", conf, overrides, dry_run, as_json, how)
 
 
-def retry(conf: Conf, overrides: Overrides = None, dry_run: DryRun = False, as_json: AsJson = False) -> None:
+def retry(conf: Conf, overrides: Overrides = None, dry_run: DryRun = False, as_json: AsJson = False, how: As = Format.TABLE) -> None:
     """Try the rows again that failed, but for NULL and blank texts; those that succeed leave the quarantine."""
-    _run_job("retry", conf, overrides, dry_run, as_json)
+    _run_job("retry", conf, overrides, dry_run, as_json, how)
 
 
-def _run_job(command: str, conf: Conf, overrides: Overrides, dry_run: bool, as_json: bool, full: bool = False) -> None:
+def _run_job(command: str, conf: Conf, overrides: Overrides, dry_run: bool, as_json: bool, how: Format, full: bool = False) -> None:
     """Run a job that heeds SIGTERM and print its report, or print what the job would do."""
     if command == "stream":
         configs: tuple[JobConfig, ...] = (load_config(conf, overrides or ()),)
@@ -46,7 +53,7 @@ def _run_job(command: str, conf: Conf, overrides: Overrides, dry_run: bool, as_j
 
         with waiting("counting what there is to do"):
             plans = [plan_dry_run(config, command) for config in configs]
-        _emit_each(as_json, configs, plans, show_plan)
+        emit_each(as_json, configs, plans, show_plan, how)
         return
     from metaeol_udf.delta.base.shutdown import end_on_sigterm
     from metaeol_udf.delta.job import run_embed
@@ -59,23 +66,7 @@ def _run_job(command: str, conf: Conf, overrides: Overrides, dry_run: bool, as_j
     runtime = configs[0].runtime
     files = [file for file in (runtime.report, runtime.report_page) if file is not None]
     quarantine = str(parse_table(configs[0].target_table, "target.table").beside("quarantine"))
-    emit(as_json, report, lambda console: show_run(console, title_of(configs), report, files, quarantine))
-
-
-def _emit_each(
-    as_json: bool,
-    configs: Sequence[JobConfig],
-    found: Sequence[dict[str, Any]],
-    show: Callable[[Console, str, dict[str, Any]], None],
-    how: Format = Format.TABLE,
-) -> None:
-    """Print what was found of each column; for programs a list of it where the file has several."""
-
-    def show_all(console: Console) -> None:
-        for config, each in zip(configs, found, strict=True):
-            show(console, config.title, each)
-
-    emit(as_json, found[0] if len(found) == 1 else list(found), show_all, how)
+    emit(as_json, report, lambda console: show_run(console, title_of(configs), report, files, quarantine), how)
 
 
 def status(conf: Conf, overrides: Overrides = None, as_json: AsJson = False, how: As = Format.TABLE) -> None:
@@ -88,7 +79,7 @@ def status(conf: Conf, overrides: Overrides = None, as_json: AsJson = False, how
 
     with waiting("looking at the tables"):
         found = [run_status(config) for config in configs]
-    _emit_each(as_json, configs, found, show_status, how)
+    emit_each(as_json, configs, found, show_status, how)
 
 
 def drop(
@@ -97,6 +88,7 @@ def drop(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing.")] = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
+    how: As = Format.TABLE,
 ) -> None:
     """Drop the job's vectors, and the journal, quarantine and checkpoints beside them: lists what goes, and asks first. Needs no model.
 
@@ -106,12 +98,14 @@ def drop(
     if not (yes or dry_run or sys.stdin.isatty()):
         raise ConfigError("drop asks before it drops, and nobody can answer here: give --yes, or --dry-run for the list alone")
     found = [_drop_column(config, yes, dry_run) for config in configs]
-
-    def show_all(console: Console) -> None:
-        for config, each in zip(configs, found, strict=True):
-            show_drop(each["items"], config.title, console, is_done=each["dropped"])
-
-    emit(as_json, found[0] if len(found) == 1 else found, show_all)
+    rows = [
+        {"column": config.column, "dropped": each["dropped"], **item}
+        for config, each in zip(configs, found, strict=True)
+        for item in each["items"]
+    ]
+    emit_each(
+        as_json, configs, found, lambda console, title, each: show_drop(each["items"], title, console, is_done=each["dropped"]), how, rows
+    )
     if any(each["items"] and not each["dropped"] for each in found) and not dry_run:
         raise typer.Exit(1)
 

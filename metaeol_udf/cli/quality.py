@@ -110,14 +110,15 @@ def curves(
     layers: Annotated[Path | None, typer.Option(help="Draw the scores by output layer into this file.", show_default=False)] = None,
     prompts: Annotated[Path | None, typer.Option(help="Draw the scores by number of prompts into this file.", show_default=False)] = None,
     as_json: AsJson = False,
+    how: As = Format.TABLE,
 ) -> None:
     """Score the vectors by output layer and by number of prompts on labelled pairs (evaluation.data), from one pass."""
     config = load_encoder_config(conf, overrides or ())
     from metaeol_udf.tuning.command import run_curves
-    from metaeol_udf.tuning.terminal_report import show_curves
+    from metaeol_udf.tuning.terminal_report import curve_rows, show_curves
 
     report = run_curves(config, layers=layers, prompts=prompts)
-    emit(as_json, report, lambda console: show_curves(console, report))
+    emit(as_json, report, lambda console: show_curves(console, report), how, curve_rows(report))
 
 
 def fit(
@@ -130,6 +131,7 @@ def fit(
     texts: Annotated[int, typer.Option(min=100, help="Different texts to fit on, at most.")] = 20_000,
     data: Annotated[bool, typer.Option("--data", help="Fit on the texts of evaluation.data, in this process.")] = False,
     as_json: AsJson = False,
+    how: As = Format.TABLE,
 ) -> None:
     """Fit post-processing on the texts of the source table, which need no labels, in one pass of Spark."""
     from metaeol_udf.encoder.vectors.postprocess import METHODS
@@ -148,7 +150,7 @@ def fit(
         with waiting("embedding texts and fitting"):
             report = run_fit(config, out, method, n_components=components, shrinkage=shrinkage, n_texts=texts)
     line = f"{report['file']}: {method}, {report['hidden_size']} dimensions to {report['dim']}; set {report['setting']}"
-    emit(as_json, report, lambda _: typer.echo(line))
+    emit(as_json, report, lambda _: typer.echo(line), how)
 
 
 def explain(
@@ -159,6 +161,7 @@ def explain(
     layer: Annotated[str, typer.Option(help="Hidden state to read words from, an index or a fraction; -1: the model's own output.")] = "-1",
     plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the words into a file.", show_default=False)] = None,
     as_json: AsJson = False,
+    how: As = Format.TABLE,
 ) -> None:
     """Show what a text's embedding holds: for each template the words that the model would most probably say next."""
     config = load_encoder_config(conf, overrides or ())
@@ -171,7 +174,7 @@ def explain(
     explanation = explain_text(config.embedding.of_one_passage(), text, device=config.runtime.device, top=top, layer=_parse_layer(layer))
     if plot is not None:
         draw_explanation(explanation, plot)
-    emit(as_json, explanation.to_dict(), lambda console: show_words(console, explanation))
+    emit(as_json, explanation.to_dict(), lambda console: show_words(console, explanation), how, explanation.rows())
 
 
 def _parse_layer(layer: str) -> int | float:

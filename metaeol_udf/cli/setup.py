@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from metaeol_udf.cli.arguments import As, AsJson, Conf, Overrides, complete_conf
-from metaeol_udf.cli.views import Format, emit, show_draft, show_estimate, show_finding, show_settings, show_verdict
+from metaeol_udf.cli.views import Format, emit, emit_each, show_draft, show_estimate, show_finding, show_settings, show_verdict
 from metaeol_udf.config import effective_settings, job_schema, load_configs
 from metaeol_udf.errors import ConfigError
 from metaeol_udf.files import replace_file
@@ -29,6 +29,7 @@ def init(
     out: Annotated[Path, typer.Option(metavar="CONF", help="The YAML file to write.")] = Path("metaeol.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there already.")] = False,
     as_json: AsJson = False,
+    how: As = Format.TABLE,
 ) -> None:
     """Write a commented configuration for a table or a file: key and text column are guessed from its schema and some of its rows."""
     if out.exists() and not force:
@@ -38,7 +39,7 @@ def init(
     with waiting("looking at the rows"):
         draft = draft_config(table, overrides or ())
     replace_file(out, draft.text.encode())
-    emit(as_json, {"file": str(out), **draft.facts()}, lambda console: show_draft(console, str(out), draft))
+    emit(as_json, {"file": str(out), **draft.facts()}, lambda console: show_draft(console, str(out), draft), how)
 
 
 def settings(
@@ -120,13 +121,7 @@ def estimate(
     )
     with waiting("counting tokens and timing the model"):
         reports = [run_estimate(config, asked) for config in configs]
-
-    def show_all(console: Console) -> None:
-        for config, each in zip(configs, reports, strict=True):
-            show_estimate(console, config.title, each)
-
-    rows = [line for report in reports for line in _lines_of(report)]
-    emit(as_json, reports[0] if len(reports) == 1 else reports, show_all, how, rows)
+    emit_each(as_json, configs, reports, show_estimate, how, [line for report in reports for line in _lines_of(report)])
 
 
 def _lines_of(found: dict[str, Any]) -> list[dict[str, Any]]:
@@ -168,6 +163,7 @@ def prepare(
     allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Read weights that are not safetensors.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a model folder that is there already.")] = False,
     as_json: AsJson = False,
+    how: As = Format.TABLE,
 ) -> None:
     """Turn a model into a folder of plain safetensors with a manifest of SHA-256 hashes, which are checked whenever it is loaded.
 
@@ -180,4 +176,4 @@ def prepare(
     )
     made = prepare_model(source, destination, asked)
     line = f"{destination}: made from {source}, {dtype}" if made else f"{destination}: already there and verified"
-    emit(as_json, {"folder": str(destination), "source": source, "dtype": dtype, "made": made}, lambda _: typer.echo(line))
+    emit(as_json, {"folder": str(destination), "source": source, "dtype": dtype, "made": made}, lambda _: typer.echo(line), how)

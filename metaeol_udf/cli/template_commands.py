@@ -43,12 +43,13 @@ def check(
     model: Model = None,
     text_tokens: TextTokens = 32,
     as_json: AsJson = False,
+    how: As = Format.TABLE,
 ) -> None:
     """Check a template set: slots, endings, what prompts share, and with --model their tokens. Status 2 if it has a problem."""
     from metaeol_udf.prompts import TemplateSet
 
     (found,) = _check_all([TemplateSet.load(file)], model, text_tokens)
-    emit(as_json, found.to_dict(), lambda console: show_template_check(console, found))
+    emit(as_json, found.to_dict(), lambda console: show_template_check(console, found), how)
     if found.problems:
         raise typer.Exit(ConfigError.exit_code)
 
@@ -72,6 +73,7 @@ def new(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there already.")] = False,
     as_json: AsJson = False,
+    how: As = Format.TABLE,
 ) -> None:
     """Draft a template set for meta-tasks of your own, check it, and with --pairs score it."""
     if out.exists() and not force:
@@ -94,7 +96,7 @@ def new(
         if score is not None:
             typer.echo(f"  Spearman x100 on {pairs}: {score:.2f}")
 
-    emit(as_json, {"file": str(out), **found.to_dict(), "score": score}, show)
+    emit(as_json, {"file": str(out), **found.to_dict(), "score": score}, show, how)
 
 
 def _check_all(sets: list[TemplateSet], model: str | None, text_tokens: int) -> list[SetCheck]:

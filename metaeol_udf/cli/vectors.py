@@ -171,6 +171,7 @@ def log_model(
         Path | None, typer.Option(metavar="FOLDER", help="Write the model into a new folder, and log nothing.", show_default=False)
     ] = None,
     as_json: AsJson = False,
+    how: As = Format.TABLE,
 ) -> None:
     """Log the spec as an MLflow model that loads from its artifact alone: weights, settings, code. Needs no table.
 
@@ -185,7 +186,7 @@ def log_model(
         found = {"model_uri": str(out), "fingerprint": save_model(config, out)}
     else:
         found = log_model(config, name, registered=register, experiment=experiment)
-    emit(as_json, found, lambda _: typer.echo(f"{found['model_uri']}: spec {found['fingerprint']}"))
+    emit(as_json, found, lambda _: typer.echo(f"{found['model_uri']}: spec {found['fingerprint']}"), how)
 
 
 def _queries(query: str | None, file: Path | None, overrides: list[str]) -> tuple[list[str], list[str]]:

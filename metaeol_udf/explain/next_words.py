@@ -82,6 +82,14 @@ class Explanation:
     n_layers: int
     templates: tuple[TemplateWords, ...]
 
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row a word, for other programs: its template's number from 0, meta-task and prompt, and its rank from 1."""
+        return [
+            {"template": n, "meta_task": each.meta_task, "prompt": each.prompt, "rank": rank, **dataclasses.asdict(word)}
+            for n, each in enumerate(self.templates)
+            for rank, word in enumerate(each.words, 1)
+        ]
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
         return dataclasses.asdict(self)

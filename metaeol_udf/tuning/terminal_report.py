@@ -35,6 +35,11 @@ def candidate_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{"candidate": name, **candidate} for name, candidate in rows]
 
 
+def curve_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Lay both curves out as rows for other programs, a row a point."""
+    return [{"curve": name, **point} for name in ("by_layer", "by_prompts") for point in report[name]]
+
+
 def show_curves(console: Console, report: Mapping[str, Any]) -> None:
     """Print both curves, a line a point."""
     title = f"{report['model']}: templates {report['templates']}, Spearman x 100, mean over {', '.join(report['tasks'])}"

@@ -8,17 +8,20 @@ import pty
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 import yaml
 from rich.console import Console
 
 from metaeol_udf import __version__, cli, config, terminal, versions
 from metaeol_udf.care import DropItem
 from metaeol_udf.cli import views
-from metaeol_udf.cli.app import run_guarded
+from metaeol_udf.cli.app import app, run_guarded
 from metaeol_udf.cli.arguments import complete_override
 from metaeol_udf.cli.views import show_report
 from metaeol_udf.errors import BudgetError, ConfigError, ConflictError, QualityError, TerminatedError
@@ -383,6 +386,29 @@ def test_a_list_is_csv_or_json_where_that_is_asked_for(capsys: pytest.CaptureFix
     assert [line.split(",")[0] for line in lines] == [each["name"] for each in found]
     assert head.startswith("name,")
     assert cli.run(["templates", "list", "--format", "xml"]) == 2
+
+
+def test_each_command_with_a_result_for_programs_gives_it_as_csv_too() -> None:
+    def commands(command: Any) -> Iterator[Any]:
+        for each in getattr(command, "commands", {}).values():
+            yield from commands(each)
+        yield command
+
+    both = [
+        {"--json", "--format"} & {name for each in command.params for name in each.opts}
+        for command in commands(typer.main.get_command(app))
+    ]
+    assert sum(map(bool, both)) > 15
+    assert all(len(found) in (0, 2) for found in both)
+
+
+def test_values_of_several_columns_are_a_row_each(capsys: pytest.CaptureFixture[str]) -> None:
+    configs = [config.parse_config({"source": {"table": "t", "key": ["id"]}, "embedding": {"model": "m", "column": name}}) for name in "ab"]
+    found = [{"rows": {"done": 1}, "failures": []}, {"rows": {"done": 2}, "failures": [3]}]
+    views.emit_each(False, configs, found, lambda console, title, each: None, views.Format.CSV)
+    assert capsys.readouterr().out.splitlines() == [
+        "column,name,value", "a,rows.done,1", "a,failures,[]", "b,rows.done,2", "b,failures,[3]"
+    ]  # fmt: skip
 
 
 def test_nobody_is_asked_where_nobody_can_answer(conf: Path, capfd: pytest.CaptureFixture[str]) -> None:

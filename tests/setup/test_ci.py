@@ -23,7 +23,7 @@ def test_every_folder_of_tests_is_in_one_part() -> None:
 def test_every_fault_check_is_in_a_part() -> None:
     named = parts_of("faults")
     selected = [named[index + 1] for index, word in enumerate(named) if word == "-k"]  # one file is cut by what its tests are called
-    assert selected == ["inplace", "target"]
+    assert selected == ["inplace", "target", "settings"]
     paths = {word for word in named if word.startswith("tests/")}
     assert sorted(paths) == sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "tests" / "faults").glob("test_*.py"))
 

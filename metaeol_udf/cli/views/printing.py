@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from metaeol_udf.config import JobConfig
 from metaeol_udf.formatting import flatten, format_value, visible
 from metaeol_udf.terminal import print_csv, print_json, show_columns
 
@@ -44,6 +45,30 @@ def emit(
         print_csv([{"name": name, "value": item} for name, item in pairs] if rows is None else rows)
     else:
         show(Console())
+
+
+def emit_each(
+    as_json: bool,
+    configs: Sequence[JobConfig],
+    found: Sequence[dict[str, Any]],
+    show: Callable[[Console, str, dict[str, Any]], None],
+    how: Format,
+    rows: Sequence[Mapping[str, Any]] | None = None,
+) -> None:
+    """Emit what was found of each column of vectors: as JSON a list of it, where there are several; as CSV `rows`, or a row each value."""
+
+    def show_all(console: Console) -> None:
+        for config, each in zip(configs, found, strict=True):
+            show(console, config.title, each)
+
+    if rows is None and len(found) > 1:
+        columns = [config.column for config in configs]
+        rows = [
+            {"column": column, "name": name, "value": value}
+            for column, each in zip(columns, found, strict=True)
+            for name, value in flatten(each)
+        ]
+    emit(as_json, found[0] if len(found) == 1 else list(found), show_all, how, rows)
 
 
 def say(console: Console, *words: str | Text, style: str | None = None) -> None:

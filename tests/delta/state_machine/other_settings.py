@@ -94,7 +94,7 @@ class Passages(AnyChange):
         )
 
     def _embedding(self, name: str) -> Embedding:
-        resolved = resolve_local(self._config(name).embedding)
+        resolved = resolve_local(self._config(name).embedding.of_one_passage())
         return Embedding("text", "embedding", resolved.fingerprint, resolved.vector_length)
 
 
