@@ -132,6 +132,22 @@ def _problems(blocks: Mapping[str, Any], entries: Any, known: Mapping[str, Seque
                 said = f"{words}: column {column!r} would write {name!r}, which entry {first + 1} writes: each needs a column of its own"
                 yield Problem(f"{place}.column", said)
                 break
+    target = blocks.get("target")
+    if not isinstance(target, Mapping) or target.get("table") is None:
+        yield from _read_and_written(entries, taken)
+
+
+def _read_and_written(entries: Sequence[Any], taken: Mapping[str, int]) -> Iterator[Problem]:
+    """Say which entry's text is a column that an entry writes into the same table: it would be another text after each run."""
+    for index, entry in enumerate(entries):
+        text = entry.get("text") if isinstance(entry, Mapping) else None
+        for name in [text] if isinstance(text, str) else text if isinstance(text, list) else []:
+            writer = taken.get(name.casefold()) if isinstance(name, str) else None
+            if writer is not None:
+                said = (
+                    f"entry {index + 1} of {ENTRIES}: text {name!r} is a column that entry {writer + 1} writes: name a column of your own"
+                )
+                yield Problem(f"{ENTRIES}.{index}.text", said)
 
 
 def _shared_problems(blocks: Mapping[str, Any]) -> Iterator[Problem | None]:

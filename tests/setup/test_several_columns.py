@@ -104,6 +104,16 @@ def test_what_is_no_list_of_entries_is_refused(entries: object) -> None:
         parse_configs({"source": {"table": "t/t", "key": ["id"]}, "embedding": {"model": "m"}, "embeddings": entries})
 
 
+@pytest.mark.parametrize("text", ["first_error", ["body", "FIRST"]])
+def test_a_text_that_another_entry_writes_is_refused_in_place_alone(text: object) -> None:
+    entries = [{"text": "subject", "column": "first"}, {"text": text, "column": "second"}]
+    blocks: dict[str, Any] = {"source": {"table": "t/t", "key": ["id"]}, "embedding": {"model": "m"}, "embeddings": entries}
+    with pytest.raises(ConfigError, match=r"entry 2 of embeddings: text '\w+' is a column that entry 1 writes"):
+        parse_configs(blocks)
+    if isinstance(text, str):
+        assert len(parse_configs({**blocks, "target": {"table": "t/v"}})) == 2
+
+
 def test_the_settings_in_force_are_those_of_the_chosen_entry(job: Path) -> None:
     found = {each.name: each for each in effective_settings(job, ["embedding.column=body_vector", "embedding.max_tokens=64"])}
     shown = {name: (found[name].value, str(found[name].origin)) for name in found}
