@@ -18,6 +18,7 @@ from py4j.protocol import Py4JError
 
 from metaeol_udf import errors
 from metaeol_udf.errors import ConflictError, EnvironmentFault, InputError, MetaEOLError
+from metaeol_udf.formatting import first_words
 
 logger = logging.getLogger(__name__)
 
@@ -83,8 +84,11 @@ _ENVIRONMENT = (
         "a Python worker ran out of memory: lower runtime.max_batch_tokens, run fewer tasks at a time (spark.executor.cores), or raise "
         "spark.executor.memoryOverhead (spark.executor.pyspark.memory, where it is set)",
     ),
-    ("AccessControlException", "permission denied"),
-    ("Permission denied", "permission denied"),
+)
+
+#: How storages and catalogs say that the user may not: Hadoop's file systems, S3 (403), folders that cannot be made, and catalogs.
+_DENIED = re.compile(
+    r"AccessControlException|AccessDeniedException|Permission denied|Mkdirs failed to create|PERMISSION_DENIED|INSUFFICIENT_PERMISSIONS"
 )
 
 Result = TypeVar("Result")
@@ -171,6 +175,11 @@ def translate(error: Exception) -> MetaEOLError | None:
     for mark, advice in _ENVIRONMENT:
         if any(mark in cause for cause in chain):
             return EnvironmentFault(advice)
+    denied = [line for cause in chain for line in cause.splitlines() if _DENIED.search(line)]
+    if denied:  # the last one is nearest to what was refused, and names it
+        return EnvironmentFault(
+            f"permission denied: {first_words(denied[-1], 300)}; let the user who runs the job read and write there, then run it again"
+        )
     return None
 
 

@@ -46,6 +46,24 @@ def test_a_conflict_is_retried_from_the_start_until_it_passes(monkeypatch: pytes
     assert with_retries(commit) == "done"
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "java.io.FileNotFoundException: /lake/vectors/part-0.parquet (Permission denied)",
+        'org.apache.hadoop.security.AccessControlException: Permission denied: user=etl, access=WRITE, inode="/lake/vectors":hdfs',
+        "java.nio.file.AccessDeniedException: s3a://lake/vectors: getFileStatus: Forbidden (Service: S3, Status Code: 403)",
+        "java.io.IOException: Mkdirs failed to create file:/lake/vectors/_delta_log (exists=false, cwd=file:/home/etl)",
+        "[INSUFFICIENT_PERMISSIONS] User does not have USE SCHEMA on lake.vectors",
+    ],
+)
+def test_what_the_user_may_not_do_is_an_error_of_the_environment_that_names_the_place(said: str) -> None:
+    found = translate(_wrapped(RuntimeError(f"Job aborted.\n{said}\n\tat org.apache.Some.where")))
+    assert isinstance(found, EnvironmentFault)
+    assert str(found).startswith("permission denied: ")
+    assert "vectors" in str(found)
+    assert "Some.where" not in str(found)
+
+
 @pytest.mark.parametrize(("kind", "calls"), [(ConcurrentAppendException, 6), (MetadataChangedException, 3), (ValueError, 1)])
 def test_retries_end_after_as_many_tries_as_the_kind_of_conflict_deserves(
     kind: type[Exception], calls: int, monkeypatch: pytest.MonkeyPatch
