@@ -88,7 +88,8 @@ _ENVIRONMENT = (
 
 #: How storages and catalogs say that the user may not: Hadoop's file systems, S3 (403), folders that cannot be made, and catalogs.
 _DENIED = re.compile(
-    r"AccessControlException|AccessDeniedException|Permission denied|Mkdirs failed to create|PERMISSION_DENIED|INSUFFICIENT_PERMISSIONS"
+    r"AccessControlException|AccessDeniedException|Permission denied|Mkdirs failed to create|DELTA_CANNOT_CREATE_LOG_PATH"
+    r"|PERMISSION_DENIED|INSUFFICIENT_PERMISSIONS"
 )
 
 Result = TypeVar("Result")

@@ -53,6 +53,7 @@ def test_a_conflict_is_retried_from_the_start_until_it_passes(monkeypatch: pytes
         'org.apache.hadoop.security.AccessControlException: Permission denied: user=etl, access=WRITE, inode="/lake/vectors":hdfs',
         "java.nio.file.AccessDeniedException: s3a://lake/vectors: getFileStatus: Forbidden (Service: S3, Status Code: 403)",
         "java.io.IOException: Mkdirs failed to create file:/lake/vectors/_delta_log (exists=false, cwd=file:/home/etl)",
+        "org.apache.spark.sql.delta.DeltaIOException: [DELTA_CANNOT_CREATE_LOG_PATH] Cannot create file:/lake/vectors/_delta_log",
         "[INSUFFICIENT_PERMISSIONS] User does not have USE SCHEMA on lake.vectors",
     ],
 )
