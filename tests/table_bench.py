@@ -18,6 +18,13 @@ from metaeol_udf.spec import EmbeddingSpec
 #: A text with this word has no embedding by the fixture `poisoned_model`.
 POISON = "zebra"
 
+#: Each is a passage of its own where passages have 16 tokens.
+SENTENCES = [
+    "The lamp was broken when it came in.",
+    "Nobody signed for the large open box.",
+    "The guitar plays a quiet old song to us.",
+]
+
 
 class Before:
     """A hook of a run that does something before a phase: once, at its n-th time, or every time.

@@ -16,9 +16,9 @@ from metaeol_udf.errors import ConfigError, InputError
 from metaeol_udf.estimate import EstimateOptions, run_estimate
 from metaeol_udf.estimate.probe import summarise
 from metaeol_udf.estimate.projection import Rates, project, wave_count, writing_seconds, written_bytes
+from tests.corpus import corpus_texts
 from tests.table_bench import Bench
 
-CORPUS = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "corpus" / "corpus.parquet"
 QUICK = EstimateOptions(probe_seconds=0.1)
 
 
@@ -28,12 +28,7 @@ def files(folder: Path) -> set[str]:
 
 @pytest.mark.slow
 def test_tokens_of_a_sample_predict_those_of_the_run_that_follows(bench: Bench) -> None:
-    if not CORPUS.is_file():
-        pytest.skip("the corpus is not beside the repository")
-    import pyarrow.parquet as pq
-
-    column = next(name for name in pq.read_schema(CORPUS).names if name.casefold() == "text")
-    texts = pq.read_table(CORPUS, columns=[column]).column(0).to_pylist()[::200][:240]
+    texts = corpus_texts()[::200][:240]
     bench.write([*enumerate(texts), (10_000, texts[0]), (10_001, None)])
     before = files(bench.folder)
     estimate = run_estimate(bench.config(), EstimateOptions(sample_texts=120, probe_seconds=0.1), bench.spark)

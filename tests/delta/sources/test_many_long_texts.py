@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,20 +10,15 @@ from delta import DeltaTable
 from pyspark.sql import Row
 
 from metaeol_udf import MetaEOLEncoder
+from tests.corpus import corpus_texts
 from tests.table_bench import Bench
 
-CORPUS = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "corpus" / "corpus.parquet"
 N_TEXTS, EDITED, DELETED = 1_000, range(0, 1_000, 100), range(7, 507, 100)
 
 
 @pytest.fixture(scope="module")
 def texts() -> dict[int, str]:
-    if not CORPUS.is_file():
-        pytest.skip("the corpus is not beside the repository")
-    import pyarrow.parquet as pq
-
-    column = next(name for name in pq.read_schema(CORPUS).names if name.casefold() == "text")
-    found = dict.fromkeys(text for text in pq.read_table(CORPUS, columns=[column]).column(0).to_pylist() if 1_500 < len(text) < 4_000)
+    found = dict.fromkeys(text for text in corpus_texts() if 1_500 < len(text) < 4_000)
     return dict(enumerate(list(found)[:N_TEXTS]))
 
 

@@ -19,14 +19,9 @@ from metaeol_udf.errors import ConfigError, InputError
 from metaeol_udf.estimate.dry_run import plan_dry_run
 from metaeol_udf.search import find_duplicates, search_table
 from metaeol_udf.spark.cluster.finding import Level
-from tests.table_bench import POISON, Before, Bench
+from tests.table_bench import POISON, SENTENCES, Before, Bench
 
 SPLIT: dict[str, Any] = {"max_tokens": 24, "long_texts": "passages", "passage": {"tokens": 16, "overlap": 0}}
-SENTENCES = [
-    "The lamp was broken when it came in.",
-    "Nobody signed for the large open box.",
-    "The guitar plays a quiet old song to us.",
-]  # a passage each
 LONG = " ".join(SENTENCES * 3)
 
 

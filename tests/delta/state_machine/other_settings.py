@@ -15,7 +15,7 @@ from metaeol_udf.prompts.tokenizer import PromptTokenizer
 from metaeol_udf.spec import Passage
 from tests.delta.state_machine.machine import EMBEDDINGS, AnyChange
 from tests.delta.state_machine.model import Embedding, Row, Seen, by_key
-from tests.table_bench import POISON, Silence
+from tests.table_bench import POISON, SENTENCES, Silence
 
 
 class SeveralColumns(AnyChange):
@@ -35,11 +35,6 @@ class SeveralColumns(AnyChange):
         return report
 
 
-SENTENCES = [
-    "The lamp was broken when it came in.",
-    "Nobody signed for the large open box.",
-    "The guitar plays a quiet old song to us.",
-]  # a passage each
 #: What stands in the table for a short text.
 LONGER = {
     "two": " ".join(SENTENCES),
