@@ -26,7 +26,7 @@ from benchmarks.gemm import flops_per_token, gemm_rate
 from benchmarks.results import Row, command_parser, describe_machine, show, significant, write_results
 from benchmarks.texts import NAMES, TextSet, load_texts
 from metaeol_udf import TemplateSet
-from metaeol_udf.encoder.reference import encode_plainly
+from metaeol_udf.encoder.generic.reference import encode_plainly
 from metaeol_udf.prompts.tokenizer import PromptTokenizer
 
 #: Texts for this engine and for slow contenders. A job's windows hold thousands of texts, so this engine gets enough for its batches to

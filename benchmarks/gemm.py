@@ -9,7 +9,7 @@ import torch
 
 from metaeol_udf.encoder.forward.decoder import Decoder, Layer, Linear
 from metaeol_udf.encoder.forward.onednn import OneDnnMlp
-from metaeol_udf.encoder.threads import one_per_core, start_threads
+from metaeol_udf.encoder.forward.threads import one_per_core, start_threads
 
 
 def gemm_rate(decoder: Decoder, n_tokens: int = 1024, seconds: float = 1.0) -> float:

@@ -25,7 +25,7 @@ from benchmarks.texts import short_texts
 from metaeol_udf import MetaEOLEncoder, TemplateSet
 from metaeol_udf.encoder.checkpoint.families import FAMILIES
 from metaeol_udf.encoder.checkpoint.hf_loading import load_config, load_text_model
-from metaeol_udf.encoder.reference import encode_plainly
+from metaeol_udf.encoder.generic.reference import encode_plainly
 from tests.encoder.oracle import worst_cosine
 from tests.tiny_configs import random_model, tiny_config
 

@@ -21,7 +21,7 @@ from metaeol_udf.delta.pipeline import EmbedRun
 from metaeol_udf.delta.select.row_scope import RowScope
 from metaeol_udf.delta.tables.columns import VectorColumns
 from metaeol_udf.delta.tables.spark_errors import translate
-from metaeol_udf.delta.together import Prepared, embed_together
+from metaeol_udf.delta.together import Group, Prepared, embed_together
 from metaeol_udf.errors import BudgetError, EnvironmentFault, MetaEOLError, QualityError, TerminatedError
 
 logger = logging.getLogger(__name__)
@@ -106,55 +106,63 @@ def _as_one(jobs: Sequence[Job]) -> Job:
 
 
 def _run_each(jobs: Sequence[Job], report: Report, progress: Progress | None, scope: RowScope, between: Between | None) -> None:
-    """Run for each column; those with the same spec find and embed their texts together.
+    """Run for each column: all look at the tables together, and those with the same spec embed their texts together.
 
     A column that the quality gate stops does not keep the others from their vectors; its error is raised after them.
     """
     stopped: list[QualityError] = []
     report.fingerprint = ", ".join(dict.fromkeys(job.resolved.fingerprint for job in jobs))
     started = time.monotonic()
+    parts = {job.columns.vector: job.new_report() for job in jobs}
+    groups = _groups(jobs)
     try:
-        for group in _groups(jobs, scope):
-            parts = [job.new_report() for job in group]
-            shared = group[0].new_report()
-            try:
-                with _prepared(group, scope, shared, progress, between, parts) as prepared:
-                    for job, part, ready in zip(group, parts, prepared, strict=True):
-                        try:
-                            EmbedRun(job, progress, part, scope, between, ready).run()
-                            _judge(job, part)
-                        except QualityError as error:
-                            part.status = _STOPPED[QualityError]
-                            stopped.append(error)
-            finally:
-                shared.rows_selected = 0
-                for part in (*parts, shared):
-                    report.add(part)
-                    report.runner = report.runner or part.runner
-                report.columns += [part.as_dict() for part in parts]
+        with _prepared(groups, scope, report, progress, between, [part.run_id for part in parts.values()]) as prepared:
+            for group, of_group in zip(groups, prepared, strict=False):  # a group that failed is not there, nor are those after it
+                for job, ready in zip(group.jobs, of_group, strict=True):
+                    part = parts[job.columns.vector]
+                    try:
+                        EmbedRun(job, progress, part, scope, between, ready).run()
+                        _judge(job, part)
+                    except QualityError as error:
+                        part.status = _STOPPED[QualityError]
+                        stopped.append(error)
     finally:
+        for part in (*parts.values(), *(group.report for group in groups)):
+            report.add(part)
+            report.runner = report.runner or part.runner
+        report.columns = [part.as_dict() for part in parts.values()]
         report.seconds["total"] = round(time.monotonic() - started, 3)
     if stopped:
         raise stopped[0]
 
 
-def _groups(jobs: Sequence[Job], scope: RowScope) -> list[list[Job]]:
-    """Put together the jobs whose texts go through the model in the same waves: those of one spec, where the run is over all rows."""
-    groups: dict[object, list[Job]] = {}
-    for i, job in enumerate(jobs):
-        groups.setdefault(job.request().key if scope.kind == "all" else i, []).append(job)
-    return list(groups.values())
+def _groups(jobs: Sequence[Job]) -> list[Group]:
+    """Put together the columns of one spec.
+
+    Of the specs with one model the one that reads the deepest layer, and then the one that takes the longest texts, comes first: a
+    worker loads the model for it, and uses the weights for the others.
+    """
+    groups: dict[str, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(job.request().key, []).append(job)
+    models = list(dict.fromkeys(job.resolved.spec.model_hash for job in jobs))
+
+    def order(group: list[Job]) -> tuple[int, int, int]:
+        resolved = group[0].resolved
+        return models.index(resolved.spec.model_hash), -resolved.layers[-1], -resolved.spec.max_tokens
+
+    return [Group(group, group[0].new_report()) for group in sorted(groups.values(), key=order)]
 
 
 @contextmanager
 def _prepared(
-    group: Sequence[Job], scope: RowScope, report: Report, progress: Progress | None, between: Between | None, parts: Sequence[Report]
-) -> Iterator[Sequence[Prepared | None]]:
-    """Do what the columns of a group do together; a column by itself has nothing to prepare."""
-    if len(group) == 1:
-        yield [None]
+    groups: Sequence[Group], scope: RowScope, report: Report, progress: Progress | None, between: Between | None, run_ids: Sequence[str]
+) -> Iterator[Sequence[Sequence[Prepared | None]]]:
+    """Do what the columns do together; where the run is over named rows, each column has its own of these."""
+    if scope.kind != "all":
+        yield [[None] * len(group.jobs) for group in groups]
         return
-    with embed_together(group, scope, report, progress, between, [part.run_id for part in parts]) as prepared:
+    with embed_together(groups, scope, report, progress, between, run_ids) as prepared:
         yield prepared
 
 

@@ -28,6 +28,7 @@ from metaeol_udf.delta.write.reuse import reuse_vectors
 from metaeol_udf.delta.write.run_lock import WHOLE_TARGET, RunLock
 from metaeol_udf.delta.write.wave_monitor import WaveMonitor
 from metaeol_udf.delta.write.waves import WavePlan, embed_waves
+from metaeol_udf.errors import TerminatedError
 from metaeol_udf.spark.cluster.finding import Level
 from metaeol_udf.spark.cluster.log_store import check_session_commits
 from metaeol_udf.spark.cluster.preflight import check_executors
@@ -57,50 +58,94 @@ class Prepared:
     lock: RunLock | None = None
 
 
+@dataclass(frozen=True)
+class Group:
+    """Columns whose vectors are of one spec: their texts go through the model in the same waves.
+
+    Attributes:
+        jobs: Of one session, with one source, key, condition and target.
+        report: The report of what is done for them together.
+    """
+
+    jobs: Sequence[Job]
+    report: Report
+
+
 @contextmanager
 def embed_together(
-    jobs: Sequence[Job], scope: RowScope, report: Report, progress: Progress | None, between: Between | None, run_ids: Sequence[str]
-) -> Iterator[list[Prepared]]:
+    groups: Sequence[Group], scope: RowScope, report: Report, progress: Progress | None, between: Between | None, run_ids: Sequence[str]
+) -> Iterator[list[list[Prepared]]]:
     """Find what there is to do for several columns, and embed their texts. Each column is published by a run of its own, in the block.
 
+    The texts of all columns go through the model before the first column is published: Spark ends Python workers that wait for a
+    minute, and with them a model that another group shares. Where a group fails, the groups before it are published, then its error is
+    raised.
+
     Args:
-        jobs: Jobs of one session whose vectors are of one spec, with one source, key, condition and target.
+        groups: All columns of the run, which have one source, key, condition and target.
         scope: The rows of the runs.
-        report: The report of what is done together.
+        report: The report of the whole run.
         progress: As in `EmbedRun`.
         between: As in `EmbedRun`.
         run_ids: Ids of the runs that follow.
 
     Yields:
-        What is prepared for each job.
+        What is prepared for the jobs of each group, up to the one that failed.
     """
+    jobs = [job for group in groups for job in group.jobs]
     first, between = jobs[0], between or (lambda phase: None)
     names = ", ".join(job.columns.vector for job in jobs)
     progress = progress or default_progress(f"{first.target} {names}, run {report.run_id}")
-    journals = [journal_of(first, report.run_id)]
-    for _ in jobs:  # a commit of the journal must have a larger number than those before it
-        journals.append(journals[-1].for_another_snapshot())
     check_termination()
     snapshots = _take_snapshots(jobs, scope, report, progress, between)
     runs = frozenset(run_ids)
-    if not any(snapshot.rows_to_do for snapshot in snapshots):
-        yield [Prepared(snapshot, journals[-1], runs) for snapshot in snapshots]
+    if not any(snapshot.rows_to_do for snapshot in snapshots.values()):
+        yield [[Prepared(snapshots[job.columns.vector], journal_of(job, report.run_id), runs) for job in group.jobs] for group in groups]
         return
     between("preflight")
     with showing(progress, "preflight"), report.timed("prepare"):
-        check_executors(first.spark, first.request(report.run_id), first.config.runtime.task_gpus)
-        location = journals[0].open()
+        for group in groups:
+            check_executors(first.spark, group.jobs[0].request(report.run_id), first.config.runtime.task_gpus)
+        location = journal_of(first, report.run_id).open()
     lock = RunLock(first.spark, location, report.run_id)
     with hold_locks(lock, location, jobs, scope):
-        if any(is_outdated(job, snapshot.tables) for job, snapshot in zip(jobs, snapshots, strict=True)):
+        if any(is_outdated(job, snapshots[job.columns.vector].tables) for job in jobs):
             snapshots = _take_snapshots(jobs, scope, report, progress, between)
-        with noted_commits(first, report.run_id):
-            pending, is_reused = _find_pending(jobs, snapshots, journals, report, progress, between)
-            plan = _embed(jobs, pending, journals[-1], report, progress, between)
-        plan = None if is_reused else plan
-        yield [Prepared(snapshot, journals[-1], runs, each, plan, lock) for snapshot, each in zip(snapshots, pending, strict=True)]
+        done: list[list[Prepared]] = []
+        failed: Exception | None = None
+        for group in groups:
+            try:
+                of_group = [snapshots[job.columns.vector] for job in group.jobs]
+                with noted_commits(group.jobs[0], group.report.run_id):
+                    done.append(_embed_group(group, of_group, runs, lock, progress, between))
+            except Exception as error:
+                if not done or isinstance(error, TerminatedError):
+                    raise
+                failed = error
+                break
+        yield done
+        if failed is not None:
+            raise failed
         between("cleanup")
-        _clean_up(jobs, snapshots, journals[-1], {report.run_id, *run_ids}, location, lock)
+        for group, prepared in zip(groups, done, strict=True):
+            of_group = [each.snapshot for each in prepared]
+            _clean_up(group.jobs, of_group, prepared[-1].journal, {group.report.run_id, *run_ids}, location, lock)
+
+
+def _embed_group(
+    group: Group, snapshots: Sequence[Snapshot], runs: frozenset[str], lock: RunLock, progress: Progress, between: Between
+) -> list[Prepared]:
+    """Embed the texts of a group's columns in waves."""
+    jobs, report = group.jobs, group.report
+    if not any(snapshot.rows_to_do for snapshot in snapshots):
+        return [Prepared(snapshot, journal_of(job, report.run_id), runs) for job, snapshot in zip(jobs, snapshots, strict=True)]
+    journals = [journal_of(jobs[0], report.run_id)]
+    for _ in jobs:  # a commit of the journal must have a larger number than those before it
+        journals.append(journals[-1].for_another_snapshot())
+    pending, is_reused = _find_pending(jobs, snapshots, journals, report, progress, between)
+    plan = _embed(jobs, pending, journals[-1], report, progress, between)
+    plan = None if is_reused else plan
+    return [Prepared(snapshot, journals[-1], runs, each, plan, lock) for snapshot, each in zip(snapshots, pending, strict=True)]
 
 
 def journal_of(job: Job, run_id: str) -> Journal:
@@ -131,12 +176,12 @@ def _digest_of(job: Job, scope: RowScope) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 
-def _take_snapshots(jobs: Sequence[Job], scope: RowScope, report: Report, progress: Progress, between: Between) -> list[Snapshot]:
+def _take_snapshots(jobs: Sequence[Job], scope: RowScope, report: Report, progress: Progress, between: Between) -> dict[str, Snapshot]:
+    """Take the snapshots of all columns, by the columns' names."""
     between("snapshot")
     with showing(progress, "snapshot"), report.timed("select"):
         snapshots = take_snapshots(jobs, scope)
-    report.rows_selected = sum(snapshot.counts.rows_selected for snapshot in snapshots)
-    return snapshots
+    return {job.columns.vector: snapshot for job, snapshot in zip(jobs, snapshots, strict=True)}
 
 
 def _find_pending(

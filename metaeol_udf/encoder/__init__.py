@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from metaeol_udf.encoder.encoder import Encoded, MetaEOLEncoder
+    from metaeol_udf.encoder.encoded import Encoded
+    from metaeol_udf.encoder.encoder import MetaEOLEncoder
 
 __all__ = ["Encoded", "MetaEOLEncoder"]
 

@@ -17,12 +17,12 @@ import torch
 from numpy.typing import NDArray
 
 from metaeol_udf.encoder.forward.batching import Cell
+from metaeol_udf.encoder.forward.threads import one_per_core, start_threads
 from metaeol_udf.encoder.gpu.device_copy import ResultCopier, Results
 from metaeol_udf.encoder.gpu.device_work import DeviceWork
 from metaeol_udf.encoder.gpu.packed_forward import PackedPass
 from metaeol_udf.encoder.loading import Engine
 from metaeol_udf.encoder.preparation import PreparedTexts
-from metaeol_udf.encoder.threads import one_per_core, start_threads
 from metaeol_udf.encoder.vectors.output import add_states, append_means
 
 logger = logging.getLogger(__name__)

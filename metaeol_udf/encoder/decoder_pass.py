@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from metaeol_udf.encoder.checkpoint.process_memory import return_freed_memory
 from metaeol_udf.encoder.forward.decoder import Decoder, Layer, map_tensors
 from metaeol_udf.encoder.forward.hf_weights import build_decoder
-from metaeol_udf.encoder.forward.onednn import fits_onednn, to_onednn
+from metaeol_udf.encoder.forward.onednn import fits_onednn, from_onednn, to_onednn
 from metaeol_udf.encoder.forward.quantization import quantize
 from metaeol_udf.encoder.forward.trie_forward import TriePass
 from metaeol_udf.encoder.gpu.cuda_graphs import GraphCache
@@ -22,6 +23,7 @@ from metaeol_udf.prompts.trie import PrefixGroup, PromptTrie
 from metaeol_udf.spec import EmbeddingSpec
 
 _CELL_TOKENS = 500_000  # run cell by cell before a GPU's layers are compiled, which a short job would wait for in vain
+_SPARE_POSITIONS = 320  # for longer prompts of another template set, see `remake_decoder_pass`
 _GRAPH_BYTES = 4 * 2**30  # larger models keep a GPU busy without CUDA graphs
 
 
@@ -39,7 +41,7 @@ def make_decoder_pass(
     """
     longest = max(max(group.prompt_lengths) for group in trie.groups)
     with torch.inference_mode():
-        n_layers, n_positions = layers[-1], longest + 2 * spec.max_tokens + 64
+        n_layers, n_positions = layers[-1], longest + 2 * spec.max_tokens + _SPARE_POSITIONS
         runs_here = not devices or devices[0].type == "cpu"  # what is laid out for oneDNN cannot be moved to a GPU
         convert = partial(_convert_layer, n_layers - 1 if runs_here else None, spec.quantization)
         decoder = build_decoder(model, n_positions, n_layers, convert)
@@ -68,6 +70,29 @@ def _convert_layer(last: int | None, quantization: str | None, index: int, layer
         layer = to_onednn(layer)
     return_freed_memory()
     return layer
+
+
+def remake_decoder_pass(runner: TriePass, groups: Sequence[PrefixGroup], layers: Sequence[int], n_positions: int) -> TriePass | None:
+    """Make a runner of a runner's decoder for other prefix groups and layers.
+
+    Args:
+        runner: It, which stays as it is.
+        groups: The prefix groups.
+        layers: Indices into the hidden states of what is read.
+        n_positions: Positions that prompts may take.
+
+    Returns:
+        None where the decoder has fewer layers, or rotary tables for fewer positions.
+    """
+    decoder, n_layers = runner.decoder, layers[-1]
+    if n_layers > len(decoder.layers) or any(len(table) < n_positions for table in decoder.ropes):
+        return None
+    with torch.inference_mode():
+        if n_layers < len(decoder.layers):
+            kept = decoder.layers[:n_layers]
+            kept[-1:] = [from_onednn(layer) for layer in kept[-1:]]  # the last one computes parts of its weights
+            decoder = dataclasses.replace(decoder, layers=kept, final_norm=None)
+        return run_on_its_device(decoder, groups, layers)
 
 
 def run_on_its_device(

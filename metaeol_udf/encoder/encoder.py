@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -20,9 +19,10 @@ from numpy.typing import ArrayLike, NDArray
 from metaeol_udf.cosine import unit_rows
 from metaeol_udf.encoder.batch_runner import BatchRunner
 from metaeol_udf.encoder.checkpoint.resolve import ResolvedSpec, check_one_vector, resolve_local
-from metaeol_udf.encoder.gpu.device_work import DeviceWork
+from metaeol_udf.encoder.encoded import Encoded
 from metaeol_udf.encoder.loading import Engine, load_engine
 from metaeol_udf.encoder.preparation import PreparedTexts, cut_chunks, prepare_texts
+from metaeol_udf.encoder.sharing import share_engine
 from metaeol_udf.encoder.vectors.output import finish_vectors
 from metaeol_udf.encoder.vectors.postprocess import load_postprocess
 from metaeol_udf.errors import InputError, MetaEOLError
@@ -34,28 +34,6 @@ from metaeol_udf.terminal import bar
 _CHUNK_TEXTS = 8192  # planned together; more texts of equal length make fuller cells
 _CHUNK_TEXTS_SHOWN = 512  # where a bar shows them
 _CHUNK_CHARACTERS = 2_000_000  # about half a million tokens, which bounds the planner's memory
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Holds what became of a list of texts. All arrays follow the order of the texts.
-
-    Attributes:
-        vectors: float32, shape ``(n_texts, dim)``; zeros where there is an error.
-        errors: None where all is well, else a code: `null_text`, `empty_text`, `non_finite`, `oom` or `error: TypeName`.
-        trimmed: Whether the text was longer than `max_tokens`, and cut there.
-        tokens_computed: Tokens that went through the model for this text; 0 for a repeated one. The first text after a load
-            also carries the prefixes.
-        tokens_saved: Tokens that one pass a prompt would have computed beyond those.
-        work: What the device did for these texts.
-    """
-
-    vectors: NDArray[np.float32]
-    errors: list[str | None]
-    trimmed: NDArray[np.bool_]
-    tokens_computed: NDArray[np.int64]
-    tokens_saved: NDArray[np.int64]
-    work: list[DeviceWork] = field(default_factory=list)
 
 
 class MetaEOLEncoder:
@@ -139,6 +117,24 @@ class MetaEOLEncoder:
         if spec.postprocess is not None and not spec.is_resolved:
             spec = resolve_local(spec).spec  # sees that what was fitted goes with the rest
         return cls(spec, templates, load_engine(spec, templates, device), max_batch_tokens)
+
+    def share(self, resolved: ResolvedSpec, *, max_batch_tokens: int | str = "auto") -> MetaEOLEncoder | None:
+        """Make an encoder of another spec that uses the weights of this one; None where the model must be loaded for it.
+
+        It must not be used at the same time as this one: the weights are those of one model, and the tokenizer is one.
+
+        Args:
+            resolved: The other spec.
+            max_batch_tokens: Tokens of one forward pass, or `auto`.
+
+        Raises:
+            ConfigError: As `from_spec`.
+        """
+        spec = dataclasses.replace(resolved.spec, model=resolved.place)
+        check_one_vector(spec)
+        templates = TemplateSet.from_spec(spec)
+        engine = share_engine(self.engine, self.spec, spec, templates)
+        return None if engine is None else MetaEOLEncoder(spec, templates, engine, max_batch_tokens)
 
     def describe(self) -> dict[str, Any]:
         """Describe how texts are embedded.

@@ -46,7 +46,10 @@ class Engine:
         hidden_size: Length of a hidden state.
         n_layers: Layers of the model, whether they run or not.
         n_states: Hidden states that are read of each prompt: 1, or as many as `layer` lists.
+        config: The text model's configuration.
+        n_most_tokens: Tokens of the longest prompt that it was proved for.
         reasons: Why no faster runner is used, a sentence each.
+        root: The engine that was loaded, where this one shares its weights; else None.
     """
 
     trie: PromptTrie
@@ -56,7 +59,10 @@ class Engine:
     hidden_size: int
     n_layers: int
     n_states: int
+    config: Any = None
+    n_most_tokens: int = 0
     reasons: tuple[str, ...] = ()
+    root: Engine | None = None
 
 
 def load_engine(spec: EmbeddingSpec, templates: TemplateSet, device_name: str) -> Engine:
@@ -92,7 +98,7 @@ def load_engine(spec: EmbeddingSpec, templates: TemplateSet, device_name: str) -
     model = model if is_apart else model.to(device)
     text_config = model.config.get_text_config()
     layers = output_layers(spec.layer, text_config.num_hidden_layers)
-    check_room(spec, templates, tokenizer, model)
+    check_room(spec, templates, tokenizer, text_config)
     check_splitting(spec, tokenizer)
     try:
         proof = make_proof(model, tokenizer, templates, layers, max_tokens=spec.max_tokens, quantization=spec.quantization)
@@ -111,8 +117,9 @@ def load_engine(spec: EmbeddingSpec, templates: TemplateSet, device_name: str) -
         chosen.runner.name, chosen.worst_cosine, time.monotonic() - started,
     )  # fmt: skip
     return Engine(
-        chosen.trie, chosen.runner, device, dtype, proof.expected.shape[-1], text_config.num_hidden_layers, len(layers), chosen.reasons
-    )
+        chosen.trie, chosen.runner, device, dtype, proof.expected.shape[-1], text_config.num_hidden_layers, len(layers), text_config,
+        proof.n_most_tokens, chosen.reasons,
+    )  # fmt: skip
 
 
 def choose_devices(name: str) -> list[torch.device]:
@@ -161,9 +168,9 @@ def fits_device(model: Any, device: torch.device) -> bool:
     return device.type != "cuda" or sum(p.numel() * p.element_size() for p in model.parameters()) <= room_for_weights(device)
 
 
-def check_room(spec: EmbeddingSpec, templates: TemplateSet, tokenizer: PromptTokenizer, model: Any) -> None:
+def check_room(spec: EmbeddingSpec, templates: TemplateSet, tokenizer: PromptTokenizer, config: Any) -> None:
     """Refuse a `max_tokens` whose prompts would not fit the positions that the model knows."""
-    n_positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    n_positions = getattr(config, "max_position_embeddings", None)
     n_prompt = longest_prompt(tokenizer, templates, 0)
     if n_positions is not None and n_positions > 0 and n_prompt + spec.max_tokens > n_positions:
         raise ConfigError(

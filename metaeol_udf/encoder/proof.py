@@ -20,23 +20,27 @@ from torch import Tensor, nn
 from metaeol_udf.cosine import unit_rows
 from metaeol_udf.encoder.forward.runner import Runner
 from metaeol_udf.encoder.generic.few_bits import has_experts
+from metaeol_udf.encoder.generic.reference import encode_plainly
 from metaeol_udf.encoder.generic.text_model import find_layers
 from metaeol_udf.encoder.gpu.proof import MIN_COSINE
 from metaeol_udf.encoder.preparation import prepare_texts
-from metaeol_udf.encoder.reference import encode_plainly
 from metaeol_udf.encoder.vectors.output import add_states
 from metaeol_udf.prompts import TemplateSet
 from metaeol_udf.prompts.tokenizer import PromptTokenizer
 from metaeol_udf.prompts.trie import PromptTrie
+from metaeol_udf.spec import EmbeddingSpec
 
 logger = logging.getLogger(__name__)
 
-_TEXTS = ("A short text to check with.", 'Ein zweiter, etwas längerer Text: "quoted", with 12 numbers (and brackets)?')
+#: One token, whose prompt ends so near to the shared prefix that what is wrong there shows; and a longer text.
+_TEXTS = ("x", 'Ein zweiter, etwas längerer Text: "quoted", with 12 numbers (and brackets)?')
 _MIN_QUANTIZED_COSINE = {"int8": 0.99, "int4": 0.9, "fp8": 0.99}  # to transformers with whole weights
 #: The same for single states of models that choose experts: where two experts score alike, any rounding changes one state a lot.
 _MIN_COSINE_OF_ONE = {"int8": 0.96, "int4": 0.8}
 _MOST_LOST, _MOST_LOST_BY_ONE = 3.0, 8.0  # times what transformers' own forward loses against float32: the median state, and the worst
 _LEAST_LOST = 3e-5  # of a cosine: what is lost by so little is as good as exact
+_WORDS = ["A", "short", "text", "to", "check", "with."]  # of the long text
+_TEXTS_OF_FEW_BITS = (" ".join(_WORDS), _TEXTS[1])  # where experts are chosen, one rounding changes a state of so short a text most
 _BEYOND = 16  # tokens of the long text beyond a window
 
 _SWITCH = "original_max_position_embeddings"
@@ -73,14 +77,7 @@ class Proof:
         Returns:
             The worst cosine, -1 where a state is not finite; and why the runner is not exact, or None.
         """
-        prepared = prepare_texts(self.texts, trie, self.templates, max_tokens=10**6, max_batch_tokens=1024, shares_starts=True)
-        runner.use_groups(prepared.groups)
-        states = np.zeros_like(self.expected)
-        for batch in prepared.batches:
-            for cell, state in zip(batch, runner.run(batch, prepared.text_ids), strict=True):
-                of_cell = state.view(*state.shape[:2], *states.shape[2:]).cpu().numpy()
-                add_states(states, of_cell, cell.rows, prepared.groups[cell.group].template_indices, len(self.templates.templates))
-        runner.use_groups(trie.groups)
+        states = _run(runner, trie, self.templates, self.texts, self.expected.shape[2], max_batch_tokens=1024)
         cosines = _cosines(states, self.expected)
         worst, median = float(cosines.min()), float(np.median(cosines))
         compared = np.isfinite(self.expected).all(-1)
@@ -108,8 +105,7 @@ def make_proof(
         quantization: One of `spec.QUANTIZATIONS`, or None.
     """
     in_float32 = quantization is None and model.dtype != torch.float32
-    # Two texts for what costs little; 16 bits run twice, and once with wide weights.
-    short = list(_TEXTS[1:] if in_float32 else _TEXTS)
+    short = list(_TEXTS_OF_FEW_BITS if quantization is not None and has_experts(model) else _TEXTS)
     n_most = longest_prompt(tokenizer, templates, max_tokens)
     long = _long_texts(model.config.get_text_config(), tokenizer, n_most, max_tokens)
 
@@ -142,6 +138,45 @@ def make_proof(
     return Proof([*short, *long], expected, min_cosines, min_median, templates, n_most)
 
 
+def make_own_proof(
+    runner: Runner, config: Any, tokenizer: PromptTokenizer, templates: TemplateSet, spec: EmbeddingSpec, n_states: int
+) -> Proof:
+    """Compute what a runner that is proved must compute over another template set: by itself, one whole prompt at a time.
+
+    Args:
+        runner: It.
+        config: Of the text model.
+        tokenizer: Turns whole prompts into token ids.
+        templates: The template set.
+        spec: What is computed.
+        n_states: Hidden states that are read of each prompt.
+    """
+    n_most = longest_prompt(tokenizer, templates, spec.max_tokens)
+    texts = [*_TEXTS, *_long_texts(config, tokenizer, n_most, spec.max_tokens)]
+    whole = PromptTrie(templates, tokenizer, may_cut=False)
+    expected = _run(runner, whole, templates, texts, n_states, max_batch_tokens=1)
+    in_float32 = spec.quantization is None and spec.dtype == "float32"
+    least = MIN_COSINE[torch.float32 if in_float32 else torch.bfloat16]
+    return Proof(texts, expected, np.full(len(texts), least), least, templates, n_most)
+
+
+def _run(
+    runner: Runner, trie: PromptTrie, templates: TemplateSet, texts: Sequence[str], n_states: int, max_batch_tokens: int
+) -> NDArray[np.float32]:
+    """Embed texts with a runner: hidden states of shape ``(n_texts, n_templates, n_states, hidden_size)``."""
+    prepared = prepare_texts(texts, trie, templates, max_tokens=10**6, max_batch_tokens=max_batch_tokens, shares_starts=trie.is_cut)
+    runner.use_groups(prepared.groups)
+    states = np.zeros(0, np.float32)
+    for batch in prepared.batches:
+        for cell, state in zip(batch, runner.run(batch, prepared.text_ids), strict=True):
+            of_cell = state.view(*state.shape[:2], n_states, -1).cpu().numpy()
+            if not len(states):
+                states = np.zeros((len(texts), len(templates.templates), *of_cell.shape[2:]), np.float32)
+            add_states(states, of_cell, cell.rows, prepared.groups[cell.group].template_indices, len(templates.templates))
+    runner.use_groups(trie.groups)
+    return states
+
+
 def depends_on_length(config: Any, n_tokens: int) -> bool:
     """Tell whether a prompt of so many tokens is computed otherwise than its own beginning: rotary positions that change with the length.
 
@@ -168,16 +203,20 @@ def longest_prompt(tokenizer: PromptTokenizer, templates: TemplateSet, max_token
     return max_tokens + max(len(ids) for ids in tokenizer.tokenize([templates.fill(template, "x") for template in templates.templates]))
 
 
+def find_horizons(config: Any, longest: int) -> list[int]:
+    """Find the lengths, below that of the longest prompt, from which on a token sees less, or positions count otherwise."""
+    found = [getattr(config, name, None) for name in _HORIZONS] + [rope.get(_SWITCH) for rope in _ropes(config)]
+    return [horizon for horizon in found if isinstance(horizon, int) and 0 < horizon < longest]
+
+
 def _long_texts(config: Any, tokenizer: PromptTokenizer, longest: int, max_tokens: int) -> list[str]:
     """Make a text that reaches beyond the windows and switches which prompts may reach; none where they reach none."""
-    found = [getattr(config, name, None) for name in _HORIZONS] + [rope.get(_SWITCH) for rope in _ropes(config)]
-    horizons = [horizon for horizon in found if isinstance(horizon, int) and 0 < horizon < longest]
+    horizons = find_horizons(config, longest)
     if not horizons:
         return []
     wanted = min(max(horizons) + _BEYOND, max_tokens)
-    words = _TEXTS[0].split()
-    n_word = max(1.0, len(tokenizer.tokenize([" ".join(words)])[0]) / len(words))
-    return [" ".join(words[index % len(words)] for index in range(max(1, int(wanted / n_word))))]
+    n_word = max(1.0, len(tokenizer.tokenize([" ".join(_WORDS)])[0]) / len(_WORDS))
+    return [" ".join(_WORDS[index % len(_WORDS)] for index in range(max(1, int(wanted / n_word))))]
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from benchmarks.contenders import Contender, all_contenders, pick
 from benchmarks.encode import run, spread, tabulate, worst_cosine
 from benchmarks.texts import TextSet, cut_texts, load_texts, mixed_texts, short_texts
 from metaeol_udf import TemplateSet
-from metaeol_udf.encoder.reference import encode_plainly
+from metaeol_udf.encoder.generic.reference import encode_plainly
 from metaeol_udf.prompts.tokenizer import PromptTokenizer
 
 TEXTS = ["One.", "A man plays a guitar on a stage in front of many people", 'She said: "no"?', "Rates rose again."] * 5

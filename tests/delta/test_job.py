@@ -20,8 +20,9 @@ ROWS = [(1, "a first text"), (2, "a second text"), (3, "a first text"), (4, None
 
 
 def test_a_first_run_embeds_a_second_does_nothing_and_four_changed_rows_compute_four(bench: Bench) -> None:
+    bench.take_own_model()
     bench.write([*ROWS, *[(n, f"text number {n}") for n in range(7, 21)]])
-    report = bench.run(runtime={"device": "cpu", "max_batch_tokens": 777})  # unlike other tests' models, so that it is loaded here
+    report = bench.run(runtime={"device": "cpu", "max_batch_tokens": 777})
     counted = ("rows_selected", "rows_embedded", "rows_failed", "rows_skipped", "rows_trimmed", "unique_texts")
     assert [report[name] for name in counted] == [20, 18, 2, 0, 1, 17]
     assert report["status"] == "done"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from pyspark.sql import functions as F
 from metaeol_udf import MetaEOLEncoder
 from metaeol_udf.delta import run_embed
 from metaeol_udf.delta.retry import run_retry
+from metaeol_udf.errors import EnvironmentFault
 from tests.table_bench import Before, Bench
 
 SCHEMA = "id long, subject string, body string"
@@ -32,8 +34,8 @@ def run(bench: Bench, entries: list[dict[str, Any]] = ENTRIES, **sections: Any) 
     return run_embed(blocks(bench, entries, **sections), bench.spark, bench.progress, between=between)
 
 
-def check_vectors(bench: Bench, rows: dict[Any, Any], column: str, texts: dict[int, str]) -> None:
-    encoder = MetaEOLEncoder.from_spec(bench.spec, device="cpu")
+def check_vectors(bench: Bench, rows: dict[Any, Any], column: str, texts: dict[int, str], **settings: Any) -> None:
+    encoder = MetaEOLEncoder.from_spec(replace(bench.spec, **settings), device="cpu")
     found = np.array([rows[n][column] for n in texts], np.float32)
     np.testing.assert_allclose(found, encoder.encode(list(texts.values())), atol=2e-5)
 
@@ -45,10 +47,10 @@ def of_columns(report: dict[str, Any], *names: str) -> dict[str, list[Any]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("in_place", [True, False])
 def test_two_columns_come_from_one_load_and_then_each_from_its_own_changes(bench: Bench, in_place: bool) -> None:
+    bench.take_own_model()
     bench.write(ROWS, SCHEMA)
     target, name = ({}, "table") if in_place else ({"target": {"table": str(bench.folder / "target")}}, "target")
-    sections = {**target, "runtime": {"max_batch_tokens": 778}}  # unlike other tests' models, so that it is loaded here
-    report = run(bench, **sections)
+    report = run(bench, **target)
     assert (report["status"], report["model_loads"], report["waves"]) == ("done", 1, 1)
     assert report["unique_texts"] == 5  # `no sound` is a text of both columns
     assert of_columns(report, "status", "rows_embedded", "rows_failed", "failures") == {
@@ -64,12 +66,12 @@ def test_two_columns_come_from_one_load_and_then_each_from_its_own_changes(bench
     assert bench.table(f"{name}__metaeol_journal").isEmpty()
 
     versions = [bench.versions(each) for each in (name, f"{name}__metaeol_journal")]
-    again = run(bench, **sections)
+    again = run(bench, **target)
     assert (again["status"], again["model_loads"], again["rows_skipped"]) == ("nothing_to_do", 0, 8)
     assert [bench.versions(each) for each in (name, f"{name}__metaeol_journal")] == versions
 
     DeltaTable.forPath(bench.spark, bench.path).update(F.col("id") == 2, {"body": F.lit("whistles")})
-    changed = run(bench, **sections)
+    changed = run(bench, **target)
     assert of_columns(changed, "rows_embedded", "rows_skipped") == {"s": [0, 4], "b": [1, 3]}
     check_vectors(bench, bench.rows(name), "b", {**TEXTS, 2: "the left speaker: whistles"})
 
@@ -106,5 +108,52 @@ def test_columns_of_other_settings_and_later_ones_keep_their_own_labels(bench: B
     assert {name: properties[f"metaeol.{name}.fingerprint"] for name in "sbc"} == {
         part["column"]: part["fingerprint"] for part in report["columns"]
     }
+    check_vectors(bench, rows, "c", {1: "the left speaker", 2: "hums at night", 3: "hums at night"}, normalize=True)
     retried = run_retry(blocks(bench, entries), bench.spark, bench.progress)
     assert (retried["status"], retried["rows_selected"]) == ("nothing_to_do", 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("in_place", [True, False])
+def test_columns_of_several_specs_take_one_load_of_their_model_and_one_look_at_the_source(bench: Bench, in_place: bool) -> None:
+    bench.take_own_model()
+    bench.write(ROWS, SCHEMA)
+    target, name = ({}, "table") if in_place else ({"target": {"table": str(bench.folder / "target")}}, "target")
+    others: dict[str, dict[str, Any]] = {
+        "fast": {"templates": "metaeol-fast"},
+        "low": {"layer": 1, "templates": "metaeol-separate"},
+        "unit": {"normalize": True},
+        "short": {"max_tokens": 16},
+    }
+    entries = [{"text": "subject", "column": column, **settings} for column, settings in others.items()]
+    seen: list[str] = []  # each column names the phase for itself, too
+    report = run(bench, entries, **target, between=seen.append)
+    assert (report["status"], seen.count("snapshot")) == ("done", 1 + len(entries))
+    assert 1 <= report["model_loads"] <= 2  # once a worker
+    rows = bench.rows(name)
+    for column, settings in others.items():
+        check_vectors(bench, rows, column, {1: "no sound", 2: "the left speaker", 4: "no sound"}, **settings)
+    assert bench.table(f"{name}__metaeol_journal").isEmpty()
+    again = run(bench, entries, **target)
+    assert (again["status"], again["model_loads"], again["rows_skipped"]) == ("nothing_to_do", 0, 4 * len(entries))
+
+
+@pytest.mark.slow
+def test_columns_before_one_whose_model_fails_are_published_first(bench: Bench) -> None:
+    bench.write(ROWS, SCHEMA)
+    entries = [ENTRIES[0], {"text": "body", "column": "b", "normalize": True}]
+    n_embedded = 0
+
+    def fail() -> None:
+        nonlocal n_embedded
+        n_embedded += 1
+        if n_embedded == 2:
+            raise EnvironmentFault("the disk is full")
+
+    with pytest.raises(EnvironmentFault, match="the disk is full"):
+        run(bench, entries, between=Before("embed", fail, at=None))
+    check_vectors(bench, bench.rows(), "s", {1: "no sound", 2: "the left speaker", 4: "no sound"})
+    assert "b" not in bench.table().columns
+    report = run(bench, entries)
+    assert of_columns(report, "status", "rows_embedded") == {"s": ["nothing_to_do", 0], "b": ["done", 3]}
+    assert bench.table("table__metaeol_journal").isEmpty()

@@ -8,7 +8,7 @@ from threading import Barrier
 import pytest
 import torch
 
-from metaeol_udf.encoder.threads import start_threads
+from metaeol_udf.encoder.forward.threads import start_threads
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from metaeol_udf.delta import run_embed
+from metaeol_udf.delta.base import context
 from metaeol_udf.delta.tables import spark_errors
 from metaeol_udf.delta.write import journal, run_lock
 from metaeol_udf.delta.write.journal import Journal
@@ -290,8 +292,8 @@ def test_fault_24_a_restored_target_is_filled_again(bench: Bench, in_place: bool
 def test_fault_25_a_clock_that_was_set_back_has_no_effect(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.write(list(TEXTS.items()))
     bench.run()
-    real = time.gmtime
-    monkeypatch.setattr(time, "gmtime", lambda seconds=None: real(0 if seconds is None else seconds - time.time()))
+    set_back = type("SetBack", (datetime,), {"now": classmethod(lambda cls, tz=None: datetime.fromtimestamp(0, tz))})
+    monkeypatch.setattr(context, "datetime", set_back)
     more = {n: f"after the clock {n}" for n in range(100, 105)}
     bench.write(list(more.items()), mode="append")
     _table(bench).update(F.col("id") == 1, {"text": F.lit("changed")})

@@ -209,8 +209,8 @@ def test_a_text_that_fails_in_spark_ends_it_too(spark: SparkSession, conf: Path)
 def test_the_score_is_that_of_the_plain_loop_on_smollm2(model_dir: Path, tmp_path: Path) -> None:
     import transformers
 
+    from metaeol_udf.encoder.generic.reference import encode_plainly
     from metaeol_udf.encoder.loading import load_engine
-    from metaeol_udf.encoder.reference import encode_plainly
 
     if not SHARED.is_dir():
         pytest.skip("the evaluation data is not beside this checkout (../shared/data)")

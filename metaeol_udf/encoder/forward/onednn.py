@@ -72,5 +72,26 @@ def to_onednn(layer: Layer) -> Layer:
     )
 
 
+def from_onednn(layer: Layer) -> Layer:
+    """Lay out the weights of a layer as a model has them, where they were laid out for oneDNN."""
+    if not isinstance(layer.qkv, OneDnnLinear):
+        return layer
+    mlp = layer.mlp
+    assert isinstance(mlp, OneDnnMlp)
+    halves = [_plain(linear) for linear in (mlp.gate, mlp.into) if linear is not None]
+    biases = [half.bias for half in halves if half.bias is not None]
+    into = Linear(torch.cat([half.weight for half in halves]), torch.cat(biases) if biases else None)
+    return dataclasses.replace(
+        layer,
+        qkv=_plain(layer.qkv),
+        attention_out=_plain(layer.attention_out),
+        mlp=Mlp(into=into, out=_plain(mlp.out), activation=mlp.activation, is_gated=mlp.is_gated),
+    )
+
+
+def _plain(linear: Linear) -> Linear:
+    return Linear(linear.weight.to_dense(), linear.bias)
+
+
 def _reorder(linear: Linear) -> OneDnnLinear:
     return OneDnnLinear(torch.ops.mkldnn._reorder_linear_weight(linear.weight.contiguous(), _N_TOKENS), linear.bias)

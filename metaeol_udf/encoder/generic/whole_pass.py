@@ -29,6 +29,10 @@ class WholePass:
         self._model = model
         self.layers = layers
 
+    def at(self, layers: Sequence[int]) -> WholePass:
+        """Make a pass of the same model that reads other layers."""
+        return WholePass(self._model, layers)
+
     def use_groups(self, groups: Sequence[PrefixGroup]) -> None:
         """Do nothing: whole prompts have no prefixes."""
 

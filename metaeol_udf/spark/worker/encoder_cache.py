@@ -7,8 +7,6 @@ stands here and not beside the UDF. No torch is imported before the first text i
 from __future__ import annotations
 
 import dataclasses
-import functools
-import gc
 import itertools
 import logging
 import os
@@ -25,9 +23,9 @@ from pyspark import TaskContext
 from metaeol_udf.encoder.checkpoint.resolve import ResolvedSpec
 from metaeol_udf.errors import EnvironmentFault
 from metaeol_udf.spark.worker.devices import Gpu, device_name, task_gpus
-from metaeol_udf.spark.worker.file_lock import private_folder
+from metaeol_udf.spark.worker.file_lock import Lease, private_folder
 from metaeol_udf.spark.worker.model_staging import cache_folder, worker_model_folder
-from metaeol_udf.spark.worker.shared_encoder import OwnedEncoder, key_on, obtain
+from metaeol_udf.spark.worker.shared_encoder import OwnedEncoder, give_memory_back, key_on, obtain
 from metaeol_udf.spark.worker.version_check import check_versions, own_versions
 
 if TYPE_CHECKING:
@@ -83,7 +81,7 @@ class LoadedEncoder:
     load_id: str
 
 
-_on_cpu: dict[str, LoadedEncoder] = {}
+_on_cpu: dict[str, tuple[MetaEOLEncoder, str]] = {}  # one at most, with the name of its load
 _gpuless = {"cpu"}  # values of `device` that mean the CPU in this process; GPUs do not appear later
 _on_gpus: dict[frozenset[str], OwnedEncoder] = {}  # by the GPUs' UUIDs
 _load_count = itertools.count()
@@ -91,6 +89,8 @@ _load_count = itertools.count()
 
 def get_encoder(request: EncoderRequest) -> LoadedEncoder:
     """The task's encoder: loaded at the first call, the same object from then on until the process ends.
+
+    Another spec of the model that is loaded uses its weights, see `MetaEOLEncoder.share`: that is no load.
 
     Once a Python worker on CPUs. Once a GPU on GPUs: where Spark starts several workers for one, the others share the model
     of the first, and a worker that is given another GPU leaves the model where it is and shares or loads that GPU's.
@@ -100,19 +100,37 @@ def get_encoder(request: EncoderRequest) -> LoadedEncoder:
         ModelFilesError: The model's files are missing, damaged or not the driver's on this machine.
     """
     if request.device in _gpuless and request.key in _on_cpu:
-        return _on_cpu[request.key]
+        return LoadedEncoder(*_on_cpu[request.key])
     check_versions(request.versions)
     gpus = task_gpus(request.device)
     if gpus:
         return _get_on_gpus(request, gpus)
     _gpuless.add(request.device)
     if request.key in _on_cpu:
-        return _on_cpu[request.key]
-    _on_cpu.clear()  # two models in one process are one too many
-    gc.collect()
-    encoder = load_encoder(request, "cpu")
-    _on_cpu[request.key] = LoadedEncoder(encoder, _name_load(request, encoder))
-    return _on_cpu[request.key]
+        return LoadedEncoder(*_on_cpu[request.key])
+    before = _Before(*_on_cpu.popitem()[1]) if _on_cpu else _Before()
+    encoder = before.share_or_load(request, "cpu")
+    _on_cpu[request.key] = (encoder, before.load_id)
+    return LoadedEncoder(encoder, before.load_id)
+
+
+@dataclass
+class _Before:
+    """Holds the encoder that another one takes the place of, and the name of its load."""
+
+    encoder: MetaEOLEncoder | None = None
+    load_id: str = ""
+
+    def share_or_load(self, request: EncoderRequest, device: str) -> MetaEOLEncoder:
+        """Make an encoder of the weights that are here where they are those of the request's model, else load it; sets `load_id`."""
+        shared = None if self.encoder is None else self.encoder.share(request.resolved, max_batch_tokens=request.max_batch_tokens)
+        self.encoder = None  # two models in one process are one too many
+        give_memory_back(device)
+        if shared is not None:
+            return shared
+        encoder = load_encoder(request, device)
+        self.load_id = _name_load(request, encoder)
+        return encoder
 
 
 def _name_load(request: EncoderRequest, encoder: MetaEOLEncoder) -> str:
@@ -124,11 +142,16 @@ def _get_on_gpus(request: EncoderRequest, gpus: tuple[Gpu, ...]) -> LoadedEncode
     own = _on_gpus.get(uuids)
     if own is not None and own.key == key_on(request.key, gpus) and not own.is_closed:
         return LoadedEncoder(own, own.load_id)
+    before, leases = _Before(), list[Lease]()
+    if own is not None:
+        before.load_id = _on_gpus.pop(uuids).load_id
+        before.encoder, leases = own.hand_over()
     for other in [other for other in _on_gpus if other & uuids]:
         _on_gpus.pop(other).close()
     encoder = obtain(
-        gpus, request.key, functools.partial(_name_load, request), lambda: load_encoder(request, device_name(gpus)), secret=request.secret
-    )
+        gpus, request.key, lambda _: before.load_id, lambda: before.share_or_load(request, device_name(gpus)), secret=request.secret,
+        held=leases,
+    )  # fmt: skip
     if isinstance(encoder, OwnedEncoder):
         _on_gpus[uuids] = encoder
     return LoadedEncoder(encoder, encoder.load_id)

@@ -100,26 +100,35 @@ class OwnedEncoder:
         with self._counting:
             if self.is_closed or (only_if_idle and self._n_users):
                 return
-            self.is_closed = True
-            self._counting.wait_for(lambda: not self._n_computing)
+            self._end_use()
             del self._encoder
+        self._stop_listening()
+        give_memory_back(device_name(self._gpus))
+        for lease in self._leases:
+            lease.release()
+        logger.info("gave %s back", device_name(self._gpus))
+
+    def hand_over(self) -> tuple[MetaEOLEncoder | None, list[Lease]]:
+        """End the use of the model, as `close` does, and return the model and its leases, which are held; nothing where it is closed."""
+        with self._counting:
+            if self.is_closed:
+                return None, []
+            self._end_use()
+            encoder = self._encoder
+            del self._encoder
+        self._stop_listening()
+        return encoder, list(self._leases)
+
+    def _end_use(self) -> None:
+        self.is_closed = True
+        self._counting.wait_for(lambda: not self._n_computing)
+
+    def _stop_listening(self) -> None:
         with contextlib.suppress(FileNotFoundError):  # removed from outside
             os.unlink(_socket_path(self._leases[0]))  # before the next owner makes another of that name
         self._listener.shutdown(socket.SHUT_RDWR)  # ends the wait for a connection
         self._accepting.join()
         self._listener.close()
-        gc.collect()  # the encoder holds cycles
-        if self._has_cuda and "torch" in sys.modules:
-            import torch
-
-            torch.cuda.empty_cache()
-        for lease in self._leases:
-            lease.release()
-        logger.info("gave %s back", device_name(self._gpus))
-
-    @property
-    def _has_cuda(self) -> bool:
-        return self._gpus[0].device.startswith("cuda")
 
     @contextlib.contextmanager
     def _use(self) -> Iterator[None]:
@@ -172,7 +181,7 @@ class OwnedEncoder:
         if not peer.admit(self._secret, self.key.encode(), {"load_id": self.load_id}):
             self.close(only_if_idle=True)
             return
-        if self._has_cuda:
+        if self._gpus[0].device.startswith("cuda"):
             import torch
 
             torch.cuda.set_device(self._gpus[0].device)  # every thread starts with the first GPU
@@ -256,6 +265,15 @@ def _receive_encoded(head: dict[str, Any], arrays: Sequence[bytearray]) -> Encod
     )  # fmt: skip
 
 
+def give_memory_back(device: str) -> None:
+    """Give the memory of a model back that is no longer used."""
+    gc.collect()  # an encoder holds cycles
+    if device.startswith("cuda") and "torch" in sys.modules:
+        import torch
+
+        torch.cuda.empty_cache()
+
+
 def obtain(
     gpus: Sequence[Gpu],
     key: str,
@@ -264,6 +282,7 @@ def obtain(
     *,
     secret: bytes,
     wait_s: float = WAIT_S,
+    held: Sequence[Lease] = (),
 ) -> OwnedEncoder | BorrowedEncoder:
     """Load a model on a task's GPUs, or share the one that another Python worker of this machine has loaded there.
 
@@ -274,15 +293,16 @@ def obtain(
         load: Loads it; called with the GPUs' leases held.
         secret: Known to the workers of this application alone: only they share a model.
         wait_s: How long to wait for an owner that still loads, or is busy with another model.
+        held: The leases of all GPUs, where this process holds them already.
 
     Raises:
         EnvironmentFault: The GPUs were not free in time, or `load` raised.
     """
     by_uuid = sorted(gpus, key=lambda gpu: gpu.uuid)  # all take leases in one order, so that none waits in a circle
-    leases = [Lease(lease_path(gpu)) for gpu in by_uuid]
+    leases = list(held) or [Lease(lease_path(gpu)) for gpu in by_uuid]
     key = key_on(key, gpus)
     deadline = time.monotonic() + wait_s
-    n_held = 0
+    n_held = len(held)
     try:
         while n_held < len(leases):
             lease = leases[n_held]

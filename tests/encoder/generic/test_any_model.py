@@ -72,6 +72,15 @@ def test_every_layer_equals_one_prompt_at_a_time(model_type: str, runner: str, t
     assert (share < 0.6) == (runner != "whole")
 
 
+@pytest.mark.parametrize("layer", [1, 2])
+def test_a_state_that_forgets_the_prompts_beginning_shows_in_the_shortest_text(layer: int, tiny_model: Callable[..., Path]) -> None:
+    # transformers' Jamba begins anew where several tokens follow its cache. Of one such layer only texts of few tokens tell.
+    folder = tiny_model("jamba")
+    ours = load(folder, layer=layer)
+    assert worst_cosine(ours.encode(TEXTS, per_template=True), plain(folder, layer)) >= 0.999999
+    assert ours.engine.runner.name == "whole"
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(
     "model_type", ["gpt_oss", "qwen3_next", *(pytest.param(name, marks=pytest.mark.slow) for name in ("qwen3_moe", "gemma4_text"))]

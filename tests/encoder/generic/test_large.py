@@ -20,10 +20,10 @@ from metaeol_udf.encoder.checkpoint.hf_loading import load_hf_model
 from metaeol_udf.encoder.generic.few_bits import quantize_modules
 from metaeol_udf.encoder.generic.fork_pass import ForkPass
 from metaeol_udf.encoder.generic.placement import count_module_bytes
+from metaeol_udf.encoder.generic.reference import encode_plainly
 from metaeol_udf.encoder.generic.sequence_pass import SequencePass
 from metaeol_udf.encoder.generic.text_model import TextModel
 from metaeol_udf.encoder.preparation import prepare_texts
-from metaeol_udf.encoder.reference import encode_plainly
 from metaeol_udf.errors import ConfigError, EnvironmentFault
 from metaeol_udf.prompts.tokenizer import PromptTokenizer
 from metaeol_udf.prompts.trie import PromptTrie

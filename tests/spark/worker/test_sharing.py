@@ -14,6 +14,7 @@ import threading
 import time
 import types
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +24,7 @@ import pytest
 
 from metaeol_udf import MetaEOLEncoder, TemplateSet
 from metaeol_udf.encoder import Encoded
+from metaeol_udf.encoder.checkpoint.resolve import resolve_local
 from metaeol_udf.errors import EnvironmentFault
 from metaeol_udf.spark.worker import devices, encoder_cache, shared_encoder
 from metaeol_udf.spark.worker.devices import Gpu, device_name, gpu_at, task_gpus
@@ -208,6 +210,9 @@ class _Sums:
 
     def __init__(self) -> None:
         self._busy = threading.Lock()
+
+    def share(self, *_: object, **__: object) -> None:
+        """Share nothing: it has no weights."""
 
     def encode_rows(self, texts: Sequence[str | None]) -> Encoded:
         with self._busy:
@@ -432,6 +437,32 @@ def test_a_worker_that_is_given_another_gpu_loads_there_and_both_loads_count(
         encoder_cache._on_gpus.clear()
         for each in gpus:
             shared_encoder.lease_path(each).unlink()
+
+
+def test_another_spec_of_a_model_takes_over_its_weights_and_its_lease(
+    assign: Any, monkeypatch: pytest.MonkeyPatch, gpu: Gpu, tmp_path: Path, spec: EmbeddingSpec
+) -> None:
+    monkeypatch.setattr(devices, "visible_gpus", lambda: [gpu])
+    loads: list[str] = []
+    load = encoder_cache.load_encoder
+    monkeypatch.setattr(encoder_cache, "load_encoder", lambda request, device: loads.append(device) or load(request, "cpu"))
+    specs = [spec, replace(spec, templates="metaeol-fast"), replace(spec, layer=1), replace(spec, dtype="bfloat16"), spec]
+    requests = [EncoderRequest(resolve_local(each), "cuda", origin=f"run{place}") for place, each in enumerate(specs)]
+    assign("0")
+    try:
+        for request, each, n_loads in zip(requests, specs, (1, 1, 1, 2, 3), strict=True):
+            found = encoder_cache.get_encoder(request)
+            assert len(loads) == n_loads
+            assert Lease(shared_encoder.lease_path(gpu)).try_acquire() is False
+            (encoded,) = found.encoder.encode_batches([["a text", "x"]])
+            expected = MetaEOLEncoder.from_spec(each, device="cpu").encode(["a text", "x"])
+            np.testing.assert_allclose(encoded.vectors, expected, atol=5e-2 if each.dtype == "bfloat16" else 2e-5)
+        assert encoder_cache.get_encoder(requests[-1]).load_id.endswith(":run4")
+    finally:
+        for owner in encoder_cache._on_gpus.values():
+            owner.close()
+        encoder_cache._on_gpus.clear()
+        shared_encoder.lease_path(gpu).unlink()
 
 
 def test_compiled_code_is_kept_in_a_folder_of_this_user_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
