@@ -44,7 +44,7 @@ FAULTS: dict[str, tuple[Broken, tuple[int, int], str]] = {
     "the quarantine is never reconciled": ([(pipeline, "reconcile_quarantine", nothing)], (181, 3), "the quarantine lists"),
     "what a killed run journalled is computed again": (
         [(Journal, "finished", lambda self: self.rows().select("fingerprint").limit(0))],
-        (1127, 8),
+        (1162, 11),
         "texts were computed again that a killed run had journalled",
     ),
     "other writers' commits since the proof are not looked at": (
