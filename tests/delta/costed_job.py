@@ -11,7 +11,7 @@ from benchmarks.cost import FEW, CostBench, start_session
 
 
 def main(folder: Path, model: Path, rows: int) -> None:
-    """Run the job for the first time in two waves and in four, then over what a night brings, and over two columns."""
+    """Run the job for the first time in two waves and in four, then over what a night brings, and over several columns."""
     spark = start_session(folder)
     spans = {}
     for n_waves in (2, 4):
@@ -24,13 +24,17 @@ def main(folder: Path, model: Path, rows: int) -> None:
     bench.use_deletion_vectors()
     bench.update_few()
     bench.run("changed rows", FEW)
-    pair = CostBench(spark, folder / "two_columns", model, rows, 4, dim=32)
-    pair.blocks["embeddings"] = [{"text": "text", "column": "embedding"}, {"text": ["key", "text"], "column": "keyed"}]
-    pair.run("first run", 2 * rows)
-    pair.run("nothing new", 0)
-    pair.append_few()
-    pair.run("new rows", 2 * FEW)
-    spans["two_columns"] = pair.spans
+    several = CostBench(spark, folder / "several_columns", model, rows, 4, dim=32)
+    several.blocks["embeddings"] = [
+        {"text": "text", "column": "embedding"},
+        {"text": ["key", "text"], "column": "keyed"},
+        {"text": "text", "column": "other_spec", "max_tokens": 100},
+    ]
+    several.run("first run", 3 * rows)
+    several.run("nothing new", 0)
+    several.append_few()
+    several.run("new rows", 3 * FEW)
+    spans["several_columns"] = several.spans
     spark.stop()  # completes the log
     (folder / "spans.json").write_text(json.dumps({name: [dataclasses.asdict(span) for span in found] for name, found in spans.items()}))
 
