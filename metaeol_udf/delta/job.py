@@ -127,6 +127,8 @@ def _run_each(jobs: Sequence[Job], report: Report, progress: Progress | None, sc
                         part.status = _STOPPED[QualityError]
                         stopped.append(error)
     finally:
+        for group in groups:
+            group.report.rows_selected = 0  # the columns count them
         for part in (*parts.values(), *(group.report for group in groups)):
             report.add(part)
             report.runner = report.runner or part.runner

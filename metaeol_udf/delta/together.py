@@ -142,6 +142,7 @@ def _embed_group(
     journals = [journal_of(jobs[0], report.run_id)]
     for _ in jobs:  # a commit of the journal must have a larger number than those before it
         journals.append(journals[-1].for_another_snapshot())
+    report.rows_selected = sum(snapshot.counts.rows_selected for snapshot in snapshots)  # what may fail is a part of them
     pending, is_reused = _find_pending(jobs, snapshots, journals, report, progress, between)
     plan = _embed(jobs, pending, journals[-1], report, progress, between)
     plan = None if is_reused else plan

@@ -69,7 +69,7 @@ class Runs:
 
 @pytest.fixture(scope="module")
 def all_runs(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Runs]:
-    """Runs in two waves and in four, and over several columns, in a process of their own: a session's event log cannot be switched on later."""
+    """Runs in two waves and in four, and over several columns, in a process of their own: a session cannot begin an event log later."""
     folder = tmp_path_factory.mktemp("cost")
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     env.pop("PYSPARK_GATEWAY_PORT", None)
