@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from metaeol_udf.config import JobConfig, parse_config
 from metaeol_udf.delta import run_embed
 from metaeol_udf.delta.base.progress import Between
 from metaeol_udf.spec import EmbeddingSpec
+from tests.specs import with_own_model
 
 #: A text with this word has no embedding by the fixture `poisoned_model`.
 POISON = "zebra"
@@ -112,13 +111,7 @@ class Bench(TableBench):
 
     def take_own_model(self) -> None:
         """Take a model that no other test has, so that the test's run loads it."""
-        from safetensors.torch import load_file, save_file
-
-        folder = shutil.copytree(self.spec.model, self.folder / "own_model")
-        weights = load_file(folder / "model.safetensors")
-        weights["norm.weight"] = weights["norm.weight"] * (1 + int.from_bytes(os.urandom(2), "big") / 2**18)
-        save_file(weights, folder / "model.safetensors", {"format": "pt"})
-        self.spec = dataclasses.replace(self.spec, model=str(folder))
+        self.spec = with_own_model(self.spec, self.folder / "own_model")
 
     def run(self, *, between: Between | None = None, **sections: dict[str, Any]) -> dict[str, Any]:
         report = super().run(between=between, **sections)

@@ -19,7 +19,7 @@ from metaeol_udf.spark.udf import result_udf
 from metaeol_udf.spark.worker.encoder_cache import EncoderRequest
 from metaeol_udf.spec import EmbeddingSpec
 from tests.plan_metrics import evaluated_rows
-from tests.specs import without_files
+from tests.specs import with_own_model, without_files
 
 TEXTS = [f"The {word} number {n} is{' very' * n} plain." for n, word in enumerate(["red", "green", "blue", "grey", "white", "black"])]
 
@@ -95,9 +95,10 @@ def test_null_blank_and_broken_texts_get_a_reason_and_their_neighbours_a_vector(
     np.testing.assert_allclose(np.array(found[0]["embedding"], np.float32), expected[0], atol=2e-5)
 
 
-def test_each_worker_loads_the_model_once_and_keeps_it_across_queries(spark: SparkSession, table: DataFrame, spec: EmbeddingSpec) -> None:
-    own = EmbeddingSpec(model=spec.model, dtype="float32", max_tokens=63)  # a spec of its own, that no other test has loaded
-    request = EncoderRequest(resolve(own), "cpu", origin="once")
+def test_each_worker_loads_the_model_once_and_keeps_it_across_queries(
+    spark: SparkSession, table: DataFrame, spec: EmbeddingSpec, tmp_path: Path
+) -> None:
+    request = EncoderRequest(resolve(with_own_model(spec, tmp_path / "model")), "cpu", origin="once")
     result = result_udf(request)
     load_ids = []
     for n_partitions in (8, 5, 1):
