@@ -139,7 +139,7 @@ def make_proof(
 
 
 def make_own_proof(
-    runner: Runner, config: Any, tokenizer: PromptTokenizer, templates: TemplateSet, spec: EmbeddingSpec, n_states: int
+    runner: Runner, config: Any, tokenizer: PromptTokenizer, templates: TemplateSet, spec: EmbeddingSpec, n_states: int, dtype: torch.dtype
 ) -> Proof:
     """Compute what a runner that is proved must compute over another template set: by itself, one whole prompt at a time.
 
@@ -150,13 +150,13 @@ def make_own_proof(
         templates: The template set.
         spec: What is computed.
         n_states: Hidden states that are read of each prompt.
+        dtype: Of weights and activations.
     """
     n_most = longest_prompt(tokenizer, templates, spec.max_tokens)
     texts = [*_TEXTS, *_long_texts(config, tokenizer, n_most, spec.max_tokens)]
     whole = PromptTrie(templates, tokenizer, may_cut=False)
     expected = _run(runner, whole, templates, texts, n_states, max_batch_tokens=1)
-    in_float32 = spec.quantization is None and spec.dtype == "float32"
-    least = MIN_COSINE[torch.float32 if in_float32 else torch.bfloat16]
+    least = MIN_COSINE[dtype if spec.quantization is None else torch.bfloat16]
     return Proof(texts, expected, np.full(len(texts), least), least, templates, n_most)
 
 

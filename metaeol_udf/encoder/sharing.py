@@ -56,9 +56,10 @@ def share_engine(engine: Engine, loaded: EmbeddingSpec, spec: EmbeddingSpec, tem
     try:
         trie = PromptTrie(templates, tokenizer, may_cut=root.runner.has_prefixes)
         runner = _remake(root.runner, trie.groups, layers, n_most + spec.max_tokens)
-        why = (
-            None if runner is None else make_own_proof(runner, root.config, tokenizer, templates, spec, len(layers)).judge(trie, runner)[1]
-        )
+        why = None
+        if runner is not None:
+            proof = make_own_proof(runner, root.config, tokenizer, templates, spec, len(layers), root.dtype)
+            why = proof.judge(trie, runner)[1]
     except (MetaEOLError, torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # whatever a foreign model does here, a load of its own is right
