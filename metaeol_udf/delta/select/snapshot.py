@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
 from metaeol_udf.delta.base.context import Job
-from metaeol_udf.delta.base.kept_rows import keep
+from metaeol_udf.delta.base.kept_rows import keep, keep_counted
 from metaeol_udf.delta.base.run_report import Counts
 from metaeol_udf.delta.select import selection
 from metaeol_udf.delta.select.changed_files import Look, choose_look
@@ -142,13 +142,14 @@ def check_single(job: Job, n_found: int, n_rows: int) -> None:
 def _look_at_changes(job: Job, tables: Tables, look: Look, chosen: Selection) -> Snapshot:
     """Look at the rows of added files and at those that failed before; they are kept with their texts."""
     stored = read(job.spark, job.target, tables.target_version) if look.reads_target else None
+    of_these = None if stored is None else _stored_for(look.rows, stored, chosen.key)
     looked_at = selection.select(
         look.rows,
         job.config.source,
         job.fingerprints,
         job.columns,
         job.resolved.vector_length,
-        stored,
+        of_these,
         job.in_place,
         proven=not job.in_place,
     )
@@ -167,6 +168,15 @@ def _look_at_changes(job: Job, tables: Tables, look: Look, chosen: Selection) ->
     if look.rows_left and stored is not None and _holds_all_keys(job, tables, stored, n_unknown):
         look = dataclasses.replace(look, keys_left=False)
     return Snapshot(tables, look, chosen, work, texts, whole, found.rows_selected, n_textless, n_failing)
+
+
+def _stored_for(rows: DataFrame, stored: DataFrame, key: tuple[str, ...]) -> DataFrame:
+    """Find what is stored for some rows. Where the rows are few, their keys go to the target, and no other row of it is shuffled."""
+    keys, n_rows = keep_counted(rows.select(*[F.col(quoted(name)).alias(f"metaeol_key_{i}") for i, name in enumerate(key)]))
+    if n_rows > MOST_BROADCAST:
+        return stored
+    matches = same_key([F.col(quoted(name)) for name in key], [F.col(f"metaeol_key_{i}") for i in range(len(key))])
+    return stored.join(F.broadcast(keys), matches, "left_semi")
 
 
 def _holds_all_keys(job: Job, tables: Tables, stored: DataFrame, n_unknown: int) -> bool:

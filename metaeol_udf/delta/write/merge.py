@@ -29,6 +29,7 @@ _PREFIX = "metaeol_new_"  # of the journal's columns inside a MERGE, so that a u
 PIECE_ROWS = 200_000  # of one MERGE into a target of its own
 _MOST_PIECES = 50
 _MOST_PARTS = 16  # of a piece that meets other writers
+_MOST_BROADCAST_BYTES = 32 << 20  # of vectors
 _SPLIT_AT = ("ConcurrentAppend", "ConcurrentDeleteRead", "ConcurrentDeleteDelete", "ConcurrentWrite")
 
 
@@ -118,10 +119,17 @@ def _merge(job: Job, scope: RowScope, snapshot: Snapshot, work: DataFrame, publi
         # The fingerprint of the text as it is now: a row that was changed or deleted since it was read gets nothing.
         now = job.fingerprints.of(text_of(source, table.toDF().schema))
         rows, matches = job.fingerprints.prepare(rows), matches & (now == F.col(f"{_PREFIX}fingerprint"))
-        table.merge(rows, matches).whenMatchedUpdate(set=_assignments(columns)).execute()
+        table.merge(_sent_whole(job, snapshot, rows), matches).whenMatchedUpdate(set=_assignments(columns)).execute()
         return
     inserted = _assignments(columns) | {quoted(name): new for name, new in zip(source.key, _new_key(source.key), strict=True)}
-    table.merge(rows, matches).whenMatchedUpdate(set=_assignments(columns)).whenNotMatchedInsert(values=inserted).execute()
+    merge = table.merge(_sent_whole(job, snapshot, rows), matches)
+    merge.whenMatchedUpdate(set=_assignments(columns)).whenNotMatchedInsert(values=inserted).execute()
+
+
+def _sent_whole(job: Job, snapshot: Snapshot, rows: DataFrame) -> DataFrame:
+    """Let each executor have all of the rows where they are few: the MERGE then finds their places without a shuffle of the table."""
+    is_little = snapshot.rows_to_do * job.resolved.vector_length * 4 <= _MOST_BROADCAST_BYTES
+    return F.broadcast(rows) if is_little else rows
 
 
 def _outcomes(snapshot: Snapshot, work: DataFrame, published: Published, piece: Piece, key: tuple[str, ...]) -> DataFrame:
