@@ -221,7 +221,7 @@ class AnyChange(RuleBasedStateMachine):
                 run_retry(self._config(what), self._spark, Silence())
             complain(model.complaints_of_quarantine(self._embedding(what), run, [self._embedding(what)]))
         else:
-            with self._checked(what):
+            with self._checked(what, is_stream=True):
                 try:
                     run_stream(self._config(what), self._spark, Silence())
                 except InputError:  # commits to go on from are gone, or columns changed: begin anew, as its message says
@@ -273,14 +273,15 @@ class AnyChange(RuleBasedStateMachine):
         return reports[0]
 
     @contextmanager
-    def _checked(self, *names: str) -> Iterator[Run]:
+    def _checked(self, *names: str, is_stream: bool = False) -> Iterator[Run]:
         """Look at the tables before and after a run, and check what holds for any run."""
         run, journalled = Run(before=self._look(names[0])), self._journalled
         self._journalled = set()  # a run may clean it of what is published
         self._calls.take()
         yield run
         run.after, run.calls = self._look(names[0]), self._calls.take()
-        complain(model.complaints_of_any_run([self._embedding(name) for name in names], run, is_one=self.is_one or len(names) == 1))
+        embeddings, is_one = [self._embedding(name) for name in names], self.is_one or len(names) == 1
+        complain(model.complaints_of_any_run(embeddings, run, is_one=is_one, is_stream=is_stream))
         again = journalled & set(run.calls)
         complain([f"texts were computed again that a killed run had journalled: {sorted(again)}"] if again else [])
 

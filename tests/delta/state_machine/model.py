@@ -145,16 +145,18 @@ def by_key(rows: list[Row]) -> Rows:
     return found
 
 
-def complaints_of_any_run(embeddings: list[Embedding], run: Run, *, is_one: bool) -> Iterator[str]:
+def complaints_of_any_run(embeddings: list[Embedding], run: Run, *, is_one: bool, is_stream: bool = False) -> Iterator[str]:
     """Find what no run may do, not even one that was killed, that tries again a few rows, or that follows a stream.
 
-    `embeddings` are those of the run, or of several runs at once, where it is not one.
+    `embeddings` are those of the run, or of several runs at once, where it is not one. A stream that begins looks at the whole table, and
+    once more at the newest commit: a text that failed is then tried again.
     """
     before, after, calls = run.before, run.after, run.calls
     due = set().union(*(embedding.due(before) for embedding in embeddings))
     if set(calls) - due:
         yield f"texts that needed no work reached the model: {sorted(set(calls) - due)}"
-    repeated = [call for call, n in Counter(calls).items() if n > 1]
+    tried_again = set().union(*(embedding.failing(after) for embedding in embeddings)) if is_stream else set()
+    repeated = [call for call, n in Counter(calls).items() if n > 1 and call not in tried_again]
     if repeated and is_one:  # two runs at once may meet the same text in two columns
         yield f"texts reached the model more than once: {repeated}"
     ours = {name for embedding in embeddings for name in embedding.columns}
