@@ -134,6 +134,21 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
+def with_head(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Make, once a session, the folder of a tiny checkpoint with a language-model head: called as `tiny_model`."""
+    from tests.tiny_models import save_tiny_model
+
+    made: dict[tuple[str, str], Path] = {}
+
+    def make(shape: str, tokenizer: str = "byte_level") -> Path:
+        if (shape, tokenizer) not in made:
+            made[shape, tokenizer] = save_tiny_model(tmp_path_factory.mktemp(f"{shape}-{tokenizer}-head"), shape, tokenizer, head=True)
+        return made[shape, tokenizer]
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def spec(tiny_model_dir: Path) -> EmbeddingSpec:
     """A spec over the tiny model."""
     from metaeol_udf.spec import EmbeddingSpec

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
@@ -98,10 +99,19 @@ def configs() -> dict[str, Any]:
     }
 
 
-def save_tiny_model(folder: Path, shape: str, tokenizer: str = "byte_level") -> Path:
-    """Write a checkpoint with random weights: of a shape in `configs`, or of an architecture by its name in transformers."""
+def save_tiny_model(folder: Path, shape: str, tokenizer: str = "byte_level", *, head: bool = False) -> Path:
+    """Write a checkpoint with random weights: of a shape in `configs`, or of an architecture by its name in transformers.
+
+    A model with a `head` says next words of its own, so its weights are wider.
+    """
     config = configs()[shape] if shape in configs() else tiny_config(shape)
-    model = random_model(config, sum(map(ord, shape)))
+    if head:
+        torch.manual_seed(11)
+        model = transformers.AutoModelForCausalLM.from_config(config)
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    else:
+        model = random_model(config, sum(map(ord, shape)))
     model.save_pretrained(folder)
     backend = TOKENIZERS[tokenizer]()
     transformers.PreTrainedTokenizerFast(tokenizer_object=backend).save_pretrained(folder)

@@ -125,20 +125,25 @@ def fit(
     conf: Conf,
     overrides: Overrides = None,
     out: Annotated[Path, typer.Option(help="The safetensors file to write.", show_default=False)] = ...,  # type: ignore[assignment]  # typer's word for required
-    method: Annotated[str, typer.Option(help="mean, standardize, remove_top or whiten.")] = "mean",
-    components: Annotated[int | None, typer.Option(min=1, help="To remove, or to keep when whitening.", show_default=False)] = None,
+    method: Annotated[str, typer.Option(help="mean, standardize, remove_top, whiten, or unembedding, which needs no texts.")] = "mean",
+    components: Annotated[int | None, typer.Option(min=1, help="To remove (remove_top), or to keep.", show_default=False)] = None,
     shrinkage: Annotated[float, typer.Option(min=0, max=1, help="Of whitening: how far variances are drawn together.")] = 0.1,
     texts: Annotated[int, typer.Option(min=100, help="Different texts to fit on, at most.")] = 20_000,
     data: Annotated[bool, typer.Option("--data", help="Fit on the texts of evaluation.data, in this process.")] = False,
     as_json: AsJson = False,
     how: As = Format.TABLE,
 ) -> None:
-    """Fit post-processing on the texts of the source table, which need no labels, in one pass of Spark."""
-    from metaeol_udf.encoder.vectors.postprocess import METHODS
+    """Fit post-processing on the texts of the source table, which need no labels, in one pass of Spark; or on the model alone."""
+    from metaeol_udf.encoder.vectors.postprocess import METHODS, UNEMBEDDING
 
-    if method not in METHODS:  # before the texts are embedded in vain
-        raise ConfigError(f"--method must be one of {', '.join(METHODS)}, found {method!r}{nearest_word(method, METHODS)}")
-    if data:
+    known = (*METHODS, UNEMBEDDING)
+    if method not in known:  # before the texts are embedded in vain
+        raise ConfigError(f"--method must be one of {', '.join(known)}, found {method!r}{nearest_word(method, known)}")
+    if method == UNEMBEDDING:
+        from metaeol_udf.tuning.fit_on_head import run_fit_head
+
+        report = run_fit_head(load_encoder_config(conf, overrides or ()), out, n_components=components)
+    elif data:
         from metaeol_udf.tuning.fit_on_data import run_fit_data
 
         found = load_encoder_config(conf, overrides or ())

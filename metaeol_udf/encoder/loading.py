@@ -172,10 +172,10 @@ def check_room(spec: EmbeddingSpec, templates: TemplateSet, tokenizer: PromptTok
     """Refuse a `max_tokens` whose prompts would not fit the positions that the model knows."""
     n_positions = getattr(config, "max_position_embeddings", None)
     n_prompt = longest_prompt(tokenizer, templates, 0)
-    if n_positions is not None and n_positions > 0 and n_prompt + spec.max_tokens > n_positions:
+    if n_positions is not None and n_positions > 0 and longest_prompt(tokenizer, templates, spec.max_tokens) > n_positions:
         raise ConfigError(
             f"embedding.max_tokens is {spec.max_tokens}, but the model has {n_positions} positions and the longest prompt takes "
-            f"{n_prompt}: use at most {n_positions - n_prompt}"
+            f"{n_prompt}: use at most {int((n_positions - n_prompt) / templates.most_growth)}"
         )
 
 

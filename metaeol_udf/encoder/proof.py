@@ -200,7 +200,9 @@ def _ropes(config: Any) -> list[dict[str, Any]]:
 
 def longest_prompt(tokenizer: PromptTokenizer, templates: TemplateSet, max_tokens: int) -> int:
     """Count the tokens that a prompt may have."""
-    return max_tokens + max(len(ids) for ids in tokenizer.tokenize([templates.fill(template, "x") for template in templates.templates]))
+    return int(templates.most_growth * max_tokens) + max(
+        len(ids) for ids in tokenizer.tokenize([templates.fill(template, "x") for template in templates.templates])
+    )
 
 
 def find_horizons(config: Any, longest: int) -> list[int]:

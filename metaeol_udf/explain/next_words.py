@@ -52,16 +52,19 @@ class TemplateWords:
         meta_task: The template's.
         prompt: The template, with its slot.
         words: Most probable first.
+        word_order: How the text stands in it, see `PromptTemplate`.
     """
 
     meta_task: str
     prompt: str
     words: tuple[Word, ...]
+    word_order: str = "as_written"
 
     @property
     def cue(self) -> str:
-        """Return what the prompt asks after the text, such as `Topic:`."""
-        return self.prompt.partition(TEXT_SLOT)[2].strip().strip("\"'“”«»").strip()
+        """Return what the prompt asks after the text, such as `Topic:`, and whether it asks about the text with its words reversed."""
+        cue = self.prompt.partition(TEXT_SLOT)[2].strip().strip("\"'“”«»").strip()
+        return cue if self.word_order == "as_written" else f"{cue} (words {self.word_order})"
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,14 @@ class Explanation:
     def rows(self) -> list[dict[str, Any]]:
         """Return a row a word, for other programs: its template's number from 0, meta-task and prompt, and its rank from 1."""
         return [
-            {"template": n, "meta_task": each.meta_task, "prompt": each.prompt, "rank": rank, **dataclasses.asdict(word)}
+            {
+                "template": n,
+                "meta_task": each.meta_task,
+                "prompt": each.prompt,
+                "word_order": each.word_order,
+                "rank": rank,
+                **dataclasses.asdict(word),
+            }
             for n, each in enumerate(self.templates)
             for rank, word in enumerate(each.words, 1)
         ]
@@ -132,7 +142,7 @@ def _explain_prompt(language_model: LanguageModel, template: PromptTemplate, ids
         Word(spell(language_model.tokenizer, token_id), token_id, probability)
         for token_id, probability in zip(best.indices.tolist(), best.values.tolist(), strict=True)
     )
-    return TemplateWords(template.meta_task, template.prompt, tuple(words))
+    return TemplateWords(template.meta_task, template.prompt, tuple(words), template.word_order)
 
 
 def spell(tokenizer: Any, token_id: int) -> str:

@@ -22,6 +22,7 @@ _CUTS = ((1, 1), (2, 1), (1, 2), (2, 2), (3, 3), (4, 4))  # tokens of the prefix
 class Cut:
     """Holds one template, cut: ``prompt ids = prefix_ids + ids(prefix_end + text + suffix_start) + suffix_ids``."""
 
+    template: PromptTemplate
     prefix_ids: tuple[int, ...]
     prefix_end: str
     suffix_start: str
@@ -29,8 +30,17 @@ class Cut:
 
     def equals(self, tokenizer: PromptTokenizer, texts: Sequence[str], whole: Sequence[Sequence[int]]) -> bool:
         """Tell whether cutting gives the ids of the whole prompts, for each of these cleaned texts."""
-        middles = tokenizer.tokenize_inside([self.prefix_end + text + self.suffix_start for text in texts])
+        middles = self.tokenize_middles(tokenizer, texts)
         return all([*self.prefix_ids, *middle, *self.suffix_ids] == list(ids) for middle, ids in zip(middles, whole, strict=True))
+
+    @property
+    def middle_of(self) -> tuple[str, str, str]:
+        """Return what the middle is made with: cuts that agree in it have the same middles."""
+        return self.prefix_end, self.template.word_order, self.suffix_start
+
+    def tokenize_middles(self, tokenizer: PromptTokenizer, texts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids between the constant ones, for each of these cleaned texts."""
+        return tokenizer.tokenize_inside([self.prefix_end + self.template.order_words(text) + self.suffix_start for text in texts])
 
 
 def prove_cuts(templates: TemplateSet, tokenizer: PromptTokenizer) -> list[Cut] | None:
@@ -59,21 +69,24 @@ def _prove_cut(templates: TemplateSet, template: PromptTemplate, tokenizer: Prom
     if strips and not suffix:
         return None  # the end of the prompt is the text's own, stripped: no constant suffix
     for n_prefix, n_suffix in _CUTS:
-        cut = _cut(prefix, suffix, tokenizer, n_prefix, n_suffix, texts[0], whole[0])
+        cut = _cut(template, prefix, suffix, tokenizer, n_prefix, n_suffix, texts[0], whole[0])
         if cut is not None and cut.equals(tokenizer, texts, whole):
             return cut
     return None
 
 
-def _cut(prefix: str, suffix: str, tokenizer: PromptTokenizer, n_prefix: int, n_suffix: int, text: str, whole: Sequence[int]) -> Cut | None:
+def _cut(
+    template: PromptTemplate, prefix: str, suffix: str, tokenizer: PromptTokenizer, n_prefix: int, n_suffix: int, text: str,
+    whole: Sequence[int],
+) -> Cut | None:  # fmt: skip
     """Cut that many tokens away from the text; the constant ids are read off one whole prompt."""
     prefix_starts = [start for start, _ in tokenizer.offsets(prefix)]
     suffix_ends = [end for _, end in tokenizer.offsets(suffix)]
     prefix_end = prefix[prefix_starts[-n_prefix] :] if n_prefix <= len(prefix_starts) else prefix
     suffix_start = suffix[: suffix_ends[n_suffix - 1]] if n_suffix <= len(suffix_ends) else suffix
-    middle = tuple(tokenizer.tokenize_inside([prefix_end + text + suffix_start])[0])
+    middle = tuple(tokenizer.tokenize_inside([prefix_end + template.order_words(text) + suffix_start])[0])
     n_before = tokenizer.n_leading + max(0, len(prefix_starts) - n_prefix)
     n_after = n_before + len(middle)
     if not middle or tuple(whole[n_before:n_after]) != middle:
         return None
-    return Cut(tuple(whole[:n_before]), prefix_end, suffix_start, tuple(whole[n_after:]))
+    return Cut(template, tuple(whole[:n_before]), prefix_end, suffix_start, tuple(whole[n_after:]))

@@ -54,7 +54,7 @@ class SetCheck:
     Attributes:
         name: The set's.
         n_templates: Templates.
-        n_prefixes: Different beginnings before the text.
+        n_prefixes: Different beginnings before the text; a reversed text makes another one.
         n_suffixes: Different endings after it.
         problems: What makes an embedding say something else than one word; none where all is well.
         warnings: What costs time or counts a template twice.
@@ -106,27 +106,28 @@ def check_templates(
         n_text_tokens: Tokens of the text whose cost is counted.
         may_cut: Whether the encoder cuts prompts of this model; it does not where the architecture is not known.
     """
-    prefixes = {template.prefix for template in templates.templates}
+    beginnings = {(template.prefix, template.word_order) for template in templates.templates}
     problems = [
         f'prompt {index} ({template.meta_task}) does not end in a cue for one word, such as `Topic: "`, but in {_end(template)!r}'
         for index, template in enumerate(templates.templates)
         if not ends_in_cue(template)
     ]
-    repeats = [prompt for prompt, n in Counter(template.prompt for template in templates.templates).items() if n > 1]
+    kinds = Counter((template.prompt, template.word_order) for template in templates.templates)
+    repeats = [prompt for (prompt, _), n in kinds.items() if n > 1]
     warnings = [f"a prompt stands in the set more than once and counts as often: {shorten(prompt, 80)}" for prompt in repeats]
     tokens = None
     if tokenizer is not None:
         tokens = count_tokens(templates, PromptTrie(templates, tokenizer, may_cut=may_cut), n_text_tokens)
         if not tokens.is_cut:
             warnings.append("prompts cannot be cut around the text with this model, so prefixes and texts are not shared")
-        elif tokens.n_text_passes > len(prefixes):
+        elif tokens.n_text_passes > len(beginnings):
             warnings.append(
-                f"{len(prefixes)} prefixes need {tokens.n_text_passes} text passes: suffixes behind one prefix begin in different ways"
+                f"{len(beginnings)} prefixes need {tokens.n_text_passes} text passes: suffixes behind one prefix begin in different ways"
             )
-    if len(prefixes) == len(templates.templates) > 1:
+    if len(beginnings) == len(templates.templates) > 1:
         warnings.append("no two prompts begin alike: a shared prefix lets the text go through the model once for all that share it")
     suffixes = {template.suffix for template in templates.templates}
-    return SetCheck(templates.name, len(templates.templates), len(prefixes), len(suffixes), tuple(problems), tuple(warnings), tokens)
+    return SetCheck(templates.name, len(templates.templates), len(beginnings), len(suffixes), tuple(problems), tuple(warnings), tokens)
 
 
 def _end(template: PromptTemplate) -> str:

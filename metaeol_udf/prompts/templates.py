@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import reprlib
@@ -19,6 +20,7 @@ from metaeol_udf.prompts.cleanup import CLEANUPS
 from metaeol_udf.spec import EmbeddingSpec
 
 TEXT_SLOT = "{text}"
+WORD_ORDERS = ("as_written", "reversed")
 
 
 @dataclass(frozen=True)
@@ -28,12 +30,16 @@ class PromptTemplate:
     Attributes:
         meta_task: What the template asks for, such as `sentiment`.
         prompt: The prompt, with `{text}` exactly once. Other braces are ordinary characters.
+        word_order: How the text stands in the prompt: `as_written`, or `reversed`, its last word first.
     """
 
     meta_task: str
     prompt: str
+    word_order: str = "as_written"
 
     def __post_init__(self) -> None:
+        if self.word_order not in WORD_ORDERS:
+            raise ConfigError(f"word_order must be one of {', '.join(WORD_ORDERS)}, found {reprlib.repr(self.word_order)}")
         slots = self.prompt.count(TEXT_SLOT)
         if slots != 1:
             raise ConfigError(f"prompt template {shorten(self.prompt, 200)!r} needs {TEXT_SLOT} exactly once, found {slots}")
@@ -47,6 +53,15 @@ class PromptTemplate:
     def suffix(self) -> str:
         """Return the characters after the text."""
         return self.prompt.partition(TEXT_SLOT)[2]
+
+    def order_words(self, cleaned_text: str) -> str:
+        """Return a cleaned text as it stands in the prompt.
+
+        A reversed text is its words, cut at white space, from the last to the first, with one space between them. What has no white
+        space is one word. The last token of a prompt sees the first words of a text from afar, and those of the reversed text from
+        near (ReverseEOL, arXiv:2606.05858).
+        """
+        return " ".join(reversed(cleaned_text.split())) if self.word_order == "reversed" else cleaned_text
 
 
 @dataclass(frozen=True)
@@ -97,11 +112,11 @@ class TemplateSet:
         if not isinstance(block["templates"], list):
             raise ConfigError(f"{where}: templates must be a list")
         for entry in block["templates"]:
-            _expect_keys(entry, {"meta_task", "prompt"}, set(), f"{where}: templates")
+            _expect_keys(entry, {"meta_task", "prompt"}, {"word_order"}, f"{where}: templates")
             if not all(isinstance(value, str) for value in entry.values()):
-                raise ConfigError(f"{where}: meta_task and prompt must be strings")
+                raise ConfigError(f"{where}: meta_task, prompt and word_order must be strings")
         try:
-            templates = tuple(PromptTemplate(entry["meta_task"], entry["prompt"]) for entry in block["templates"])
+            templates = tuple(PromptTemplate(**entry) for entry in block["templates"])
             return cls(str(block["name"]), block.get("text_cleanup", "paper"), templates)
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
@@ -122,8 +137,16 @@ class TemplateSet:
         return yaml.safe_dump({"name": self.name, **self._content()}, sort_keys=False, allow_unicode=True, width=100_000)
 
     def _content(self) -> dict[str, Any]:
-        templates = [{"meta_task": t.meta_task, "prompt": t.prompt} for t in self.templates]
+        templates = [dataclasses.asdict(template) for template in self.templates]
+        for template in templates:
+            if template["word_order"] == "as_written":  # as in sets that were written before there was another order
+                del template["word_order"]
         return {"text_cleanup": self.text_cleanup, "templates": templates}
+
+    @property
+    def most_growth(self) -> float:
+        """Return how many times as many tokens a trimmed text may have in a prompt: words in another order are other tokens."""
+        return 1.5 if any(template.word_order == "reversed" for template in self.templates) else 1.0
 
     def digest(self) -> str:
         """Compute the SHA-256 of the content, 64 hexadecimal digits."""
@@ -134,7 +157,7 @@ class TemplateSet:
 
         The text is put in as it is: braces and slots inside it are characters like any other.
         """
-        prompt = template.prefix + cleaned_text + template.suffix
+        prompt = template.prefix + template.order_words(cleaned_text) + template.suffix
         return prompt.strip() if self.text_cleanup == "paper" else prompt
 
 

@@ -2,7 +2,7 @@
 
 A prompt is ``prefix + text + suffix``. Prefixes are constant, so they are computed once a process. Templates with the same prefix
 form a *prefix group*: the text runs once after their prefix, and the group's suffixes fork from it. Suffixes that begin alike share
-their first tokens too.
+their first tokens too. A template whose text is reversed reads another text, so it is in a group of its own kind.
 
 Texts that begin alike (boilerplate, log lines, quoted mails) share their start in the same way: `find_common_starts`.
 
@@ -102,13 +102,11 @@ class PromptTrie:
         if self._cuts is None:
             fill = self._templates.fill
             return [self.tokenizer.tokenize([fill(template, text) for text in cleaned_texts]) for template in self._templates.templates]
-        middles = {}
+        middles: dict[tuple[str, str, str], list[list[int]]] = {}
         for cut in self._cuts:
-            ends = (cut.prefix_end, cut.suffix_start)
-            if ends not in middles:
-                middles[ends] = self.tokenizer.tokenize_inside([ends[0] + text + ends[1] for text in cleaned_texts])
-        cuts = self._cuts
-        return [middles[cuts[group.template_indices[0]].prefix_end, cuts[group.template_indices[0]].suffix_start] for group in self.groups]
+            if cut.middle_of not in middles:
+                middles[cut.middle_of] = cut.tokenize_middles(self.tokenizer, cleaned_texts)
+        return [middles[self._cuts[group.template_indices[0]].middle_of] for group in self.groups]
 
     def _holds_on_samples(self, cleaned_texts: Sequence[str]) -> bool:
         """Prove the cuts again on some of the texts that really come, each with the next template in turn."""
@@ -126,7 +124,7 @@ class PromptTrie:
         if self._cuts is None:
             nothing = np.zeros((0, 0), bool)
             return [PrefixGroup((), (i,), (), (), nothing, (-1,), (0,)) for i in range(len(self._templates.templates))]
-        keys = [(cut.prefix_ids, cut.prefix_end, cut.suffix_start) for cut in self._cuts]
+        keys = [(cut.prefix_ids, cut.middle_of) for cut in self._cuts]
         return [_join(key[0], [i for i, other in enumerate(keys) if other == key], self._cuts) for key in dict.fromkeys(keys)]
 
 

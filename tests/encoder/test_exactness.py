@@ -11,7 +11,7 @@ import pytest
 from metaeol_udf import MetaEOLEncoder, TemplateSet
 from metaeol_udf.encoder.preparation import prepare_texts
 from metaeol_udf.prompts.templates import PromptTemplate
-from tests.encoder.oracle import one_at_a_time, worst_cosine
+from tests.encoder.oracle import clean_as_paper, one_at_a_time, worst_cosine
 from tests.tiny_models import TOKENIZERS, configs
 
 #: The shapes that our own decoder takes.
@@ -60,6 +60,26 @@ def test_every_tokenizer_and_template_set_equals_one_prompt_at_a_time(
     folder = tiny_model("llama", tokenizer)
     ours = encoder(folder, templates).encode(TEXTS, per_template=True)
     assert worst_cosine(ours, one_at_a_time(folder, prompts(templates), TEXTS, -1)) >= 0.99999
+
+
+@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+@pytest.mark.parametrize("shape", ["llama", pytest.param("gpt_neox", marks=pytest.mark.long)])
+def test_reversed_texts_are_prompts_of_the_same_words_from_the_last_to_the_first(
+    shape: str, tokenizer: str, tiny_model: Callable[..., Path]
+) -> None:
+    folder, prompt = tiny_model(shape, tokenizer), 'The sentence: "{text}" In one word: "'
+    orders = ("as_written", "reversed", "reversed")
+    kinds = (prompt, prompt, 'The sentence: "{text}" Its topic: "')
+    templates = TemplateSet("both", "paper", tuple(PromptTemplate("any", *each) for each in zip(kinds, orders, strict=True)))
+    ours = encoder(folder, templates).encode(TEXTS, per_template=True)
+    backwards = []
+    for text in TEXTS:
+        words = clean_as_paper(text).split()
+        backwards.append(" ".join(words[place] for place in range(len(words) - 1, -1, -1)))
+    forwards = one_at_a_time(folder, [prompt], TEXTS, -1)
+    reverse = one_at_a_time(folder, kinds[1:], backwards, -1, "as it is")
+    assert worst_cosine(ours, np.concatenate([forwards, reverse], 1)) >= 0.99999
+    assert worst_cosine(ours[:2, :1], ours[:2, 1:2]) < 0.9999  # a text of several words is another text backwards
 
 
 @pytest.mark.parametrize(

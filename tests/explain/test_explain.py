@@ -22,28 +22,9 @@ from metaeol_udf.errors import ConfigError, ModelFilesError
 from metaeol_udf.explain.next_words import Explanation, TemplateWords, Word, explain_text, spell
 from metaeol_udf.explain.plot import draw_explanation
 from tests.encoder.oracle import clean_as_paper
-from tests.tiny_models import TOKENIZERS, configs
+from tests.tiny_models import TOKENIZERS
 
 TEXT = 'Two people play "music" by the river?'
-
-
-@pytest.fixture(scope="session")
-def with_head(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Make, once a session, the folder of a tiny checkpoint with a language-model head."""
-    made: dict[tuple[str, str], Path] = {}
-
-    def make(shape: str, tokenizer: str = "byte_level") -> Path:
-        if (shape, tokenizer) not in made:
-            folder = made[shape, tokenizer] = tmp_path_factory.mktemp(f"{shape}-{tokenizer}-head")
-            torch.manual_seed(11)
-            model = transformers.AutoModelForCausalLM.from_config(configs()[shape])
-            for parameter in model.parameters():
-                torch.nn.init.normal_(parameter, std=0.3)
-            model.save_pretrained(folder)
-            transformers.PreTrainedTokenizerFast(tokenizer_object=TOKENIZERS[tokenizer]()).save_pretrained(folder)
-        return made[shape, tokenizer]
-
-    return make
 
 
 def spec_of(folder: Path, **settings: Any) -> EmbeddingSpec:

@@ -143,12 +143,13 @@ def test_the_command_lists_the_sets_that_ship(capsys: pytest.CaptureFixture[str]
     assert [line.split()[:5] for line in lines] == [
         ["metaeol", "8", "templates", "4", "prefixes"],
         ["metaeol-fast", "8", "templates", "1", "prefixes"],
+        ["metaeol-reversed", "4", "templates", "2", "prefixes"],
         ["metaeol-separate", "8", "templates", "8", "prefixes"],
         ["metaeol-two", "2", "templates", "2", "prefixes"],
         ["prompteol", "1", "templates", "1", "prefixes"],
     ]
     assert cli.run(["templates", "list", "--model", str(model_dir), "--json"]) == 0
-    assert [entry["tokens"]["n_text_passes"] for entry in json.loads(capsys.readouterr().out)] == [4, 1, 8, 2, 1]
+    assert [entry["tokens"]["n_text_passes"] for entry in json.loads(capsys.readouterr().out)] == [4, 1, 2, 8, 2, 1]
 
 
 def test_the_command_checks_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str], model_dir: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import transformers
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -120,12 +121,12 @@ def test_trimming_keeps_the_first_tokens(max_tokens: int, tiny_model: Callable[.
     assert tokenizer.trim("a", 5) == ("a", False)
 
 
-@pytest.mark.parametrize("name", ["metaeol", "metaeol-fast", "metaeol-separate", "metaeol-two", "prompteol"])
+@pytest.mark.parametrize("name", ["metaeol", "metaeol-fast", "metaeol-reversed", "metaeol-separate", "metaeol-two", "prompteol"])
 def test_built_in_sets_ask_for_one_word_and_end_where_it_would_stand(name: str) -> None:
     templates = TemplateSet.load(name)
-    assert len(templates.templates) == {"prompteol": 1, "metaeol-two": 2}.get(name, 8)
+    assert len(templates.templates) == {"prompteol": 1, "metaeol-two": 2, "metaeol-reversed": 4}.get(name, 8)
     assert all("in one word" in template.prompt.lower() and template.suffix.endswith(' "') for template in templates.templates)
-    assert builtin_names() == ["metaeol", "metaeol-fast", "metaeol-separate", "metaeol-two", "prompteol"]
+    assert builtin_names() == ["metaeol", "metaeol-fast", "metaeol-reversed", "metaeol-separate", "metaeol-two", "prompteol"]
 
 
 def test_built_in_sets_are_read_from_a_wheel_that_is_not_unpacked(tmp_path: Path) -> None:
@@ -143,9 +144,46 @@ def test_a_users_file_works_like_a_built_in_set(tmp_path: Path) -> None:
     assert (templates.name, templates.text_cleanup, templates.templates) == ("mine", "none", (PromptTemplate("topic", "About {text}:"),))
 
 
+@settings(max_examples=500, deadline=None, database=None)
+@given(NASTY)
+def test_a_reversed_text_keeps_its_words_and_backwards_again_is_the_text(text: str) -> None:
+    template = PromptTemplate("m", "a {text} z", "reversed")
+    placed = template.order_words(text)
+    assert placed.split() == text.split()[::-1]
+    assert template.order_words(placed) == " ".join(text.split())
+    assert TemplateSet("t", "none", (template,)).fill(template, text) == f"a {placed} z"
+
+
+def test_the_order_of_words_belongs_to_the_content_where_it_is_another_one() -> None:
+    prompt = {"meta_task": "m", "prompt": "a {text}:"}
+    plain, said, backwards = (
+        TemplateSet.from_mapping({"name": "n", "templates": [prompt | order]})
+        for order in ({}, {"word_order": "as_written"}, {"word_order": "reversed"})
+    )
+    assert plain.digest() == said.digest() != backwards.digest()
+    assert "word_order" not in plain.to_yaml()
+    assert TemplateSet.from_mapping(yaml.safe_load(backwards.to_yaml())) == backwards
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_a_reversed_text_takes_no_more_tokens_than_are_reckoned_with(kind: str, tiny_model: Callable[..., Path]) -> None:
+    tokenizer = prompt_tokenizer(tiny_model("llama", kind))
+    template = PromptTemplate("m", "a {text}:", "reversed")
+    most = TemplateSet("t", "none", (template,)).most_growth
+
+    @settings(max_examples=300, deadline=None, database=None)
+    @given(st.lists(NASTY, min_size=5, max_size=20).map(" ".join))
+    def check(text: str) -> None:
+        n_tokens = len(tokenizer.tokenize_inside([text])[0])
+        assert len(tokenizer.tokenize_inside([template.order_words(text)])[0]) <= most * n_tokens + 1
+
+    check()
+
+
 @pytest.mark.parametrize(
     ("yaml_text", "message"),
     [
+        ("name: x\ntemplates: [{meta_task: a, prompt: '{text}', word_order: reverse}]", "one of as_written, reversed, found 'reverse'"),
         ("name: x\ntemplates: [{meta_task: a, prompt: no slot}]", "exactly once, found 0"),
         ("name: x\ntemplates: [{meta_task: a, prompt: '{text} {text}'}]", "exactly once, found 2"),
         ("name: x\ntemplates: [{meta_task: a, promt: '{text}'}]", "did you mean 'prompt'"),

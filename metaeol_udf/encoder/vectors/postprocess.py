@@ -11,7 +11,8 @@ from metaeol_udf.errors import ConfigError, one_line
 from metaeol_udf.formatting import shorten
 from metaeol_udf.spec import EmbeddingSpec
 
-METHODS = ("mean", "standardize", "remove_top", "whiten")
+METHODS = ("mean", "standardize", "remove_top", "whiten")  # fitted on texts
+UNEMBEDDING = "unembedding"  # read off the model's head, without a text
 
 
 def load_postprocess(spec: EmbeddingSpec) -> PostProcessing | None:

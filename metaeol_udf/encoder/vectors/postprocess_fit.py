@@ -12,6 +12,7 @@ from metaeol_udf.encoder.vectors.postprocess import METHODS
 from metaeol_udf.errors import ConfigError, InputError
 
 _LEAST_TEXTS = 100  # fewer say nothing about hundreds of dimensions
+KEPT_OF_HEAD = 8 / 9  # of the directions of a head
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,30 @@ def fit_postprocess(
         # Cosines do not see the turn back; classifiers that scale each dimension do, for they would blow up the narrow directions.
         matrix = (white @ directions.T if n_components is None else white[:, :n_components]).astype(np.float32)
     return PostProcessing(mean.astype(np.float32), scale, removed, matrix, fitted_for)
+
+
+def keep_middle(products: NDArray[np.float64], n_components: int | None = None, fitted_for: dict[str, str] | None = None) -> PostProcessing:
+    """Fit post-processing that leaves out the directions along which a model's head writes most, and least (EmbedFilter, arXiv:2606.07502).
+
+    The strongest directions stand for frequent words that say little of a text. No texts are needed.
+
+    Args:
+        products: Sum of the outer products of the head's rows, shape ``(hidden_size, hidden_size)``.
+        n_components: Directions that are kept; as many are left out at either end. They become the dimensions, strongest first. None
+            keeps `KEPT_OF_HEAD` of them and turns the vectors back, so that each dimension stays what it was.
+        fitted_for: Written into the file.
+
+    Raises:
+        ConfigError: A number out of range.
+    """
+    size = len(products)
+    if n_components is not None and not 1 <= n_components <= size:
+        raise ConfigError(f"components must be from 1 to the {size} dimensions of a vector, found {n_components}")
+    kept = n_components or max(1, round(KEPT_OF_HEAD * size))
+    first = (size - kept) // 2
+    directions = _directions(products)[1][:, first : first + kept]
+    matrix = directions @ directions.T if n_components is None else directions
+    return PostProcessing(np.zeros(size, np.float32), matrix=matrix.astype(np.float32), fitted_for=fitted_for)
 
 
 def _directions(covariance: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
