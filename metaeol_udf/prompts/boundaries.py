@@ -30,17 +30,9 @@ class Cut:
 
     def equals(self, tokenizer: PromptTokenizer, texts: Sequence[str], whole: Sequence[Sequence[int]]) -> bool:
         """Tell whether cutting gives the ids of the whole prompts, for each of these cleaned texts."""
-        middles = self.tokenize_middles(tokenizer, texts)
+        placed = [self.template.order_words(text) for text in texts]
+        middles = tokenizer.tokenize_inside([self.prefix_end + text + self.suffix_start for text in placed])
         return all([*self.prefix_ids, *middle, *self.suffix_ids] == list(ids) for middle, ids in zip(middles, whole, strict=True))
-
-    @property
-    def middle_of(self) -> tuple[str, str, str]:
-        """Return what the middle is made with: cuts that agree in it have the same middles."""
-        return self.prefix_end, self.template.word_order, self.suffix_start
-
-    def tokenize_middles(self, tokenizer: PromptTokenizer, texts: Sequence[str]) -> list[list[int]]:
-        """Return the token ids between the constant ones, for each of these cleaned texts."""
-        return tokenizer.tokenize_inside([self.prefix_end + self.template.order_words(text) + self.suffix_start for text in texts])
 
 
 def prove_cuts(templates: TemplateSet, tokenizer: PromptTokenizer) -> list[Cut] | None:

@@ -104,9 +104,11 @@ class PromptTrie:
             return [self.tokenizer.tokenize([fill(template, text) for text in cleaned_texts]) for template in self._templates.templates]
         middles: dict[tuple[str, str, str], list[list[int]]] = {}
         for cut in self._cuts:
-            if cut.middle_of not in middles:
-                middles[cut.middle_of] = cut.tokenize_middles(self.tokenizer, cleaned_texts)
-        return [middles[self._cuts[group.template_indices[0]].middle_of] for group in self.groups]
+            start, order, end = kind = _kind_of_middle(cut)
+            if kind not in middles:
+                placed = cleaned_texts if order == "as_written" else [cut.template.order_words(text) for text in cleaned_texts]
+                middles[kind] = self.tokenizer.tokenize_inside([start + text + end for text in placed])
+        return [middles[_kind_of_middle(self._cuts[group.template_indices[0]])] for group in self.groups]
 
     def _holds_on_samples(self, cleaned_texts: Sequence[str]) -> bool:
         """Prove the cuts again on some of the texts that really come, each with the next template in turn."""
@@ -124,8 +126,13 @@ class PromptTrie:
         if self._cuts is None:
             nothing = np.zeros((0, 0), bool)
             return [PrefixGroup((), (i,), (), (), nothing, (-1,), (0,)) for i in range(len(self._templates.templates))]
-        keys = [(cut.prefix_ids, cut.middle_of) for cut in self._cuts]
+        keys = [(cut.prefix_ids, _kind_of_middle(cut)) for cut in self._cuts]
         return [_join(key[0], [i for i, other in enumerate(keys) if other == key], self._cuts) for key in dict.fromkeys(keys)]
+
+
+def _kind_of_middle(cut: Cut) -> tuple[str, str, str]:
+    """Return what stands before the text in a cut's middle, the order of the text's words, and what stands behind it."""
+    return cut.prefix_end, cut.template.word_order, cut.suffix_start
 
 
 def _join(prefix_ids: tuple[int, ...], members: Sequence[int], cuts: Sequence[Cut]) -> PrefixGroup:

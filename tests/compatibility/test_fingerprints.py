@@ -13,7 +13,8 @@ from metaeol_udf.encoder.checkpoint.resolve import resolve_local
 from metaeol_udf.spec import EmbeddingSpec
 
 ROOT = Path(__file__).resolve().parents[2]
-#: Made with commit 2b891ae: the specs that ship, and twenty drawn at random, half of them with the content that a resolved one carries.
+#: Made with commit 2b891ae: the specs that shipped, and twenty drawn at random, half of them with the content that a resolved one carries.
+#: Specs that came later were added as they came.
 RECORDED: list[dict[str, Any]] = json.loads((Path(__file__).parent / "recorded" / "fingerprints.json").read_text(encoding="utf-8"))
 
 
