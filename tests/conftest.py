@@ -121,28 +121,23 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Make, once a session, the folder of a tiny checkpoint: `tiny_model(shape, tokenizer="byte_level")`."""
-    from tests.tiny_models import save_tiny_model
-
-    made: dict[tuple[str, str], Path] = {}
-
-    def make(shape: str, tokenizer: str = "byte_level") -> Path:
-        if (shape, tokenizer) not in made:
-            made[shape, tokenizer] = save_tiny_model(tmp_path_factory.mktemp(f"{shape}-{tokenizer}"), shape, tokenizer)
-        return made[shape, tokenizer]
-
-    return make
+    return _once_a_session(tmp_path_factory, head=False)
 
 
 @pytest.fixture(scope="session")
 def with_head(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Make, once a session, the folder of a tiny checkpoint with a language-model head: called as `tiny_model`."""
+    return _once_a_session(tmp_path_factory, head=True)
+
+
+def _once_a_session(tmp_path_factory: pytest.TempPathFactory, *, head: bool) -> Callable[..., Path]:
     from tests.tiny_models import save_tiny_model
 
     made: dict[tuple[str, str], Path] = {}
 
     def make(shape: str, tokenizer: str = "byte_level") -> Path:
         if (shape, tokenizer) not in made:
-            made[shape, tokenizer] = save_tiny_model(tmp_path_factory.mktemp(f"{shape}-{tokenizer}-head"), shape, tokenizer, head=True)
+            made[shape, tokenizer] = save_tiny_model(tmp_path_factory.mktemp(f"{shape}-{tokenizer}"), shape, tokenizer, head=head)
         return made[shape, tokenizer]
 
     return make

@@ -20,9 +20,9 @@ from metaeol_udf.delta.sources.source import Source
 from metaeol_udf.delta.sources.text import text_of
 from metaeol_udf.delta.tables.where_clause import filtered
 from metaeol_udf.encoder.vectors.output import PostProcessing
+from metaeol_udf.encoder.vectors.postprocess import save_postprocess
 from metaeol_udf.encoder.vectors.postprocess_fit import Moments, fit_postprocess
 from metaeol_udf.errors import ConfigError, InputError
-from metaeol_udf.files import replace_file
 from metaeol_udf.spark.cluster.resolve import resolve
 from metaeol_udf.spark.cluster.session import get_session, slot_count
 from metaeol_udf.spark.columns import find_field, quoted
@@ -61,8 +61,7 @@ def run_fit(config: GivenConfig, out: Path, method: str, *, spark: SparkSession 
         max_batch_tokens=runtime.max_batch_tokens,
         **options,
     )
-    replace_file(out, post.to_bytes())
-    return {"method": method, "file": str(out), "hidden_size": post.hidden_size, "dim": post.dim, "setting": f"embedding.postprocess={out}"}
+    return save_postprocess(post, method, out)
 
 
 def sample_texts(config: JobConfig, n_texts: int, spark: SparkSession | None = None) -> list[str]:

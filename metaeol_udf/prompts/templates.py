@@ -58,8 +58,8 @@ class PromptTemplate:
         """Return a cleaned text as it stands in the prompt.
 
         A reversed text is its words, cut at white space, from the last to the first, with one space between them. What has no white
-        space is one word. The last token of a prompt sees the first words of a text from afar, and those of the reversed text from
-        near (ReverseEOL, arXiv:2606.05858).
+        space is one word. A decoder reads each word with those before it alone; backwards, with those behind it (ReverseEOL,
+        arXiv:2606.05858).
         """
         return " ".join(reversed(cleaned_text.split())) if self.word_order == "reversed" else cleaned_text
 

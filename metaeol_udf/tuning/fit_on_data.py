@@ -8,11 +8,11 @@ from typing import Any
 
 from metaeol_udf.config import EncoderConfig
 from metaeol_udf.encoder.checkpoint.resolve import resolve_local
+from metaeol_udf.encoder.vectors.postprocess import save_postprocess
 from metaeol_udf.encoder.vectors.postprocess_fit import Moments, fit_postprocess
 from metaeol_udf.errors import ConfigError
 from metaeol_udf.evaluation.data import load_tasks
 from metaeol_udf.evaluation.run import distinct_texts
-from metaeol_udf.files import replace_file
 from metaeol_udf.quality.vectors import LocalVectors
 from metaeol_udf.spec import before_postprocess
 
@@ -37,5 +37,4 @@ def run_fit_data(config: EncoderConfig, out: Path, method: str, *, n_texts: int,
     vectors = LocalVectors(dataclasses.replace(config, embedding=before_postprocess(config.embedding)))
     states = vectors(texts[:: -(-len(texts) // n_texts)])
     post = fit_postprocess(Moments.of(states), method, fitted_for=resolve_local(vectors.spec).made_with, **options)
-    replace_file(out, post.to_bytes())
-    return {"method": method, "file": str(out), "hidden_size": post.hidden_size, "dim": post.dim, "setting": f"embedding.postprocess={out}"}
+    return save_postprocess(post, method, out)

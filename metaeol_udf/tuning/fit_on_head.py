@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 
 from metaeol_udf.config import EncoderConfig
 from metaeol_udf.encoder.checkpoint.resolve import resolve_local
-from metaeol_udf.encoder.vectors.postprocess import UNEMBEDDING
+from metaeol_udf.encoder.vectors.postprocess import UNEMBEDDING, save_postprocess
 from metaeol_udf.encoder.vectors.postprocess_fit import keep_middle
 from metaeol_udf.errors import ModelFilesError
 from metaeol_udf.explain.language_model import load_language_model
-from metaeol_udf.files import replace_file
 from metaeol_udf.spec import EmbeddingSpec, before_postprocess
 
 _ROWS = 16_384  # of the matrix that are in float64 at once
@@ -36,14 +35,7 @@ def run_fit_head(config: EncoderConfig, out: Path, *, n_components: int | None =
     spec = resolve_local(before_postprocess(config.embedding)).spec
     fitted_for = None if spec.model_hash is None else {"model_hash": spec.model_hash}
     post = keep_middle(head_products(spec), n_components, fitted_for)
-    replace_file(out, post.to_bytes())
-    return {
-        "method": UNEMBEDDING,
-        "file": str(out),
-        "hidden_size": post.hidden_size,
-        "dim": post.dim,
-        "setting": f"embedding.postprocess={out}",
-    }
+    return save_postprocess(post, UNEMBEDDING, out)
 
 
 @torch.inference_mode()

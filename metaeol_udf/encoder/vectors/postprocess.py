@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import binascii
 from pathlib import Path
+from typing import Any
 
 from metaeol_udf.encoder.vectors.output import PostProcessing
 from metaeol_udf.errors import ConfigError, one_line
+from metaeol_udf.files import replace_file
 from metaeol_udf.formatting import shorten
 from metaeol_udf.spec import EmbeddingSpec
 
@@ -42,6 +44,16 @@ def read_content(spec: EmbeddingSpec) -> str:
         why = error.strerror if isinstance(error, OSError) else one_line(error)
         shown = shorten(str(spec.postprocess), 300)
         raise ConfigError(f"embedding.postprocess: cannot read {shown!r} ({why}); `metaeol fit` makes it") from None
+
+
+def save_postprocess(post: PostProcessing, method: str, out: Path) -> dict[str, Any]:
+    """Write a file of post-processing, whole or not at all; gives what was written, for people.
+
+    Raises:
+        EnvironmentFault: The file cannot be written.
+    """
+    replace_file(out, post.to_bytes())
+    return {"method": method, "file": str(out), "hidden_size": post.hidden_size, "dim": post.dim, "setting": f"embedding.postprocess={out}"}
 
 
 def check_postprocess(post: PostProcessing, hidden_size: int, made_with: dict[str, str]) -> list[str]:
