@@ -9,7 +9,7 @@ from pyspark.sql import SparkSession
 
 from metaeol_udf.spec import EmbeddingSpec
 from tests.delta.state_machine.machine import AnyChange, any_change, run_random_sequences
-from tests.delta.state_machine.other_settings import Passages, SeveralColumns
+from tests.delta.state_machine.other_settings import MadeKeys, Passages, SeveralColumns
 
 
 @pytest.mark.parametrize("number", range(100, 110))
@@ -21,8 +21,8 @@ def test_whatever_happens_between_runs_a_run_leaves_every_row_right(
         run_random_sequences(machine, 10, number + 1000 * in_place)  # other sequences in place than with a target
 
 
-@pytest.mark.parametrize("number", range(200, 220))
-@pytest.mark.parametrize("kind", [SeveralColumns, Passages], ids=["settings-columns", "settings-passages"])
+@pytest.mark.parametrize("number", range(200, 214))
+@pytest.mark.parametrize("kind", [SeveralColumns, Passages, MadeKeys], ids=["settings-columns", "settings-passages", "settings-keys"])
 def test_whatever_happens_other_settings_leave_every_row_right_too(
     spark: SparkSession, tmp_path: Path, spec: EmbeddingSpec, kind: type[AnyChange], number: int
 ) -> None:

@@ -49,15 +49,15 @@ TEXTS = ["one", "two", "two.", "ein längerer Text", "", "\u00a0 ", None, f"a {P
 
 #: What may be embedded: the text column, the vector column, and the layer that makes another spec of it.
 EMBEDDINGS = {"title": ("title", "embedding", -1), "body": ("body", "body_embedding", -1), "title by layer 0": ("title", "embedding", 0)}
-#: What people set up on a table; {n} is another number each time.
+#: What people set up on a table; {n} is another number each time, {key} the column of the key.
 SET_UP = {
     "a property": "SET TBLPROPERTIES ('team' = 'team {n}')",
-    "a constraint": "ADD CONSTRAINT constraint_{n} CHECK (id >= 0)",
+    "a constraint": "ADD CONSTRAINT constraint_{n} CHECK ({key} IS NOT NULL)",
     "a column": "ADD COLUMN (added_{n} string)",
     "deletion vectors": "SET TBLPROPERTIES ('delta.enableDeletionVectors' = 'true')",
     "a change feed": "SET TBLPROPERTIES ('delta.enableChangeDataFeed' = 'true')",
     "row tracking": "SET TBLPROPERTIES ('delta.enableRowTracking' = 'true')",
-    "clustering": "CLUSTER BY (id)",
+    "clustering": "CLUSTER BY ({key})",
     "column mapping": "SET TBLPROPERTIES ('delta.columnMapping.mode' = 'name')",
 }
 MAINTAINED = {"optimize": "OPTIMIZE {table}", "vacuum": "VACUUM {table} RETAIN 0 HOURS"}
@@ -140,11 +140,12 @@ class AnyChange(RuleBasedStateMachine):
 
     @rule(table=tables, third=thirds)
     def delete(self, table: str, third: int) -> None:
-        self._sql(f"DELETE FROM {{{table}}} WHERE id % 3 = {third}")
+        self._sql(f"DELETE FROM {{{table}}} WHERE {self._third(table, third)}")
 
     @rule(table=tables, what=st.sampled_from(sorted(SET_UP)))
     def set_up(self, table: str, what: str) -> None:
-        self._sql(f"ALTER TABLE {{{table}}} {SET_UP[what].replace('{n}', str(next(self._numbers)))}")
+        written = SET_UP[what].replace("{n}", str(next(self._numbers))).replace("{key}", self._key(table))
+        self._sql(f"ALTER TABLE {{{table}}} {written}")
 
     @rule()
     def widen(self) -> None:
@@ -177,7 +178,7 @@ class AnyChange(RuleBasedStateMachine):
     @rule(what=st.sampled_from(sorted(GARBLED)), third=thirds)
     def garble(self, what: str, third: int) -> None:
         if set(OURS) <= self._columns():
-            self._sql(f"UPDATE {{target}} SET {GARBLED[what]} WHERE id % 3 = {third}")
+            self._sql(f"UPDATE {{target}} SET {GARBLED[what]} WHERE {self._third('target', third)}")
 
     @rule(column=st.sampled_from(OURS), how=st.sampled_from(["drop", "rename", "drop and add"]))
     def lose_column(self, column: str, how: str) -> None:
@@ -192,9 +193,10 @@ class AnyChange(RuleBasedStateMachine):
         if how == "drop and add":
             self._sql(f"ALTER TABLE {{target}} ADD COLUMN ({column} {'array<float>' if column == 'embedding' else 'string'})")
 
-    @rule(column=st.sampled_from(OURS), place=st.sampled_from(["FIRST", "AFTER id"]))
+    @rule(column=st.sampled_from(OURS), place=st.sampled_from(["FIRST", "AFTER {key}"]))
     def move_column(self, column: str, place: str) -> None:
         if column in self._columns():
+            place = place.replace("{key}", self._key("target"))
             self._sql(f"ALTER TABLE {{target}} ALTER COLUMN {column} {place}")
 
     @rule(what=st.sampled_from(["journal", "quarantine", "checkpoint", "target"]))
@@ -290,6 +292,14 @@ class AnyChange(RuleBasedStateMachine):
     def _text(self, text: str | None) -> str | None:
         """Give the text that stands in the table for one of `TEXTS`."""
         return text
+
+    def _key(self, table: str) -> str:
+        """Name the first column of a table's key."""
+        return "id"
+
+    def _third(self, table: str, third: int) -> str:
+        """Write the condition that chooses a third of a table's rows by their key."""
+        return f"id % 3 = {third}"
 
     def _path(self, table: str) -> str:
         return self._bench.path if self._in_place or table == "source" else str(self._bench.folder / "vectors")

@@ -135,6 +135,8 @@ class Run:
 
 def key_of(row: Row) -> Any:
     """Read the key off a row: of a passage that is its text's key, its number and its place in the text."""
+    if "metaeol_key" in row:
+        return row["metaeol_key"]
     return (row["id"], row["passage"], row["start"], row["end"]) if "passage" in row else row["id"]
 
 

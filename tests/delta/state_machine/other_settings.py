@@ -1,8 +1,9 @@
-"""The machine with other settings: several columns in one run, and passages of a text that is made of two columns."""
+"""The machine with other settings: several columns in one run, passages of a text that is made of two columns, and keys that are made."""
 
 from __future__ import annotations
 
 import functools
+import hashlib
 from typing import Any
 
 from transformers import AutoTokenizer
@@ -91,6 +92,58 @@ class Passages(AnyChange):
     def _embedding(self, name: str) -> Embedding:
         resolved = resolve_local(self._config(name).embedding.of_one_passage())
         return Embedding("text", "embedding", resolved.fingerprint, resolved.vector_length)
+
+
+#: By the names of `EMBEDDINGS`: the columns whose values are part of a made key beside the text, the text column, and the layer.
+MADE_OF: dict[str, tuple[list[str] | None, str, int]] = {
+    "title": (None, "title", -1),
+    "body": (["size"], "body", -1),
+    "title by layer 0": (None, "title", 0),
+}
+
+
+class MadeKeys(AnyChange):
+    """One whose rows are named by a key that is made: a changed text is another key, and equal texts are one row of the target."""
+
+    def run_two_at_once(self, what: str) -> None:
+        """Is no rule here: each run would take the other one's keys for rows that left the source."""
+
+    def _key(self, table: str) -> str:
+        return "metaeol_key" if table == "target" else "id"
+
+    def _third(self, table: str, third: int) -> str:
+        return f"pmod(xxhash64(metaeol_key), 3) = {third}" if table == "target" else super()._third(table, third)
+
+    def _look(self, name: str) -> Seen:
+        """Look at the source's rows by the key that the job makes of them; those of one key are one row."""
+        columns, text, _ = MADE_OF[name]
+        found: dict[str, list[Row]] = {}
+        for row in self._rows(self._path("source")):
+            found.setdefault(made_key(row[text], *[row[column] for column in columns or ()]), []).append(row)
+        source = {
+            key: {"metaeol_key": key, "text": rows[0][text], "rows": sorted(map(repr, rows))}  # nobody may change any of them
+            for key, rows in found.items()
+        }
+        return Seen(source, by_key(self._rows(self._path("target"))), self._rows(f"{self._path('target')}__metaeol_quarantine"))
+
+    def _config(self, name: str, wave_rows: int = 50_000) -> JobConfig:
+        columns, text, layer = MADE_OF[name]
+        return self._bench.config(
+            source={"key": "auto", "key_columns": columns, "text": text},
+            target={"table": self._path("target"), "max_deleted_fraction": 1.0},
+            embedding={"layer": layer},
+            runtime={"report": None, "wave_rows": wave_rows},
+        )
+
+    def _embedding(self, name: str) -> Embedding:
+        resolved = resolve_local(self._config(name).embedding)
+        return Embedding("text", "embedding", resolved.fingerprint, resolved.vector_length)
+
+
+def made_key(*parts: str | int | None) -> str:
+    """Make the key of a row's text and of its other values."""
+    digests = ["null" if part is None else hashlib.sha256(str(part).encode()).hexdigest() for part in parts]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()[:32]
 
 
 def joined(*parts: str | None) -> str | None:

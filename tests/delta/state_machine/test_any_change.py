@@ -10,7 +10,7 @@ from pyspark.sql import SparkSession
 
 from metaeol_udf.spec import EmbeddingSpec
 from tests.delta.state_machine.machine import AnyChange, any_change, run_random_sequences
-from tests.delta.state_machine.other_settings import Passages, SeveralColumns
+from tests.delta.state_machine.other_settings import MadeKeys, Passages, SeveralColumns
 
 
 # These two numbers draw every kind of change and of run between them.
@@ -23,7 +23,7 @@ def test_whatever_happens_between_runs_a_run_leaves_every_row_right(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "in_place"), [(SeveralColumns, True), (Passages, False)])
+@pytest.mark.parametrize(("kind", "in_place"), [(SeveralColumns, True), (Passages, False), (MadeKeys, False)])
 def test_whatever_happens_other_settings_leave_every_row_right_too(
     spark: SparkSession, tmp_path: Path, spec: EmbeddingSpec, kind: type[AnyChange], in_place: bool
 ) -> None:
