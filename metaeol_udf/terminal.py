@@ -1,12 +1,14 @@
-"""What folders share of how results look: JSON, a table of columns, a bar while Spark works."""
+"""What folders share of how results and progress look: JSON, a table of columns, a bar, lines in a log."""
 
 from __future__ import annotations
 
 import csv
 import json
+import logging
 import math
 import os
 import sys
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -26,7 +28,11 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from metaeol_udf.formatting import flatten, visible
+from metaeol_udf.formatting import counted, flatten, format_duration, visible
+
+logger = logging.getLogger(__name__)
+
+LINE_EVERY_S = 10.0  # at most, in a log
 
 
 def print_json(value: Any) -> None:
@@ -71,8 +77,9 @@ _shown: list[tuple[Progress, TaskID, str]] = []  # a terminal has one line that 
 
 @contextmanager
 def waiting(words: str) -> Iterator[None]:
-    """Show, on a terminal, that work goes on, and for how long; in a pipe or a log nothing. Inside another one its words take turns."""
+    """Show on a terminal that work goes on, and for how long; a log has a line. Inside another one its words take turns."""
     if is_quiet() or not sys.stderr.isatty():
+        logger.log(logging.DEBUG if is_quiet() else logging.INFO, "%s", words)
         yield
         return
     if _shown:
@@ -101,6 +108,34 @@ def bar(words: str, total: int) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=Console(stderr=True)) as shown:
         task = shown.add_task(words, total=total)
         yield lambda n: shown.advance(task, n)
+
+
+@contextmanager
+def counting(words: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show how many of `total` texts are done: by a bar on a terminal, by lines in a log. What it gives counts so many more."""
+    if sys.stderr.isatty() and not is_quiet():
+        with bar(words, total) as advance:
+            yield advance
+        return
+    level = logging.DEBUG if is_quiet() else logging.INFO
+    logger.log(level, "%s %s", words, counted(total, "text"))
+    started = last = time.monotonic()
+    done = 0
+
+    def count(n: int) -> None:
+        nonlocal done, last
+        done, now = done + n, time.monotonic()
+        if now - last >= LINE_EVERY_S or done >= total:
+            last = now
+            logger.log(level, "%s", how_far(done, total, now - started))
+
+    yield count
+
+
+def how_far(done: int, total: int, seconds: float, rate: str | None = None) -> str:
+    """Say how many texts are done, at which rate, and how long the rest takes at the rate so far."""
+    words = f"{done:,} of {counted(total, 'text')}, {rate or f'{done / max(seconds, 1e-9):.1f} texts/s'}"
+    return f"{words}, {format_duration(seconds / done * (total - done))} left" if 0 < done < total else words
 
 
 def show_columns(console: Console, title: str, head: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> None:

@@ -127,7 +127,7 @@ class _VisibleFormatter(logging.Formatter):
 
 
 def start_logging(verbose: bool = False, quiet: bool = False) -> None:
-    """Log to standard error: warnings, and how far a job is where no bar can show it; everything of ours if `verbose`.
+    """Log to standard error: warnings, and how far a command is where no bar can show it; everything of ours if `verbose`.
 
     If `quiet`, warnings alone.
     """
@@ -135,7 +135,8 @@ def start_logging(verbose: bool = False, quiet: bool = False) -> None:
     handler.setFormatter(_VisibleFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("metaeol_udf").setLevel(logging.INFO if verbose else logging.NOTSET)
-    logging.getLogger("metaeol_udf.delta.base.progress").setLevel(logging.WARNING if quiet and not verbose else logging.INFO)
+    for name in ("metaeol_udf.delta.base.progress", "metaeol_udf.terminal"):
+        logging.getLogger(name).setLevel(logging.WARNING if quiet and not verbose else logging.INFO)
 
 
 def _say(message: str) -> None:

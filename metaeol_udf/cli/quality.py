@@ -142,7 +142,9 @@ def fit(
     if method == UNEMBEDDING:
         from metaeol_udf.tuning.fit_on_head import run_fit_head
 
-        report = run_fit_head(load_encoder_config(conf, overrides or ()), out, n_components=components)
+        found = load_encoder_config(conf, overrides or ())
+        with waiting("reading the model's head"):
+            report = run_fit_head(found, out, n_components=components)
     elif data:
         from metaeol_udf.tuning.fit_on_data import run_fit_data
 
@@ -176,7 +178,9 @@ def explain(
 
     if plot is not None:
         check_matplotlib()  # before a model is loaded in vain
-    explanation = explain_text(config.embedding.of_one_passage(), text, device=config.runtime.device, top=top, layer=_parse_layer(layer))
+    asked = _parse_layer(layer)
+    with waiting("loading the model and reading its next words"):
+        explanation = explain_text(config.embedding.of_one_passage(), text, device=config.runtime.device, top=top, layer=asked)
     if plot is not None:
         draw_explanation(explanation, plot)
     emit(as_json, explanation.to_dict(), lambda console: show_words(console, explanation), how, explanation.rows())

@@ -174,6 +174,7 @@ def prepare(
     asked = PrepareOptions(
         dtype=dtype, revision=revision, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, force=force, base=base
     )
-    made = prepare_model(source, destination, asked)
+    with waiting(f"preparing {source}"):
+        made = prepare_model(source, destination, asked)
     line = f"{destination}: made from {source}, {dtype}" if made else f"{destination}: already there and verified"
     emit(as_json, {"folder": str(destination), "source": source, "dtype": dtype, "made": made}, lambda _: typer.echo(line), how)

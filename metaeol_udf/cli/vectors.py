@@ -180,12 +180,13 @@ def log_model(
     config = load_encoder_config(conf, overrides or ())
     from metaeol_udf.serving.pyfunc import log_model, save_model
 
-    if out is not None:
-        if register is not None or experiment is not None:
-            raise ConfigError("--out writes a folder and logs nothing: leave out --register and --experiment")
-        found = {"model_uri": str(out), "fingerprint": save_model(config, out)}
-    else:
-        found = log_model(config, name, registered=register, experiment=experiment)
+    if out is not None and not (register is None and experiment is None):
+        raise ConfigError("--out writes a folder and logs nothing: leave out --register and --experiment")
+    with waiting("writing the model"):
+        if out is not None:
+            found = {"model_uri": str(out), "fingerprint": save_model(config, out)}
+        else:
+            found = log_model(config, name, registered=register, experiment=experiment)
     emit(as_json, found, lambda _: typer.echo(f"{found['model_uri']}: spec {found['fingerprint']}"), how)
 
 

@@ -12,6 +12,7 @@ from metaeol_udf.evaluation.retrieval import RetrievalScore, score_retrieval
 from metaeol_udf.evaluation.retrieval_data import RetrievalTask
 from metaeol_udf.evaluation.scores import StsScore, score_sts
 from metaeol_udf.evaluation.transfer import INNER_FOLDS, TransferScore, check_classes, require_sklearn, score_transfer
+from metaeol_udf.terminal import waiting
 
 #: From texts to vectors, float32, shape ``(n_texts, dim)``, rows in the order of the texts.
 Encode = Callable[[Sequence[str]], NDArray[np.float32]]
@@ -55,7 +56,8 @@ def evaluate(encode: Encode, tasks: Sequence[Task], *, resamples: int = 1_000, s
             return score_retrieval(*found, task.relevance, task.passed_over, resamples=resamples, seed=seed)
         return score_transfer(vectors_of(task.texts), task.labels, task.splits, inner_folds=inner_folds, resamples=resamples, seed=seed)
 
-    return {task.name: score(task) for task in tasks}
+    with waiting("scoring"):
+        return {task.name: score(task) for task in tasks}
 
 
 def check_tasks(tasks: Sequence[Task]) -> None:

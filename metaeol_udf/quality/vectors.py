@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -11,17 +9,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import Progress
 
 from metaeol_udf.config import EncoderConfig
 from metaeol_udf.encoder import MetaEOLEncoder
 from metaeol_udf.encoder.checkpoint.resolve import resolve_local
 from metaeol_udf.errors import MetaEOLError
 from metaeol_udf.spec import EmbeddingSpec
+from metaeol_udf.terminal import counting, waiting
 
-logger = logging.getLogger(__name__)
-_CHUNK_TEXTS = 2048  # planned together, and how often the bar moves
+_CHUNK_TEXTS = 2048  # planned together
+_CHUNK_TEXTS_CPU = 256  # which take a CPU long enough: the bar moves with each
 
 
 class LocalVectors:
@@ -49,17 +46,18 @@ class LocalVectors:
         """Embed texts, none of them blank: shape ``(n_texts, dim)``, rows in their order. As `require_all` says, none may fail."""
         if self.encoder is None:
             started, runtime = time.perf_counter(), self._runtime
-            self.encoder = MetaEOLEncoder.from_spec(self.spec, device=runtime.device, max_batch_tokens=runtime.max_batch_tokens)
+            with waiting("loading the model"):
+                self.encoder = MetaEOLEncoder.from_spec(self.spec, device=runtime.device, max_batch_tokens=runtime.max_batch_tokens)
             self.cost["seconds"] = {"load": time.perf_counter() - started}
         encoder = self.encoder
         # Texts of like length side by side make full batches; the longest first, so that memory that is too small shows at once.
         order = np.argsort([-len(text) for text in texts], kind="stable")
-        chunks = [order[start : start + _CHUNK_TEXTS] for start in range(0, len(texts), _CHUNK_TEXTS)]
+        n_chunk = _CHUNK_TEXTS_CPU if encoder.device.type == "cpu" else _CHUNK_TEXTS
+        chunks = [order[start : start + n_chunk] for start in range(0, len(texts), n_chunk)]
         vectors = np.empty((len(texts), encoder.dim), np.float32)
         counts: Counter[str] = Counter()
         started = time.perf_counter()
-        with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
-            task = bar.add_task("embedding", total=len(texts))
+        with counting("embedding", len(texts)) as advance:
             embedded = encoder.encode_batches([texts[row] for row in rows] for rows in chunks)
             for rows, encoded in zip(chunks, embedded, strict=True):
                 require_all(encoded.errors)
@@ -67,8 +65,7 @@ class LocalVectors:
                 counts["texts_trimmed"] += int(encoded.trimmed.sum())
                 counts["tokens_computed"] += int(encoded.tokens_computed.sum())
                 counts["tokens_saved"] += int(encoded.tokens_saved.sum())
-                bar.advance(task, len(rows))
-                logger.info("embedded %d of %d texts", bar.tasks[0].completed, len(texts))
+                advance(len(rows))
         self.cost |= {"unique_texts": len(texts), **counts}
         self.cost["seconds"]["embed"] = time.perf_counter() - started
         return vectors

@@ -24,6 +24,7 @@ from metaeol_udf.serving.connection import Connection, Limits
 from metaeol_udf.serving.embedder import SpecEmbedder, require_fingerprint
 from metaeol_udf.serving.metrics import Metrics
 from metaeol_udf.serving.text_queue import TextQueue
+from metaeol_udf.terminal import waiting
 
 logger = logging.getLogger(__name__)
 _BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
@@ -173,8 +174,9 @@ def run_serve(config: EncoderConfig, options: ServeOptions, say: Callable[[Embed
     handlers = {number: signal.signal(number, lambda *_: ended.set()) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         runtime = config.runtime
-        embedder = SpecEmbedder(resolved, device=runtime.device, max_batch_tokens=runtime.max_batch_tokens)
-        embedder.embed(["The first text computes what all later ones share."])
+        with waiting("loading the model"):
+            embedder = SpecEmbedder(resolved, device=runtime.device, max_batch_tokens=runtime.max_batch_tokens)
+            embedder.embed(["The first text computes what all later ones share."])
         server.open(embedder)
         serving = Thread(target=server.serve_forever, name="metaeol-serve", daemon=True)
         serving.start()

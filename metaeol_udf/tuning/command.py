@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
-from rich.progress import Progress
 
 from metaeol_udf.config import EncoderConfig, JobConfig
 from metaeol_udf.encoder import MetaEOLEncoder
@@ -22,6 +18,7 @@ from metaeol_udf.evaluation.retrieval_data import RetrievalTask
 from metaeol_udf.formatting import counted
 from metaeol_udf.plots import check_plot
 from metaeol_udf.spec import EmbeddingSpec, before_postprocess, output_layers
+from metaeol_udf.terminal import waiting
 from metaeol_udf.tuning.curves import scores_by_layer, scores_by_prompts
 from metaeol_udf.tuning.objectives import Objective, halves, labelled, split_in_two, texts_of
 from metaeol_udf.tuning.plots import plot_curve, plot_front
@@ -64,7 +61,8 @@ def run_tune(
     started = time.monotonic()
     bank = _bank(config, resolved, texts_of(objectives))
     filled = time.monotonic()
-    tuned = tune(bank, choose_on, held_out, configured)
+    with waiting("choosing layers, templates and post-processing"):
+        tuned = tune(bank, choose_on, held_out, configured)
     best = tuned.best(max_cost)
     files = [] if out is None else _write(config.embedding, bank, best, out, tuned, held_out)
     report = {
@@ -152,12 +150,11 @@ def _bank(config: EncoderConfig, resolved: ResolvedSpec, texts: Sequence[str], f
     spec, n_layers = resolved.spec, resolved.n_layers
     layers = sorted({*output_layers(spec.layer, n_layers), *range(math.ceil(from_depth * n_layers), n_layers + 1)})
     runtime = config.runtime
-    encoder = MetaEOLEncoder.from_spec(
-        dataclasses.replace(spec, layer=tuple(layers)), device=runtime.device, max_batch_tokens=runtime.max_batch_tokens
-    )
-    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("embedding", total=len(texts))
-        return fill_bank(encoder, texts, lambda done, n: bar.update(task, completed=done, total=n))
+    with waiting("loading the model"):
+        encoder = MetaEOLEncoder.from_spec(
+            dataclasses.replace(spec, layer=tuple(layers)), device=runtime.device, max_batch_tokens=runtime.max_batch_tokens
+        )
+    return fill_bank(encoder, texts)
 
 
 def _write(spec: EmbeddingSpec, bank: StateBank, best: Candidate, out: Path, tuned: Tuned, held_out: Sequence[Objective]) -> list[Path]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,6 +14,7 @@ from metaeol_udf.encoder.preparation import prepare_texts
 from metaeol_udf.prompts import TemplateSet
 from metaeol_udf.prompts.trie import PromptTrie
 from metaeol_udf.spec import output_layers
+from metaeol_udf.terminal import counting
 
 _CHUNK = 128  # texts whose hidden states are in float32 twice
 
@@ -63,23 +64,22 @@ class StateBank:
         return self.tokens[key] * max(layers) / self.n_layers
 
 
-def fill_bank(encoder: MetaEOLEncoder, texts: Sequence[str], on_progress: Callable[[int, int], None] | None = None) -> StateBank:
+def fill_bank(encoder: MetaEOLEncoder, texts: Sequence[str]) -> StateBank:
     """Run texts through the model once.
 
     Args:
         encoder: Its spec lists the layers to keep. Memory: 4 bytes times texts, templates, layers and hidden size.
         texts: Any strings; repeated ones run once.
-        on_progress: Called with the number of texts done and of all.
     """
     distinct = list(dict.fromkeys(texts))
     engine = encoder.engine
     shape = (len(encoder.templates.templates), engine.n_states, engine.hidden_size)
     states = np.empty((len(distinct), *shape), np.float32)
-    for start in range(0, len(distinct), _CHUNK):
-        done = min(start + _CHUNK, len(distinct))
-        states[start:done] = encoder.encode_layers(distinct[start:done])
-        if on_progress is not None:
-            on_progress(done, len(distinct))
+    with counting("embedding", len(distinct)) as advance:
+        for start in range(0, len(distinct), _CHUNK):
+            chunk = distinct[start : start + _CHUNK]
+            states[start : start + len(chunk)] = encoder.encode_layers(chunk)
+            advance(len(chunk))
     n_layers = engine.n_layers
     return StateBank(distinct, encoder.templates, output_layers(encoder.spec.layer, n_layers), n_layers, states, encoder, {})
 

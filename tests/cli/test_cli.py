@@ -18,7 +18,7 @@ import typer
 import yaml
 from rich.console import Console
 
-from metaeol_udf import __version__, cli, config, terminal, versions
+from metaeol_udf import __version__, cli, config, versions
 from metaeol_udf.care import DropItem
 from metaeol_udf.cli import views
 from metaeol_udf.cli.app import app, run_guarded
@@ -323,10 +323,16 @@ def test_a_drafted_template_set_is_told_to_machines(tmp_path: Path, capsys: pyte
     assert (found["file"], found["score"], found["n_templates"]) == (str(out), None, 2)  # a meta-task is asked in two ways
 
 
-def test_waiting_is_silent_where_there_is_no_terminal(capfd: pytest.CaptureFixture[str]) -> None:
-    with terminal.waiting("working"):
-        pass
-    assert capfd.readouterr() == ("", "")
+def test_a_log_has_a_line_for_what_takes_long_and_quiet_has_none(tmp_path: Path) -> None:
+    """In processes of their own, because logging is set up once."""
+    script = "import sys\nfrom metaeol_udf.cli.app import start_logging\nfrom metaeol_udf.terminal import counting, set_quiet, waiting\n"
+    script += "quiet = sys.argv[1] == 'quiet'\nstart_logging(quiet=quiet)\nset_quiet(quiet)\nwith waiting('loading the model'):\n    pass\n"
+    script += "with counting('embedding', 2) as advance:\n    advance(2)\n"
+    for how, lines in (("quiet", []), ("plain", ["loading the model", "embedding 2 texts", "2 of 2 texts"])):
+        done = subprocess.run([sys.executable, "-c", script, how], cwd=ROOT, timeout=60, check=True, capture_output=True, text=True)
+        assert done.stdout == ""
+        logged = [line.split("metaeol_udf.terminal: ")[1].split(", ")[0] for line in done.stderr.splitlines()]
+        assert logged == lines
 
 
 def test_waiting_is_shown_on_a_terminal() -> None:

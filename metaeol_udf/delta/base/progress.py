@@ -18,17 +18,16 @@ from pyspark.sql import SparkSession
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
-from metaeol_udf.formatting import counted, format_duration
+from metaeol_udf.formatting import counted
 from metaeol_udf.spark.cluster.connect import is_connect
 from metaeol_udf.spark.worker.task_progress import PROGRESS_FOLDER, texts_done
-from metaeol_udf.terminal import is_quiet, waiting
+from metaeol_udf.terminal import LINE_EVERY_S, how_far, is_quiet, waiting
 
 logger = logging.getLogger(__name__)
 
 #: A function that a run calls with the name of each phase before the phase begins.
 Between = Callable[[str], None]
 
-LINE_EVERY_S = 10.0
 POLL_EVERY_S = 0.5
 _RATE_OVER_S = 600.0
 
@@ -139,11 +138,7 @@ class LineProgress:
             self._done, self._next_line = done, now + LINE_EVERY_S
 
     def _words(self, done: int, detail: str) -> str:
-        """Say how far it is, and how long the rest takes at the rate so far."""
-        words = f"{done:,} of {counted(self._total, 'text')}, {detail}"
-        if not 0 < done < self._total:
-            return words
-        return f"{words}, {format_duration((time.monotonic() - self._started) / done * (self._total - done))} left"
+        return how_far(done, self._total, time.monotonic() - self._started, detail)
 
     def finish(self) -> None:
         """Nothing to close."""

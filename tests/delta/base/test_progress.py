@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
+from metaeol_udf import terminal
 from metaeol_udf.delta.base import progress as module
 from metaeol_udf.delta.base.progress import PHASE_WORDS, LineProgress, default_progress, showing, watch_tasks
 from metaeol_udf.delta.pipeline import PHASES
 from metaeol_udf.spark.worker.task_progress import PROGRESS_FOLDER, count_texts, texts_done
-from metaeol_udf.terminal import waiting
+from metaeol_udf.terminal import counting, waiting
 
 
 class _Clock:
@@ -90,10 +91,24 @@ def test_a_notebook_shows_one_line_that_changes(monkeypatch: pytest.MonkeyPatch)
     assert re.fullmatch(r"tickets: 1 of 2 texts, 2\.0 texts/s, [\d.]+ s left", shown[2])
 
 
-def test_waiting_prints_nothing_where_there_is_no_terminal(capfd: pytest.CaptureFixture[Any]) -> None:
-    with waiting("starting Spark"), waiting("searching"):
+def test_a_log_counts_texts_every_ten_seconds_and_says_how_long_the_rest_takes(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = _Clock()
+    monkeypatch.setattr(terminal, "time", clock)
+    caplog.set_level(logging.INFO, logger=terminal.__name__)
+    with waiting("loading the model"):
         pass
-    assert capfd.readouterr() == ("", "")
+    with counting("embedding", 100) as advance:
+        for _ in range(4):
+            clock.now += 6
+            advance(25)
+    assert caplog.messages == [
+        "loading the model",
+        "embedding 100 texts",
+        "50 of 100 texts, 4.2 texts/s, 12 s left",
+        "100 of 100 texts, 4.2 texts/s",
+    ]
 
 
 def test_a_task_counts_its_texts_in_a_file_and_the_driver_adds_them_up(tmp_path: Path) -> None:
