@@ -4,8 +4,10 @@ from metaeol_udf.config.columns import ENTRIES, override_entries
 from metaeol_udf.config.effective import EffectiveSetting, effective_settings
 from metaeol_udf.config.reading import (
     GivenConfig,
+    GivenEncoderConfig,
     as_config,
     as_configs,
+    as_encoder_config,
     load_config,
     load_configs,
     load_encoder_config,
@@ -44,6 +46,7 @@ __all__ = [
     "EstimateConfig",
     "EvaluationConfig",
     "GivenConfig",
+    "GivenEncoderConfig",
     "JobConfig",
     "QualityConfig",
     "RuntimeConfig",
@@ -53,6 +56,7 @@ __all__ = [
     "TargetConfig",
     "as_config",
     "as_configs",
+    "as_encoder_config",
     "effective_settings",
     "job_schema",
     "load_config",

@@ -53,6 +53,8 @@ Parsed = TypeVar("Parsed")
 
 #: What functions that take a configuration are given: what was read, nested mappings, or the path of a file.
 GivenConfig: TypeAlias = JobConfig | tuple[JobConfig, ...] | Mapping[str, Any] | str | Path
+#: What functions that need no table are given: also a spec, as an object, a mapping or a file.
+GivenEncoderConfig: TypeAlias = EncoderConfig | EmbeddingSpec | Mapping[str, Any] | str | Path
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> JobConfig:
@@ -94,6 +96,24 @@ def as_configs(given: GivenConfig) -> tuple[JobConfig, ...]:
 def load_encoder_config(path: str | Path, overrides: Iterable[str] = ()) -> EncoderConfig:
     """`load_config` for commands that need a model but no table: a job's own file, one without a source, or a bare spec file."""
     return _only(_load(path, overrides, lambda blocks: parse_entries(blocks, _parse_encoder_config, _keys())))
+
+
+def as_encoder_config(given: GivenEncoderConfig) -> EncoderConfig:
+    """`as_config` for functions that need a model but no table: the source may be missing, and a spec alone will do.
+
+    Raises:
+        ConfigError: As `as_config`.
+    """
+    if isinstance(given, EncoderConfig):
+        return given
+    if isinstance(given, EmbeddingSpec):
+        return dataclasses.replace(parse_encoder_config({"embedding": {"model": given.model}}), embedding=given)
+    if isinstance(given, (str, Path)):
+        return load_encoder_config(given)
+    if isinstance(given, Mapping):
+        return parse_encoder_config({"embedding": dict(given)} if _is_spec(given) else given)
+    kind = type(given).__name__
+    raise ConfigError(f"a configuration must be an EmbeddingSpec, a mapping of settings or sections, or the path of a file, found {kind}")
 
 
 def _only(found: Sequence[Config]) -> Config:

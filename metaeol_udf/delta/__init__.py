@@ -19,6 +19,9 @@ The way of one run, as `pipeline.EmbedRun.run` calls it:
 
 from metaeol_udf.delta.base.progress import Progress
 from metaeol_udf.delta.base.run_report import Report
+from metaeol_udf.delta.fit import run_fit
 from metaeol_udf.delta.job import run_embed
+from metaeol_udf.delta.retry import run_retry
+from metaeol_udf.delta.stream import run_stream
 
-__all__ = ["Progress", "Report", "run_embed"]
+__all__ = ["Progress", "Report", "run_embed", "run_fit", "run_retry", "run_stream"]

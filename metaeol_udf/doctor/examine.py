@@ -10,7 +10,7 @@ from typing import Any
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
-from metaeol_udf.config import JobConfig, load_configs
+from metaeol_udf.config import GivenConfig, JobConfig, as_config, load_configs
 from metaeol_udf.doctor import executors, machine, model, resources, settings, tables
 from metaeol_udf.doctor.plan import Plan
 from metaeol_udf.errors import MetaEOLError
@@ -34,17 +34,18 @@ def diagnose(path: str | Path, overrides: Iterable[str] = (), *, all_keys: bool 
             said.add(finding)
 
 
-def examine(config: JobConfig, spark: SparkSession | None = None, *, all_keys: bool = False) -> Iterator[Finding]:
+def examine(config: GivenConfig, spark: SparkSession | None = None, *, all_keys: bool = False) -> Iterator[Finding]:
     """Examine everything that a run needs, and change nothing: no table, file or setting is written.
 
     Args:
-        config: The job.
+        config: The job, its path, or nested mappings.
         spark: The session; None takes the active one or starts one, and where none starts, that is a finding.
         all_keys: Whether to look for NULL and repeated keys in all rows, as the job does, rather than in the first 100,000.
 
     Yields:
         Findings, as they are made. A check that goes wrong by itself is a finding too.
     """
+    config = as_config(config)
     java = machine.check_java_version()
     yield java
     yield machine.check_versions()

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from metaeol_udf.config import EncoderConfig
+from metaeol_udf.config import EncoderConfig, GivenEncoderConfig, as_encoder_config
 from metaeol_udf.encoder.checkpoint.resolve import resolve_local
 from metaeol_udf.errors import ConfigError
 from metaeol_udf.evaluation.data import Task, load_tasks
@@ -49,12 +49,13 @@ class Vectors(Protocol):
 
 
 def run_evaluate(
-    config: EncoderConfig, *, with_spark: bool = False, plot: Path | None = None, tasks: Sequence[Task] | None = None
+    config: GivenEncoderConfig, *, with_spark: bool = False, plot: Path | None = None, tasks: Sequence[Task] | None = None
 ) -> dict[str, Any]:
     """Score the vectors of a configuration on the tasks it names.
 
     Args:
-        config: `embedding`, `runtime` and `evaluation` are read, and `spark` with `with_spark`.
+        config: A configuration, its path, or nested mappings. `embedding`, `runtime` and `evaluation` are read, and `spark` with
+            `with_spark`.
         with_spark: Take vectors from `with_embeddings` in the session of the configuration, not from this process.
         plot: Where to draw the scores; None draws nothing.
         tasks: What to score on, in place of the tasks of `evaluation.data`.
@@ -67,6 +68,7 @@ def run_evaluate(
         ModelFilesError: The model's files are not whole.
         MetaEOLError: A text could not be embedded.
     """
+    config = as_encoder_config(config)
     tasks = _tasks(config) if tasks is None else tasks
     if plot is not None:
         check_plot(plot)
@@ -86,7 +88,7 @@ def run_evaluate(
 
 
 def run_comparison(
-    config: EncoderConfig, specs: Mapping[str, EmbeddingSpec], *, with_spark: bool = False, tasks: Sequence[Task] | None = None
+    config: GivenEncoderConfig, specs: Mapping[str, EmbeddingSpec], *, with_spark: bool = False, tasks: Sequence[Task] | None = None
 ) -> dict[str, dict[str, Any]]:
     """Score several specs, of one model or of several, on the same tasks with everything else as configured.
 
@@ -96,6 +98,7 @@ def run_comparison(
     Raises:
         ConfigError: As `run_evaluate`; what can be checked of all specs is checked before the first one is scored.
     """
+    config = as_encoder_config(config)
     for spec in specs.values():
         resolve_local(spec)
     configs = {name: dataclasses.replace(config, embedding=spec) for name, spec in specs.items()}

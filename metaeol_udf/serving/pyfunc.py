@@ -20,7 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 import metaeol_udf
-from metaeol_udf.config import EncoderConfig
+from metaeol_udf.config import GivenEncoderConfig, as_encoder_config
 from metaeol_udf.encoder.checkpoint.location import model_folder
 from metaeol_udf.encoder.checkpoint.resolve import ResolvedSpec, resolve_local
 from metaeol_udf.errors import ConfigError, InputError
@@ -80,7 +80,7 @@ def _load_pyfunc(path: str, model_config: Mapping[str, Any] | None = None) -> Me
     return MetaEOLModel(SpecEmbedder(spec, **{key: value for key, value in (model_config or {}).items() if value is not None}))
 
 
-def save_model(config: EncoderConfig, folder: Path) -> str:
+def save_model(config: GivenEncoderConfig, folder: Path) -> str:
     """Write the spec of a configuration as an MLflow model into a folder that is not there yet; returns its fingerprint.
 
     Raises:
@@ -96,11 +96,11 @@ def save_model(config: EncoderConfig, folder: Path) -> str:
         return resolved.fingerprint
 
 
-def log_model(config: EncoderConfig, name: str, *, registered: str | None = None, experiment: str | None = None) -> dict[str, str]:
+def log_model(config: GivenEncoderConfig, name: str, *, registered: str | None = None, experiment: str | None = None) -> dict[str, str]:
     """Log the spec of a configuration as a model of an MLflow run: the active one, or one of its own.
 
     Args:
-        config: `embedding` is read.
+        config: A configuration, its path, nested mappings, or a spec; `embedding` is read.
         name: Of the model in the run.
         registered: Name in the model registry; None registers nothing.
         experiment: Of the run; None takes MLflow's current one.
@@ -124,13 +124,13 @@ def log_model(config: EncoderConfig, name: str, *, registered: str | None = None
 
 
 @contextmanager
-def _parts(config: EncoderConfig) -> Iterator[tuple[ResolvedSpec, dict[str, Any]]]:
+def _parts(config: GivenEncoderConfig) -> Iterator[tuple[ResolvedSpec, dict[str, Any]]]:
     """Put together what an artifact holds, in a folder that lasts as long as the block."""
     _mlflow()  # before the model's files are read in vain
     from mlflow.models.signature import ModelSignature
     from mlflow.types.schema import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
 
-    resolved = resolve_local(config.embedding)
+    resolved = resolve_local(as_encoder_config(config).embedding)
     output = Schema([TensorSpec(np.dtype("float32"), (-1, resolved.vector_length))])
     params = ParamSchema([ParamSpec("fingerprint", "string", "")])
     with tempfile.TemporaryDirectory(prefix="metaeol-model-") as folder:

@@ -17,7 +17,7 @@ from pathlib import Path
 from threading import Condition, Event, Thread
 from typing import Any
 
-from metaeol_udf.config import EncoderConfig
+from metaeol_udf.config import GivenEncoderConfig, as_encoder_config
 from metaeol_udf.encoder.checkpoint.resolve import resolve_local
 from metaeol_udf.errors import ConfigError, EnvironmentFault, one_line
 from metaeol_udf.serving.connection import Connection, Limits
@@ -155,11 +155,12 @@ class EmbeddingServer(ThreadingHTTPServer):
         logger.error("a connection failed: %s", "unknown" if kind is None else kind.__name__)
 
 
-def run_serve(config: EncoderConfig, options: ServeOptions, say: Callable[[EmbeddingServer], None]) -> None:
+def run_serve(config: GivenEncoderConfig, options: ServeOptions, say: Callable[[EmbeddingServer], None]) -> None:
     """Serve the spec of a configuration until SIGTERM or SIGINT; returns once what was taken is answered. Only the main thread may call it.
 
     Args:
-        config: `embedding`, and of `runtime` `device` and `max_batch_tokens`.
+        config: A configuration, its path, nested mappings, or a spec. `embedding` is read, and of `runtime` `device` and
+            `max_batch_tokens`.
         options: Where to listen.
         say: Called once the model is loaded, before the first answer.
 
@@ -168,6 +169,7 @@ def run_serve(config: EncoderConfig, options: ServeOptions, say: Callable[[Embed
         EnvironmentFault: The address cannot be had, or what was taken could not be answered in time.
         ModelFilesError: The model's files are not whole.
     """
+    config = as_encoder_config(config)
     resolved = resolve_local(config.embedding)
     require_fingerprint(resolved.fingerprint, options.fingerprint)
     server, ended = EmbeddingServer(options), Event()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from metaeol_udf.config import EncoderConfig, JobConfig
+from metaeol_udf.config import EncoderConfig, GivenEncoderConfig, JobConfig, as_encoder_config
 from metaeol_udf.encoder import MetaEOLEncoder
 from metaeol_udf.encoder.checkpoint.resolve import ResolvedSpec, made_with, resolve_local
 from metaeol_udf.errors import ConfigError
@@ -33,12 +33,13 @@ _MOST_DOCUMENTS = 2_000  # of each retrieval set, for the same reason; those tha
 
 
 def run_tune(
-    config: EncoderConfig, out: Path | None, *, max_cost: float = 1.0, unlabelled: bool = False, plot: Path | None = None
+    config: GivenEncoderConfig, out: Path | None, *, max_cost: float = 1.0, unlabelled: bool = False, plot: Path | None = None
 ) -> dict[str, Any]:
     """Choose layers, templates and post-processing, and write them as a spec.
 
     Args:
-        config: `embedding` is the starting point; `evaluation` names the pairs and the retrieval sets, `limit` pairs or queries of each.
+        config: A configuration, its path, or nested mappings. `embedding` is the starting point; `evaluation` names the pairs and the
+            retrieval sets, `limit` pairs or queries of each.
         out: The spec file to write, with its other files beside it; None writes nothing.
         max_cost: The most that the choice may cost, as a multiple of the configured templates at the configured layer.
         unlabelled: Tune on the texts of the job's source table by the proxy that `objectives.halves` describes; `config`
@@ -53,6 +54,7 @@ def run_tune(
         InputError: There are too few pairs or texts.
         EnvironmentFault: A file cannot be written.
     """
+    config = as_encoder_config(config)
     _check_outputs(out, plot)
     objectives = [_from_table(config)] if unlabelled else _labelled(config)
     choose_on, held_out = split_in_two(objectives, config.evaluation.seed)
@@ -84,16 +86,17 @@ def run_tune(
     return report
 
 
-def run_curves(config: EncoderConfig, *, layers: Path | None = None, prompts: Path | None = None) -> dict[str, Any]:
+def run_curves(config: GivenEncoderConfig, *, layers: Path | None = None, prompts: Path | None = None) -> dict[str, Any]:
     """Score the configured templates by output layer and by number of prompts, on labelled pairs, from one pass.
 
     Args:
-        config: `embedding` and `evaluation` are read.
+        config: As for `run_tune`; `embedding` and `evaluation` are read.
         layers: Where to draw the scores by layer; None draws nothing.
         prompts: Where to draw the scores by number of prompts, at the configured layer.
 
     Errors are those of `run_tune`.
     """
+    config = as_encoder_config(config)
     _check_outputs(None, layers, prompts)
     objectives = _labelled(config, with_queries=False)
     resolved = resolve_local(before_postprocess(config.embedding))

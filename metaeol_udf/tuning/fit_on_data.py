@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from metaeol_udf.config import EncoderConfig
+from metaeol_udf.config import GivenEncoderConfig, as_encoder_config
 from metaeol_udf.encoder.checkpoint.resolve import resolve_local
 from metaeol_udf.encoder.vectors.postprocess import save_postprocess
 from metaeol_udf.encoder.vectors.postprocess_fit import Moments, fit_postprocess
@@ -17,7 +17,7 @@ from metaeol_udf.quality.vectors import LocalVectors
 from metaeol_udf.spec import before_postprocess
 
 
-def run_fit_data(config: EncoderConfig, out: Path, method: str, *, n_texts: int, **options: Any) -> dict[str, Any]:
+def run_fit_data(config: GivenEncoderConfig, out: Path, method: str, *, n_texts: int, **options: Any) -> dict[str, Any]:
     """Fit on the texts of `evaluation.data` and write the file.
 
     Args:
@@ -30,6 +30,7 @@ def run_fit_data(config: EncoderConfig, out: Path, method: str, *, n_texts: int,
     Raises:
         ConfigError: A setting or the data is missing or wrong.
     """
+    config = as_encoder_config(config)
     settings = config.evaluation
     if settings.data is None:
         raise ConfigError("evaluation.data is missing: name a folder that holds sts/NAME.tsv.gz or transfer/NAME.tsv.gz")

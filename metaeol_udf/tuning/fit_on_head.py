@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from metaeol_udf.config import EncoderConfig
+from metaeol_udf.config import GivenEncoderConfig, as_encoder_config
 from metaeol_udf.encoder.checkpoint.resolve import resolve_local
 from metaeol_udf.encoder.vectors.postprocess import UNEMBEDDING, save_postprocess
 from metaeol_udf.encoder.vectors.postprocess_fit import keep_middle
@@ -20,11 +20,11 @@ from metaeol_udf.spec import EmbeddingSpec, before_postprocess
 _ROWS = 16_384  # of the matrix that are in float64 at once
 
 
-def run_fit_head(config: EncoderConfig, out: Path, *, n_components: int | None = None) -> dict[str, Any]:
+def run_fit_head(config: GivenEncoderConfig, out: Path, *, n_components: int | None = None) -> dict[str, Any]:
     """Fit on the matrix that turns hidden states into words, and write the file.
 
     Args:
-        config: `embedding` is read.
+        config: A configuration, its path, nested mappings, or a spec; `embedding` is read.
         out: The safetensors file; replaced whole, or not at all.
         n_components: As in `keep_middle`.
 
@@ -32,7 +32,7 @@ def run_fit_head(config: EncoderConfig, out: Path, *, n_components: int | None =
         ConfigError: `n_components` is out of range, or a setting is wrong.
         ModelFilesError: The checkpoint has no head.
     """
-    spec = resolve_local(before_postprocess(config.embedding)).spec
+    spec = resolve_local(before_postprocess(as_encoder_config(config).embedding)).spec
     fitted_for = None if spec.model_hash is None else {"model_hash": spec.model_hash}
     post = keep_middle(head_products(spec), n_components, fitted_for)
     return save_postprocess(post, UNEMBEDDING, out)

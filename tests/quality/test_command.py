@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import yaml
 
-from metaeol_udf import MetaEOLEncoder, TemplateSet, cli
-from metaeol_udf.config import JobConfig, load_config, load_encoder_config, parse_encoder_config
+from metaeol_udf import EmbeddingSpec, MetaEOLEncoder, TemplateSet, cli
+from metaeol_udf.config import JobConfig, as_encoder_config, load_config, load_encoder_config, parse_encoder_config
 from metaeol_udf.errors import ConfigError, MetaEOLError
 from metaeol_udf.evaluation import StsTask, load_tasks, score_sts
 from metaeol_udf.quality.command import run_evaluate
@@ -78,6 +78,17 @@ def test_it_scores_what_the_encoder_gives(conf: Path, data: Path, tiny_model_dir
     assert (report["unique_texts"], report["texts_trimmed"], report["through"]) == (40, 0, "encoder")
     assert report["tokens_computed"] > 0
     assert set(report["seconds"]) == {"load", "embed", "score"}
+
+
+def test_functions_without_a_table_take_a_path_mappings_or_a_spec(conf: Path, tiny_model_dir: Path) -> None:
+    blocks = yaml.safe_load(conf.read_text())
+    reports = [run_evaluate(given) for given in (conf, str(conf), blocks, load_encoder_config(conf))]
+    assert len({(report["fingerprint"], report["sts_average"]) for report in reports}) == 1
+    spec = EmbeddingSpec(model=str(tiny_model_dir), dtype="float32")
+    bare = {"model": str(tiny_model_dir), "dtype": "float32"}
+    assert as_encoder_config(spec).embedding == as_encoder_config(bare).embedding == as_encoder_config(conf).embedding
+    with pytest.raises(ConfigError, match="a configuration must be an EmbeddingSpec, a mapping of settings or sections, or the path"):
+        run_evaluate(7)  # type: ignore[arg-type]
 
 
 def test_settings_of_the_job_change_the_vectors_that_are_scored(conf: Path, capsys: pytest.CaptureFixture[str]) -> None:

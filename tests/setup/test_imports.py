@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+import importlib.util
+import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+_IMPORT = re.compile(r"from (metaeol_udf[\w.]*) import ([\w, ]+)")
 
 
 def modules_after(statement: str) -> set[str]:
@@ -90,16 +96,12 @@ def test_the_public_names_are_these() -> None:
     import metaeol_udf.spark
 
     assert metaeol_udf.__all__ == [
-        "EmbeddingSpec",
-        "MetaEOLEncoder",
-        "MetaEOLError",
-        "TemplateSet",
-        "__version__",
-        "embed_frame",
-        "embed_table",
-    ]
+        "EmbeddingSpec", "MetaEOLEmbedder", "MetaEOLEncoder", "MetaEOLError", "TemplateSet", "__version__", "embed_frame", "embed_table",
+        "embed_udf", "load_config", "register_sql", "run_embed", "run_retry", "run_stream", "search_table", "with_embeddings",
+    ]  # fmt: skip
+    assert set(metaeol_udf.__all__) <= set(dir(metaeol_udf))
     assert metaeol_udf.spark.__all__ == ["MetaEOLEmbedder", "embed_udf", "get_session", "register_sql", "with_embeddings"]
-    assert metaeol_udf.delta.__all__ == ["Progress", "Report", "run_embed"]
+    assert metaeol_udf.delta.__all__ == ["Progress", "Report", "run_embed", "run_fit", "run_retry", "run_stream"]
     assert metaeol_udf.encoder.__all__ == ["Encoded", "MetaEOLEncoder"]
     assert metaeol_udf.evaluation.__all__ == [
         "RetrievalScore", "RetrievalTask", "StsScore", "StsTask", "TransferScore", "TransferTask", "evaluate", "load_tasks",
@@ -117,10 +119,36 @@ def test_the_public_names_are_these() -> None:
         assert all(hasattr(package, name) for name in package.__all__)
 
 
-def test_names_that_documents_and_notebooks_import_are_there() -> None:
-    from metaeol_udf.delta import Report, run_embed  # noqa: F401
-    from metaeol_udf.delta.stream import run_stream  # noqa: F401
-    from metaeol_udf.quality import MtebModel, run_comparison, run_evaluate  # noqa: F401
-    from metaeol_udf.spark import get_session  # noqa: F401
-    from metaeol_udf.spark.transformer import MetaEOLEmbedder  # noqa: F401  # saved pipelines hold this path
-    from metaeol_udf.tuning import run_curves, run_tune  # noqa: F401
+def _imported() -> set[tuple[str, str]]:
+    """Find what documents, notebooks, examples and job scripts import: pairs of a module and a name."""
+    found = set()
+    for folder in ("README.md", "docs", "notebooks", "examples", "jobs"):
+        place = ROOT / folder
+        for path in [place] if place.is_file() else place.rglob("*"):
+            if path.suffix in (".md", ".py", ".ipynb"):
+                for module, names in _IMPORT.findall(path.read_text(encoding="utf-8")):
+                    found |= {(module, name.strip()) for name in names.split(",")}
+    return found
+
+
+def _is_there(module: str, name: str) -> bool:
+    try:
+        return hasattr(import_module(module), name)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("metaeol_udf"):
+            raise
+    spec = importlib.util.find_spec(module)  # it needs an optional package that is not here
+    return spec is not None and f"class {name}(" in Path(str(spec.origin)).read_text(encoding="utf-8")
+
+
+def test_names_that_documents_and_notebooks_import_are_there_and_on_the_page_of_public_names() -> None:
+    imported = _imported()
+    assert len(imported) > 30
+    assert [pair for pair in sorted(imported) if not _is_there(*pair)] == []
+    pages = "".join((ROOT / "docs" / "reference" / name).read_text(encoding="utf-8") for name in ("python.md", "errors.md"))
+    inner = {("metaeol_udf.cli", "run"), ("metaeol_udf.cli", "app")}  # for the job scripts, and for the site's page of commands
+    assert [f"{module}.{name}" for module, name in sorted(imported - inner) if re.search(rf"\b{name}\b", pages) is None] == []
+
+
+def test_places_that_saved_things_hold_stay() -> None:
+    from metaeol_udf.spark.transformer import MetaEOLEmbedder  # noqa: F401  # saved pipelines
