@@ -103,7 +103,7 @@ def draft_config(table: str, overrides: Iterable[str] = (), spark: SparkSession 
         for name in text:
             require_field(rows.schema, name, "source.text", table)
         needs_key = place.files is None and not asked.source.makes_key
-        guess = guess_columns(filtered(rows, source.get("where")), taken, key, text[0] if text else None, needs_key=needs_key)
+        guess = guess_columns(filtered(rows, source.get("where")), taken, key, text[0] if text else None, needs_key=needs_key, table=table)
         check_source_columns(rows, guess.key, table)
         named = {"text": asked.source.text, "format_text": asked.source.format_text} if text else {"text": guess.text}
         check_text_columns(dataclasses.replace(place.config, **named), rows.schema, table)
@@ -122,7 +122,7 @@ def _free_column(rows: DataFrame, ref: str) -> str:
         except InputError:
             continue
         return name
-    raise InputError("TABLE has columns of every name that vectors might have: give embedding.column=NAME")
+    raise InputError(f"{ref} has columns of every name that vectors might have: give embedding.column=NAME")
 
 
 def _file_text(given: Mapping[str, Any], guess: Guess, column: str, n_rows: int, n_bytes: int, rewritten: tuple[int, int] | None) -> str:

@@ -63,7 +63,13 @@ class Guess:
 
 
 def guess_columns(
-    rows: DataFrame, taken: Sequence[str] = (), key: tuple[str, ...] = (), text: str | None = None, *, needs_key: bool = True
+    rows: DataFrame,
+    taken: Sequence[str] = (),
+    key: tuple[str, ...] = (),
+    text: str | None = None,
+    *,
+    needs_key: bool = True,
+    table: str = "the table",
 ) -> Guess:
     """Guess columns for key and text, where they are not known, from the first `SAMPLE_ROWS` rows.
 
@@ -73,6 +79,7 @@ def guess_columns(
         key: The key, where it is known.
         text: The text column, where it is known.
         needs_key: Whether a table without a key is refused; else the key that comes back is empty.
+        table: What messages call the table.
 
     Raises:
         InputError: The table is empty, has no column of strings for the text, or no column or pair of columns that names a row.
@@ -81,14 +88,14 @@ def guess_columns(
     try:
         n = sample.count()
         if not n:
-            raise InputError("TABLE has no rows to guess columns from: give source.key=[NAME] and source.text=NAME, or fill it first")
+            raise InputError(f"{table} has no rows to guess columns from: give source.key=[NAME] and source.text=NAME, or fill it first")
         fields = [field for field in rows.schema.fields if field.name not in taken]
         lengths = _lengths(sample, [f for f in fields if isinstance(f.dataType, StringType) and f.name not in key])
-        text = text or _longest(lengths)
+        text = text or _longest(lengths, table)
         others = [field for field in fields if field.name != text]
         distinct = _distinct(sample, [(name,) for name in _ranked(others)])
         alone = tuple(name for (name,), found in distinct.items() if found == n)
-        key = key or alone[:1] or _unique_pair(sample, n, distinct, others, needs_key)
+        key = key or alone[:1] or _unique_pair(sample, n, distinct, others, table if needs_key else None)
         mean, longest, blank = _measure(sample, text)
     finally:
         sample.unpersist()
@@ -105,9 +112,9 @@ def _lengths(sample: DataFrame, fields: Sequence[StructField]) -> dict[str, floa
     return {field.name: mean for field, mean in zip(fields, sample.agg(*means).collect()[0], strict=True)}
 
 
-def _longest(lengths: dict[str, float]) -> str:
+def _longest(lengths: dict[str, float], table: str) -> str:
     if not lengths:
-        raise InputError("TABLE has no column of strings beside the key: there is no text to embed")
+        raise InputError(f"{table} has no column of strings beside the key: there is no text to embed")
     return max(lengths, key=lambda name: lengths[name])
 
 
@@ -119,19 +126,22 @@ def _measure(sample: DataFrame, text: str) -> tuple[int, int, float]:
 
 
 def _unique_pair(
-    sample: DataFrame, n: int, distinct: dict[tuple[str, ...], int], fields: Sequence[StructField], needs_key: bool
+    sample: DataFrame, n: int, distinct: dict[tuple[str, ...], int], fields: Sequence[StructField], table: str | None
 ) -> tuple[str, ...]:
-    """Find a pair of the most distinct columns that names every row of the sample, the likeliest key first."""
+    """Find a pair of the most distinct columns that names every row of the sample, the likeliest key first.
+
+    Without one, `table` is refused by this name; where it is None, the pair is empty.
+    """
     likeliest = [name for (name,) in distinct]
     most = sorted(likeliest, key=lambda name: -distinct[(name,)])[:_PAIRED_COLUMNS]
     pairs = itertools.combinations([name for name in likeliest if name in most], 2)
     for pair, found in _distinct(sample, list(pairs)).items():
         if found == n:
             return pair
-    if not needs_key:
+    if table is None:
         return ()
     raise InputError(
-        f"no column, and no pair of columns, is unique and never NULL in {n:,} rows of TABLE: "
+        f"no column, and no pair of columns, is unique and never NULL in {n:,} rows of {table}: "
         f"name the key with source.key=[NAME, …] (columns: {', '.join(field.name for field in fields)})"
     )
 

@@ -101,7 +101,7 @@ def test_odd_names_of_columns_stay_on_their_line(spark: SparkSession, tmp_path: 
 @pytest.mark.parametrize(
     ("rows", "schema", "words"),
     [
-        ([], "id int, text string", "no rows"),
+        ([], "id int, text string", "table has no rows to guess columns from"),
         ([(1, 2.0)], "id int, price double", "no column of strings"),
         ([(1, "a"), (1, "b")], "shop int, text string", r"source\.key="),
     ],
@@ -111,6 +111,11 @@ def test_a_table_without_key_or_text_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=words):
         draft_config(make(spark, tmp_path / "table", rows, schema), (), spark)
+
+
+def test_a_file_that_is_not_there_is_named_as_one(spark: SparkSession) -> None:
+    with pytest.raises(InputError, match=r"there is no file nosuch\.csv in /.*, and no Delta table of that name"):
+        draft_config("nosuch.csv", (), spark)
 
 
 def test_an_unknown_setting_or_column_is_refused_with_the_nearest(spark: SparkSession, tmp_path: Path) -> None:

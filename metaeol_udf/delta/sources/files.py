@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ from pyspark.sql.types import StringType, StructField, StructType
 from metaeol_udf.config import SourceConfig
 from metaeol_udf.delta.tables.refs import parse_path, storage_of
 from metaeol_udf.errors import InputError
+from metaeol_udf.formatting import shorten
 from metaeol_udf.spark.columns import quoted
 
 #: The column in which Spark's readers of text formats leave what they cannot read.
@@ -117,13 +119,33 @@ class Files:
         reader = spark.read.format(self.format).options(**self.options).option("columnNameOfCorruptRecord", UNREADABLE)
         columns = self.without_marks(reader.load(self.path).schema)
         if not columns.fields:
-            raise InputError(
-                f"{_SETTING}: no record of {self.path} can be read as {self.format}"
-                + (f": {_JSON_ADVICE}" if self.format == "json" else "")
-            )
+            raise InputError(self._why_no_columns(spark))
+        self._check_header(spark, columns.names)
         if self.format not in _TEXT_FORMATS:
             return columns
         return StructType([*columns.fields, StructField(UNREADABLE, StringType())])
+
+    def _why_no_columns(self, spark: SparkSession) -> str:
+        place, storage = storage_of(spark, self.path)
+        if not storage.getContentSummary(place).getLength():
+            return f"{_SETTING}: {self.path} is empty" + ("; a CSV file begins with a line of column names" if self.format == "csv" else "")
+        advice = f": {_JSON_ADVICE}" if self.format == "json" else ""
+        return f"{_SETTING}: no record of {self.path} can be read as {self.format}{advice}"
+
+    def _check_header(self, spark: SparkSession, names: list[str]) -> None:
+        """Check that no column of CSV stands there twice: Spark adds its place to each of them, and then finds no such column.
+
+        Raises:
+            InputError: One does.
+        """
+        numbered = [name.removesuffix(str(place)).casefold() for place, name in enumerate(names) if name.endswith(str(place))]
+        if self.format != "csv" or max(Counter(numbered).values(), default=1) < 2:
+            return
+        first = spark.read.format("csv").options(**{**self.options, "header": "false"}).load(self.path).first()
+        given = Counter("" if name is None else str(name).strip().casefold() for name in first or ())
+        twice = next((name for name, n in given.items() if name and n > 1), None)
+        if twice is not None:
+            raise InputError(f"{_SETTING}: the column {shorten(twice, 80)!r} stands twice in the header of {self.path}: rename one of them")
 
     def _refused(self, error: Any) -> InputError:
         """Say why Spark does not read the files. Spark's own words may quote what is in them."""

@@ -23,6 +23,8 @@ _NAMES = {"csv": "CSV", "json": "JSON", "parquet": "Parquet", "orc": "ORC", "ice
 def no_table(spark: SparkSession, ref: TableRef, setting: str) -> InputError:
     """Make the error that says what stands where a Delta table was named, and which setting takes it."""
     if not ref.is_path:
+        if format_of(ref.name) is not None and not os.path.exists(ref.name):
+            return InputError(f"{setting}: there is no file {ref.name} in {os.getcwd()}, and no Delta table of that name")
         lost = "; this session's catalog is in memory, and knows no table of an earlier process" if in_memory(spark, ref.name) else ""
         return InputError(f"{setting}: no Delta table at the name {ref.name!r}{lost}{_meant_as_path(ref.name)}")
     if is_connect(spark):  # which has no file systems to look at

@@ -61,7 +61,7 @@ _TABLE_REFUSES = {
     "DELTA_VIOLATE_CONSTRAINT": "a CHECK constraint of the table refuses the vectors' columns: it must allow NULL and any value in them",
     "DELTA_NOT_NULL_CONSTRAINT": "a NOT NULL column of the table is none of the job's: give it a default, or use a target.table of its own",
     "DELTA_CREATE_TABLE_WITH_NON_EMPTY_LOCATION": "the folder of a table of the job holds something else than a Delta table: move it away",
-    "CSV header does not conform to the schema": "source.path: the header of one CSV file names other columns than that of another",
+    "CSV header does not conform to the schema": "source.path: a CSV file has other columns in its header than another, or another order",
     "DELTA_FAILED_TO_MERGE_FIELDS": "embedding.column: the table's columns of that name are of another type",
 }
 _FROM_WORKER = re.compile(r"^(?:[\w.]+: )?metaeol_udf\.errors\.(\w+): ([^\n]+)", re.MULTILINE)

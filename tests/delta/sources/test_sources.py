@@ -158,6 +158,8 @@ def test_files_that_cannot_be_read_are_refused_by_job_and_doctor_in_the_same_wor
     for name, header in (("1", "id,body"), ("2", "body,id")):
         (folder / "two.csv").mkdir(exist_ok=True)
         (folder / "two.csv" / f"{name}.csv").write_text(f"{header}\n{name},text {name}\n")
+    (folder / "twice.csv").write_text("id,body,Body\n1,canary,b\n")
+    (folder / "empty.csv").write_text("")
     bench.spark.range(1).selectExpr("id", "'x' AS body").write.format("delta").save(str(folder / "delta.parquet"))
     found = {
         "none.csv": "source.path: there is no file or folder",
@@ -165,7 +167,9 @@ def test_files_that_cannot_be_read_are_refused_by_job_and_doctor_in_the_same_wor
         "long.csv": "1 of the records of",
         "list.json": "cannot be read as json: there must be one object a line, or else source.options: {multiLine: true}",
         "text.parquet": "cannot be read as parquet",
-        "two.csv": "the header of one CSV file names other columns than that of another",
+        "two.csv": "a CSV file has other columns in its header than another, or another order",
+        "twice.csv": "the column 'body' stands twice in the header of",
+        "empty.csv": "empty.csv is empty; a CSV file begins with a line of column names",
     }
     for name, words in found.items():
         config = bench.config(**of_files(bench, name))
