@@ -437,11 +437,13 @@ def test_a_state_is_told_in_words(capsys: pytest.CaptureFixture[str]) -> None:
     state = {
         "rows_selected": 5, "rows_done": 3, "rows_to_do": 1, "rows_new": 1, "rows_changed": 0, "rows_failed": 1,
         "failures": {"null_text": 1}, "fingerprint": "4567", "stored_fingerprint": "0123", "differs": {"layer": ["-1", "28"]},
-        "last_runs": [run],
+        "last_runs": [run], "journal": {"rows": 1, "rows_of_spec": 0, "bytes": 34_035},
+        "quarantine": {"rows": 2, "reasons": {"null_text": 1, "oom": 1}},
     }  # fmt: skip
     views.show_status(Console(), "t: column c", state)
     printed = " ".join(capsys.readouterr().out.split())
     assert "rows in scope 5 done 3 to do by the next run 1 - new 1 failed 1 why null_text 1" in printed
+    assert "journal 1 row, 0 of this spec; 34,035 bytes quarantine 2 rows: null_text 1, oom 1 spec of the settings" in printed
     assert "settings that differ layer (-1 in the table, 28 here)" in printed
     assert "20261127T1-ab 2026-11-27 12:00:00 0123 1, 3" in printed
     assert "with another text" not in printed

@@ -200,6 +200,9 @@ def show_settings(console: Console, conf: str, settings: Sequence[EffectiveSetti
 def show_status(console: Console, title: str, state: Mapping[str, Any]) -> None:
     """Print how far a table is, in what the settings differ from how its vectors were made, and its last runs."""
     shown = figures_of(state, STATE)
+    journal, quarantine = state["journal"], state["quarantine"]
+    shown["journal"] = f"{counted(journal['rows'], 'row')}, {journal['rows_of_spec']:,} of this spec; {journal['bytes']:,} bytes"
+    shown["quarantine"] = counted(quarantine["rows"], "row") + (f": {format_value(quarantine['reasons'])}" if quarantine["rows"] else "")
     if state["differs"]:
         shown["settings that differ"] = ", ".join(
             f"{name} ({old} in the table, {new} here)" for name, (old, new) in state["differs"].items()
