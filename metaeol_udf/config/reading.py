@@ -28,7 +28,7 @@ from metaeol_udf.config.sections import (
     StreamConfig,
     TargetConfig,
 )
-from metaeol_udf.config.source import MADE_KEY, PLACES, SourceConfig, place_problem
+from metaeol_udf.config.source import MADE_KEY, PLACES, SourceConfig, format_of, place_problem
 from metaeol_udf.config.suggestions import suggest_setting
 from metaeol_udf.errors import ConfigError, Problem, SettingsError, did_you_mean
 from metaeol_udf.files import is_folder, parse_yaml, places_of, read_text, texts_as_written
@@ -141,7 +141,11 @@ def read_blocks(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, An
         ConfigError: The file cannot be read, or is no mapping.
     """
     if is_folder(Path(path)):
-        raise ConfigError(f"{path} is a folder, not a configuration; `metaeol init {path}` drafts one for a table")
+        named = path if "/" in str(path) else f"./{path}"  # a name without a / is that of a table in a catalog
+        raise ConfigError(f"{path} is a folder, not a configuration; `metaeol init {named}` drafts one for a table")
+    kind = format_of(str(path))
+    if kind not in (None, "json"):  # JSON is YAML, too
+        raise ConfigError(f"{path} is a file of {kind}, not a configuration; `metaeol init {path}` drafts one for it")
     text = read_text(path, "the configuration")
     blocks = parse_yaml(text, f"cannot read the configuration {path}")
     if blocks is None:

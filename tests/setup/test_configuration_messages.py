@@ -100,6 +100,17 @@ def test_a_folder_and_a_missing_file_are_named(tmp_path: Path, monkeypatch: pyte
         load_config("job.yaml")
 
 
+def test_a_table_or_file_of_texts_is_told_from_a_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "vectors").mkdir()
+    (tmp_path / "tickets.csv").write_text("id,body\n1,a\n")
+    for name, command in (("vectors", "`metaeol init ./vectors`"), ("./vectors", "`metaeol init ./vectors`")):
+        with pytest.raises(ConfigError, match=f"{name} is a folder, not a configuration; {command}"):
+            load_config(name)
+    with pytest.raises(ConfigError, match=r"tickets\.csv is a file of csv, not a configuration; `metaeol init tickets\.csv` drafts one"):
+        load_config("tickets.csv")
+
+
 def test_a_mapping_has_no_places_and_all_its_mistakes() -> None:
     with pytest.raises(SettingsError) as refusal:
         parse_config({"source": {"table": "t", "key": ["id"], "were": "true"}, "embedding": {"model": "m", "max_tokens": -1, "layer": "x"}})
