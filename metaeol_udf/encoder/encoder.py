@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from metaeol_udf.cosine import unit_rows
 from metaeol_udf.encoder.batch_runner import BatchRunner
 from metaeol_udf.encoder.checkpoint.resolve import ResolvedSpec, check_one_vector, resolve_local
-from metaeol_udf.encoder.encoded import Encoded
+from metaeol_udf.encoder.encoded import Encoded, check_options
 from metaeol_udf.encoder.loading import Engine, load_engine
 from metaeol_udf.encoder.preparation import PreparedTexts, cut_chunks, prepare_texts
 from metaeol_udf.encoder.sharing import share_engine
@@ -93,7 +93,7 @@ class MetaEOLEncoder:
             ModelFilesError: Model files are missing, truncated or altered.
             EnvironmentFault: The device is not there.
         """
-        layers = layer if isinstance(layer, (int, float)) else tuple(layer)
+        layers = layer if isinstance(layer, (int, float, str)) else tuple(layer)  # a string is refused as what it is
         chosen = templates if isinstance(templates, TemplateSet) else TemplateSet.load(templates)
         spec = EmbeddingSpec(
             model=str(model), revision=revision, templates=chosen.name, layer=layers, dtype=dtype, quantization=quantization,
@@ -154,7 +154,7 @@ class MetaEOLEncoder:
     def encode(
         self, texts: str | Iterable[str], *, per_template: bool = False, normalize_embeddings: bool = False,
         truncate_dim: int | None = None, convert_to_tensor: bool = False, show_progress_bar: bool = False,
-        batch_size: int | None = None,
+        batch_size: int | None = None, **others: Any,
     ) -> Any:  # fmt: skip
         """Embed texts.
 
@@ -171,6 +171,7 @@ class MetaEOLEncoder:
             show_progress_bar: Show on standard error how far it is.
             batch_size: No meaning here; taken so that calls written for sentence-transformers run. Batches are planned by tokens, see
                 `max_batch_tokens`.
+            **others: Refused, with what to do instead where sentence-transformers has such an option.
 
         Returns:
             float32, shape ``(n_texts, dim)``, or ``(n_texts, n_templates, hidden_size)``; rows in the order of `texts`. For one string
@@ -178,8 +179,10 @@ class MetaEOLEncoder:
 
         Raises:
             InputError: An item is no string, or the options do not go together.
+            TypeError: There is no such option.
             MetaEOLError: A text could not be embedded; the message gives its position and the reason.
         """
+        check_options(others)
         if batch_size is not None:
             warnings.warn("batch_size has no effect: batches are planned by tokens, see max_batch_tokens", stacklevel=2)
         is_one = isinstance(texts, str)
@@ -220,6 +223,8 @@ class MetaEOLEncoder:
     def similarity(a: ArrayLike, b: ArrayLike) -> NDArray[np.float32]:
         """Compute the cosine of each vector of `a` with each of `b`, shape ``(n_a, n_b)``; one vector counts as a list of one."""
         left, right = (unit_rows(np.atleast_2d(np.asarray(vectors, np.float32))) for vectors in (a, b))
+        if left.shape[1:] != right.shape[1:]:
+            raise InputError(f"vectors of {left.shape[-1]} and of {right.shape[-1]} numbers cannot be compared")
         return (left @ right.T).astype(np.float32)
 
     def get_embedding_dimension(self) -> int:

@@ -21,7 +21,7 @@ from metaeol_udf.encoder.forward.runner import Runner
 from metaeol_udf.encoder.gpu.device_map import room_for_weights
 from metaeol_udf.encoder.proof import longest_prompt, make_proof
 from metaeol_udf.encoder.runners import ModelSource, choose_runner
-from metaeol_udf.errors import ConfigError, EnvironmentFault, MetaEOLError, ModelFilesError
+from metaeol_udf.errors import ConfigError, EnvironmentFault, MetaEOLError, ModelFilesError, nearest_word
 from metaeol_udf.prompts import TemplateSet
 from metaeol_udf.prompts.tokenizer import PromptTokenizer
 from metaeol_udf.prompts.trie import PromptTrie
@@ -126,13 +126,18 @@ def choose_devices(name: str) -> list[torch.device]:
     """Return the devices that `runtime.device` means on this machine; several where a model may be split: `auto`, or `cuda:0,1`.
 
     Raises:
+        ConfigError: There is no such kind of device.
         EnvironmentFault: A GPU is asked for and is not there.
     """
     n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
         return [torch.device("cuda", index) for index in range(n_gpus)] or [torch.device("cpu")]
     kind, _, numbers = name.partition(":")
-    devices = [torch.device(kind, int(number)) for number in (numbers or "0").split(",")] if kind == "cuda" else [torch.device(name)]
+    try:
+        devices = [torch.device(kind, int(number)) for number in (numbers or "0").split(",")] if kind == "cuda" else [torch.device(name)]
+    except (RuntimeError, ValueError):  # of torch, which lists every kind of device that it has ever heard of
+        hint = nearest_word(name, ("auto", "cpu", "cuda"))
+        raise ConfigError(f"runtime.device must be auto, cpu, cuda or cuda:N, found {name!r}{hint}") from None
     if any(device.type == "cuda" and (device.index or 0) >= n_gpus for device in devices):
         raise EnvironmentFault(f"runtime.device is {name!r}, but torch sees {n_gpus} GPUs here; set runtime.device to auto or cpu")
     return devices

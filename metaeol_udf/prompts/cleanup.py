@@ -57,7 +57,7 @@ def read_cells(given: object, *, what: str = "text") -> list[str | None]:
     """
     if hasattr(given, "columns"):
         raise InputError(f"{what}s must be an iterable of strings, found a {type(given).__name__}: choose a column of it, df['text']")
-    if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
+    if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable) or getattr(given, "ndim", 1) == 0:
         raise InputError(f"{what}s must be a list or another iterable of strings, found one {type(given).__name__}")
     found: list[str | None] = []
     for position, item in enumerate(given):

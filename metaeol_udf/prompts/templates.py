@@ -93,6 +93,9 @@ class TemplateSet:
         Raises:
             ConfigError: No such set, or the file breaks the format.
         """
+        if not isinstance(name_or_path, (str, Path)):
+            kind = type(name_or_path).__name__
+            raise ConfigError(f"embedding.templates must be a TemplateSet, the name of a built-in set or the path of a file, found {kind}")
         name, builtin = str(name_or_path), _builtin_files()
         if name in builtin:  # inside a wheel that Spark put on the path, which is no file that `open` knows
             return cls.from_mapping(parse_yaml(builtin[name].read_text(encoding="utf-8"), name), where=name)

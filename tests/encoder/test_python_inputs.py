@@ -56,6 +56,7 @@ def test_any_iterable_of_strings_is_a_list_of_texts(make: Callable[[list[str]], 
         ({"a": "b"}, "found one dict"),
         (None, "found one NoneType"),
         (7, "found one int"),
+        (np.array("a text"), "found one ndarray"),
         (pd.DataFrame({"text": ["a"]}), r"found a DataFrame: choose a column of it, df\['text'\]"),
     ],
 )
@@ -111,6 +112,44 @@ def test_a_vector_that_the_spec_scales_is_scaled_after_it_is_cut(tiny_model_dir:
 def test_options_that_do_not_go_together_are_refused(options: dict[str, Any], message: str, ours: MetaEOLEncoder) -> None:
     with pytest.raises(InputError, match=message):
         ours.encode(["a"], **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prompt_name": "query"}, "has no option 'prompt_name': the template set is the prompt"),
+        ({"precision": "int8"}, "has no option 'precision': give values= to the spec"),
+        ({"output_value": "token_embeddings"}, "has no option 'output_value': a text has one vector"),
+        ({"convert_to_numpy": False}, "has no option 'convert_to_numpy': an array comes by itself"),
+        ({"device": "cpu"}, "has no option 'device': a model stays where it was loaded"),
+        ({"colour": 1}, r"has no option 'colour'$"),
+    ],
+)
+def test_options_of_sentence_transformers_that_are_not_here_say_what_to_do(
+    options: dict[str, Any], message: str, ours: MetaEOLEncoder
+) -> None:
+    with pytest.raises(TypeError, match=message):
+        ours.encode(["a"], **options)
+    assert ours.encode(["a"], convert_to_numpy=True).shape == (1, ours.dim)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"templates": None}, "must be a TemplateSet, the name of a built-in set or the path of a file, found NoneType"),
+        ({"layer": "28"}, "embedding.layer must be an integer index .*, found '28'"),
+        ({"device": "gpu"}, "runtime.device must be auto, cpu, cuda or cuda:N, found 'gpu'; did you mean 'cuda'"),
+        ({"device": "cuda:first"}, "runtime.device must be auto, cpu, cuda or cuda:N, found 'cuda:first'"),
+    ],
+)
+def test_wrong_settings_of_a_load_are_named(options: dict[str, Any], message: str, tiny_model_dir: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        MetaEOLEncoder.from_pretrained(tiny_model_dir, **{"device": "cpu", **options})
+
+
+def test_vectors_of_two_lengths_are_not_compared(ours: MetaEOLEncoder) -> None:
+    with pytest.raises(InputError, match="vectors of 3 and of 32 numbers cannot be compared"):
+        ours.similarity(np.zeros((2, 3)), ours.encode(["a"]))
 
 
 def test_templates_and_specs_come_as_a_name_a_path_a_mapping_or_an_object(
