@@ -111,7 +111,14 @@ def with_embeddings(
 
 
 def make_request(spec: GivenSpec, device: str = "auto", max_batch_tokens: int | str = "auto") -> EncoderRequest:
-    """Make the request for what workers load, with the spec resolved on the driver."""
+    """Make the request for what workers load, with the spec resolved on the driver.
+
+    Raises:
+        ConfigError: The spec names what does not exist, or no worker could take the device or the budget.
+    """
+    from metaeol_udf.config import RuntimeConfig  # which no worker needs
+
+    RuntimeConfig(device=str(device).partition(",")[0], max_batch_tokens=max_batch_tokens)  # refuses what is wrong
     return EncoderRequest(resolve(spec), device, max_batch_tokens)
 
 

@@ -145,6 +145,11 @@ def test_refusals_come_before_any_spark_work(spark: SparkSession, table: DataFra
         with_embeddings(table, spec, output="text")
     with pytest.raises(ConfigError, match="nope"):
         embed_udf(EmbeddingSpec(model=spec.model, templates="nope"))
+    for device, words in (("gpu", "found 'gpu'; did you mean 'cuda'"), ("cuda:one", "found 'cuda:one'"), (None, "found 'None'")):
+        with pytest.raises(ConfigError, match=f"runtime.device must be auto, cpu, cuda or cuda:N, {words}"):
+            embed_udf(spec, device=device)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"runtime\.max_batch_tokens must be .*, found 0"):
+        with_embeddings(table, spec, max_batch_tokens=0)
     with pytest.raises(ConfigError, match="'modell'"):
         MetaEOLEmbedder(modell="x")
     with pytest.raises(InputError, match="'id' must be a string"):
