@@ -36,7 +36,7 @@ from metaeol_udf.delta.sources.passages import PassageSource
 from metaeol_udf.delta.sources.text import with_made_key
 from metaeol_udf.delta.tables.commits import TableLog, newest_version
 from metaeol_udf.delta.tables.refs import exists, open_table
-from metaeol_udf.delta.tables.where_clause import filtered
+from metaeol_udf.delta.tables.where_clause import asks_time, filtered
 from metaeol_udf.delta.write.deletions import sweep_orphans
 from metaeol_udf.delta.write.prepare import prepare_tables
 from metaeol_udf.errors import InputError
@@ -90,19 +90,30 @@ def check_followed(job: Job) -> None:
     """Check that Spark can follow the source, before anything is written.
 
     Raises:
-        InputError: It is a query, or files that Spark does not stream, `stream.start` asks for what files cannot tell, or rows are
-            passages.
+        InputError: It is a query, or files that Spark does not stream, `stream.start` asks for what files cannot tell, rows are
+            passages, or the condition asks for the time.
     """
     source = job.source
     if isinstance(source, PassageSource):
         raise InputError("embedding.long_texts: passages are no stream: run `metaeol embed` each time instead")
     if source.table is not None:
+        _check_condition(job)
         return
     if source.files is None:
         raise InputError(f"{source.setting}: a query cannot be followed as a stream: run `metaeol embed` each time instead")
     if job.config.stream.start != "earliest":
         raise InputError("stream.start: files have no versions, so that a stream of them begins with all of them: set earliest")
     source.files.stream(job.spark, job.config.stream.max_files)
+    _check_condition(job)
+
+
+def _check_condition(job: Job) -> None:
+    where = job.config.source.where
+    rows = job.source.read(job.spark)
+    filtered(rows, where)  # sees that it is a condition at all
+    if asks_time(rows, where):
+        said = "source.where asks for the time, and a stream looks at a row once, when it comes in"
+        raise InputError(f"{said}: run `metaeol embed` each time instead")
 
 
 class _Stream:

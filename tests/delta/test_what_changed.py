@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Any
 
 import pytest
@@ -58,6 +59,32 @@ def test_a_run_looks_at_added_files_alone_and_at_all_rows_where_the_proof_cannot
     full = run_embed(bench.config(**sections), bench.spark, bench.progress, full=True)
     assert full["looked_at"] == "all rows: it was asked for"
     assert full["status"] == "nothing_to_do"
+
+
+@pytest.mark.slow
+def test_a_condition_that_asks_for_the_time_is_asked_of_all_rows_each_time(bench: Bench) -> None:
+    """A row whose day comes is embedded, though no commit touches it. Here it comes by another time zone, where it is tomorrow already."""
+    conf = bench.spark.conf
+    before = conf.get("spark.sql.session.timeZone")
+    try:
+        conf.set("spark.sql.session.timeZone", "Pacific/Kiritimati")  # the first to begin a day
+        (today,) = bench.spark.sql("SELECT current_date()").collect()[0]
+        bench.write([(1, "open already", datetime.date(2024, 1, 1)), (2, "opens today there", today)], "id long, text string, opens date")
+        conf.set("spark.sql.session.timeZone", "Etc/GMT+12")  # the last
+        opened, by_id = ({"source": {"where": where}, **own(bench)} for where in ("opens <= current_date()", "id > 0"))
+        assert bench.run(**opened)["rows_selected"] == 1
+        assert "source.where asks for the time" in bench.run(**opened)["looked_at"]
+        with pytest.raises(InputError, match=r"source\.where asks for the time, and a stream looks at a row once"):
+            run_stream(bench.config(**opened), bench.spark)
+        conf.set("spark.sql.session.timeZone", "Pacific/Kiritimati")
+        report = bench.run(**opened)
+        assert (report["rows_selected"], report["rows_embedded"]) == (2, 1)
+        bench.run(**by_id)
+        assert "files added" in bench.run(**by_id)["looked_at"]
+        conf.set("spark.sql.session.timeZone", "Etc/GMT+12")  # a condition may read a day off a time
+        assert "all rows" in bench.run(**by_id)["looked_at"]
+    finally:
+        conf.set("spark.sql.session.timeZone", before)
 
 
 @pytest.mark.slow

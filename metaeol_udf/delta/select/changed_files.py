@@ -14,7 +14,7 @@ from metaeol_udf.delta.select.proof import Proof, ProofStore, is_answered_for, w
 from metaeol_udf.delta.select.row_scope import TEXTLESS_ERRORS, RowScope
 from metaeol_udf.delta.tables.commits import Commit, TableLog
 from metaeol_udf.delta.tables.refs import read
-from metaeol_udf.delta.tables.where_clause import filtered
+from metaeol_udf.delta.tables.where_clause import asks_time, filtered
 from metaeol_udf.spark.cluster.connect import is_connect
 from metaeol_udf.spark.columns import quoted
 
@@ -78,6 +78,8 @@ def choose_look(
         return Look(job.source.why_unversioned, source)
     if is_connect(job.spark):
         return Look("Spark Connect does not show the commits of a table", source)
+    if asks_time(source, job.config.source.where):
+        return Look("source.where asks for the time, so that it may choose rows that stayed as they are", source)
     proof = ProofStore(job).load()
     if proof is None:
         return Look("no earlier run of this job has proved the table", source)

@@ -86,8 +86,10 @@ class ProofStore:
         """Find the folder of the proofs; reads nothing."""
         self._spark = job.spark
         tables = (job.config.source, str(job.source), str(job.target), job.config.target.deleted)
-        parts = (*tables, job.columns.vector, job.fingerprints.label)
-        self._name = f"{hashlib.sha256(repr(parts).encode()).hexdigest()[:32]}.json"
+        parts = [*tables, job.columns.vector, job.fingerprints.label]
+        if job.config.source.where is not None:  # which may read a time in it
+            parts.append(job.spark.conf.get("spark.sql.session.timeZone"))
+        self._name = f"{hashlib.sha256(repr(tuple(parts)).encode()).hexdigest()[:32]}.json"
         self._journal = job.target.beside("journal")
 
     def load(self) -> Proof | None:

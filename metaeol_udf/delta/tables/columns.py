@@ -63,6 +63,9 @@ def require_field(schema: StructType, name: str, setting: str, table: object) ->
     """
     field = find_field(schema, name)
     if field is None or (field.name != name and is_case_sensitive()):
+        parts = [part.strip() for part in name.split(",")]
+        if len(parts) > 1 and all(find_field(schema, part) for part in parts):
+            raise InputError(f"{setting}: column {name!r} is not in {table}; several columns are a list: {setting}=[{', '.join(parts)}]")
         raise InputError(f"{setting}: column {name!r} is not in {table}; {did_you_mean(name, schema.names)}")
     return field
 

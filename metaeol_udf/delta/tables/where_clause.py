@@ -26,6 +26,9 @@ _QUOTING = frozenset({
     "ParseToDate", "ParseToTimestamp", "ToUnixTimestamp", "UnixTimestamp", "ToTime", "AesDecrypt",
     "XPathBoolean", "XPathShort", "XPathInt", "XPathLong", "XPathFloat", "XPathDouble", "XPathString", "XPathList",
 })  # fmt: skip
+# These tell the time, and so do the words that Spark reads as a day or a moment, in a literal or where it makes one of a string.
+_CLOCKS = frozenset({"CurrentDate", "CurrentTimestamp", "CurrentTime", "Now", "LocalTimestamp"})
+_CLOCK_WORDS = re.compile(r"""["']\s*(now|today|tomorrow|yesterday)\b""", re.IGNORECASE)
 _HARMLESS = frozenset({"string", "binary"})  # what any text can be cast to
 
 
@@ -63,6 +66,20 @@ def filtered(source: DataFrame, condition: str | None, setting: str = "source.wh
     for expression in expressions:
         check_errors(expression, f"{setting} {condition!r}")
     return kept
+
+
+def asks_time(source: DataFrame, condition: str | None) -> bool:
+    """Tell whether a condition that `filtered` takes says now this, now that of the same row because time goes by."""
+    if condition is None or is_connect(source.sparkSession):  # over which `filtered` takes none
+        return False
+    if _CLOCK_WORDS.search(condition):
+        return True
+    return any(_holds_clock(expression) for expression in _expressions(source.where(F.expr(condition))))
+
+
+def _holds_clock(expression: Any) -> bool:
+    children = expression.children()
+    return expression.getClass().getSimpleName() in _CLOCKS or any(_holds_clock(children.apply(i)) for i in range(children.size()))
 
 
 def columns_in(spark: SparkSession, condition: str) -> set[str]:

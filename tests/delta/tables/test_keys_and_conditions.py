@@ -6,7 +6,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from metaeol_udf.delta.tables.columns import check_source_columns
-from metaeol_udf.delta.tables.where_clause import filtered
+from metaeol_udf.delta.tables.where_clause import asks_time, filtered
 from metaeol_udf.errors import InputError
 from tests.table_bench import Before, TableBench
 
@@ -88,6 +88,28 @@ def test_a_condition_that_no_text_can_break_is_taken(spark: SparkSession, condit
 @pytest.mark.parametrize("condition", ["pmod(hash(id), 3) = 0", "current_timestamp() > '2020-01-01'", "id IS NOT NULL"])
 def test_a_condition_over_the_row_s_own_columns_is_taken(spark: SparkSession, condition: str) -> None:
     assert filtered(spark.range(3), condition).count() <= 3
+
+
+@pytest.mark.parametrize(
+    ("condition", "asks"),
+    [
+        ("opened > current_date() - 30", True),
+        ("opened <= now()", True),
+        ("opened <= localtimestamp()", True),
+        ("unix_timestamp() > id", True),
+        ("year(curdate()) > 2020 AND id > 1", True),
+        ("opened > TIMESTAMP 'yesterday'", True),
+        ("opened < 'today'", True),
+        ("opened > DATE '2024-01-01'", False),
+        ("opened > '2024-01-01' AND id > 2", False),
+        ("current_timezone() = 'UTC'", False),
+        (None, False),
+    ],
+)
+def test_a_condition_that_asks_for_the_time_is_known(spark: SparkSession, condition: str | None, asks: bool) -> None:
+    rows = spark.sql("SELECT 1L AS id, TIMESTAMP '2024-01-01' AS opened")
+    filtered(rows, condition)
+    assert asks_time(rows, condition) is asks
 
 
 @pytest.mark.parametrize("kind", ["variant", "map<string,int>", "array<int>", "struct<a:int>"])
