@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from metaeol_udf.errors import MetaEOLError
+from metaeol_udf.lazy import names_from
 from metaeol_udf.prompts import TemplateSet
 from metaeol_udf.spec import EmbeddingSpec
 
@@ -54,12 +54,7 @@ _HOMES = {
     "with_embeddings": "spark",
 }
 
-
-def __getattr__(name: str) -> Any:
-    """Import a name when it is asked for: the encoder comes with torch, the job with Spark, and each does without the other's."""
-    if name in _HOMES:
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = names_from(__name__, _HOMES)  # the encoder comes with torch, the job with Spark, and each does without the other's
 
 
 def __dir__() -> list[str]:

@@ -180,7 +180,7 @@ def log_model(
     config = load_encoder_config(conf, overrides or ())
     from metaeol_udf.serving.pyfunc import log_model, save_model
 
-    if out is not None and not (register is None and experiment is None):
+    if out is not None and (register is not None or experiment is not None):
         raise ConfigError("--out writes a folder and logs nothing: leave out --register and --experiment")
     with waiting("writing the model"):
         if out is not None:

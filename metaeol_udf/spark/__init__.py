@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from metaeol_udf.lazy import names_from
 
 if TYPE_CHECKING:
     from metaeol_udf.spark.cluster.session import get_session
@@ -21,9 +22,4 @@ _HOMES = {
     "with_embeddings": "udf",
 }
 
-
-def __getattr__(name: str) -> Any:
-    """Import a surface when it is asked for: every Python worker imports this package, and none needs Spark ML."""
-    if name in _HOMES:
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = names_from(__name__, _HOMES)  # every Python worker imports this package, and none needs Spark ML

@@ -11,7 +11,7 @@ from py4j.protocol import Py4JJavaError
 from pyspark.errors import AnalysisException, ParseException, PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
-from metaeol_udf.delta.tables.where_clause import check_errors
+from metaeol_udf.delta.tables.where_clause import check_errors, nodes_of
 from metaeol_udf.errors import InputError
 
 _SETTING = "source.query"
@@ -71,7 +71,7 @@ def _check_statement(spark: SparkSession, words: str) -> None:
     plan = session.sessionState().sqlParser().parsePlan(words)
     load = plan.getClass().getClassLoader().loadClass
     traits = [load(f"org.apache.spark.sql.catalyst.plans.logical.{name}") for name in _STATEMENTS]
-    for node in _nodes(plan):
+    for node in nodes_of(plan):
         if _kind(node) in _NO_QUERIES or any(trait.isInstance(node) for trait in traits):
             raise InputError(f"{_SETTING} must be one SELECT or the name of a view, found a statement that does something else")
 
@@ -115,12 +115,6 @@ def _expressions(plan: Any) -> Iterator[Any]:
     found = plan.expressions()
     for i in range(found.size()):
         yield found.apply(i)
-
-
-def _nodes(plan: Any) -> Iterator[Any]:
-    yield plan
-    for i in range(plan.children().size()):
-        yield from _nodes(plan.children().apply(i))
 
 
 def _kind(node: Any) -> str:

@@ -74,19 +74,15 @@ def asks_time(source: DataFrame, condition: str | None) -> bool:
         return False
     if _CLOCK_WORDS.search(condition):
         return True
-    return any(_holds_clock(expression) for expression in _expressions(source.where(F.expr(condition))))
-
-
-def _holds_clock(expression: Any) -> bool:
-    children = expression.children()
-    return expression.getClass().getSimpleName() in _CLOCKS or any(_holds_clock(children.apply(i)) for i in range(children.size()))
+    expressions = _expressions(source.where(F.expr(condition)))
+    return any(node.getClass().getSimpleName() in _CLOCKS for expression in expressions for node in nodes_of(expression))
 
 
 def columns_in(spark: SparkSession, condition: str) -> set[str]:
     """Names, in lower case, of the columns that a condition mentions; over Spark Connect, which shows no parsed form, of all its words."""
     if is_connect(spark):
         return {word.lower() for word in re.findall(r"\w+", condition)}
-    nodes = _nodes(_parse(spark, condition))
+    nodes = nodes_of(_parse(spark, condition))
     return {node.nameParts().last().lower() for node in nodes if node.getClass().getSimpleName() == "UnresolvedAttribute"}
 
 
@@ -94,7 +90,7 @@ def _check(spark: SparkSession, condition: str, setting: str) -> None:
     jvm: Any = spark._jvm
     known = jvm.org.apache.spark.sql.catalyst.analysis.FunctionRegistry.builtin()
     identifier = jvm.org.apache.spark.sql.catalyst.FunctionIdentifier
-    for node in _nodes(_parse(spark, condition)):
+    for node in nodes_of(_parse(spark, condition)):
         kind = node.getClass().getSimpleName()
         if kind in ("ScalarSubquery", "Exists", "ListQuery", "InSubquery", "UnresolvedStar"):
             raise InputError(f"{setting} {condition!r} has a query inside: it may use the row's own columns only")
@@ -159,8 +155,9 @@ def _parse(spark: SparkSession, condition: str) -> Any:
     return session.sessionState().sqlParser().parseExpression(condition)
 
 
-def _nodes(expression: Any) -> Iterator[Any]:
-    yield expression
-    children = expression.children()
+def nodes_of(tree: Any) -> Iterator[Any]:
+    """Walk over an expression or a plan of Spark, from the top down."""
+    yield tree
+    children = tree.children()
     for i in range(children.size()):
-        yield from _nodes(children.apply(i))
+        yield from nodes_of(children.apply(i))
