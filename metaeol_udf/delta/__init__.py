@@ -2,7 +2,7 @@
 
 The way of one run, as `pipeline.EmbedRun.run` calls it:
 
-- `select/snapshot`: pin the tables' versions, and find the rows that need work, by what is stored.
+- `select/looking`, `select/snapshot`: pin the tables' versions, and find the rows that need work, by what is stored.
 - `select/changed_files`, `select/proof`: look at the files that were added since the last proof, or at all rows, and then say why.
 - `write/deletions`: count the rows whose key left the source; at the end remove them, and passages that a text lost.
 - `write/run_lock`: take the lock of the job once the executors are checked, so that a second run does not pay for the same texts.
@@ -13,7 +13,7 @@ The way of one run, as `pipeline.EmbedRun.run` calls it:
 - `gate/gate`: compare the new vectors with those of another spec; only where the gate is on.
 - `write/merge`, `write/verify`: publish by MERGE, and prove from the files that came in that every row holds its vector.
 - `write/quarantine`: list the rows that failed.
-- `together`, `select/together`: do the first steps, up to the journal, for several columns of vectors at once.
+- `together`: do the first steps, up to the journal, for several columns of vectors at once.
 - `base/run_report`, `report/`: say what the run did; other systems and the page only where the settings name them.
 """
 

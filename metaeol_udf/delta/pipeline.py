@@ -14,11 +14,12 @@ from metaeol_udf.delta.base.context import Job
 from metaeol_udf.delta.base.progress import Between, Progress, default_progress, showing
 from metaeol_udf.delta.base.run_report import Report
 from metaeol_udf.delta.base.shutdown import check_termination
+from metaeol_udf.delta.select.looking import take_snapshot
 from metaeol_udf.delta.select.pending import Pending, find_pending
 from metaeol_udf.delta.select.proof import noted_commits
 from metaeol_udf.delta.select.row_scope import RowScope
 from metaeol_udf.delta.select.selection import FINGERPRINT
-from metaeol_udf.delta.select.snapshot import Snapshot, is_outdated, save_proof, take_snapshot
+from metaeol_udf.delta.select.snapshot import Snapshot, is_outdated, save_proof
 from metaeol_udf.delta.sources.passages import PassageSource
 from metaeol_udf.delta.tables.commits import newest_version
 from metaeol_udf.delta.tables.refs import exists, read
@@ -27,7 +28,7 @@ from metaeol_udf.delta.together import Prepared, hold_locks, journal_of
 from metaeol_udf.delta.write.deletions import count_orphans, remove_lost_passages, remove_orphans, removes
 from metaeol_udf.delta.write.merge import Published, publish
 from metaeol_udf.delta.write.prepare import prepare_tables
-from metaeol_udf.delta.write.quarantine import failing_rows, prepare_quarantine, reconcile_quarantine, update_quarantine
+from metaeol_udf.delta.write.quarantine import count_listed, failing_rows, prepare_quarantine, reconcile_quarantine, update_quarantine
 from metaeol_udf.delta.write.reuse import reuse_vectors
 from metaeol_udf.delta.write.run_lock import RunLock
 from metaeol_udf.delta.write.verify import Outcomes, verify
@@ -132,6 +133,7 @@ class EmbedRun:
                 self._remove_orphans(n_orphans)
                 self._remove_lost_passages(snapshot)
                 self._reconcile_quarantine(snapshot)
+                self._count_standing_errors(snapshot)
                 self._clean_up_journal(snapshot)
             self._save_proof(snapshot)
             self._finish_report(snapshot)
@@ -341,6 +343,12 @@ class EmbedRun:
         with self._report.timed("quarantine"):
             failing = failing_rows(self._job, snapshot.tables)
             with_retries(lambda: reconcile_quarantine(self._spark, ref, failing, key, self._report.run_id, self._columns.vector))
+
+    def _count_standing_errors(self, snapshot: Snapshot) -> None:
+        """Count the rows that have an error now, also those that a look at the changes alone does not see: the quarantine lists them."""
+        if snapshot.look.why_all is None:
+            ref = self._job.target.beside("quarantine")
+            self._report.rows_without_vector = count_listed(self._spark, ref, self._columns.vector)
 
     def _clean_up_journal(self, snapshot: Snapshot) -> None:
         """Drop from the journal what is published, and what is forgotten, unless another run may count on what it found there."""

@@ -28,10 +28,11 @@ from metaeol_udf.delta.base.small_files import SmallFile
 from metaeol_udf.delta.checkpoint import StartingPoint, find_checkpoint
 from metaeol_udf.delta.job import conclude, known_errors, prepare_job, reported, write_reports
 from metaeol_udf.delta.pipeline import EmbedRun
+from metaeol_udf.delta.select.looking import take_snapshot
 from metaeol_udf.delta.select.proof import ProofStore, noted_commits, why_source_is_unproven, why_target_is_unproven
 from metaeol_udf.delta.select.row_scope import RowScope, row_scope_of_keys
 from metaeol_udf.delta.select.selection import DONE, HELD, select
-from metaeol_udf.delta.select.snapshot import open_checked, take_snapshot
+from metaeol_udf.delta.select.snapshot import open_checked, wanted_by
 from metaeol_udf.delta.sources.passages import PassageSource
 from metaeol_udf.delta.sources.text import with_made_key
 from metaeol_udf.delta.tables.commits import TableLog, newest_version
@@ -283,10 +284,7 @@ class _Stream:
         if not job.in_place:
             due = filtered(batch, source.where)
         else:  # the job's own commits come back: their rows are current
-            length = job.resolved.vector_length
-            due = select(batch, source, job.fingerprints, job.columns, length, None, in_place=True).rows.where(
-                ~F.col(DONE) & F.col(HELD).isNull()
-            )
+            due = select(batch, wanted_by(job), None, in_place=True).rows.where(~F.col(DONE) & F.col(HELD).isNull())
         keys = due.select(*[F.col(quoted(name)) for name in source.key]).distinct().persist()
         try:
             scope, n_keys = row_scope_of_keys(keys)

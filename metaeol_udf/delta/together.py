@@ -16,12 +16,12 @@ from metaeol_udf.delta.base.context import Job
 from metaeol_udf.delta.base.progress import Between, Progress, default_progress, showing
 from metaeol_udf.delta.base.run_report import Report
 from metaeol_udf.delta.base.shutdown import check_termination
+from metaeol_udf.delta.select.looking import take_snapshots
 from metaeol_udf.delta.select.pending import Pending, find_pending, join_pending
 from metaeol_udf.delta.select.proof import noted_commits
 from metaeol_udf.delta.select.row_scope import RowScope
 from metaeol_udf.delta.select.selection import FINGERPRINT
 from metaeol_udf.delta.select.snapshot import Snapshot, is_outdated
-from metaeol_udf.delta.select.together import take_snapshots
 from metaeol_udf.delta.tables.refs import exists, read
 from metaeol_udf.delta.write.journal import Journal
 from metaeol_udf.delta.write.reuse import reuse_vectors

@@ -10,10 +10,11 @@ from pyspark.sql import functions as F
 
 from metaeol_udf.delta.base.context import Job
 from metaeol_udf.delta.select import selection
+from metaeol_udf.delta.select.looking import take_snapshot
 from metaeol_udf.delta.select.pending import find_pending
 from metaeol_udf.delta.select.row_scope import RowScope
 from metaeol_udf.delta.select.selection import FINGERPRINT, TEXT
-from metaeol_udf.delta.select.snapshot import Snapshot, take_snapshot
+from metaeol_udf.delta.select.snapshot import Snapshot
 from metaeol_udf.delta.tables.refs import open_table
 from metaeol_udf.delta.write.journal import Journal
 

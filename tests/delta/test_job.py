@@ -87,6 +87,8 @@ def test_a_table_of_null_and_blank_texts_needs_no_model(bench: Bench) -> None:
     assert (report["rows_failed"], report["unique_texts"], report["model_loads"]) == (3, 0, 0)
     assert {row["embedding_error"] for row in bench.rows().values()} == {"null_text", "empty_text"}
     assert bench.progress.total is None
+    again = bench.run()  # which looks at the changes alone
+    assert (again["status"], again["rows_failed"], again["rows_without_vector"]) == ("nothing_to_do", 0, 3)
 
 
 def test_broken_utf8_control_characters_and_huge_texts_are_embedded(bench: Bench) -> None:

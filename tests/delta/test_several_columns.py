@@ -14,7 +14,7 @@ from metaeol_udf import MetaEOLEncoder
 from metaeol_udf.delta import run_embed
 from metaeol_udf.delta.retry import run_retry
 from metaeol_udf.errors import EnvironmentFault
-from tests.table_bench import Before, Bench
+from tests.table_bench import POISON, Before, Bench
 
 SCHEMA = "id long, subject string, body string"
 ROWS = [(1, "no sound", "the left speaker"), (2, "the left speaker", "hums at night"), (3, None, "hums at night"), (4, "no sound", " ")]
@@ -74,6 +74,28 @@ def test_two_columns_come_from_one_load_and_then_each_from_its_own_changes(bench
     changed = run(bench, **target)
     assert of_columns(changed, "rows_embedded", "rows_skipped") == {"s": [0, 4], "b": [1, 3]}
     check_vectors(bench, bench.rows(name), "b", {**TEXTS, 2: "the left speaker: whistles"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_night_counts_the_rows_of_each_column_where_another_one_failed_before(bench: Bench, poisoned_model: str, in_place: bool) -> None:
+    bench.write([(1, "no sound", "hums"), (2, f"a {POISON} here", None), (3, None, "hums at night")], SCHEMA)
+    sections: dict[str, Any] = {"embedding": {"model": poisoned_model}, "runtime": {"max_failed_fraction": 1.0}}
+    if not in_place:
+        sections["target"] = {"table": str(bench.folder / "target")}
+    entries = [{"text": "subject", "column": "s"}, {"text": "body", "column": "b"}]
+    names = ("rows_selected", "rows_embedded", "rows_failed", "rows_skipped")
+    assert of_columns(run(bench, entries, **sections), *names) == {"s": [3, 1, 2, 0], "b": [3, 2, 1, 0]}
+    bench.write([(4, "whistles", "the left speaker")], SCHEMA, mode="append")
+    report = run(bench, entries, **sections)
+    assert [part["looked_at"].split(" since")[0] for part in report["columns"]] == ["files added", "files added"]
+    # What failed is tried again, for its own column alone.
+    assert of_columns(report, *names) == {"s": [4, 1, 1, 2], "b": [4, 1, 0, 3]}
+    assert of_columns(report, "rows_without_vector") == {"s": [2], "b": [1]}
+    rows = bench.rows("table" if in_place else "target")
+    assert {n: (row["s_error"], row["b_error"]) for n, row in rows.items()} == {
+        1: (None, None), 2: ("non_finite", "null_text"), 3: ("null_text", None), 4: (None, None),
+    }  # fmt: skip
 
 
 @pytest.mark.slow

@@ -30,8 +30,9 @@ from metaeol_udf.delta.gate.comparison import (
     score_pairs,
     stack,
 )
+from metaeol_udf.delta.select.looking import take_snapshot
 from metaeol_udf.delta.select.row_scope import RowScope
-from metaeol_udf.delta.select.snapshot import Snapshot, Tables, take_snapshot
+from metaeol_udf.delta.select.snapshot import Snapshot, Tables
 from metaeol_udf.delta.tables.refs import read
 from metaeol_udf.delta.write.journal import Journal
 from metaeol_udf.errors import QualityError

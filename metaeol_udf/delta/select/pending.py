@@ -39,7 +39,7 @@ class Pending:
         due: One column, FINGERPRINT, each once: kept on the executors.
         n_texts: Rows of `due`.
         is_fresh: Whether the journal held nothing of the spec before this run.
-        is_all: Whether these are the fingerprints of all rows that were looked at and have a text.
+        is_all: Whether these are the fingerprints of all texts that the snapshot holds.
         n_reused: Texts whose vectors were found in a table, and are journalled by this run.
     """
 
@@ -87,7 +87,7 @@ def find_pending(snapshot: Snapshot, finished: DataFrame | None) -> Pending:
     if finished is not None:
         due = due.join(finished, F.col(FINGERPRINT) == F.col("fingerprint"), "left_anti")
     kept, n_texts = keep_counted(due)
-    is_all = finished is None and snapshot.rows_to_do == snapshot.n_looked_at
+    is_all = finished is None and snapshot.rows_to_do == snapshot.n_texts
     return Pending(snapshot, kept, n_texts, finished is None, is_all)
 
 

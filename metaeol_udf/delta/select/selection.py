@@ -51,44 +51,77 @@ class Selection:
         return self.rows.where(~F.col(DONE))
 
 
-def select(
-    source: DataFrame,
-    config: SourceConfig,
-    fingerprints: RowFingerprints,
-    columns: VectorColumns,
-    length: int,
-    target: DataFrame | None,
-    in_place: bool,
-    *,
-    proven: bool = False,
-) -> Selection:
-    """Describe the rows of a run; starts no Spark work.
+@dataclass(frozen=True)
+class Wanted:
+    """A vector column whose rows are selected.
 
-    Args:
-        source: The rows of the source in scope.
+    Attributes:
         config: The source's settings.
         fingerprints: How the job makes fingerprints.
         columns: Names of the vectors' columns.
         length: Values of a vector.
+    """
+
+    config: SourceConfig
+    fingerprints: RowFingerprints
+    columns: VectorColumns
+    length: int
+
+
+def select(source: DataFrame, wanted: Wanted, target: DataFrame | None, in_place: bool, *, proven: bool = False) -> Selection:
+    """Describe the rows of a run over one vector column, as `select_together` does for several."""
+    rows = select_together(source, [wanted], target, in_place, proven=proven)
+    return Selection(of_column(rows, wanted.config.key, 0), wanted.config.key)
+
+
+def select_together(
+    source: DataFrame, wanted: Sequence[Wanted], target: DataFrame | None, in_place: bool, *, proven: bool = False
+) -> DataFrame:
+    """Describe the rows of vector columns in one pass over the source and the target; starts no Spark work.
+
+    Args:
+        source: The rows of the source in scope.
+        wanted: The columns. They differ in their texts, specs and names alone; of several, none has a key that is made.
         target: The rows of a target of its own; None where vectors stand in the source, or where there is none yet.
         in_place: Whether vectors stand in the source.
         proven: Whether a vector that is stored without an error is known to be whole, so that no vector is read.
 
+    Returns:
+        The key's columns, and for the column at each position of `wanted` those of a `Selection`, named by `name_in`.
+
     Raises:
         InputError: The condition cannot be parsed, or names a column that is not there.
     """
-    text = text_of(config, source.schema)
+    config = wanted[0].config
     key = [F.col(quoted(name)) for name in config.key]
-    scanned = [fingerprints.of(text).alias(FINGERPRINT), textless_error(text).alias(TEXTLESS), text.alias(TEXT)]
-    stored = _stored(source if in_place else target, columns, length, proven)
-    chosen = fingerprints.prepare(filtered(source, config.where))
+    scanned, stored, judged = [], [], []
+    for position, each in enumerate(wanted):
+        of, text = name_in(position), text_of(each.config, source.schema)
+        scanned += [each.fingerprints.of(text).alias(of(FINGERPRINT)), textless_error(text).alias(of(TEXTLESS)), text.alias(of(TEXT))]
+        found = _stored(source if in_place else target, each.columns, each.length, proven)
+        stored += [column.alias(of(name)) for name, column in zip((STORED, ERROR, _USABLE, _EMPTY), found, strict=True)]
+        judged += _judgement(of)
+    chosen = wanted[0].fingerprints.prepare(filtered(source, config.where))
     if target is None:
         rows = one_row_a_key(chosen.select(*key, *scanned, *stored), config)
-        return Selection(_judged(rows, config.key), config.key)
-    rows = one_row_a_key(chosen.select(*key, *scanned), config)
-    known = [F.col(quoted(name)).alias(f"{STORED}_{i}") for i, name in enumerate(config.key)]
-    matches = same_key(key, [F.col(f"{STORED}_{i}") for i in range(len(key))])
-    return Selection(_judged(rows.join(target.select(*known, *stored), matches, "left"), config.key), config.key)
+    else:
+        rows = one_row_a_key(chosen.select(*key, *scanned), config)
+        known = [F.col(quoted(name)).alias(f"{STORED}_key_{i}") for i, name in enumerate(config.key)]
+        matches = same_key(key, [F.col(f"{STORED}_key_{i}") for i in range(len(key))])
+        rows = rows.join(target.select(*known, *stored), matches, "left")
+    return rows.select(*key, *judged)
+
+
+def name_in(position: int) -> Callable[[str], str]:
+    """Make the function from a selection's column to its name among those of several vector columns."""
+    return lambda name: f"{name}_{position}"
+
+
+def of_column(rows: DataFrame, key: Sequence[str], position: int, but: Sequence[str] = ()) -> DataFrame:
+    """Take, from the rows of several vector columns, the columns of a `Selection` of one of them; `but` are those to leave out."""
+    of = name_in(position)
+    names = [name for name in (FINGERPRINT, STORED, ERROR, TEXTLESS, DONE, HELD, TEXT) if name not in but]
+    return rows.select(*[F.col(quoted(name)) for name in key], *[F.col(of(name)).alias(name) for name in names])
 
 
 def _stored(table: DataFrame | None, columns: VectorColumns, length: int, proven: bool) -> list[Column]:
@@ -113,11 +146,6 @@ def _stored(table: DataFrame | None, columns: VectorColumns, length: int, proven
     ]
 
 
-def _judged(rows: DataFrame, key: Sequence[str]) -> DataFrame:
-    """Judge each row by what is stored for it."""
-    return rows.select(*[F.col(quoted(name)) for name in key], *_judgement(str))
-
-
 def _judgement(of: Callable[[str], str]) -> list[Column]:
     """Describe the columns of a selection beside the key; `of` gives their names in the rows."""
     textless, error, stored, fingerprint = (F.col(of(name)) for name in (TEXTLESS, ERROR, STORED, FINGERPRINT))
@@ -133,48 +161,6 @@ def _judgement(of: Callable[[str], str]) -> list[Column]:
         F.when(is_present & is_empty, error).alias(of(HELD)),
         F.col(of(TEXT)),
     ]
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """A vector column whose rows are selected in one pass with those of others; see `select` for what each is."""
-
-    config: SourceConfig
-    fingerprints: RowFingerprints
-    columns: VectorColumns
-    length: int
-
-
-def select_together(source: DataFrame, wanted: Sequence[Wanted], target: DataFrame | None, in_place: bool) -> DataFrame:
-    """Describe the rows of several vector columns in one pass over the source and the target; starts no Spark work.
-
-    The columns differ in their texts alone: key, condition and secret key are those of the first. None of the keys is made.
-
-    Returns:
-        The key's columns, and for the column at each position of `wanted` those of a `Selection`, named by `name_in`.
-    """
-    config = wanted[0].config
-    key = [F.col(quoted(name)) for name in config.key]
-    scanned, stored, judged = [], [], []
-    for position, each in enumerate(wanted):
-        of, text = name_in(position), text_of(each.config, source.schema)
-        scanned += [each.fingerprints.of(text).alias(of(FINGERPRINT)), textless_error(text).alias(of(TEXTLESS)), text.alias(of(TEXT))]
-        found = _stored(source if in_place else target, each.columns, each.length, proven=False)
-        stored += [column.alias(of(name)) for name, column in zip((STORED, ERROR, _USABLE, _EMPTY), found, strict=True)]
-        judged += _judgement(of)
-    chosen = wanted[0].fingerprints.prepare(filtered(source, config.where))
-    if target is None:
-        rows = chosen.select(*key, *scanned, *stored)
-    else:
-        known = [F.col(quoted(name)).alias(f"{STORED}_key_{i}") for i, name in enumerate(config.key)]
-        matches = same_key(key, [F.col(f"{STORED}_key_{i}") for i in range(len(key))])
-        rows = chosen.select(*key, *scanned).join(target.select(*known, *stored), matches, "left")
-    return rows.select(*key, *judged)
-
-
-def name_in(position: int) -> Callable[[str], str]:
-    """Make the function from a selection's column to its name among those of several vector columns."""
-    return lambda name: f"{name}_{position}"
 
 
 def check_keys(source: DataFrame, config: SourceConfig, name: object, among: DataFrame | None = None) -> int:

@@ -12,13 +12,13 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
 from metaeol_udf.delta.base.context import Job
-from metaeol_udf.delta.base.kept_rows import keep, keep_counted
+from metaeol_udf.delta.base.kept_rows import keep
 from metaeol_udf.delta.base.run_report import Counts
 from metaeol_udf.delta.select import selection
-from metaeol_udf.delta.select.changed_files import Look, choose_look
+from metaeol_udf.delta.select.changed_files import Look
 from metaeol_udf.delta.select.proof import Proof, ProofStore, RunNote
 from metaeol_udf.delta.select.row_scope import RowScope
-from metaeol_udf.delta.select.selection import DONE, ERROR, FINGERPRINT, HELD, STORED, TEXT, TEXTLESS, Selection
+from metaeol_udf.delta.select.selection import DONE, ERROR, FINGERPRINT, STORED, TEXTLESS, Selection, Wanted
 from metaeol_udf.delta.sources.passages import PassageSource
 from metaeol_udf.delta.sources.text import check_text_columns, text_of
 from metaeol_udf.delta.tables.can_write import check_can_write
@@ -66,9 +66,9 @@ class Snapshot:
         look: Which rows were looked at.
         chosen: All rows in scope.
         work: The rows that need work, kept on the executors: key columns, FINGERPRINT, TEXTLESS and HELD.
-        texts: FINGERPRINT, TEXTLESS and TEXT of the rows that were looked at.
+        texts: FINGERPRINT, TEXTLESS and TEXT of rows that were looked at: of those that need work at least.
         counts: The numbers of the rows in scope.
-        n_looked_at: Rows that were looked at.
+        n_texts: Rows of `texts`.
         n_textless: Rows that need work and have no text.
         n_failing: Rows that need no work and have an error.
     """
@@ -79,7 +79,7 @@ class Snapshot:
     work: DataFrame
     texts: DataFrame
     counts: Counts
-    n_looked_at: int
+    n_texts: int
     n_textless: int
     n_failing: int
 
@@ -94,38 +94,6 @@ class Snapshot:
         return self.rows_to_do <= _FEW
 
 
-def take_snapshot(job: Job, scope: RowScope, *, check_keys: bool = True) -> Snapshot:
-    """Take a snapshot: pin the tables' versions, and find the rows that need work.
-
-    Raises:
-        InputError: A table, column or key is not what the settings say.
-    """
-    tables = open_checked(job, scope)
-    chosen = select(job, scope, tables, pinned=True)
-    look = choose_look(job, scope, tables.source, tables.source_version, tables.target_version, tables.key)
-    if look.why_all is not None:
-        logger.info("looking at all rows: %s", look.why_all)
-        return _look_at_all(job, tables, look, chosen, check_keys=check_keys)
-    logger.info("looking at the rows of files added since version %d of %s", look.since, job.source)
-    seen = _look_at_changes(job, tables, look, chosen)
-    if not seen.counts.rows_of_other_specs:
-        return seen
-    return _look_at_all(job, tables, look.of_all("rows hold vectors of another spec"), chosen, check_keys=check_keys)
-
-
-def _look_at_all(job: Job, tables: Tables, look: Look, chosen: Selection, *, check_keys: bool) -> Snapshot:
-    """Look at all rows in scope, once without their texts; texts are read by whoever needs them."""
-    job.source.check_readable(tables.source)
-    n_rows = selection.check_keys(tables.source, job.config.source, job.source) if check_keys else None
-    counted, counts = observed(chosen.rows.drop(TEXT))
-    work = keep(_work(Selection(counted, chosen.key)))
-    found, n_textless, n_failing, _ = counts()
-    if n_rows is not None:
-        check_single(job, found.rows_selected, n_rows)
-    texts = chosen.rows.select(FINGERPRINT, TEXTLESS, TEXT)
-    return Snapshot(tables, look, chosen, work, texts, found, found.rows_selected, n_textless, n_failing)
-
-
 def check_single(job: Job, n_found: int, n_rows: int) -> None:
     """Check that each of so many rows of the source met one row of the target at most.
 
@@ -137,61 +105,6 @@ def check_single(job: Job, n_found: int, n_rows: int) -> None:
             f"target.table: {n_found - n_rows} rows of {job.target} have a key that stands there more than once: "
             "delete the rows of these keys, then run the job again"
         )
-
-
-def _look_at_changes(job: Job, tables: Tables, look: Look, chosen: Selection) -> Snapshot:
-    """Look at the rows of added files and at those that failed before; they are kept with their texts."""
-    stored = read(job.spark, job.target, tables.target_version) if look.reads_target else None
-    of_these = None if stored is None else _stored_for(look.rows, stored, chosen.key)
-    looked_at = selection.select(
-        look.rows,
-        job.config.source,
-        job.fingerprints,
-        job.columns,
-        job.resolved.vector_length,
-        of_these,
-        job.in_place,
-        proven=not job.in_place,
-    )
-    counted, counts = observed(looked_at.rows)
-    rows = keep(counted)
-    found, n_textless, n_failing, n_unknown = counts()
-    if found.rows_selected:
-        among = rows if found.rows_selected <= MOST_BROADCAST else None
-        selection.check_keys(tables.source, job.config.source, job.source, among)
-    n_selected = look.n_selected(job, tables.source, found.rows_selected)
-    whole = Counts(
-        n_selected, n_selected - found.rows_selected + found.rows_skipped, found.rows_new, found.rows_of_other_specs, found.other_specs
-    )
-    texts = rows.select(FINGERPRINT, TEXTLESS, TEXT)
-    work = _work(Selection(rows, chosen.key))
-    if look.rows_left and stored is not None and _holds_all_keys(job, tables, stored, n_unknown):
-        look = dataclasses.replace(look, keys_left=False)
-    return Snapshot(tables, look, chosen, work, texts, whole, found.rows_selected, n_textless, n_failing)
-
-
-def _stored_for(rows: DataFrame, stored: DataFrame, key: tuple[str, ...]) -> DataFrame:
-    """Find what is stored for some rows. Where the rows are few, their keys go to the target, and no other row of it is shuffled."""
-    keys, n_rows = keep_counted(rows.select(*[F.col(quoted(name)).alias(f"metaeol_key_{i}") for i, name in enumerate(key)]))
-    if n_rows > MOST_BROADCAST:
-        return stored
-    matches = same_key([F.col(quoted(name)) for name in key], [F.col(f"metaeol_key_{i}") for i in range(len(key))])
-    return stored.join(F.broadcast(keys), matches, "left_semi")
-
-
-def _holds_all_keys(job: Job, tables: Tables, stored: DataFrame, n_unknown: int) -> bool:
-    """Tell from the numbers of rows that no key has left the source since a proof: Delta counts them from its log.
-
-    The target holds each key of the source but those of the `n_unknown` rows at most that were looked at. So it has as many rows
-    as the source without these, and one more for each key that left. Where a condition or passages choose, the numbers say nothing.
-    """
-    if job.config.source.where is not None or job.config.source.makes_key or isinstance(job.source, PassageSource):
-        return False
-    return stored.count() + n_unknown == tables.source.count()
-
-
-def _work(chosen: Selection) -> DataFrame:
-    return chosen.changed.select(*[F.col(quoted(name)) for name in chosen.key], FINGERPRINT, TEXTLESS, HELD)
 
 
 def observed(rows: DataFrame, of: Callable[[str], str] = str) -> tuple[DataFrame, Callable[[], tuple[Counts, int, int, int]]]:
@@ -276,11 +189,12 @@ def select(job: Job, scope: RowScope, tables: Tables, *, pinned: bool) -> Select
         stored = read(job.spark, job.target, tables.target_version if pinned else None)
     # A run over some keys trusts what the last look at all rows proved, rather than reading all vectors.
     proven = scope.kind != "all"
-    return scope.of_selection(
-        selection.select(
-            source, job.config.source, job.fingerprints, job.columns, job.resolved.vector_length, stored, job.in_place, proven=proven
-        )
-    )
+    return scope.of_selection(selection.select(source, wanted_by(job), stored, job.in_place, proven=proven))
+
+
+def wanted_by(job: Job) -> Wanted:
+    """Say which vector column a job wants."""
+    return Wanted(job.config.source, job.fingerprints, job.columns, job.resolved.vector_length)
 
 
 def unchanged_work(job: Job, scope: RowScope, snapshot: Snapshot, work: DataFrame | None = None) -> DataFrame:

@@ -106,10 +106,12 @@ class Added:
     Attributes:
         rows: The rows; None where no file came in.
         has_others: Whether there may be others among them, beside which they were written anew.
+        files: The actions that added the files which hold them, as the log holds these.
     """
 
-    rows: DataFrame | None
-    has_others: bool
+    rows: DataFrame | None = field(default=None, compare=False)
+    has_others: bool = False
+    files: frozenset[str] = field(default=frozenset(), repr=False)
 
 
 class TableLog:
@@ -250,7 +252,7 @@ class TableLog:
         parse = self._jvm.org.apache.spark.sql.delta.actions.Action.fromJson
         files = self._jvm.PythonUtils.toSeq([parse(line) for line in live.values()])
         rows = self._log.createDataFrame(self._snapshot, files, False, self._jvm.scala.Option.empty())
-        return Added(DataFrame(rows, self._spark), has_others)
+        return Added(DataFrame(rows, self._spark), has_others, frozenset(live.values()))
 
 
 def newest_version(spark: SparkSession, ref: TableRef, setting: str = "target.table") -> int:

@@ -129,6 +129,11 @@ def reconcile_quarantine(spark: SparkSession, ref: TableRef, failing: DataFrame,
     merge.whenNotMatchedBySourceDelete(_is_of(_kept("vector_column"), column)).execute()
 
 
+def count_listed(spark: SparkSession, ref: TableRef, column: str) -> int:
+    """Count the rows that the quarantine lists for a vector column; 0 where there is no quarantine, because nothing ever failed."""
+    return read(spark, ref).where(_is_of(F.col("vector_column"), column)).count() if exists(spark, ref) else 0
+
+
 def _agrees(kept: DataFrame, new: DataFrame, key: list[str]) -> bool:
     """Tell whether a vector column's rows of the quarantine are those that have an error now. One join of both."""
     names = [F.col(quoted(name)).alias(f"kept_{i}") for i, name in enumerate(key)]

@@ -266,6 +266,7 @@ class AnyChange(RuleBasedStateMachine):
         at_once = [self._embedding(name) for name in names]
         for embedding in at_once:
             complain(model.complaints_of_whole_run(embedding, run, at_once))
+        complain(model.complaints_of_report(at_once[0], run, report))
         return run, report
 
     def _embed(self, *names: str) -> dict[str, Any]:

@@ -188,6 +188,13 @@ def complaints_of_whole_run(embedding: Embedding, run: Run, at_once: list[Embedd
     yield from complaints_of_quarantine(embedding, run, at_once)
 
 
+def complaints_of_report(embedding: Embedding, run: Run, report: dict[str, Any]) -> Iterator[str]:
+    """Find where the report of a run over all rows counts other rows without a vector than there are."""
+    n_failed = sum(row.get(embedding.columns[1]) is not None for row in run.after.stored.values())
+    if report["rows_without_vector"] != n_failed:
+        yield f"the report counts {report['rows_without_vector']} rows without a vector by {embedding.vector}, and there are {n_failed}"
+
+
 def complaints_of_quarantine(embedding: Embedding, run: Run, at_once: list[Embedding]) -> Iterator[str]:
     """Find where the quarantine is not what the table's rows with an error are, or lost rows of another vector column."""
     after = run.after
