@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyspark.sql import SparkSession
@@ -13,6 +14,7 @@ from metaeol_udf import MetaEOLEncoder
 from metaeol_udf.spark.cluster.startup import resolved_delta_jars
 from metaeol_udf.spec import EmbeddingSpec
 from tests.clusters.packages import HADOOP_AWS, Unavailable, jars_of
+from tests.clusters.s3 import S3, running_s3
 from tests.clusters.standalone import QUICK, make_python
 from tests.clusters.tested_table import Recorder
 from tests.faults.bench import Bench
@@ -56,6 +58,21 @@ def spark(tmp_path_factory: pytest.TempPathFactory, s3_jars: list[Path] | str) -
     if not isinstance(s3_jars, str):
         conf["spark.jars"] = ",".join([*resolved_delta_jars(), *map(str, s3_jars)])
     yield from run_session(tmp_path_factory.mktemp("warehouse"), **conf)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory, s3_jars: list[Path] | str, spark: SparkSession) -> Iterator[S3]:
+    """S3 for one module of tests; the tests' own session finds it."""
+    if isinstance(s3_jars, str):
+        pytest.skip(s3_jars)
+    try:
+        with running_s3(tmp_path_factory.mktemp("s3")) as store:
+            hadoop: Any = spark.sparkContext._jsc.hadoopConfiguration()
+            for key, value in store.settings().items():
+                hadoop.set(key, value)
+            yield store
+    except Unavailable as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from tests.spark.cluster.connect_server import ConnectServer, running_server
 
 SERVICE = f"Spark Connect, a server with Delta ({pyspark.__version__})"
 TEXTS: dict[int, str | None] = {n: f"text number {n}" for n in range(60)}
+RETRY = ("-m", "metaeol_udf.cli", "retry")
 _PATIENCE_S = 600
 
 
@@ -43,8 +44,8 @@ class Client:
     bench: Bench
     n_started: int = 0
 
-    def start(self, job: str = "embed_table", **sections: dict[str, Any]) -> Service:
-        """Start a job file; sections of the configuration are laid over those of all tests."""
+    def start(self, command: Sequence[str] = ("jobs/embed_table.py",), **sections: dict[str, Any]) -> Service:
+        """Start a program of Python, by default the job's file; sections of the configuration are laid over those of all tests."""
         self.n_started += 1
         file = self.bench.folder / "connect.yaml"
         blocks: dict[str, dict[str, Any]] = {
@@ -58,8 +59,8 @@ class Client:
         left_out = ("JAVA_HOME", "SPARK_HOME", "PYSPARK_GATEWAY_PORT", "PYSPARK_GATEWAY_SECRET")
         kept = {name: value for name, value in os.environ.items() if name not in left_out}
         env = kept | {"PATH": str(Path(sys.executable).parent), "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, str(ROOT / "jobs" / f"{job}.py"), str(file)]
-        return Service(command, self.bench.folder, f"client-{self.n_started}", env)
+        words = [str(ROOT / word) if word.endswith(".py") else word for word in command]
+        return Service([sys.executable, *words, str(file)], self.bench.folder, f"client-{self.n_started}", env)
 
     def finish(self, client: Service) -> int:
         """Wait for the end of a run, of which nothing is left; gives its status."""
@@ -68,9 +69,9 @@ class Client:
         finally:
             client.kill()
 
-    def run(self, job: str = "embed_table", **sections: dict[str, Any]) -> dict[str, Any]:
-        """Run a job to its end, which must be good; gives its report."""
-        client = self.start(job, **sections)
+    def run(self, command: Sequence[str] = ("jobs/embed_table.py",), **sections: dict[str, Any]) -> dict[str, Any]:
+        """Run a program to its end, which must be good; gives the job's report."""
+        client = self.start(command, **sections)
         status = self.finish(client)
         assert status == 0, client.written()[-6000:]
         return self.bench.report()
@@ -106,6 +107,18 @@ def test_vectors_come_into_the_source_itself(client: Client) -> None:
     assert client.run(target={"table": None})["rows_embedded"] == len(TEXTS)
     client.bench.check_all_right(TEXTS)
     assert client.run(target={"table": None})["status"] == "nothing_to_do"
+
+
+def test_a_retry_embeds_what_can_be_cured_alone(client: Client) -> None:
+    client.run()
+    vectors = client.bench.rows("vectors")
+    lost = {"embedding": F.lit(None), "embedding_error": F.lit("oom")}
+    DeltaTable.forPath(client.bench.spark, str(client.bench.folder / "vectors")).update(F.col("id").isin(1, 2), lost)
+    report = client.run(RETRY)
+    assert (report["status"], report["rows_embedded"], report["unique_texts"]) == ("done", 2, 2)
+    client.bench.check_all_right(TEXTS, "vectors")
+    assert {n: row for n, row in client.bench.rows("vectors").items() if n > 2} == {n: row for n, row in vectors.items() if n > 2}
+    assert client.run(RETRY)["status"] == "nothing_to_do"
 
 
 def test_a_client_that_is_killed_leaves_its_waves_to_the_next_run(client: Client) -> None:

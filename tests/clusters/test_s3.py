@@ -20,48 +20,13 @@ from metaeol_udf.delta.write.run_lock import WHOLE_TARGET, RunLock
 from metaeol_udf.doctor import Finding, Level, examine
 from metaeol_udf.errors import ConflictError
 from metaeol_udf.spec import EmbeddingSpec
-from tests.clusters.packages import HADOOP_AWS, Unavailable
-from tests.clusters.s3 import BUCKET, QUICK_BUCKET, S3, Request, running_s3
-from tests.faults.bench import Bench
+from tests.clusters.packages import HADOOP_AWS
+from tests.clusters.s3 import BUCKET, QUICK_BUCKET, S3, Request
+from tests.clusters.s3_bench import S3Bench
 from tests.table_bench import Silence
 
 SERVICE = f"S3 by moto, with hadoop-aws ({HADOOP_AWS[0].rpartition(':')[2]})"
 TEXTS = {n: f"text number {n}" for n in range(30)}
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory, s3_jars: list[Path] | str, spark: SparkSession) -> Iterator[S3]:
-    if isinstance(s3_jars, str):
-        pytest.skip(s3_jars)
-    try:
-        with running_s3(tmp_path_factory.mktemp("s3")) as store:
-            hadoop: Any = spark.sparkContext._jsc.hadoopConfiguration()
-            for key, value in store.settings().items():
-                hadoop.set(key, value)
-            yield store
-    except Unavailable as error:
-        pytest.skip(str(error))
-
-
-class S3Bench(Bench):
-    """A bench whose tables stand on S3, each test's under a prefix of its own."""
-
-    prefix: str = ""
-    bucket: str = BUCKET
-
-    @property
-    def path(self) -> str:
-        return self.uri("table")
-
-    def uri(self, name: str) -> str:
-        return f"s3a://{self.bucket}/{self.prefix}/{name}"
-
-    def table(self, name: str = "table") -> Any:
-        return self.spark.read.format("delta").load(self.uri(name))
-
-    def embed(self, **sections: dict[str, Any]) -> dict[str, Any]:
-        """Run the job with a target of its own."""
-        return self.run(**{"target": {"table": self.uri("vectors")}, "runtime": {"wave_rows": 10}, **sections})
 
 
 @pytest.fixture

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyspark
 import pytest
-import yaml
 
-from metaeol_udf.spark.cluster.startup import delta_package, resolved_delta_jars
-from tests.clusters.services import Service, wait_for_wave
-from tests.clusters.standalone import QUICK, ROOT, Standalone, make_gpus
+from metaeol_udf.spark.cluster.startup import delta_package
+from tests.clusters.services import wait_for_wave
+from tests.clusters.standalone import Standalone, make_gpus
+from tests.clusters.submitter import Submitter
 from tests.faults.bench import Bench
 
 SERVICE = f"Spark standalone, a master and two workers ({pyspark.__version__})"
 TEXTS = {n: f"text number {n}" for n in range(60)}
-_PATIENCE_S = 900
 
 
 @pytest.fixture(scope="module")
@@ -29,67 +26,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standalone]:
     made = Standalone(folder, worker_settings={**make_gpus(folder), "spark.decommission.enabled": "true"})
     yield made
     made.stop()
-
-
-@dataclass
-class Submitter:
-    """The job on a bench's table, on the cluster."""
-
-    cluster: Standalone
-    bench: Bench
-    wheel: Path
-    python: Path
-    n_started: int = 0
-
-    def start(
-        self, packages: list[str] | None = None, options: list[str] | None = None, archive: Path | None = None, **sections: dict[str, Any]
-    ) -> Service:
-        """Start spark-submit.
-
-        Args:
-            packages: Options that bring Delta; by default its JARs as files, and quick plans.
-            options: More options.
-            archive: A packed environment for the executors, in place of the wheel as a Python file.
-            sections: Of the configuration, over those of all tests.
-        """
-        self.n_started += 1
-        file = self.bench.folder / "cluster.yaml"
-        settings = {
-            "spark.executor.memory": "1g",
-            "spark.driver.memory": "1g",
-            "spark.sql.shuffle.partitions": "2",
-            "spark.databricks.delta.snapshotPartitions": "1",
-            "spark.log.level": "WARN",
-        }
-        blocks = {
-            "target": {"table": str(self.bench.folder / "vectors")},
-            "runtime": {"wave_rows": 20},
-            "spark": {"conf": settings | ({} if packages else QUICK)},
-        }
-        for name, section in sections.items():
-            blocks[name] = blocks.get(name, {}) | section
-        file.write_text(yaml.safe_dump(self.bench.blocks(**blocks)))
-        jars = packages or ["--jars", ",".join(resolved_delta_jars())]
-        memory = ["--driver-memory", "1g", "--executor-memory", "1g"]  # the driver's JVM is there before the file is read
-        brought = ["--py-files", str(self.wheel)] if archive is None else ["--archives", f"{archive}#environment"]
-        all_options = [*brought, *jars, *memory, *(options or [])]
-        env = {} if archive is None else {"PYSPARK_PYTHON": "./environment/bin/python", "PYTHONPATH": str(self.wheel)}
-        arguments = [str(ROOT / "jobs" / "embed_table.py"), str(file)]
-        return self.cluster.submit(arguments, all_options, self.python, f"{self.bench.folder.name}-{self.n_started}", env)
-
-    def finish(self, driver: Service) -> int:
-        """Wait for the end of a run, of which nothing is left; gives its status."""
-        try:
-            return driver.process.wait(_PATIENCE_S)
-        finally:
-            driver.kill()
-
-    def run(self, **arguments: Any) -> dict[str, Any]:
-        """Run the job to its end, which must be good; gives its report."""
-        driver = self.start(**arguments)
-        status = self.finish(driver)
-        assert status == 0, driver.written()[-4000:]
-        return self.bench.report()
 
 
 @pytest.fixture
