@@ -159,6 +159,7 @@ def open_checked(job: Job, scope: RowScope) -> Tables:
             detail = open_table(job.spark, job.target, "target.table").detail().collect()[0]
             check_only_column(detail["properties"], job.target, job.columns.vector)
         source = _split_once(job, job.source, version)
+    filtered(source, job.config.source.where)  # refuses what is no condition, before anybody looks at it closer
     return Tables(source, version, target_version, key)
 
 
