@@ -74,8 +74,8 @@ def join_looks(looks: Sequence[Look]) -> Look:
     proved = {look.n_proved for look in looks}
     return dataclasses.replace(
         looks[0],
-        failed=functools.reduce(DataFrame.union, failed).distinct() if failed else None,
-        n_proved=proved.pop() if len(proved) == 1 and not failed else None,
+        failed=functools.reduce(DataFrame.union, failed) if failed else None,
+        n_proved=proved.pop() if len(proved) == 1 else None,
         rows_left=any(look.rows_left for look in looks),
         reads_target=any(look.reads_target for look in looks),
     )
