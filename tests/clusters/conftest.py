@@ -14,6 +14,7 @@ from metaeol_udf import MetaEOLEncoder
 from metaeol_udf.spark.cluster.startup import resolved_delta_jars
 from metaeol_udf.spec import EmbeddingSpec
 from tests.clusters.packages import HADOOP_AWS, Unavailable, jars_of
+from tests.clusters.remote_bench import S3Bench
 from tests.clusters.s3 import S3, running_s3
 from tests.clusters.standalone import QUICK, make_python
 from tests.clusters.tested_table import Recorder
@@ -79,6 +80,16 @@ def store(tmp_path_factory: pytest.TempPathFactory, s3_jars: list[Path] | str, s
 def bench(spark: SparkSession, tmp_path: Path, spec: EmbeddingSpec, encoder: MetaEOLEncoder) -> Iterator[Bench]:
     """A folder with a table for one test, and the invariants of the fault checks."""
     yield Bench(spark, tmp_path, spec, encoder=encoder)
+    spark.catalog.clearCache()
+
+
+@pytest.fixture
+def s3_bench(spark: SparkSession, tmp_path: Path, spec: EmbeddingSpec, encoder: MetaEOLEncoder, store: S3) -> Iterator[S3Bench]:
+    """A bench on S3 under a prefix of its own, without a table; the proxy lets all requests pass afterwards."""
+    made = S3Bench(spark, tmp_path, spec, encoder=encoder)
+    made.prefix = tmp_path.name
+    yield made
+    store.meddle = lambda request: None
     spark.catalog.clearCache()
 
 

@@ -18,9 +18,9 @@ from metaeol_udf.spark.cluster.startup import resolved_delta_jars
 from metaeol_udf.spec import EmbeddingSpec
 from tests.clusters.hadoop import Hadoop
 from tests.clusters.packages import HADOOP_MINICLUSTER, Unavailable
+from tests.clusters.remote_bench import RemoteBench
 from tests.clusters.services import Service, wait_for_wave
 from tests.clusters.standalone import QUICK, ROOT
-from tests.faults.bench import Bench
 from tests.table_bench import Silence
 
 SERVICE = f"YARN and HDFS, Hadoop's mini clusters ({HADOOP_MINICLUSTER[0].rpartition(':')[2]})"
@@ -38,20 +38,8 @@ def hadoop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hadoop]:
     made.stop()
 
 
-class HadoopBench(Bench):
-    """A bench whose tables stand on HDFS, each test's in a folder of its own."""
-
-    root: str = ""
-
-    @property
-    def path(self) -> str:
-        return self.uri("table")
-
-    def uri(self, name: str) -> str:
-        return f"{self.root}/{name}"
-
-    def table(self, name: str = "table") -> Any:
-        return self.spark.read.format("delta").load(self.uri(name))
+class HadoopBench(RemoteBench):
+    """One on HDFS."""
 
     def upload(self, folder: Path, name: str) -> str:
         """Copy a folder into the file system; gives its address."""

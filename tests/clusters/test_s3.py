@@ -5,24 +5,20 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pyspark.sql import SparkSession
 
-from metaeol_udf import MetaEOLEncoder
 from metaeol_udf.delta import run_embed
 from metaeol_udf.delta.stream import run_stream
 from metaeol_udf.delta.write.run_lock import WHOLE_TARGET, RunLock
 from metaeol_udf.doctor import Finding, Level, examine
 from metaeol_udf.errors import ConflictError
-from metaeol_udf.spec import EmbeddingSpec
 from tests.clusters.packages import HADOOP_AWS
+from tests.clusters.remote_bench import S3Bench
 from tests.clusters.s3 import BUCKET, QUICK_BUCKET, S3, Request
-from tests.clusters.s3_bench import S3Bench
 from tests.table_bench import Silence
 
 SERVICE = f"S3 by moto, with hadoop-aws ({HADOOP_AWS[0].rpartition(':')[2]})"
@@ -30,14 +26,10 @@ TEXTS = {n: f"text number {n}" for n in range(30)}
 
 
 @pytest.fixture
-def bench(spark: SparkSession, tmp_path: Path, spec: EmbeddingSpec, encoder: MetaEOLEncoder, store: S3) -> Iterator[S3Bench]:
-    made = S3Bench(spark, tmp_path, spec, encoder=encoder)
-    made.prefix = tmp_path.name
-    made.write(list(TEXTS.items()))
+def bench(s3_bench: S3Bench, store: S3) -> S3Bench:
+    s3_bench.write(list(TEXTS.items()))
     store.seen.clear()
-    yield made
-    store.meddle = lambda request: None
-    spark.catalog.clearCache()
+    return s3_bench
 
 
 def test_the_job_runs_and_a_second_run_finds_nothing_to_do(bench: S3Bench) -> None:

@@ -14,12 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pyspark.sql import SparkSession
 
-from metaeol_udf import MetaEOLEncoder
-from metaeol_udf.spec import EmbeddingSpec
+from tests.clusters.remote_bench import S3Bench
 from tests.clusters.s3 import S3, Request
-from tests.clusters.s3_bench import S3Bench
 from tests.clusters.services import Service
 from tests.clusters.standalone import Standalone
 from tests.clusters.submitter import Submitter
@@ -30,15 +27,6 @@ ROUNDS, SEED = 20, 2402_18458
 PHASES = ("snapshot", "preflight", "select", "embed", "embed", "journal", "publish", "verify", "quarantine", "cleanup")
 _MEDDLED = 0.02  # of the requests
 _PATIENCE_S = 600
-
-
-@pytest.fixture
-def bench(spark: SparkSession, tmp_path: Path, spec: EmbeddingSpec, encoder: MetaEOLEncoder, store: S3) -> Iterator[S3Bench]:
-    made = S3Bench(spark, tmp_path, spec, encoder=encoder)
-    made.prefix = tmp_path.name
-    yield made
-    store.meddle = lambda request: None
-    spark.catalog.clearCache()
 
 
 @pytest.fixture
@@ -98,12 +86,12 @@ class Soak:
 
 @pytest.mark.timeout(3600)
 def test_twenty_rounds_of_kills_lose_double_and_confuse_nothing(
-    bench: S3Bench, store: S3, cluster: Standalone, s3_jars: list[Path], wheel: Path, python: Path
+    s3_bench: S3Bench, store: S3, cluster: Standalone, s3_jars: list[Path], wheel: Path, python: Path
 ) -> None:
-    writer = Writer(bench, seed=SEED, n_texts=40)
+    writer = Writer(s3_bench, seed=SEED, n_texts=40)
     conf = {f"spark.hadoop.{key}": value for key, value in store.settings().items()}
     script = Path(__file__).with_name("soaking_driver.py")
-    soak = Soak(Submitter(cluster, bench, wheel, python, jars=s3_jars, conf=conf, script=script), bench, store)
+    soak = Soak(Submitter(cluster, s3_bench, wheel, python, jars=s3_jars, conf=conf, script=script), s3_bench, store)
     faults = ["none", "driver", "executor", "worker", "executor"] * (ROUNDS // 5)
     soak.chance.shuffle(faults)
     try:
@@ -112,14 +100,16 @@ def test_twenty_rounds_of_kills_lose_double_and_confuse_nothing(
             answer = soak.run(number, fault, phase)
             assert answer is None or answer.get("status") in ("done", "nothing_to_do"), f"round {number}, {fault} in {phase}: {answer}"
             if answer is not None:
-                bench.check_all_right(writer.texts, "vectors")
-                check_nothing_is_stale(bench, "vectors")
+                s3_bench.check_all_right(writer.texts, "vectors")
+                check_nothing_is_stale(s3_bench, "vectors")
             writer.write_once()
-        answers = [soak.run(number, "none", "") for number in (ROUNDS, ROUNDS + 1)]
+        soak.run(ROUNDS, "none", "")
+        last = soak.run(ROUNDS + 1, "none", "")
     finally:
         soak.stop()
-    assert [answer and answer.get("status") for answer in answers][1] == "nothing_to_do"
-    bench.check_all_right(writer.texts, "vectors")
-    assert {row["id"] for row in bench.table("vectors").select("id").collect()} == writer.texts.keys()
-    assert bench.table("vectors__metaeol_journal").isEmpty()
+    assert last is not None
+    assert last.get("status") == "nothing_to_do"
+    s3_bench.check_all_right(writer.texts, "vectors")
+    assert {row["id"] for row in s3_bench.table("vectors").select("id").collect()} == writer.texts.keys()
+    assert s3_bench.table("vectors__metaeol_journal").isEmpty()
     assert min(soak.meddled[verdict] for verdict in ("slow down", "cut", "lose")) > 0, soak.meddled
