@@ -128,3 +128,8 @@ def test_the_examples_of_the_reference_are_read() -> None:
     assert len(examples) > 10
     for section, example in examples:
         parse_config({**given, section: {**given.get(section, {}), **yaml.safe_load(example)}})
+
+
+def test_a_search_shows_as_many_texts_as_it_asks_for() -> None:
+    shown = re.findall(r"^\$ metaeol search .* --k (\d+)\n((?:  0\.\d{4}  .*\n)+)", README, flags=re.MULTILINE)
+    assert [len(rows.splitlines()) for _, rows in shown] == [int(k) for k, _ in shown] != []
