@@ -16,6 +16,7 @@ import psutil
 HOST = "127.0.0.1"
 _START_S = 240  # a busy machine fails no check
 _WAVE_S = 900
+_RUN_S = 900
 #: What the first wave writes into the log when it is done.
 _FIRST_WAVE = "wave 1 of "
 
@@ -74,6 +75,13 @@ class Service:
         else:
             raise AssertionError(f"processes of {self.name} do not end: {left}")
         self.process.wait(30)
+
+    def finish(self) -> int:
+        """Wait for the end of a run, of which nothing is left; gives its status."""
+        try:
+            return self.process.wait(_RUN_S)
+        finally:
+            self.kill()
 
     def children(self, marked: str) -> list[psutil.Process]:
         """Processes below this one whose command line holds a word, the oldest first."""

@@ -14,8 +14,6 @@ from tests.clusters.services import Service
 from tests.clusters.standalone import QUICK, ROOT, Standalone
 from tests.faults.bench import Bench
 
-_PATIENCE_S = 900
-
 
 @dataclass
 class Submitter:
@@ -84,16 +82,9 @@ class Submitter:
             [str(self.script), str(file), *arguments], all_options, self.python, f"{self.bench.folder.name}-{self.n_started}", env
         )
 
-    def finish(self, driver: Service) -> int:
-        """Wait for the end of a run, of which nothing is left; gives its status."""
-        try:
-            return driver.process.wait(_PATIENCE_S)
-        finally:
-            driver.kill()
-
     def run(self, **arguments: Any) -> dict[str, Any]:
         """Run the job to its end, which must be good; gives its report."""
         driver = self.start(**arguments)
-        status = self.finish(driver)
+        status = driver.finish()
         assert status == 0, driver.written()[-4000:]
         return self.bench.report()

@@ -25,7 +25,6 @@ from tests.spark.cluster.connect_server import ConnectServer, running_server
 SERVICE = f"Spark Connect, a server with Delta ({pyspark.__version__})"
 TEXTS: dict[int, str | None] = {n: f"text number {n}" for n in range(60)}
 RETRY = ("-m", "metaeol_udf.cli", "retry")
-_PATIENCE_S = 600
 
 
 @pytest.fixture(scope="module")
@@ -62,17 +61,10 @@ class Client:
         words = [str(ROOT / word) if word.endswith(".py") else word for word in command]
         return Service([sys.executable, *words, str(file)], self.bench.folder, f"client-{self.n_started}", env)
 
-    def finish(self, client: Service) -> int:
-        """Wait for the end of a run, of which nothing is left; gives its status."""
-        try:
-            return client.process.wait(_PATIENCE_S)
-        finally:
-            client.kill()
-
     def run(self, command: Sequence[str] = ("jobs/embed_table.py",), **sections: dict[str, Any]) -> dict[str, Any]:
         """Run a program to its end, which must be good; gives the job's report."""
         client = self.start(command, **sections)
-        status = self.finish(client)
+        status = client.finish()
         assert status == 0, client.written()[-6000:]
         return self.bench.report()
 
@@ -135,7 +127,7 @@ def test_of_two_runs_of_one_job_one_is_refused(client: Client) -> None:
     first = client.start(runtime={"wave_rows": 5})
     wait_for_wave(first)
     second = client.start(runtime={"wave_rows": 5})
-    assert client.finish(second) == 4, second.written()[-3000:]
+    assert second.finish() == 4, second.written()[-3000:]
     assert "of the same job is at work" in second.written()
-    assert client.finish(first) == 0, first.written()[-3000:]
+    assert first.finish() == 0, first.written()[-3000:]
     client.bench.check_all_right(TEXTS, "vectors")

@@ -25,7 +25,6 @@ from tests.table_bench import Silence
 
 SERVICE = f"YARN and HDFS, Hadoop's mini clusters ({HADOOP_MINICLUSTER[0].rpartition(':')[2]})"
 TEXTS = {n: f"text number {n}" for n in range(60)}
-_PATIENCE_S = 900
 
 
 @pytest.fixture(scope="module")
@@ -87,17 +86,10 @@ class Submitter:
         name = f"{self.bench.folder.name}-{self.n_started}"
         return self.hadoop.submit(mode, options, arguments, str(self.python), self.python, name)
 
-    def finish(self, driver: Service) -> int:
-        """Wait for the end of a run, of which nothing is left; gives its status."""
-        try:
-            return driver.process.wait(_PATIENCE_S)
-        finally:
-            driver.kill()
-
     def run(self, mode: str = "client", **sections: dict[str, Any]) -> dict[str, Any]:
         """Run the job to its end, which must be good; gives its report."""
         driver = self.start(mode, **sections)
-        status = self.finish(driver)
+        status = driver.finish()
         assert status == 0, driver.written()[-4000:] + self.hadoop.logs()[-4000:]
         return self.bench.report()
 
@@ -124,7 +116,7 @@ def test_the_job_runs_in_deploy_mode_cluster_with_its_model_on_hdfs(submitter: S
 @pytest.mark.parametrize(("mode", "status"), [("client", 2), ("cluster", 1)])
 def test_a_wrong_setting_gives_a_status_and_its_reason(submitter: Submitter, mode: str, status: int) -> None:
     driver = submitter.start(mode, source={"text": "no_such_column"})
-    assert submitter.finish(driver) == status
+    assert driver.finish() == status
     assert "no_such_column" in driver.written() + submitter.hadoop.logs()
 
 
@@ -142,6 +134,6 @@ def test_a_node_that_is_lost_costs_no_row(submitter: Submitter) -> None:
     driver = submitter.start()
     wait_for_wave(driver)
     submitter.hadoop.lose_node()
-    assert submitter.finish(driver) == 0, driver.written()[-4000:]
+    assert driver.finish() == 0, driver.written()[-4000:]
     assert "Lost executor" in driver.written()
     submitter.bench.check_all_right(TEXTS, "vectors")

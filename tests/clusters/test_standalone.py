@@ -45,7 +45,7 @@ def test_the_job_runs_as_the_page_says_and_a_second_run_finds_nothing_to_do(subm
 
 def test_a_wrong_setting_gives_its_status_and_its_reason(submitter: Submitter) -> None:
     driver = submitter.start(source={"text": "no_such_column"})
-    assert submitter.finish(driver) == 2
+    assert driver.finish() == 2
     assert "no_such_column" in driver.written()
 
 
@@ -53,7 +53,7 @@ def test_an_executor_that_is_killed_costs_no_row(submitter: Submitter) -> None:
     driver = submitter.start()
     wait_for_wave(driver)
     submitter.cluster.kill_executor()
-    assert submitter.finish(driver) == 0, driver.written()[-4000:]
+    assert driver.finish() == 0, driver.written()[-4000:]
     assert "Lost executor" in driver.written()
     submitter.bench.check_all_right(TEXTS, "vectors")
 
@@ -62,7 +62,7 @@ def test_a_worker_that_is_killed_costs_no_row(submitter: Submitter) -> None:
     driver = submitter.start()
     wait_for_wave(driver)
     submitter.cluster.kill_worker()
-    assert submitter.finish(driver) == 0, driver.written()[-4000:]
+    assert driver.finish() == 0, driver.written()[-4000:]
     assert "Lost executor" in driver.written()
     submitter.bench.check_all_right(TEXTS, "vectors")
 
@@ -101,7 +101,7 @@ def test_a_worker_that_is_taken_away_in_order_costs_no_row(submitter: Submitter)
     driver = submitter.start(options=decommission)
     wait_for_wave(driver)
     submitter.cluster.decommission_worker()
-    assert submitter.finish(driver) == 0, driver.written()[-4000:]
+    assert driver.finish() == 0, driver.written()[-4000:]
     assert "ecommission" in submitter.cluster.workers[0].written()
     submitter.bench.check_all_right(TEXTS, "vectors")
     submitter.cluster.kill_worker()
@@ -118,6 +118,6 @@ def test_executors_that_come_and_go_cost_no_row(submitter: Submitter) -> None:
         "spark.shuffle.service.port": str(service),
     }
     driver = submitter.start(options=[word for key, value in allocation.items() for word in ("--conf", f"{key}={value}")])
-    assert submitter.finish(driver) == 0, driver.written()[-4000:]
+    assert driver.finish() == 0, driver.written()[-4000:]
     submitter.bench.check_all_right(TEXTS, "vectors")
     assert submitter.bench.report()["status"] == "done"
