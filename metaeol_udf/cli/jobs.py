@@ -49,17 +49,18 @@ def _run_job(command: str, conf: Conf, overrides: Overrides, dry_run: bool, as_j
     else:
         configs = load_configs(conf, overrides or ())
     if dry_run:
-        from metaeol_udf.estimate.dry_run import plan_dry_run
-
         with waiting("counting what there is to do"):
+            from metaeol_udf.estimate.dry_run import plan_dry_run
+
             plans = [plan_dry_run(config, command) for config in configs]
         emit_each(as_json, configs, plans, show_plan, how)
         return
-    from metaeol_udf.delta.base.shutdown import end_on_sigterm
-    from metaeol_udf.delta.job import run_embed
-    from metaeol_udf.delta.retry import run_retry
-    from metaeol_udf.delta.stream import run_stream
-    from metaeol_udf.delta.tables.refs import parse_table
+    with waiting("starting"):  # these imports take seconds
+        from metaeol_udf.delta.base.shutdown import end_on_sigterm
+        from metaeol_udf.delta.job import run_embed
+        from metaeol_udf.delta.retry import run_retry
+        from metaeol_udf.delta.stream import run_stream
+        from metaeol_udf.delta.tables.refs import parse_table
 
     with end_on_sigterm():
         report = run_embed(configs, full=full) if command == "embed" else {"stream": run_stream, "retry": run_retry}[command](configs)
@@ -75,9 +76,9 @@ def status(conf: Conf, overrides: Overrides = None, as_json: AsJson = False, how
     Example: metaeol status job.yaml --format json
     """
     configs = load_configs(conf, overrides or ())
-    from metaeol_udf.care import run_status
-
     with waiting("looking at the tables"):
+        from metaeol_udf.care import run_status
+
         found = [run_status(config) for config in configs]
     emit_each(as_json, configs, found, show_status, how)
 
@@ -136,8 +137,8 @@ def rollback(
     Example: metaeol rollback job.yaml --to 12
     """
     config = load_config(conf, overrides or ())
-    from metaeol_udf.care import run_rollback
-
     with waiting("bringing the vectors back"):
+        from metaeol_udf.care import run_rollback
+
         found = run_rollback(config, to)
     emit(as_json, found, lambda console: show_rollback(console, config.title, found), how)

@@ -71,10 +71,10 @@ def _own_task(config: EncoderConfig, title: str) -> RetrievalTask:
     """Make a retrieval set of the source's rows: as many as evaluation.limit says, 1,000 where it says nothing."""
     if not isinstance(config, JobConfig):
         raise ConfigError("--title takes rows of a job's source table: the configuration has no source")
-    from metaeol_udf.delta.fit import sample_titles
-    from metaeol_udf.evaluation.retrieval_data import make_retrieval
-
     with waiting("reading titles and texts"):
+        from metaeol_udf.delta.fit import sample_titles
+        from metaeol_udf.evaluation.retrieval_data import make_retrieval
+
         rows = sample_titles(config, title, config.evaluation.limit or _TITLES)
     task = make_retrieval(f"{title} to {' and '.join(config.source.text_columns)}, a proxy", *rows)
     if len(task.documents) < 2:
@@ -152,9 +152,9 @@ def fit(
         report = run_fit_data(found, out, method, n_components=components, shrinkage=shrinkage, n_texts=texts)
     else:
         config = load_config(conf, overrides or ())
-        from metaeol_udf.delta.fit import run_fit
-
         with waiting("embedding texts and fitting"):
+            from metaeol_udf.delta.fit import run_fit
+
             report = run_fit(config, out, method, n_components=components, shrinkage=shrinkage, n_texts=texts)
     line = f"{report['file']}: {method}, {report['hidden_size']} dimensions to {report['dim']}; set {report['setting']}"
     emit(as_json, report, lambda _: typer.echo(line), how)

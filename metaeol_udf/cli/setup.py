@@ -34,9 +34,9 @@ def init(
     """Write a commented configuration for a table or a file: key and text column are guessed from its schema and some of its rows."""
     if out.exists() and not force:
         raise ConfigError(f"{out} is there already; --force replaces it")
-    from metaeol_udf.starter import draft_config
-
     with waiting("looking at the rows"):
+        from metaeol_udf.starter import draft_config
+
         draft = draft_config(table, overrides or ())
     replace_file(out, draft.text.encode())
     emit(as_json, {"file": str(out), **draft.facts()}, lambda console: show_draft(console, str(out), draft), how)
@@ -73,7 +73,8 @@ def doctor(
     how: As = Format.TABLE,
 ) -> None:
     """Look at everything that a job needs, write nothing, and say the exact setting to change."""
-    from metaeol_udf.doctor import Level, diagnose, exit_code
+    with waiting("starting"):  # these imports take seconds
+        from metaeol_udf.doctor import Level, diagnose, exit_code
 
     findings = []
     console, is_shown = Console(), not as_json and how is Format.TABLE

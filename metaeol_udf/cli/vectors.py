@@ -43,9 +43,9 @@ def search(
     asked, settings = _queries(query, queries, overrides or [])
     settings = settings if column is None else [*settings, f"embedding.column={column}"]
     config = load_config(conf, settings)
-    from metaeol_udf.search import search_table
-
     with waiting("searching"):
+        from metaeol_udf.search import search_table
+
         found = search_table(config, asked, k=k, where=where, distinct=not all_rows)
     lists = [[_plain_hit(hit) for hit in hits] for hits in found]
     by_query = [{"query": words, "hits": hits} for words, hits in zip(asked, lists, strict=True)]
@@ -74,9 +74,9 @@ def check(
     Example: metaeol test job.yaml queries.tsv --k 5
     """
     config = load_config(conf, overrides or ())
-    from metaeol_udf.search.expected import check_queries, require_found
-
     with waiting("searching"):
+        from metaeol_udf.search.expected import check_queries, require_found
+
         found = check_queries(config, queries, k=k, where=where)
     rows = [(first_words(each.query, 60), " ".join(each.key.values()), *_rank_and_score(each.rank, each.score)) for each in found]
     head, title = ("query", "row", "rank", "score"), f"{config.target_table}: the first {k} rows of each query"

@@ -76,6 +76,23 @@ def test_versions_load_nothing_that_they_name(tmp_path: Path, monkeypatch: pytes
     assert versions.gpu_count(tmp_path) == 2
 
 
+@pytest.mark.parametrize("command", ["embed", "retry", "stream", "status", "doctor"])
+def test_a_command_says_its_first_words_before_it_imports_spark(command: str, conf: Path) -> None:
+    script = """
+import logging, sys
+from metaeol_udf.cli.app import run
+class First(logging.Handler):
+    def emit(self, record):
+        print(record.getMessage(), *{"pyspark", "pandas", "torch"} & set(sys.modules), sep=":")
+        raise KeyboardInterrupt
+logging.getLogger("metaeol_udf.terminal").addHandler(First())
+sys.exit(run(sys.argv[1:]))
+"""
+    done = subprocess.run([sys.executable, "-c", script, command, conf], capture_output=True, text=True, check=False, timeout=60, cwd=ROOT)
+    words = "looking at the tables" if command == "status" else "starting"
+    assert (done.stdout, done.returncode) == (f"{words}\n", 130), done.stderr
+
+
 def completed(shell: str, *words: str, folder: Path) -> list[str]:
     """What the shell's own completion script is told for a command line whose last word is being written."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "_METAEOL_COMPLETE": f"complete_{shell}"}
