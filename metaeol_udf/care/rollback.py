@@ -69,7 +69,7 @@ def run_rollback(config: GivenConfig, version: int, spark: SparkSession | None =
 
     Args:
         config: All settings: a `JobConfig`, nested mappings, or the path of a YAML file. Its embedding is not looked at.
-        version: The version of the table that holds the vectors.
+        version: Version of the table whose vectors come back.
         spark: The session; None takes the active one or starts one.
 
     Returns:

@@ -15,6 +15,7 @@ from typing import Annotated
 
 import typer
 
+from metaeol_udf.cli.command_help import Command, Group, epilog
 from metaeol_udf.cli.jobs import drop, embed, retry, rollback, status, stream
 from metaeol_udf.cli.quality import curves, evaluate, explain, fit, tune
 from metaeol_udf.cli.setup import doctor, estimate, init, prepare, report, settings
@@ -39,14 +40,17 @@ _DEBUG = "METAEOL_DEBUG"  # how --debug reaches the handler around all commands
 app = typer.Typer(
     name="metaeol",
     help="Embed text columns of Delta tables with a local LLM and MetaEOL prompts.",
+    epilog="Begin with: metaeol init TABLE_OR_FILE --out job.yaml\n\nMore: README.md, docs/tutorial.md",
+    cls=Group,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
 for panel, commands in _COMMANDS.items():
     for each in commands:
-        app.command(_NAMES.get(each), rich_help_panel=panel)(each)
-model_app = typer.Typer(help="Make model folders that jobs can load.", no_args_is_help=True)
-model_app.command()(prepare)
+        name = _NAMES.get(each, each.__name__.replace("_", "-"))
+        app.command(name, cls=Command, epilog=epilog(name), rich_help_panel=panel)(each)
+model_app = typer.Typer(help="Make model folders that jobs can load.", cls=Group, no_args_is_help=True)
+model_app.command(cls=Command, epilog=epilog("model prepare"))(prepare)
 app.add_typer(model_app, name="model", rich_help_panel="Start")
 app.add_typer(templates_app, name="templates", rich_help_panel="Improve")
 

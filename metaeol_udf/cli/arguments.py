@@ -50,23 +50,27 @@ def _paths(incomplete: str) -> Iterator[str]:
 
 
 Full = Annotated[
-    bool, typer.Option("--full", help="Look at every row, not only at the files that were added since the last run proved the table.")
+    bool,
+    typer.Option(
+        "--full", help="Check every row of the tables. Without it a run reads the files that were added since the last proven run."
+    ),
 ]
 Conf = Annotated[Path, typer.Argument(metavar="CONF", help="The job's YAML file.", show_default=False, autocompletion=complete_conf)]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[KEY=VALUE]...",
-        help="Settings that win over the file, such as runtime.device=cpu.",
+        metavar="KEY=VALUE",
+        help="Settings that override those of the file, such as runtime.device=cpu.",
         show_default=False,
         autocompletion=complete_override,
     ),
 ]
 Where = Annotated[
-    str | None, typer.Option(metavar="CONDITION", help="Only rows of the source that meet it, such as \"lang = 'de'\".", show_default=False)
+    str | None,
+    typer.Option(metavar="CONDITION", help="SQL condition on the rows of the source, such as \"lang = 'de'\".", show_default=False),
 ]
 
 
-As = Annotated[Format, typer.Option("--format", help="How to print the result: for people, or for programs as JSON or CSV.")]
+As = Annotated[Format, typer.Option("--format", help="Format of the result: table for people, json or csv for programs.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON: the same as --format json.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and do and write nothing.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what the command would do. Writes nothing.")]

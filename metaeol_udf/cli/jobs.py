@@ -1,4 +1,4 @@
-"""Commands over a job's table: embed, stream and retry write vectors; status, drop and rollback look after them."""
+"""Commands that write the vectors of a job's table (embed, stream, retry) or look after them (status, drop, rollback)."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ def embed(
     as_json: AsJson = False,
     how: As = Format.TABLE,
 ) -> None:
-    """Embed the rows that changed and write their vectors into the Delta table, once."""
+    """Embed new and changed rows once, and write their vectors into the Delta table."""
     _run_job("embed", conf, overrides, dry_run, as_json, how, full=full)
 
 
 def stream(conf: Conf, overrides: Overrides = None, dry_run: DryRun = False, as_json: AsJson = False, how: As = Format.TABLE) -> None:
-    """Embed what the source's new commits bring: all there is and then end, or every so often (stream.trigger)."""
+    """Embed new commits of the source as a Structured Streaming query. It ends when all is done, or runs on (stream.trigger)."""
     _run_job("stream", conf, overrides, dry_run, as_json, how)
 
 
 def retry(conf: Conf, overrides: Overrides = None, dry_run: DryRun = False, as_json: AsJson = False, how: As = Format.TABLE) -> None:
-    """Try the rows again that failed, but for NULL and blank texts; those that succeed leave the quarantine."""
+    """Retry failed rows. NULL and blank texts are skipped. Rows that succeed leave the quarantine."""
     _run_job("retry", conf, overrides, dry_run, as_json, how)
 
 
 def _run_job(command: str, conf: Conf, overrides: Overrides, dry_run: bool, as_json: bool, how: Format, full: bool = False) -> None:
-    """Run a job that heeds SIGTERM and print its report, or print what the job would do."""
+    """Run a job, which ends in order on SIGTERM, and print its report. With --dry-run print what the job would do."""
     if command == "stream":
         configs: tuple[JobConfig, ...] = (load_config(conf, overrides or ()),)
     else:
@@ -71,10 +71,7 @@ def _run_job(command: str, conf: Conf, overrides: Overrides, dry_run: bool, as_j
 
 
 def status(conf: Conf, overrides: Overrides = None, as_json: AsJson = False, how: As = Format.TABLE) -> None:
-    """Say what is done, what is left, what failed and why, and what stands beside the table. Writes nothing and loads no model.
-
-    Example: metaeol status job.yaml --format json
-    """
+    """Show how many rows are done, left and failed, and which tables stand beside the target. Read-only; loads no model."""
     configs = load_configs(conf, overrides or ())
     with waiting("looking at the tables"):
         from metaeol_udf.care import run_status
@@ -86,15 +83,12 @@ def status(conf: Conf, overrides: Overrides = None, as_json: AsJson = False, how
 def drop(
     conf: Conf,
     overrides: Overrides = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Drop without asking.")] = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
     how: As = Format.TABLE,
 ) -> None:
-    """Drop the job's vectors, and the journal, quarantine and checkpoints beside them: lists what goes, and asks first. Needs no model.
-
-    Example: metaeol drop job.yaml --dry-run
-    """
+    """Drop the job's vectors with journal, quarantine and checkpoints. Lists all of it and asks first. Needs no model."""
     configs = load_configs(conf, overrides or ())
     if not (yes or dry_run or sys.stdin.isatty()):
         raise ConfigError("drop asks before it drops, and nobody can answer here: give --yes, or --dry-run for the list alone")
@@ -112,7 +106,7 @@ def drop(
 
 
 def _drop_column(config: JobConfig, yes: bool, dry_run: bool) -> dict[str, Any]:
-    """Drop the vectors of one column; asks where nobody has agreed yet."""
+    """Drop the vectors of one column. Asks first, unless --yes was given."""
     from metaeol_udf.care import run_drop
 
     def agree(items: Sequence[DropItem]) -> bool:
@@ -128,14 +122,11 @@ def _drop_column(config: JobConfig, yes: bool, dry_run: bool) -> dict[str, Any]:
 def rollback(
     conf: Conf,
     overrides: Overrides = None,
-    to: Annotated[int, typer.Option("--to", min=0, metavar="VERSION", help="The version of the table that holds the vectors.")] = ...,  # type: ignore[assignment]  # typer's word for required
+    to: Annotated[int, typer.Option("--to", min=0, metavar="VERSION", help="Version of the table whose vectors come back.")] = ...,  # type: ignore[assignment]  # typer's word for required
     as_json: AsJson = False,
     how: As = Format.TABLE,
 ) -> None:
-    """Bring back the vectors of an earlier version of the table, under their earlier label, for texts that are the same. Needs no model.
-
-    Example: metaeol rollback job.yaml --to 12
-    """
+    """Restore the vectors and labels of an earlier version of the table, for rows whose text is the same. Needs no model."""
     config = load_config(conf, overrides or ())
     with waiting("bringing the vectors back"):
         from metaeol_udf.care import run_rollback

@@ -24,28 +24,27 @@ _TITLES = 1_000  # rows of a set that is made of a table
 def evaluate(
     conf: Conf,
     overrides: Overrides = None,
-    spark: Annotated[bool, typer.Option("--spark", help="Embed in Spark, as the job does, not in this process.")] = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="Rows of each task; wins over evaluation.limit.", show_default=False)] = None,
+    spark: Annotated[bool, typer.Option("--spark", help="Embed on Spark's executors, as the job does.")] = False,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Number of rows of each task; overrides evaluation.limit.", show_default=False)
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the scores into this .svg, .png or .pdf file.", show_default=False)] = None,
     against: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE", help="Another configuration or spec, for its column beside; may be repeated.", show_default=False),
+        typer.Option(metavar="FILE", help="Another configuration or spec to compare with. May be repeated.", show_default=False),
     ] = None,
     title: Annotated[
         str | None,
         typer.Option(
             metavar="COLUMN",
-            help="Need no labels: score how well this column of the source finds source.text of its own row, a proxy for what people ask.",
+            help="Score without labels: how well this column of the source finds the text of its own row. A proxy for real queries.",
             show_default=False,
         ),
     ] = None,
     as_json: AsJson = False,
     how: As = Format.TABLE,
 ) -> None:
-    """Score the vectors on labelled data (evaluation.data): sentence similarity, transfer and retrieval. Needs no table, but for --title.
-
-    Example: metaeol evaluate job.yaml evaluation.data=beir/scifact --against conf/specs/smollm2-135m.yaml
-    """
+    """Score the vectors on labelled data (evaluation.data): sentence similarity, classification, retrieval. Only --title needs a table."""
     config = load_encoder_config(conf, overrides or ())
     if limit is not None:
         config = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, limit=limit))
@@ -68,7 +67,7 @@ def evaluate(
 
 
 def _own_task(config: EncoderConfig, title: str) -> RetrievalTask:
-    """Make a retrieval set of the source's rows: as many as evaluation.limit says, 1,000 where it says nothing."""
+    """Make a retrieval set from `evaluation.limit` rows of the source, from 1,000 where the limit is not set."""
     if not isinstance(config, JobConfig):
         raise ConfigError("--title takes rows of a job's source table: the configuration has no source")
     with waiting("reading titles and texts"):
@@ -85,17 +84,17 @@ def _own_task(config: EncoderConfig, title: str) -> RetrievalTask:
 def tune(
     conf: Conf,
     overrides: Overrides = None,
-    out: Annotated[Path | None, typer.Option(help="Spec file to write, such as conf/specs/mine.yaml.", show_default=False)] = None,
-    max_cost: Annotated[float, typer.Option(min=0, help="Most that the choice may cost, against the configuration.")] = 1.0,
-    unlabelled: Annotated[bool, typer.Option("--unlabelled", help="Tune on the source table's texts, without labels.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Spec file to write, such as conf/specs/mine.yaml. Without it the choice is only printed.", show_default=False),
+    ] = None,
+    max_cost: Annotated[float, typer.Option(min=0, help="Maximum cost relative to the configuration; 1.0: the same cost.")] = 1.0,
+    unlabelled: Annotated[bool, typer.Option("--unlabelled", help="Tune on the texts of the source table, without labels.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Draw quality against cost into this file.", show_default=False)] = None,
     as_json: AsJson = False,
     how: As = Format.TABLE,
 ) -> None:
-    """Choose output layers, templates and post-processing on labelled pairs or queries (evaluation.data), and write them as a spec.
-
-    Example: metaeol tune job.yaml evaluation.data=beir/scifact --out conf/specs/mine.yaml
-    """
+    """Search for better layers, templates and post-processing on labelled pairs or queries (evaluation.data), and write a spec."""
     config = load_config(conf, overrides or ()) if unlabelled else load_encoder_config(conf, overrides or ())
     from metaeol_udf.tuning.command import run_tune
     from metaeol_udf.tuning.terminal_report import candidate_rows, show_tuning
@@ -107,12 +106,12 @@ def tune(
 def curves(
     conf: Conf,
     overrides: Overrides = None,
-    layers: Annotated[Path | None, typer.Option(help="Draw the scores by output layer into this file.", show_default=False)] = None,
-    prompts: Annotated[Path | None, typer.Option(help="Draw the scores by number of prompts into this file.", show_default=False)] = None,
+    layers: Annotated[Path | None, typer.Option(help="Draw scores by output layer into this file.", show_default=False)] = None,
+    prompts: Annotated[Path | None, typer.Option(help="Draw scores by number of prompts into this file.", show_default=False)] = None,
     as_json: AsJson = False,
     how: As = Format.TABLE,
 ) -> None:
-    """Score the vectors by output layer and by number of prompts on labelled pairs (evaluation.data), from one pass."""
+    """Score each output layer and each number of prompts on labelled pairs (evaluation.data)."""
     config = load_encoder_config(conf, overrides or ())
     from metaeol_udf.tuning.command import run_curves
     from metaeol_udf.tuning.terminal_report import curve_rows, show_curves
@@ -124,16 +123,25 @@ def curves(
 def fit(
     conf: Conf,
     overrides: Overrides = None,
-    out: Annotated[Path, typer.Option(help="The safetensors file to write.", show_default=False)] = ...,  # type: ignore[assignment]  # typer's word for required
-    method: Annotated[str, typer.Option(help="mean, standardize, remove_top, whiten, or unembedding, which needs no texts.")] = "mean",
-    components: Annotated[int | None, typer.Option(min=1, help="To remove (remove_top), or to keep.", show_default=False)] = None,
-    shrinkage: Annotated[float, typer.Option(min=0, max=1, help="Of whitening: how far variances are drawn together.")] = 0.1,
-    texts: Annotated[int, typer.Option(min=100, help="Different texts to fit on, at most.")] = 20_000,
-    data: Annotated[bool, typer.Option("--data", help="Fit on the texts of evaluation.data, in this process.")] = False,
+    out: Annotated[Path, typer.Option(help="Safetensors file to write.", show_default=False)] = ...,  # type: ignore[assignment]  # typer's word for required
+    method: Annotated[
+        str, typer.Option(metavar="METHOD", help="mean, standardize, remove_top, whiten, or unembedding (needs no texts).")
+    ] = "mean",
+    components: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of directions to remove (remove_top) or to keep (whiten, unembedding).", show_default=False),
+    ] = None,
+    shrinkage: Annotated[
+        float, typer.Option(min=0, max=1, help="whiten only: 0 makes all directions equally wide, 1 leaves their widths.")
+    ] = 0.1,
+    texts: Annotated[int, typer.Option(min=100, help="Maximum number of distinct texts to fit on.")] = 20_000,
+    data: Annotated[
+        bool, typer.Option("--data", help="Fit on the texts of evaluation.data, in this process, in place of the source table.")
+    ] = False,
     as_json: AsJson = False,
     how: As = Format.TABLE,
 ) -> None:
-    """Fit post-processing on the texts of the source table, which need no labels, in one pass of Spark; or on the model alone."""
+    """Fit post-processing on the texts of the source table, without labels, in one Spark pass; or on the model alone."""
     from metaeol_udf.encoder.vectors.postprocess import METHODS, UNEMBEDDING
 
     known = (*METHODS, UNEMBEDDING)
@@ -164,13 +172,15 @@ def explain(
     conf: Conf,
     text: Annotated[str, typer.Argument(metavar="TEXT", help="The text to explain.", show_default=False)],
     overrides: Overrides = None,
-    top: Annotated[int, typer.Option("--top", min=1, max=1000, help="Words of each template.")] = 10,
-    layer: Annotated[str, typer.Option(help="Hidden state to read words from, an index or a fraction; -1: the model's own output.")] = "-1",
+    top: Annotated[int, typer.Option("--top", min=1, max=1000, help="Number of words to show per template.")] = 10,
+    layer: Annotated[
+        str, typer.Option(metavar="LAYER", help="Layer to read words from: an index, or a fraction of the depth; -1: the last one.")
+    ] = "-1",
     plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the words into a file.", show_default=False)] = None,
     as_json: AsJson = False,
     how: As = Format.TABLE,
 ) -> None:
-    """Show what a text's embedding holds: for each template the words that the model would most probably say next."""
+    """Show the most probable next words of each template for a text: what its embedding holds."""
     config = load_encoder_config(conf, overrides or ())
     from metaeol_udf.explain.next_words import explain_text
     from metaeol_udf.explain.plot import draw_explanation

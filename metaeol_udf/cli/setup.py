@@ -27,11 +27,11 @@ def init(
     ],
     overrides: Overrides = None,
     out: Annotated[Path, typer.Option(metavar="CONF", help="The YAML file to write.")] = Path("metaeol.yaml"),
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there already.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     as_json: AsJson = False,
     how: As = Format.TABLE,
 ) -> None:
-    """Write a commented configuration for a table or a file: key and text column are guessed from its schema and some of its rows."""
+    """Draft a commented configuration for a table or a file. It guesses key and text column from the schema and some rows."""
     if out.exists() and not force:
         raise ConfigError(f"{out} is there already; --force replaces it")
     with waiting("looking at the rows"):
@@ -47,13 +47,13 @@ def settings(
         Path | None, typer.Argument(metavar="CONF", help="The job's YAML file.", show_default=False, autocompletion=complete_conf)
     ] = None,
     overrides: Overrides = None,
-    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of a configuration, for editors. Needs no CONF.")] = False,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of configurations, for editors. Needs no CONF.")] = False,
     as_json: AsJson = False,
     how: As = Format.TABLE,
 ) -> None:
-    """Print the settings that a command would use, and where each comes from: a line of a file, the command line, or the default.
+    """Print the effective settings and where each comes from: a line of a file, the command line or the default.
 
-    Values of spark.conf and source.options are not shown: they may be secrets. Example: metaeol config job.yaml runtime.device=cpu
+    Values of spark.conf and source.options are not shown: they may be secrets.
     """
     if schema:
         print_json(job_schema())
@@ -68,11 +68,13 @@ def settings(
 def doctor(
     conf: Conf,
     overrides: Overrides = None,
-    all_keys: Annotated[bool, typer.Option("--all-keys", help="Look for repeated keys in all rows, not in the first 100,000.")] = False,
+    all_keys: Annotated[
+        bool, typer.Option("--all-keys", help="Search the whole table for duplicate keys, not only the first 100,000 rows.")
+    ] = False,
     as_json: AsJson = False,
     how: As = Format.TABLE,
 ) -> None:
-    """Look at everything that a job needs, write nothing, and say the exact setting to change."""
+    """Check environment, model and tables, and name the setting to change. Read-only."""
     with waiting("starting"):  # these imports take seconds
         from metaeol_udf.doctor import Level, diagnose, exit_code
 
@@ -98,15 +100,19 @@ def doctor(
 def estimate(
     conf: Conf,
     overrides: Overrides = None,
-    executors: Annotated[str, typer.Option(help="Numbers of executors to project to, such as 1,8,64.")] = "",
-    price_per_hour: Annotated[float | None, typer.Option(min=0, help="Of one executor; wins over estimate.price_per_hour.")] = None,
-    sample: Annotated[int, typer.Option(min=1, max=1_000_000, help="Texts whose tokens are counted.")] = 2000,
-    probe_seconds: Annotated[float, typer.Option(min=0, help="How long each worker is timed.")] = 10.0,
-    tokens_per_second: Annotated[float | None, typer.Option(help="Rate of one executor, if known: no model is loaded.")] = None,
+    executors: Annotated[
+        str, typer.Option(metavar="N,N,...", help="Numbers of executors that the projection covers, such as 1,8,64.")
+    ] = "",
+    price_per_hour: Annotated[
+        float | None, typer.Option(min=0, help="Price of one executor per hour; overrides estimate.price_per_hour.")
+    ] = None,
+    sample: Annotated[int, typer.Option(min=1, max=1_000_000, help="Number of texts to tokenise.")] = 2000,
+    probe_seconds: Annotated[float, typer.Option(min=0, help="Seconds of speed measurement per worker.")] = 10.0,
+    tokens_per_second: Annotated[float | None, typer.Option(help="Known speed of one executor. The model is then not loaded.")] = None,
     as_json: AsJson = False,
     how: As = Format.TABLE,
 ) -> None:
-    """Say what a run would take, before anything runs: rows, real tokens, hours, cost, bytes. Writes nothing."""
+    """Estimate rows, tokens, hours, cost and bytes of a run before it starts. Read-only."""
     configs = load_configs(conf, overrides or ())
     from metaeol_udf.estimate import EstimateOptions, run_estimate
 
@@ -132,11 +138,11 @@ def _lines_of(found: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def report(
-    file: Annotated[Path, typer.Argument(metavar="REPORT.json", help="A run report (runtime.report).", show_default=False)],
+    file: Annotated[Path, typer.Argument(metavar="REPORT.json", help="Report of a run (runtime.report).", show_default=False)],
     out: Annotated[Path, typer.Option(metavar="PAGE.html", help="The page to write.", show_default=False)],
-    title: Annotated[str, typer.Option(help="What stands at the head of the page.")] = "",
+    title: Annotated[str, typer.Option(metavar="WORDS", help="Title of the page.")] = "",
 ) -> None:
-    """Lay a JSON run report out as an HTML page: without the map, which runtime.report_page draws when the job ends."""
+    """Make an HTML page from the JSON report of a run. It lacks the map of vectors, which runtime.report_page draws at the end of a job."""
     from metaeol_udf.report_page import read_report, render_page, write_page
 
     found = read_report(file)
@@ -154,19 +160,21 @@ def prepare(
             show_default=False,
         ),
     ],
-    destination: Annotated[Path, typer.Argument(metavar="DEST", help="The folder to make.", show_default=False)],
-    dtype: Annotated[str, typer.Option(help="Of the weights: bfloat16, float16, float32, or auto as in the source.")] = "bfloat16",
+    destination: Annotated[Path, typer.Argument(metavar="DEST", help="Folder to write.", show_default=False)],
+    dtype: Annotated[
+        str, typer.Option(metavar="bfloat16|float16|float32|auto", help="Data type of the weights; auto: the source's own.")
+    ] = "bfloat16",
     base: Annotated[
-        str | None, typer.Option(help="Base model of an adapter: a folder or a hub id. Default: what the adapter names.")
+        str | None, typer.Option(metavar="MODEL", help="Base model of an adapter: a folder or a hub id. Default: what the adapter names.")
     ] = None,
-    revision: Annotated[str | None, typer.Option(help="Commit of a hub id.")] = None,
-    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the source.")] = False,
-    allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Read weights that are not safetensors.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace a model folder that is there already.")] = False,
+    revision: Annotated[str | None, typer.Option(metavar="COMMIT", help="Commit or tag of a hub id.")] = None,
+    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run Python code that the source brings.")] = False,
+    allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Read pickled weights, which can run code.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing model folder.")] = False,
     as_json: AsJson = False,
     how: As = Format.TABLE,
 ) -> None:
-    """Turn a model into a folder of plain safetensors with a manifest of SHA-256 hashes, which are checked whenever it is loaded.
+    """Write a model as a folder of plain safetensors with SHA-256 checksums. Jobs verify the checksums when they load it.
 
     An adapter is merged into its base model, quantised weights are written out in full. Both are proved.
     """

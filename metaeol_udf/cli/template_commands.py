@@ -1,4 +1,4 @@
-"""`metaeol templates …`: list the sets that ship, check a set, draft one. Nothing heavy is imported before a command runs."""
+"""`metaeol templates …`: list the built-in sets, check a set, draft a set. Nothing heavy is imported before a command runs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from metaeol_udf.cli.arguments import As, AsJson
+from metaeol_udf.cli.command_help import Command, Group, epilog
 from metaeol_udf.cli.views import Format, emit, show_template_check, show_template_sets
 from metaeol_udf.errors import ConfigError
 from metaeol_udf.files import replace_file
@@ -20,15 +21,15 @@ if TYPE_CHECKING:
     from metaeol_udf.prompts.checks import SetCheck
     from metaeol_udf.prompts.drafts import MetaTaskForm
 
-templates_app = typer.Typer(help="List, check and draft template sets.", no_args_is_help=True)
+templates_app = typer.Typer(help="List, check and draft template sets.", cls=Group, no_args_is_help=True)
 
-Model = Annotated[str | None, typer.Option(metavar="DIR", help="Model folder, whose tokenizer counts tokens.", show_default=False)]
-TextTokens = Annotated[int, typer.Option(min=1, max=100_000, help="Tokens of the text whose cost is counted.")]
+Model = Annotated[str | None, typer.Option(metavar="DIR", help="Model folder; its tokenizer counts tokens.", show_default=False)]
+TextTokens = Annotated[int, typer.Option(min=1, max=100_000, help="Length of the example text, in tokens.")]
 
 
-@templates_app.command("list")
+@templates_app.command("list", cls=Command, epilog=epilog("templates list"))
 def list_sets(model: Model = None, text_tokens: TextTokens = 32, as_json: AsJson = False, how: As = Format.TABLE) -> None:
-    """List the template sets that ship with the package; with --model also what they cost."""
+    """List the built-in template sets; with --model also their cost in tokens."""
     from metaeol_udf.prompts import TemplateSet
     from metaeol_udf.prompts.templates import builtin_names
 
@@ -37,15 +38,15 @@ def list_sets(model: Model = None, text_tokens: TextTokens = 32, as_json: AsJson
     emit(as_json, rows, lambda console: show_template_sets(console, checks), how, rows)
 
 
-@templates_app.command()
+@templates_app.command(cls=Command, epilog=epilog("templates check"))
 def check(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A template set's YAML file, or a built-in name.", show_default=False)],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="YAML file of a template set, or a built-in name.", show_default=False)],
     model: Model = None,
     text_tokens: TextTokens = 32,
     as_json: AsJson = False,
     how: As = Format.TABLE,
 ) -> None:
-    """Check a template set: slots, endings, what prompts share, and with --model their tokens. Status 2 if it has a problem."""
+    """Check a template set: placeholders, endings, shared parts; with --model also its tokens. Exits with status 2 if it has a problem."""
     from metaeol_udf.prompts import TemplateSet
 
     (found,) = _check_all([TemplateSet.load(file)], model, text_tokens)
@@ -54,28 +55,31 @@ def check(
         raise typer.Exit(ConfigError.exit_code)
 
 
-@templates_app.command()
+@templates_app.command(cls=Command, epilog=epilog("templates new"))
 def new(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What the set is called.", show_default=False)],
-    meta_task: Annotated[list[str], typer.Option(help="What a text is asked for, such as 'urgency'; may be repeated.", show_default=False)],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the set.", show_default=False)],
+    meta_task: Annotated[
+        list[str], typer.Option(metavar="WORDS", help="Question about a text, such as 'urgency'. May be repeated.", show_default=False)
+    ],
     out: Annotated[Path, typer.Option(metavar="FILE", help="The YAML file to write.", show_default=False)],
     options: Annotated[
         list[str] | None,
-        typer.Option(metavar="A,B,C", help="Words that may come, for the meta-task at the same place.", show_default=False),
+        typer.Option(metavar="A,B,C", help="Possible answers to the meta-task at the same place.", show_default=False),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Model folder: counts tokens, drafts, scores.", show_default=False)
+        str | None, typer.Option(metavar="DIR", help="Model folder, to count tokens, draft and score.", show_default=False)
     ] = None,
     draft: Annotated[bool, typer.Option("--draft", help="Let the model propose other words for each meta-task.")] = False,
     pairs: Annotated[
-        Path | None, typer.Option(metavar="FILE.tsv", help="Score on pairs: sentence1, sentence2, score.", show_default=False)
+        Path | None,
+        typer.Option(metavar="FILE.tsv", help="Score the set on labelled pairs: columns sentence1, sentence2, score.", show_default=False),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there already.")] = False,
+    device: Annotated[str, typer.Option(metavar="DEVICE", help="Device of the model: auto, cpu, cuda or cuda:N.")] = "auto",
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     as_json: AsJson = False,
     how: As = Format.TABLE,
 ) -> None:
-    """Draft a template set for meta-tasks of your own, check it, and with --pairs score it."""
+    """Draft a template set for your own meta-tasks and check it; with --pairs also score it."""
     if out.exists() and not force:
         raise ConfigError(f"{out} is there already; --force replaces it")
     if model is None and (draft or pairs is not None):
@@ -121,7 +125,7 @@ def _fill_forms(meta_tasks: list[str], options: list[str]) -> list[MetaTaskForm]
 
 
 def _propose(forms: list[MetaTaskForm], model: str, device: str) -> list[MetaTaskForm]:
-    """Add the model's own words to forms; where it has none, say so and leave the form as it is."""
+    """Add the model's own words to forms. Where the model has none, say so and leave the form unchanged."""
     import dataclasses
 
     from metaeol_udf.explain.language_model import load_language_model

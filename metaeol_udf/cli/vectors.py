@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 
 def search(
     conf: Conf,
-    query: Annotated[str | None, typer.Argument(metavar="[QUERY]", help="What to look for.", show_default=False)] = None,
+    query: Annotated[str | None, typer.Argument(metavar="QUERY", help="Text to search for.", show_default=False)] = None,
     overrides: Overrides = None,
-    k: Annotated[int, typer.Option("--k", "-k", min=1, max=10_000, help="How many texts.")] = 5,
+    k: Annotated[int, typer.Option("--k", "-k", min=1, max=10_000, help="Number of texts to print.")] = 5,
     where: Where = None,
     queries: Annotated[
         Path | None,
-        typer.Option("--queries", metavar="FILE", help="One query a line, instead of QUERY; - reads standard input.", show_default=False),
+        typer.Option(
+            "--queries", metavar="FILE", help="File with one query a line, in place of QUERY; - is standard input.", show_default=False
+        ),
     ] = None,
     column: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="The vectors' column, where the file has several: embedding.column=NAME.", show_default=False),
+        typer.Option(metavar="NAME", help="Column of vectors, where the configuration has several.", show_default=False),
     ] = None,
-    all_rows: Annotated[
-        bool, typer.Option("--all-rows", help="List every row; else each text once, as rows of one text are as near.")
-    ] = False,
+    all_rows: Annotated[bool, typer.Option("--all-rows", help="Print every row. Without it each text is printed once.")] = False,
     as_json: AsJson = False,
     how: As = Format.TABLE,
 ) -> None:
@@ -61,18 +61,17 @@ def check(
     conf: Conf,
     queries: Annotated[
         Path,
-        typer.Argument(metavar="FILE", help="A TSV with the column query and the key columns of the row it must find.", show_default=False),
+        typer.Argument(
+            metavar="FILE", help="TSV with a column `query` and the key columns of the row that the query must find.", show_default=False
+        ),
     ],
     overrides: Overrides = None,
-    k: Annotated[int, typer.Option("--k", "-k", min=1, max=10_000, help="Among how many rows it must be.")] = 10,
+    k: Annotated[int, typer.Option("--k", "-k", min=1, max=10_000, help="The row must be among the first K.")] = 10,
     where: Where = None,
     as_json: AsJson = False,
     how: As = Format.TABLE,
 ) -> None:
-    """Look whether queries find the rows that they must find, for pipelines: status 6 where one does not.
-
-    Example: metaeol test job.yaml queries.tsv --k 5
-    """
+    """Check that queries find the rows that they must find. Exits with status 6 where one does not, for pipelines."""
     config = load_config(conf, overrides or ())
     with waiting("searching"):
         from metaeol_udf.search.expected import check_queries, require_found
@@ -92,15 +91,17 @@ def _rank_and_score(rank: int | None, score: float | None) -> tuple[str, str]:
 def duplicates(
     conf: Conf,
     overrides: Overrides = None,
-    threshold: Annotated[float, typer.Option(help="Least cosine of a pair, over 0 to 1.")] = 0.98,
-    k: Annotated[int, typer.Option("--k", "-k", min=1, max=100_000, help="How many pairs to print, most similar first.")] = 20,
+    threshold: Annotated[float, typer.Option(help="Minimum cosine similarity of a pair, above 0 and up to 1.")] = 0.98,
+    k: Annotated[int, typer.Option("--k", "-k", min=1, max=100_000, help="Number of pairs to print, the most similar first.")] = 20,
     where: Where = None,
-    all_pairs: Annotated[bool, typer.Option("--all-pairs", help="Print every pair of rows; else each pair of texts once.")] = False,
-    exact: Annotated[bool, typer.Option("--exact", help="Compare all pairs: for tables of up to some 100,000 rows.")] = False,
-    recall: Annotated[float, typer.Option(help="Chance that a pair at the threshold is found, without --exact.")] = 0.95,
+    all_pairs: Annotated[
+        bool, typer.Option("--all-pairs", help="Print every pair of rows. Without it each pair of texts is printed once.")
+    ] = False,
+    exact: Annotated[bool, typer.Option("--exact", help="Compare all pairs of rows. For tables of up to about 100,000 rows.")] = False,
+    recall: Annotated[float, typer.Option(help="Probability of finding a pair at the threshold; without --exact.")] = 0.95,
     out: Annotated[
         str | None,
-        typer.Option(metavar="TABLE", help="Write all pairs to a Delta table, or a path that ends in .parquet, and print their number."),
+        typer.Option(metavar="TABLE", help="Write all pairs to a Delta table or to a path that ends in .parquet. Prints their number."),
     ] = None,
     as_json: AsJson = False,
     how: As = Format.TABLE,
@@ -132,20 +133,25 @@ def duplicates(
 def serve(
     conf: Conf,
     overrides: Overrides = None,
-    host: Annotated[str, typer.Option(help="Address to listen on. One that other machines reach needs a token.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65_535, help="0: any free one.")] = 8000,
-    name: Annotated[str | None, typer.Option(help="A name for requests to give beside the fingerprint.", show_default=False)] = None,
-    fingerprint: Annotated[str | None, typer.Option(help="What the spec's fingerprint must be, else refuse.", show_default=False)] = None,
-    token_file: Annotated[Path | None, typer.Option(help="File with the token that requests must show.", show_default=False)] = None,
-    token_env: Annotated[str | None, typer.Option(help="Environment variable with the token.", show_default=False)] = None,
-    max_texts: Annotated[int, typer.Option(min=1, help="Texts of one request.")] = 2_048,
-    max_waiting: Annotated[int, typer.Option(min=1, help="Texts that may wait; more are answered with status 429.")] = 8_192,
-    max_connections: Annotated[int, typer.Option(min=1, help="Connections at once.")] = 256,
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Address to listen on. An address that other machines reach needs a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port to listen on; 0: any free port.")] = 8000,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Model name that requests may use, beside the fingerprint.", show_default=False)
+    ] = None,
+    fingerprint: Annotated[
+        str | None, typer.Option(metavar="HEX", help="Refuse to start unless the spec has this fingerprint.", show_default=False)
+    ] = None,
+    token_file: Annotated[Path | None, typer.Option(help="File with the token that requests must send.", show_default=False)] = None,
+    token_env: Annotated[
+        str | None, typer.Option(metavar="VARIABLE", help="Environment variable that holds the token.", show_default=False)
+    ] = None,
+    max_texts: Annotated[int, typer.Option(min=1, help="Maximum number of texts in a request.")] = 2_048,
+    max_waiting: Annotated[int, typer.Option(min=1, help="Maximum number of waiting texts. Further requests get status 429.")] = 8_192,
+    max_connections: Annotated[int, typer.Option(min=1, help="Maximum number of open connections.")] = 256,
 ) -> None:
-    """Serve the spec's vectors over HTTP, as OpenAI's clients ask for them, until SIGTERM. Needs no table.
-
-    Example: metaeol serve conf/specs/smollm2-135m.yaml --port 8000
-    """
+    """Serve the spec's vectors over HTTP to OpenAI-compatible clients, until SIGTERM. Needs no table."""
     config = load_encoder_config(conf, overrides or ())
     from metaeol_udf.serving.connection import Limits
     from metaeol_udf.serving.server import EmbeddingServer, ServeOptions, run_serve
@@ -164,19 +170,20 @@ def serve(
 def log_model(
     conf: Conf,
     overrides: Overrides = None,
-    name: Annotated[str, typer.Option(help="Of the model in its run.")] = "metaeol",
-    register: Annotated[str | None, typer.Option(metavar="NAME", help="Register it in the model registry.", show_default=False)] = None,
-    experiment: Annotated[str | None, typer.Option(help="Of the run; else MLflow's current one.", show_default=False)] = None,
+    name: Annotated[str, typer.Option(metavar="NAME", help="Name of the model within its MLflow run.")] = "metaeol",
+    register: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Register the model under this name in the model registry.", show_default=False)
+    ] = None,
+    experiment: Annotated[
+        str | None, typer.Option(metavar="NAME", help="MLflow experiment of the run. Default: the current one.", show_default=False)
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Write the model into a new folder, and log nothing.", show_default=False)
+        Path | None, typer.Option(metavar="FOLDER", help="Write the model into a new folder. Logs nothing to MLflow.", show_default=False)
     ] = None,
     as_json: AsJson = False,
     how: As = Format.TABLE,
 ) -> None:
-    """Log the spec as an MLflow model that loads from its artifact alone: weights, settings, code. Needs no table.
-
-    Example: metaeol log-model conf/specs/smollm2-135m.yaml --register main.search.embedder
-    """
+    """Log the spec as an MLflow model. Its artifact holds weights, settings and code, and needs nothing else. Needs no table."""
     config = load_encoder_config(conf, overrides or ())
     from metaeol_udf.serving.pyfunc import log_model, save_model
 
@@ -191,7 +198,7 @@ def log_model(
 
 
 def _queries(query: str | None, file: Path | None, overrides: list[str]) -> tuple[list[str], list[str]]:
-    """Read the queries and tell them from settings: beside a file, the first word of the command line is a setting too."""
+    """Read the queries, and separate them from settings: with --queries the first word of the command line is a setting too."""
     if file is None:
         if query is None:
             raise ConfigError("search needs a QUERY, or --queries FILE with one query a line")

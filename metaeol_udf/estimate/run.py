@@ -29,8 +29,8 @@ class EstimateOptions:
     Attributes:
         executors: Numbers of executors to project to; empty takes the session's.
         price_per_hour: Of one executor; None takes `estimate.price_per_hour`.
-        sample_texts: Texts whose tokens are counted.
-        probe_seconds: How long each worker is timed.
+        sample_texts: Number of texts to tokenise.
+        probe_seconds: Seconds of speed measurement per worker.
         tokens_per_second: Of one executor, where it is known; no model is loaded then.
     """
 

@@ -103,7 +103,7 @@ def check_templates(
     Args:
         templates: The set.
         tokenizer: The model's; None leaves tokens out.
-        n_text_tokens: Tokens of the text whose cost is counted.
+        n_text_tokens: Length of the example text, in tokens.
         may_cut: Whether the encoder cuts prompts of this model; it does not where the architecture is not known.
     """
     beginnings = {(template.prefix, template.word_order) for template in templates.templates}

@@ -52,7 +52,7 @@ def find_duplicates(
 
     Args:
         config: The job whose table is looked at.
-        threshold: Least cosine of a pair, over 0 to 1.
+        threshold: Minimum cosine similarity of a pair, above 0 and up to 1.
         k: Pairs at most.
         where: A condition over the source's columns that both rows must meet.
         method: As for `near_duplicates`.

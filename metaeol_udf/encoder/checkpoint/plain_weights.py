@@ -120,7 +120,7 @@ def merge_adapter(model: Any, adapter: Path, allow_pickle: bool) -> Any:
     Args:
         model: The base model, with plain weights.
         adapter: Folder of the adapter, as peft writes it.
-        allow_pickle: Read weights that are not safetensors.
+        allow_pickle: Read pickled weights, which can run code.
 
     Returns:
         The base model with other weights.
