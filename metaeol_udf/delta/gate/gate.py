@@ -53,10 +53,11 @@ def pass_gate(job: Job, scope: RowScope, snapshot: Snapshot, journal: Journal, r
     decision = _judge(job, whole, journal)
     report.quality = decision.as_dict()
     if decision.outcome is Outcome.BLOCKED:
+        limit = "" if decision.comparison is None else "change the limit, "  # too few texts are not a matter of a limit
         raise QualityError(
             f"stopped by the quality gate: {'; '.join(decision.reasons)}. Nothing was published: {job.target} keeps the vectors of spec "
             f"{decision.old_spec_fingerprint}, and those of spec {report.fingerprint} are journalled. Go back to the old settings, "
-            "change the limit, or take the new vectors with quality.gate=false: the next run then publishes them and computes nothing again"
+            f"{limit}or take the new vectors with quality.gate=false: the next run then publishes them and computes nothing again"
         )
     level = logging.INFO if decision.outcome is Outcome.PASSED else logging.WARNING
     logger.log(level, "quality gate: %s", report.quality)
