@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,21 @@ def draw_explanation(explanation: Explanation, path: Path) -> None:
     n_columns = min(_COLUMNS, len(templates))
     n_rows = math.ceil(len(templates) / n_columns)
     n_words = max(len(template.words) for template in templates)
-    figure = new_figure(3.1 * n_columns, 0.8 + n_rows * (0.7 + 0.22 * n_words))
+    figure = new_figure(3.1 * n_columns, 1.0 + n_rows * (0.7 + 0.22 * n_words))
     panels = figure.subplots(n_rows, n_columns, squeeze=False)
     colours = dict(zip(dict.fromkeys(t.meta_task for t in templates), _COLOURS * len(templates), strict=False))
     most = max(word.probability for template in templates for word in template.words)
     for panel in panels.flat[len(templates) :]:
         panel.set_axis_off()
+    asked: Counter[str] = Counter()
+    times = Counter(template.meta_task for template in templates)
     for panel, template in zip(panels.flat, templates, strict=False):
-        _draw_template(panel, template, colours[template.meta_task], most)
+        asked[template.meta_task] += 1
+        number = f" ({asked[template.meta_task]} of {times[template.meta_task]})" if times[template.meta_task] > 1 else ""
+        _draw_template(panel, template, f"{template.meta_task}{number}", colours[template.meta_task], most)
     title = _literal(f"Next words after: {first_words(explanation.text, _TEXT_CHARACTERS)}")
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    figure.supxlabel("probability that the model says this word next", x=0.01, ha="left", fontsize=9)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -40,12 +46,12 @@ def draw_explanation(explanation: Explanation, path: Path) -> None:
     save_figure(figure, path, dpi=150)
 
 
-def _draw_template(panel: Any, template: TemplateWords, colour: str, most: float) -> None:
+def _draw_template(panel: Any, template: TemplateWords, name: str, colour: str, most: float) -> None:
     places = range(len(template.words))
     bars = panel.barh(places, [word.probability for word in template.words], color=colour, height=0.72)
     panel.bar_label(bars, [f"{word.probability:.3f}" for word in template.words], padding=3, fontsize=7, color="#555555")
     panel.set_yticks(places, [_literal(word.visible) for word in template.words], fontsize=8)
-    panel.set_title(_literal(f"{template.meta_task}\n{template.cue[-40:]}"), loc="left", fontsize=9, color=colour)
+    panel.set_title(_literal(f"{name}\n… {template.cue[-40:]}"), loc="left", fontsize=9, color=colour)
     panel.set(xlim=(0, most * 1.22), xticks=[])  # the same scale in all panels, with room for the figures
     panel.invert_yaxis()
     hide_frame(panel, "bottom")
