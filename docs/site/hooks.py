@@ -105,9 +105,21 @@ def _commands(name: str, group: Any, heading: str) -> list[str]:
         if hasattr(command, "commands"):
             parts += _commands(full, command, f"{heading}#")
         else:
-            arguments = [param.metavar for param in command.params if param.param_type_name == "argument"]
-            parts.append(f"```text\n{' '.join([full, '[OPTION]...', *arguments])}\n```\n\n{_table(command, full)}")
+            parts.append(f"```text\n{full} {_usage(command, full)}\n```\n\n{_table(command, full)}\n\n{_ending(command.epilog)}")
     return parts
+
+
+def _usage(command: Any, name: str) -> str:
+    """Options and arguments in the order in which they stand."""
+    import typer
+
+    return " ".join(command.collect_usage_pieces(typer.Context(command, info_name=name)))
+
+
+def _ending(epilog: str) -> str:
+    """The example of a command as a block, and its page as a link."""
+    example, page = (part.partition(": ")[2] for part in epilog.split("\n\n"))
+    return f"```console\n$ {example}\n```\n\nMore: [{page}]({posixpath.relpath(page, 'docs/reference')})"
 
 
 def _table(command: Any, name: str) -> str:
@@ -115,11 +127,12 @@ def _table(command: Any, name: str) -> str:
     import typer
 
     context = typer.Context(command, info_name=name)
-    records = filter(None, (param.get_help_record(context) for param in command.params))
+    shown = [param for param in command.get_params(context) if "--help" not in param.opts]
+    records = filter(None, (param.get_help_record(context) for param in shown))
     rows = [f"| `{names}` | {_inline(text)} |" for names, text in records]
     return "\n".join(["| argument or option | meaning |", "| --- | --- |", *rows])
 
 
 def _inline(text: str | None) -> str:
     """One line of Markdown in which nothing is markup."""
-    return re.sub(r"([|<>*_\[\]])", r"\\\1", " ".join((text or "").split()))
+    return re.sub(r"([|*_\[\]])", r"\\\1", html.escape(" ".join((text or "").split()), quote=False))
