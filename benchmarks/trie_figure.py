@@ -31,7 +31,7 @@ from metaeol_udf.prompts.trie import PrefixGroup, PromptTrie
 _TEXT = "The new camera takes sharp pictures even at night."
 _PREFIX, _MIDDLE, _SUFFIX, _GREY, _INK = "#2b6cb0", "#b0413e", "#2f855a", "#555555", "#1a202c"
 _ROW, _CHARACTER, _MARGIN, _TOP = 34.0, 7.0, 16.0, 58.0  # pixels: height of a row, width of a character
-_PREFIX_WIDTH, _MIDDLE_WIDTH, _GAP = 330.0, 190.0, 34.0
+_PREFIX_WIDTH, _MIDDLE_WIDTH, _GAP = 350.0, 200.0, 34.0
 _VALUES = (48, 4.0, 10.0)  # of a hidden state: how many are drawn, and the width and height of each
 _MEAN_COLUMNS, _MEAN_VALUE = 4, 13.0  # of the mean's square, and the width of a value in it
 
