@@ -53,18 +53,6 @@ def plot_templates(rows: Sequence[Row], path: Path) -> None:
         axes.set(xlabel="templates", ylabel="milliseconds a text", ylim=(0, None), xticks=sorted({row["n_templates"] for row in rows}))
 
 
-def plot_rows(rows: Sequence[Row], path: Path) -> None:
-    """Plot seconds against rows, with the line of exact proportion."""
-    xs, ys = [row["rows"] for row in rows], [row["seconds"] for row in rows]
-    with _axes(path, f"{rows[-1]['rows_factor']:.0f} times the rows take {rows[-1]['time_factor']:.1f} times as long") as axes:
-        axes.plot(xs, [ys[0] * x / xs[0] for x in xs], color=_GREY, linestyle="--", linewidth=1)
-        axes.plot(xs, ys, color=_COLOURS["metaeol"], marker="o")
-        axes.annotate("proportional", (xs[1], ys[0] * xs[1] / xs[0]), textcoords="offset points", xytext=(-72, 8), color=_GREY)
-        axes.annotate("measured", (xs[-1], ys[-1]), textcoords="offset points", xytext=(-20, -22), color=_COLOURS["metaeol"])
-        axes.set(xlabel="rows", ylabel="seconds")
-        _logarithms(axes, xs)
-
-
 def plot_partitions(rows: Sequence[Row], path: Path) -> None:
     """Plot seconds against partitions."""
     plain = {row["partitions"]: row["seconds"] for row in rows if not row.get("with_long_text")}
@@ -84,7 +72,7 @@ def plot_partitions(rows: Sequence[Row], path: Path) -> None:
         axes.margins(y=0.12)
 
 
-BY_KIND = {"length": plot_lengths, "templates": plot_templates, "rows": plot_rows, "partitions": plot_partitions}
+BY_KIND = {"length": plot_lengths, "templates": plot_templates, "partitions": plot_partitions}
 
 
 def plot_shares(results: Mapping[str, Sequence[Row]], path: Path) -> None:

@@ -34,6 +34,8 @@ def plot_curve(report: Mapping[str, Any], which: str, path: Path) -> None:
         axes.plot(layers, [point["score"] for point in points], color=BLUE, marker="o", label="as it is")
         axes.plot(layers, [point["score_without_mean"] for point in points], color=GREEN, marker="o", label="mean removed")
         axes.set_xlabel("output layer: index of the hidden state")
+        best = max(points, key=lambda point: float(point["score_without_mean"]))
+        message = f"layer {best['layer']} scores best: {best['score_without_mean']:.1f} with the mean removed, {best['score']:.1f} as it is"
     else:
         sizes = [point["n_prompts"] for point in points]
         axes.fill_between(
@@ -41,8 +43,12 @@ def plot_curve(report: Mapping[str, Any], which: str, path: Path) -> None:
         )
         axes.plot(sizes, [point["score"] for point in points], color=BLUE, marker="o", label="mean over subsets")
         axes.set_xlabel("number of prompts")
+        first, last = points[0], points[-1]
+        message = (
+            f"from {first['n_prompts']} to {last['n_prompts']} prompts the mean score goes from {first['score']:.1f} to {last['score']:.1f}"
+        )
     axes.set_ylabel(f"Spearman x 100, mean over {len(report['tasks'])} sets")
-    axes.set_title(f"templates {report['templates']}", loc="left", fontsize=10)
+    axes.set_title(f"{report['templates']}: {message}", loc="left", fontsize=10)
     _save(axes, path)
 
 

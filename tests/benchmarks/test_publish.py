@@ -83,7 +83,7 @@ def test_a_page_without_the_place_is_refused() -> None:
 def test_figures_are_drawn_and_small(results: dict[str, dict[str, Any]], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     drawn = draw_figures(results, tmp_path / "figures")
-    assert [path.name for path in drawn] == ["length.svg", "templates.svg", "rows.svg", "partitions.svg", "gemm-share.svg"]
+    assert [path.name for path in drawn] == ["length.svg", "templates.svg", "partitions.svg", "gemm-share.svg"]
     for path in drawn:
         assert path.read_text(encoding="utf-8").startswith("<?xml")
         assert path.stat().st_size < 100_000

@@ -56,8 +56,10 @@ def test_the_figure_of_a_run_holds_the_encoders_states_and_words(model_dir: Path
     ElementTree.fromstring(drawn)
 
 
-def test_the_figure_of_a_run_in_the_docs_is_of_the_same_trie() -> None:
+def test_the_figure_of_a_run_in_the_docs_is_of_the_same_prompts() -> None:
     root = ElementTree.parse(ROOT / "docs" / "figures" / "workflow.svg").getroot()
-    words = {element.text for element in root.iter("{http://www.w3.org/2000/svg}text")}
-    trie = ElementTree.parse(ROOT / "docs" / "figures" / "trie.svg").getroot()
-    assert {element.text for element in trie.iter("{http://www.w3.org/2000/svg}text")} - words == {"hidden state"}
+    words = " ".join(element.text or "" for element in root.iter("{http://www.w3.org/2000/svg}text")).replace("<bos>", "")
+    prefixes = {template.prefix.split(".")[0] for template in TemplateSet.load("metaeol").templates}
+    assert len(prefixes) == 4
+    assert all(" ".join(prefix.split()[:4]) in words for prefix in prefixes)
+    assert words.count("would say: ") == 8
