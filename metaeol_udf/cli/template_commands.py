@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 templates_app = typer.Typer(help="List, check and draft template sets.", cls=Group, no_args_is_help=True)
 
 Model = Annotated[str | None, typer.Option(metavar="DIR", help="Model folder; its tokenizer counts tokens.", show_default=False)]
-TextTokens = Annotated[int, typer.Option(min=1, max=100_000, help="Length of the example text, in tokens.")]
+TextTokens = Annotated[int, typer.Option(min=1, max=100_000, help="Length of the example text in tokens, before clean-up.")]
 
 
 @templates_app.command("list", cls=Command, epilog=epilog("templates list"))

@@ -11,6 +11,7 @@ import transformers
 import yaml
 
 from metaeol_udf import TemplateSet, cli
+from metaeol_udf.cli.views.prompts import USES
 from metaeol_udf.errors import ConfigError
 from metaeol_udf.prompts import PromptTemplate
 from metaeol_udf.prompts.checks import check_templates, ends_in_cue
@@ -139,15 +140,19 @@ def test_a_draft_is_read_back_as_it_was_written(tmp_path: Path) -> None:
 
 def test_the_command_lists_the_sets_that_ship(capsys: pytest.CaptureFixture[str], model_dir: Path) -> None:
     assert cli.run(["templates", "list"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[:5] for line in lines] == [
-        ["metaeol", "8", "templates", "4", "prefixes"],
-        ["metaeol-fast", "8", "templates", "1", "prefixes"],
-        ["metaeol-reversed", "4", "templates", "2", "prefixes"],
-        ["metaeol-separate", "8", "templates", "8", "prefixes"],
-        ["metaeol-two", "2", "templates", "2", "prefixes"],
-        ["prompteol", "1", "templates", "1", "prefixes"],
+    _, head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split() == ["set", "templates", "prefixes", "for"]
+    assert [line.split()[:3] for line in lines] == [
+        ["metaeol", "8", "4"],
+        ["metaeol-fast", "8", "1"],
+        ["metaeol-reversed", "4", "2"],
+        ["metaeol-separate", "8", "8"],
+        ["metaeol-two", "2", "2"],
+        ["prompteol", "1", "1"],
     ]
+    assert [line.split(maxsplit=3)[3] for line in lines] == list(USES.values())
+    assert cli.run(["templates", "list", "--model", str(model_dir)]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[3:-2] == ["tokens", "once", "tokens", "a", "text", "of"]
     assert cli.run(["templates", "list", "--model", str(model_dir), "--json"]) == 0
     assert [entry["tokens"]["n_text_passes"] for entry in json.loads(capsys.readouterr().out)] == [4, 1, 2, 8, 2, 1]
 

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from metaeol_udf.cli.views.printing import say, show_figures
 from metaeol_udf.formatting import first_words
+from metaeol_udf.terminal import show_columns
 
 if TYPE_CHECKING:
     from metaeol_udf.explain.next_words import Explanation
@@ -42,15 +43,26 @@ def show_words(console: Console, explanation: Explanation) -> None:
         console.print(table)
 
 
+#: What each built-in set is for.
+USES = {
+    "metaeol": "the default: four meta-tasks, four beginnings",
+    "metaeol-fast": "long texts: all meta-tasks in one pass of the text",
+    "metaeol-reversed": "no labels at hand: two questions, words in both orders",
+    "metaeol-separate": "comparisons: the layout of the paper, eight beginnings",
+    "metaeol-two": "short texts at a low cost: two prompts",
+    "prompteol": "comparisons: one plain prompt",
+}
+
+
 def show_template_sets(console: Console, checks: Sequence[SetCheck]) -> None:
-    """Print a line a template set; with tokens where they were counted."""
-    width = max(len(check.name) for check in checks)
-    for check in checks:
-        line = f"{check.name:<{width}}  {check.n_templates:>3} templates  {check.n_prefixes:>3} prefixes"
-        if check.tokens is not None:
-            tokens = check.tokens
-            line += f"  {tokens.prefixes:>5,} tokens once  {tokens.computed:>5,} tokens for a text of {tokens.n_text_tokens:,}"
-        say(console, line)
+    """Print a table of template sets; with tokens where they were counted."""
+    head, rows = ["set", "templates", "prefixes"], [[check.name, str(check.n_templates), str(check.n_prefixes)] for check in checks]
+    counted = [check.tokens for check in checks if check.tokens is not None]
+    if counted:
+        head += ["tokens once", f"tokens a text of {counted[0].n_text_tokens:,}"]
+        rows = [[*row, f"{tokens.prefixes:,}", f"{tokens.computed:,}"] for row, tokens in zip(rows, counted, strict=True)]
+    rows = [[*row, USES.get(check.name, "")] for row, check in zip(rows, checks, strict=True)]
+    show_columns(console, "Built-in template sets", [*head, "for"], rows, right=set(range(1, len(head))))
 
 
 def show_template_check(console: Console, check: SetCheck) -> None:
