@@ -106,10 +106,10 @@ def run_guarded(command: Callable[[], object]) -> int:
 
 @app.callback(invoke_without_command=True)
 def options(
-    version: Annotated[bool, typer.Option("--version", help="Print the versions that matter and leave.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done to standard error.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress; warnings and the result stay.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Print the stack trace of an error.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Show the versions that matter and exit.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log each step to standard error.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress. Warnings and the result are still printed.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the stack trace of an error.")] = False,
 ) -> None:
     """Options of all commands; they may stand before a command or after it."""
     if version:
