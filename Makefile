@@ -46,7 +46,7 @@ test-toolchains: $(MODEL)/metaeol-manifest.json ## run the engine's tests with t
 
 docs: .venv/package.stamp ## build the documentation site into build/site
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
-	@echo "build/site/index.html; for its search: $(BIN)/python -m http.server --bind 127.0.0.1 --directory build/site"
+	@echo build/site/index.html
 
 matrix: java $(MODEL)/metaeol-manifest.json ## run a core of the tests with each Python and Spark that the machine has
 	@$(BIN)/python tests/matrix.py

@@ -7,6 +7,7 @@ import html
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -160,3 +161,20 @@ def strings_of(path: Path) -> list[str]:
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             texts.append(node.value)
     return texts
+
+
+def test_search_needs_no_server(site: Path) -> None:
+    """The index is a script, which a page may load from a folder, and a script stands in for the browser's workers."""
+    index = (site / "search" / "search_index.js").read_text(encoding="utf-8")
+    assert index.startswith("var __index = {")
+    home = (site / "index.html").read_text(encoding="utf-8")
+    assert '<script src="javascripts/iframe-worker.js">' in home
+    assert (site / "javascripts" / "iframe-worker.js").is_file()
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium on this machine")
+def test_a_browser_finds_a_word_in_pages_that_are_opened_from_a_folder(site: Path) -> None:
+    page = f"{(site / 'index.html').as_uri()}?q=quarantine"
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=20000", "--dump-dom", page]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    assert re.search(r"[1-9]\d* matching documents", shown)
