@@ -11,7 +11,8 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, TextIO
 
 import typer
 from rich.console import Console
@@ -72,13 +73,44 @@ def is_quiet() -> bool:
     return _quiet[0]
 
 
+_is_plain = [False]
+
+
+def set_plain(plain: bool) -> None:
+    """Say whether this process shows progress as lines of its log, also on a terminal."""
+    _is_plain[0] = plain
+
+
+def can_move(stream: TextIO) -> bool:
+    """Tell whether a stream shows a line that moves: it is a terminal, and nobody wants lines of a log."""
+    return stream.isatty() and not _is_plain[0]
+
+
+_log_fields: ContextVar[Mapping[str, str] | None] = ContextVar("metaeol_log_fields", default=None)
+
+
+@contextmanager
+def log_fields(**fields: str) -> Iterator[None]:
+    """Add fields to each line that is logged as JSON in this block."""
+    token = _log_fields.set({**current_log_fields(), **fields})
+    try:
+        yield
+    finally:
+        _log_fields.reset(token)
+
+
+def current_log_fields() -> Mapping[str, str]:
+    """Give the fields that `log_fields` added."""
+    return _log_fields.get() or {}
+
+
 _shown: list[tuple[Progress, TaskID, str]] = []  # a terminal has one line that moves
 
 
 @contextmanager
 def waiting(words: str) -> Iterator[None]:
     """Show on a terminal that work goes on, and for how long; a log has a line. Inside another one its words take turns."""
-    if is_quiet() or not sys.stderr.isatty():
+    if is_quiet() or not can_move(sys.stderr):
         logger.log(logging.DEBUG if is_quiet() else logging.INFO, "%s", words)
         yield
         return
@@ -113,7 +145,7 @@ def bar(words: str, total: int) -> Iterator[Callable[[int], None]]:
 @contextmanager
 def counting(words: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show how many of `total` texts are done: by a bar on a terminal, by lines in a log. What it gives counts so many more."""
-    if sys.stderr.isatty() and not is_quiet():
+    if can_move(sys.stderr) and not is_quiet():
         with bar(words, total) as advance:
             yield advance
         return

@@ -21,9 +21,12 @@ from metaeol_udf.cli.quality import curves, evaluate, explain, fit, tune
 from metaeol_udf.cli.setup import doctor, estimate, init, prepare, report, settings
 from metaeol_udf.cli.template_commands import templates_app
 from metaeol_udf.cli.vectors import check, duplicates, log_model, search, serve
+from metaeol_udf.cli.views.log_lines import JsonLine, TextLine
 from metaeol_udf.errors import MetaEOLError
 from metaeol_udf.formatting import visible
-from metaeol_udf.terminal import set_quiet
+from metaeol_udf.terminal import set_plain, set_quiet
+
+logger = logging.getLogger(__name__)
 
 #: The commands by what they are for, in the order of `--help`.
 _COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
@@ -34,7 +37,7 @@ _COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Improve": (evaluate, tune, curves, fit),
 }
 _NAMES: dict[Callable[..., None], str] = {check: "test", settings: "config"}  # where the function cannot have the command's name
-_ANYWHERE = ("--verbose", "-v", "--quiet", "-q", "--debug")  # options of all commands, before the command's name or after it
+_ANYWHERE = ("--verbose", "-v", "--quiet", "-q", "--log-json", "--debug")  # options of all commands, before the command's name or after it
 _DEBUG = "METAEOL_DEBUG"  # how --debug reaches the handler around all commands
 
 app = typer.Typer(
@@ -109,6 +112,7 @@ def options(
     version: Annotated[bool, typer.Option("--version", help="Show the versions that matter and exit.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log each step to standard error.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress. Warnings and the result are still printed.")] = False,
+    log_json: Annotated[bool, typer.Option("--log-json", help="Log each line as a JSON object, for programs that collect logs.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the stack trace of an error.")] = False,
 ) -> None:
     """Options of all commands; they may stand before a command or after it."""
@@ -117,26 +121,20 @@ def options(
 
         typer.echo("\n".join(f"{name} {found}" for name, found in versions().items()))
         raise typer.Exit
-    start_logging(verbose, quiet)
+    start_logging(verbose, quiet, log_json)
     set_quiet(quiet)
     if debug:
         os.environ[_DEBUG] = "1"
 
 
-class _VisibleFormatter(logging.Formatter):
-    """Formats a line whose control characters are visible: names of tables and columns may hold any."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return visible(super().format(record))
-
-
-def start_logging(verbose: bool = False, quiet: bool = False) -> None:
+def start_logging(verbose: bool = False, quiet: bool = False, as_json: bool = False) -> None:
     """Log to standard error: warnings, and how far a command is where no bar can show it; everything of ours if `verbose`.
 
-    If `quiet`, warnings alone.
+    If `quiet`, warnings alone. If `as_json`, each line is a JSON object, also on a terminal.
     """
+    set_plain(as_json)
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_VisibleFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(JsonLine() if as_json else TextLine())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("metaeol_udf").setLevel(logging.INFO if verbose else logging.NOTSET)
     for name in ("metaeol_udf.delta.base.progress", "metaeol_udf.terminal"):
@@ -145,7 +143,10 @@ def start_logging(verbose: bool = False, quiet: bool = False) -> None:
 
 def _say(message: str) -> None:
     sys.stdout.flush()
-    typer.echo(visible(message), err=True)
+    if any(isinstance(handler.formatter, JsonLine) for handler in logging.getLogger().handlers):
+        logger.error("%s", message)
+    else:
+        typer.echo(visible(message), err=True)
 
 
 def _show_trace() -> bool:

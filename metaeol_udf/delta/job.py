@@ -23,6 +23,7 @@ from metaeol_udf.delta.tables.columns import VectorColumns
 from metaeol_udf.delta.tables.spark_errors import translate
 from metaeol_udf.delta.together import Group, Prepared, embed_together
 from metaeol_udf.errors import BudgetError, EnvironmentFault, MetaEOLError, QualityError, TerminatedError
+from metaeol_udf.terminal import log_fields
 
 logger = logging.getLogger(__name__)
 
@@ -199,12 +200,13 @@ def known_errors() -> Iterator[None]:
 def reported(job: Job) -> Iterator[Report]:
     """Write the report of a run that is stopped early, too."""
     report = job.new_report()
-    try:
-        yield report
-    except (BudgetError, QualityError, TerminatedError) as error:
-        report.status = next(status for kind, status in _STOPPED.items() if isinstance(error, kind))
-        write_reports(job, report)
-        raise
+    with log_fields(table=str(job.target), column=job.columns.vector, run_id=report.run_id):
+        try:
+            yield report
+        except (BudgetError, QualityError, TerminatedError) as error:
+            report.status = next(status for kind, status in _STOPPED.items() if isinstance(error, kind))
+            write_reports(job, report)
+            raise
 
 
 def write_reports(job: Job, report: Report, *, with_map: bool = False) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
@@ -9,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -350,6 +352,51 @@ def test_a_log_has_a_line_for_what_takes_long_and_quiet_has_none(tmp_path: Path)
         assert done.stdout == ""
         logged = [line.split("metaeol_udf.terminal: ")[1].split(", ")[0] for line in done.stderr.splitlines()]
         assert logged == lines
+
+
+def test_a_log_as_json_has_an_object_a_line_with_the_run_s_fields_and_the_last_error() -> None:
+    """In a process of its own whose standard error is a terminal: lines stand there all the same."""
+    script = """
+import sys, threading
+from contextvars import copy_context
+from metaeol_udf.cli.app import run_guarded, start_logging
+from metaeol_udf.errors import InputError
+from metaeol_udf.terminal import log_fields, waiting
+def command():
+    with log_fields(table="a\\x1b[2J", column="embedding", run_id="r1"):
+        with waiting("publishing"):
+            pass
+        thread = threading.Thread(target=copy_context().run, args=(lambda: waiting("in a thread").__enter__(),))
+        thread.start(); thread.join()
+    raise InputError("no such\\ncolumn")
+start_logging(as_json=True)
+sys.exit(run_guarded(command))
+"""
+    reader, writer = pty.openpty()
+    done = subprocess.run([sys.executable, "-c", script], stderr=writer, cwd=ROOT, timeout=60, check=False)
+    os.close(writer)
+    shown = b""
+    with contextlib.suppress(OSError):  # a terminal that nobody writes to any more
+        while part := os.read(reader, 10_000):
+            shown += part
+    os.close(reader)
+    assert done.returncode == 2
+    lines = [json.loads(line) for line in shown.decode().splitlines()]
+    assert [line["message"] for line in lines] == ["publishing", "in a thread", "metaeol: no such\ncolumn"]
+    assert [line.get("table") for line in lines] == ["a\x1b[2J"] * 2 + [None]
+    assert [line["level"] for line in lines] == ["INFO", "INFO", "ERROR"]
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"]) for line in lines)
+
+
+def test_a_log_as_text_says_the_time_in_utc() -> None:
+    script = "from metaeol_udf.cli.app import start_logging\nfrom metaeol_udf.terminal import waiting\nstart_logging()\n"
+    script += "with waiting('loading'):\n    pass\n"
+    env = {**os.environ, "TZ": "Asia/Tokyo"}
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=env, timeout=60, check=True, capture_output=True, text=True)
+    found = re.fullmatch(r"(\S+Z) INFO metaeol_udf.terminal: loading\n", done.stderr)
+    assert found is not None
+    logged = datetime.strptime(found.group(1), "%Y-%m-%dT%H:%M:%S%z")
+    assert abs((datetime.now(timezone.utc) - logged).total_seconds()) < 60
 
 
 def test_waiting_is_shown_on_a_terminal() -> None:

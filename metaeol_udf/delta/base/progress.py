@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import copy_context
 from pathlib import Path
 from typing import Protocol
 
@@ -21,7 +22,7 @@ from rich.progress import Progress as RichProgress
 from metaeol_udf.formatting import counted
 from metaeol_udf.spark.cluster.connect import is_connect
 from metaeol_udf.spark.worker.task_progress import PROGRESS_FOLDER, texts_done
-from metaeol_udf.terminal import LINE_EVERY_S, how_far, is_quiet, waiting
+from metaeol_udf.terminal import LINE_EVERY_S, can_move, how_far, is_quiet, waiting
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +169,7 @@ class NotebookProgress(LineProgress):
 
 def default_progress(about: str = "") -> Progress:
     """A bar where standard output is a terminal, a line that changes in a notebook, else lines in a log that begin with `about`."""
-    if sys.stdout.isatty() and not is_quiet():
+    if can_move(sys.stdout) and not is_quiet():
         return BarProgress()
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     return NotebookProgress(about) if hasattr(shell, "kernel") else LineProgress(about)
@@ -213,7 +214,7 @@ def watch_tasks(spark: SparkSession, progress: Progress, group: str, done: int, 
     before = [context.getLocalProperty(name) for name in names]  # a stream has a group of its own, by which it is stopped
     context.setJobGroup(group, "metaeol: embed one wave")
     context.setLocalProperty(PROGRESS_FOLDER, None if folder is None else str(folder))  # type: ignore[arg-type]  # None unsets it
-    thread = threading.Thread(target=poll, daemon=True, name="metaeol-progress")
+    thread = threading.Thread(target=copy_context().run, args=(poll,), daemon=True, name="metaeol-progress")
     thread.start()
     try:
         yield
