@@ -11,6 +11,8 @@ from metaeol_udf.spec import EmbeddingSpec
 from tests.delta.state_machine.machine import AnyChange, any_change, run_random_sequences
 from tests.delta.state_machine.other_settings import MadeKeys, Passages, SeveralColumns
 
+pytestmark = pytest.mark.timeout(1800)  # ten sequences take minutes, and several times as many on a busy machine
+
 
 @pytest.mark.parametrize("number", range(100, 110))
 @pytest.mark.parametrize("in_place", [True, False], ids=["inplace", "target"])

@@ -12,6 +12,8 @@ from metaeol_udf.spec import EmbeddingSpec
 from tests.delta.state_machine.machine import AnyChange, any_change, run_random_sequences
 from tests.delta.state_machine.other_settings import MadeKeys, Passages, SeveralColumns
 
+pytestmark = pytest.mark.timeout(1800)  # ten sequences take minutes, and several times as many on a busy machine
+
 
 # These two numbers draw every kind of change and of run between them.
 @pytest.mark.parametrize(("in_place", "number"), [(True, 105), (False, 149)], ids=["in place", "target"])
