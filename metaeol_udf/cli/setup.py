@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +15,7 @@ from metaeol_udf.cli.views import Format, emit, emit_each, show_draft, show_esti
 from metaeol_udf.config import effective_settings, job_schema, load_configs
 from metaeol_udf.errors import ConfigError
 from metaeol_udf.files import replace_file
-from metaeol_udf.terminal import print_json, waiting
+from metaeol_udf.terminal import can_move, print_json, waiting
 
 
 def init(
@@ -78,11 +80,11 @@ def doctor(
     with waiting("starting"):  # these imports take seconds
         from metaeol_udf.doctor import Level, diagnose, exit_code
 
-    findings = []
+    findings: list[Any] = []
     console, is_shown = Console(), not as_json and how is Format.TABLE
     checks = diagnose(conf, overrides or (), all_keys=all_keys)
     while True:
-        with waiting("checking"):
+        with waiting("checking") if can_move(sys.stderr) or not findings else nullcontext():  # a log has one line for all of them
             finding = next(checks, None)
         if finding is None:
             break

@@ -116,6 +116,7 @@ def work_report(job: Job, work: Workload, counted: TokenCount, n_loads: int) -> 
         "dedupe_rate": round(1 - distinct / pending, 4) if pending else 0.0,
         "sample_texts": counted.texts,
         "tokens_per_text": round(counted.tokens_computed / counted.texts, 1) if counted.texts else 0.0,
+        "trimmed_texts": counted.trimmed,
         "trimmed_share": round(counted.trimmed / counted.texts, 4) if counted.texts else 0.0,
         "tokens_to_compute": round(counted.tokens_computed * scale) + counted.prefix_tokens * n_loads,
         "tokens_saved": round((counted.tokens_whole - counted.tokens_computed) * scale),

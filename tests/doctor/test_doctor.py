@@ -234,12 +234,15 @@ def test_a_setting_that_the_session_does_not_take_is_found(bench: Bench) -> None
     assert found["speculation"].level is Level.WARNING
 
 
-def test_the_command_prints_findings_and_exits_by_the_worst(bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_findings_and_exits_by_the_worst(
+    bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     conf = tmp_path / "job.yaml"
     conf.write_text(yaml.safe_dump({"source": {"table": bench.path, "key": ["id"]}, "embedding": {"model": bench.spec.model}}))
     assert cli.run(["doctor", str(conf), "runtime.report=/dev/null/report.json", "--json"]) == 5
     found = json.loads(capsys.readouterr().out)
     assert {"writable", "source"} <= {f["check"] for f in found if f["level"] == "problem"}
+    assert [record.getMessage() for record in caplog.records].count("checking") == 1  # not a line a check
     assert cli.run(["doctor", str(conf)]) == 2
     assert "set source.table=" in capsys.readouterr().out
     assert cli.run(["doctor", str(conf), "runtime.devise=cuda"]) == 2

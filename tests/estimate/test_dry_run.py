@@ -28,19 +28,20 @@ def contents(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 def test_the_plan_of_embed_is_what_the_run_then_does_and_writes_nothing(bench: Bench) -> None:
-    bench.write([(n, f"text number {n}") for n in range(20)] + [(20, "text number 0"), (21, None), (22, " ")])
+    bench.write([(n, f"text number {n}") for n in range(20)] + [(20, "text number 0"), (21, None), (22, " "), (23, "long " * 100)])
     own = {"target": {"table": str(bench.folder / "vectors")}, "runtime": {"wave_rows": 6, "report": str(bench.folder / "new/report.json")}}
     before = contents(bench.folder)
     plan = plan_dry_run(bench.config(**own), spark=bench.spark)
     assert contents(bench.folder) == before
-    assert (plan["rows_selected"], plan["rows_skipped"], plan["rows_pending"]) == (23, 0, 23)
-    assert (plan["unique_texts"], plan["texts_without_content"], plan["waves"]) == (20, 2, 4)
+    assert (plan["rows_selected"], plan["rows_skipped"], plan["rows_pending"]) == (24, 0, 24)
+    assert (plan["unique_texts"], plan["texts_without_content"], plan["waves"]) == (21, 2, 4)
     assert (plan["creates_target"], plan["adds_columns"]) == (True, COLUMNS)
     assert plan["tokens_counted"]
     assert plan["migration"] is None
     own["runtime"].pop("report")
     report = bench.run(**own)
-    assert (report["rows_selected"], report["unique_texts"], report["fingerprint"]) == (23, plan["unique_texts"], plan["fingerprint"])
+    assert (report["rows_selected"], report["unique_texts"], report["fingerprint"]) == (24, plan["unique_texts"], plan["fingerprint"])
+    assert plan["trimmed_texts"] == report["rows_trimmed"] == 1
     assert report["delta_versions"]["source"] == plan["source_version"]
     # Prompts are the same; which of them share a start depends on how tasks cut their windows.
     whole = report["tokens_computed"] + report["tokens_saved"]
