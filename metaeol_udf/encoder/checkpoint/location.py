@@ -13,6 +13,7 @@ from metaeol_udf.files import is_file, is_file_name, is_folder
 from metaeol_udf.formatting import shorten
 
 _LOCAL_SCHEMES = ("file", "dbfs")
+_ENCODERS = "sentence-transformers/"
 
 
 def model_folder(model: str, revision: str | None = None) -> Path:
@@ -32,10 +33,11 @@ def model_folder(model: str, revision: str | None = None) -> Path:
         raise ConfigError(f"embedding.model {model!r} is a file: `metaeol model prepare {model} DEST` makes a model folder of it")
     snapshot = _cached_snapshot(model, revision or "main")
     if snapshot is None:
+        encoder = "; sentence-transformers publishes encoders, and a causal language model is needed" if model.startswith(_ENCODERS) else ""
         at = f" at revision {shorten(revision, 80)!r}" if revision else ""
         raise ConfigError(
             f"embedding.model {shorten(model, 300)!r}: no such folder, and the local hub cache has no such model{at}; "
-            "`metaeol model prepare SRC DEST` makes a folder from a GGUF file, a checkpoint or a hub id"
+            f"`metaeol model prepare SRC DEST` makes a folder from a GGUF file, a checkpoint or a hub id{encoder}"
         )
     return snapshot
 

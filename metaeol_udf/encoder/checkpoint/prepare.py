@@ -91,6 +91,9 @@ def prepare_model(source: str, destination: str | Path, options: PrepareOptions 
     return True
 
 
+_FILES = (".gguf", ".safetensors", ".bin", ".pt", ".pth")  # no hub id ends so
+
+
 def _find_source(source: str, options: PrepareOptions) -> _Source:
     path = Path(source)
     if is_file(path):
@@ -109,8 +112,8 @@ def _find_source(source: str, options: PrepareOptions) -> _Source:
         if spec is not None and spec.origin is not None:
             found = _folder_source(Path(spec.origin).parent)
             return _Source(f"{source}: {found.label}", found.place, found.gguf_file)
-    if path.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1:
-        raise ConfigError(f"model source {source} does not exist")
+    if path.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1 or path.suffix in _FILES:
+        raise ConfigError(f"model source {source} does not exist: {path.expanduser().absolute()} is no file and no folder")
     return _Source(f"{source}@{options.revision}" if options.revision else source, source)
 
 

@@ -145,6 +145,7 @@ def test_a_damaged_manifest_is_refused(listed: Path) -> None:
     ("change", "message"),
     [
         ({"model": "no/such-model"}, "no such folder"),
+        ({"model": "sentence-transformers/all-MiniLM-L6-v2"}, "publishes encoders"),
         ({"layer": 3}, "the model has 2 layers"),
         ({"layer": -4}, "the model has 2 layers"),
         ({"templates": "metaeoll"}, "did you mean 'metaeol'"),

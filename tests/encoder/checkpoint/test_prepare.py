@@ -131,7 +131,7 @@ def test_weights_that_are_not_there_are_never_made_up(tiny_model_dir: Path, tmp_
 
 
 def test_a_source_that_is_nothing_is_a_configuration_error(tmp_path: Path) -> None:
-    for source in (str(tmp_path / "nowhere"), "./nowhere"):
+    for source in (str(tmp_path / "nowhere"), "./nowhere", "nowhere.gguf", "a/nowhere.safetensors"):  # no hub is asked
         with pytest.raises(ConfigError, match="does not exist"):
             prepare_model(source, tmp_path / "prepared")
     (tmp_path / "empty").mkdir()
