@@ -82,8 +82,8 @@ def set_plain(plain: bool) -> None:
 
 
 def can_move(stream: TextIO) -> bool:
-    """Tell whether a stream shows a line that moves: it is a terminal, and nobody wants lines of a log."""
-    return stream.isatty() and not _is_plain[0]
+    """Tell whether a stream shows a line that moves: it is a terminal, and nobody wants silence or lines of a log."""
+    return stream.isatty() and not is_quiet() and not _is_plain[0]
 
 
 _log_fields: ContextVar[Mapping[str, str] | None] = ContextVar("metaeol_log_fields", default=None)
@@ -110,7 +110,7 @@ _shown: list[tuple[Progress, TaskID, str]] = []  # a terminal has one line that 
 @contextmanager
 def waiting(words: str) -> Iterator[None]:
     """Show on a terminal that work goes on, and for how long; a log has a line. Inside another one its words take turns."""
-    if is_quiet() or not can_move(sys.stderr):
+    if not can_move(sys.stderr):
         logger.log(logging.DEBUG if is_quiet() else logging.INFO, "%s", words)
         yield
         return
@@ -145,7 +145,7 @@ def bar(words: str, total: int) -> Iterator[Callable[[int], None]]:
 @contextmanager
 def counting(words: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show how many of `total` texts are done: by a bar on a terminal, by lines in a log. What it gives counts so many more."""
-    if can_move(sys.stderr) and not is_quiet():
+    if can_move(sys.stderr):
         with bar(words, total) as advance:
             yield advance
         return

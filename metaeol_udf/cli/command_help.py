@@ -45,20 +45,18 @@ def epilog(name: str) -> str:
     return f"Example: metaeol {example}\n\nMore: docs/{page}"
 
 
-class Command(TyperCommand):
+class _WithoutTypes:
+    def get_params(self, ctx: Any) -> Any:
+        """Give the parameters, without types in their help."""
+        return without_types(super().get_params(ctx))  # type: ignore[misc]  # of the class beside it
+
+
+class Command(_WithoutTypes, TyperCommand):
     """A command whose help shows no types of Python."""
 
-    def get_params(self, ctx: Any) -> Any:
-        """Give the parameters, without types in their help."""
-        return without_types(super().get_params(ctx))
 
-
-class Group(TyperGroup):
+class Group(_WithoutTypes, TyperGroup):
     """A group of commands whose help shows no types of Python."""
-
-    def get_params(self, ctx: Any) -> Any:
-        """Give the parameters, without types in their help."""
-        return without_types(super().get_params(ctx))
 
 
 _VALUES: dict[Any, str] = {int: "N", float: "NUMBER", Path: "FILE"}

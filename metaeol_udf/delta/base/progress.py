@@ -22,7 +22,7 @@ from rich.progress import Progress as RichProgress
 from metaeol_udf.formatting import counted
 from metaeol_udf.spark.cluster.connect import is_connect
 from metaeol_udf.spark.worker.task_progress import PROGRESS_FOLDER, texts_done
-from metaeol_udf.terminal import LINE_EVERY_S, can_move, how_far, is_quiet, waiting
+from metaeol_udf.terminal import LINE_EVERY_S, can_move, how_far, waiting
 
 logger = logging.getLogger(__name__)
 
@@ -169,7 +169,7 @@ class NotebookProgress(LineProgress):
 
 def default_progress(about: str = "") -> Progress:
     """A bar where standard output is a terminal, a line that changes in a notebook, else lines in a log that begin with `about`."""
-    if can_move(sys.stdout) and not is_quiet():
+    if can_move(sys.stdout):
         return BarProgress()
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     return NotebookProgress(about) if hasattr(shell, "kernel") else LineProgress(about)
