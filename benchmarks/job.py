@@ -72,7 +72,7 @@ class PeakMemory:
     """Watches the Python processes below this one.
 
     Attributes:
-        by_process: `VmHWM` in bytes, by process id, as last seen.
+        by_process: the greatest `VmHWM` seen, bytes, by process id.
     """
 
     def __init__(self, interval_s: float = 0.2) -> None:
@@ -99,7 +99,7 @@ class PeakMemory:
             for process in psutil.Process().children(recursive=True):
                 try:
                     if process.name().startswith("python"):
-                        self.by_process[process.pid] = peak_resident(process.pid)
+                        self.by_process[process.pid] = max(self.by_process.get(process.pid, 0), peak_resident(process.pid))
                 except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
                     continue  # it has just ended
 
