@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import reprlib
 import types
 from collections.abc import Iterable, Mapping
@@ -13,6 +14,8 @@ from metaeol_udf.errors import Problem, SettingsError, nearest_word
 from metaeol_udf.formatting import shorten
 
 _SECRET = ("spark.conf", "source.options", "target.fingerprint_key")  # whose values may be secrets
+#: A user and a secret in front of a host, as in `s3a://key:secret@bucket`; of `hdfs://host:8020/a@b` nothing.
+SECRET_IN_PATH = re.compile(r"(?<=://)[^/@:\s]*:(?!\d+/)[^@\s]*(?=@)")
 _WORDS: dict[Any, str] = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
 
 
@@ -40,12 +43,22 @@ def check(name: str, holds: bool, found: object, rule: str, words: Iterable[str]
     refuse([problem(name, holds, found, rule, words)])
 
 
+def secret_problem(name: str, path: object) -> Problem | None:
+    """Say that a path carries a user and a secret, where it does: logs, reports and properties of tables would show them."""
+    if not isinstance(path, str) or SECRET_IN_PATH.search(path) is None:
+        return None
+    said = "a path must not carry a user and a secret, which logs would show: set them in spark.conf instead"
+    return Problem(name, f"{name}: {said}")
+
+
 def read_path(name: str, value: str) -> str:
     """Read a setting that may be a path: `~` is the home folder of the user who runs the command.
 
     Raises:
-        SettingsError: It holds `${...}`, which is put in place nowhere in a configuration, or a character that no path can hold.
+        SettingsError: It holds `${...}`, which is put in place nowhere in a configuration, a secret, or a character that no path can
+            hold.
     """
+    refuse([secret_problem(name, value)])
     if "${" in value:
         way_out = f"write the path, or override {name} on the command line"
         refuse([Problem(name, f"{name} holds ${{...}}, but a configuration takes no variables: {way_out}")])

@@ -18,7 +18,7 @@ from typing import Any
 from metaeol_udf.errors import ConfigError, Problem, did_you_mean
 from metaeol_udf.files import is_file, read_yaml
 from metaeol_udf.formatting import shorten
-from metaeol_udf.setting_types import check, check_path, is_count, problem, read_path, refuse
+from metaeol_udf.setting_types import check, check_path, is_count, problem, read_path, refuse, secret_problem
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = ("int8", "int4", "fp8")
@@ -142,6 +142,7 @@ class EmbeddingSpec:
 
     def _problems(self) -> Iterator[Problem | None]:
         yield problem("embedding.model", isinstance(self.model, str) and bool(self.model.strip()), self.model, "a folder or a hub id")
+        yield from (secret_problem(f"embedding.{name}", getattr(self, name)) for name in ("model", *_BESIDE))
         yield problem("embedding.revision", self.revision is None or isinstance(self.revision, str), self.revision, "a commit, or null")
         yield problem("embedding.templates", isinstance(self.templates, str) and bool(self.templates), self.templates, "a name or a path")
         yield problem("embedding.dtype", self.dtype in DTYPES, self.dtype, f"one of {', '.join(DTYPES)}", DTYPES)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +12,12 @@ from metaeol_udf.config.columns import ENTRIES, OF_SOURCE, entry_of, sections_of
 from metaeol_udf.config.reading import load_encoder_config, read_blocks, setting_names
 from metaeol_udf.config.sections import EncoderConfig, JobConfig
 from metaeol_udf.files import parse_yaml, places_of, read_text
-from metaeol_udf.setting_types import read_path
+from metaeol_udf.setting_types import SECRET_IN_PATH, read_path
 from metaeol_udf.spec import SETTINGS, Passage
 
 #: What stands in place of a value that may be a secret.
 HIDDEN = "…"
 _MAPPINGS = ("spark.conf", "source.options")  # whose values may be secrets
-_SECRET_IN_URL = re.compile(r"//[^/@\s]*:[^/@\s]*@")
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,7 @@ def _value(config: EncoderConfig, blocks: Mapping[str, Any], section: str, key: 
 
 def _shown(value: Any) -> Any:
     if isinstance(value, str):
-        return _SECRET_IN_URL.sub(f"//{HIDDEN}@", value)
+        return SECRET_IN_PATH.sub(HIDDEN, value)
     return [_shown(item) for item in value] if isinstance(value, tuple) else dict(value) if isinstance(value, Mapping) else value
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from metaeol_udf.config.source import FORMATS, PASSAGE_KEY, PASSAGE_TEXT, SourceConfig
 from metaeol_udf.errors import ConfigError, Problem
-from metaeol_udf.setting_types import is_count, problem, refuse
+from metaeol_udf.setting_types import is_count, problem, refuse, secret_problem
 from metaeol_udf.spec import DTYPES, LONG_TEXTS, QUANTIZATIONS, VALUES, EmbeddingSpec
 
 #: Settings of few values, for completion and for messages.
@@ -54,6 +54,7 @@ class TargetConfig:
         refuse(self._problems())
 
     def _problems(self) -> Iterator[Problem | None]:
+        yield secret_problem("target.table", self.table)
         yield problem(
             "target.deleted", self.deleted in CHOICES["target.deleted"], self.deleted, "remove or keep", CHOICES["target.deleted"]
         )

@@ -9,7 +9,7 @@ from typing import Annotated
 from metaeol_udf.config.text_format import parse_format
 from metaeol_udf.errors import Problem
 from metaeol_udf.formatting import shorten
-from metaeol_udf.setting_types import problem, refuse
+from metaeol_udf.setting_types import problem, refuse, secret_problem
 
 #: Formats of files that a source may have.
 FORMATS = ("parquet", "csv", "json", "orc", "iceberg")
@@ -45,6 +45,7 @@ class SourceConfig:
         parse_format(self.format_text, self.text_columns)
 
     def _problems(self) -> Iterator[Problem | None]:
+        yield from (secret_problem(f"source.{name}", getattr(self, name)) for name in ("table", "path"))
         yield problem("source.text", len(set(self.text_columns)) == len(self.text_columns), self.text, "names of different columns")
         if self.key_columns is not None and not self.makes_key:
             said = "source.key_columns are part of a key that is made: set source.key=auto, or leave them out"

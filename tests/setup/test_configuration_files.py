@@ -201,7 +201,32 @@ def test_a_tilde_is_the_home_folder_in_every_path(tmp_path: Path, monkeypatch: p
     assert found == [str(tmp_path / name) for name in names]
 
 
-@pytest.mark.parametrize("setting", sorted(PATHS | {"embedding.model", "embedding.spec", "embedding.templates", "embedding.postprocess"}))
+ALL_PATHS = sorted(PATHS | {"embedding.model", "embedding.spec", "embedding.templates", "embedding.postprocess"})
+
+
+@pytest.mark.parametrize("setting", ALL_PATHS)
+@pytest.mark.parametrize("path", ["s3a://AKIA:se/cret@lake/t", "https://me:canary@host/t"])
+def test_a_secret_in_a_path_is_refused_and_not_quoted(setting: str, path: str) -> None:
+    section, key = setting.split(".")
+    blocks: dict[str, dict[str, object]] = {"source": {"table": "a/b", "key": ["id"]}, "embedding": {"model": "m"}}
+    blocks.setdefault(section, {})[key] = path
+    if key == "path":
+        blocks["source"]["table"] = None
+    with pytest.raises(ConfigError, match=rf"{setting}: a path must not carry a user and a secret") as caught:
+        parse_config(blocks)
+    assert "cret" not in str(caught.value).replace("secret,", "")
+    assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "path", ["hdfs://host:8020/a@b:c", "abfss://box@account.net/t:u@v", "file:///a:b@c", "/a:b@c", "s3a://bucket/a:b@c"]
+)
+def test_a_path_without_a_secret_may_hold_its_characters(path: str) -> None:
+    config = parse_config({"source": {"table": path, "key": ["id"]}, "embedding": {"model": path}})
+    assert (config.source.table, config.embedding.model) == (path, path)
+
+
+@pytest.mark.parametrize("setting", ALL_PATHS)
 def test_a_variable_in_a_path_is_refused_by_name(setting: str) -> None:
     section, key = setting.split(".")
     blocks: dict[str, dict[str, object]] = {"source": {"table": "a/b", "key": ["id"]}, "embedding": {"model": "m"}}

@@ -20,6 +20,7 @@ from metaeol_udf.delta.connect.sql_table import SqlTable
 from metaeol_udf.delta.tables.spark_errors import is_lost_race, with_retries
 from metaeol_udf.errors import EnvironmentFault, InputError
 from metaeol_udf.formatting import shorten
+from metaeol_udf.setting_types import secret_problem
 from metaeol_udf.spark.cluster.connect import is_connect
 from metaeol_udf.spark.columns import find_field, quoted
 
@@ -32,7 +33,6 @@ _LOOK_EVERY_S = 0.2
 NEEDS_MAPPING = re.compile(r"[ ,;{}()\n\t=]")
 
 _NAME_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
-_SECRET_IN_PATH = re.compile(r"//[^/@]*:[^/@]*@")  # `s3a://key:secret@bucket`
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:/")
 _NEVER_IN_PATH = re.compile(r"[`;\x00-\x1f*?\[\]{}]")  # quoting, statements, and globs, which would open other tables too
 _NO_TABLE = ("DELTA_TABLE_NOT_FOUND", "DELTA_MISSING_DELTA_TABLE", "DELTA_PATH_DOES_NOT_EXIST", "PATH_NOT_FOUND", "TABLE_OR_VIEW_NOT_FOUND")
@@ -98,8 +98,9 @@ def parse_path(name: str, setting: str) -> str:
     Raises:
         InputError: It carries a secret, or holds wildcards, quotes or control characters.
     """
-    if _SECRET_IN_PATH.search(name):
-        raise InputError(f"{setting}: a path must not carry a user and a secret, which logs would show: set them in spark.conf instead")
+    carries_secret = secret_problem(setting, name)
+    if carries_secret is not None:
+        raise InputError(carries_secret.said)
     if _NEVER_IN_PATH.search(name) or not name.strip("/"):
         raise InputError(
             f"{setting}: the path {shorten(name, 300)!r} must name one folder, without back-ticks, semicolons, wildcards or control "
