@@ -15,7 +15,7 @@ from pyspark.sql import SparkSession
 from metaeol_udf.config import GivenConfig, JobConfig, RuntimeConfig, as_config, as_configs
 from metaeol_udf.delta.base.context import Job, wants_connect
 from metaeol_udf.delta.base.progress import Between, Progress
-from metaeol_udf.delta.base.run_report import Report, write_report
+from metaeol_udf.delta.base.run_report import Report, begin_report, write_report
 from metaeol_udf.delta.base.shutdown import check_termination
 from metaeol_udf.delta.pipeline import EmbedRun
 from metaeol_udf.delta.select.row_scope import RowScope
@@ -26,9 +26,6 @@ from metaeol_udf.errors import BudgetError, EnvironmentFault, MetaEOLError, Qual
 from metaeol_udf.terminal import log_fields
 
 logger = logging.getLogger(__name__)
-
-#: Status of a report where nothing was published.
-_STOPPED = {BudgetError: "stopped_over_budget", QualityError: "blocked_by_quality", TerminatedError: "terminated"}
 
 
 def run_embed(
@@ -74,23 +71,25 @@ def run_columns(
     """Run over the rows in scope for each column of a configuration, as `run_embed` does."""
     with known_errors():
         configs = as_configs(config)
-        if len(configs) > 1:
+        with refusal_reported(configs):
             jobs = _prepare_jobs(configs, spark)
-            with reported(_as_one(jobs)) as report:
-                _run_each(jobs, report, progress, scope, between)
-            return conclude(_as_one(jobs), report)
-        job = prepare_job(configs[0], spark, connect=True)
+        job = jobs[0] if len(jobs) == 1 else _as_one(jobs)
         with reported(job) as report:
-            EmbedRun(job, progress, report, scope, between).run()
+            if len(jobs) == 1:
+                EmbedRun(job, progress, report, scope, between).run()
+            else:
+                _run_each(jobs, report, progress, scope, between)
         return conclude(job, report)
 
 
 def _prepare_jobs(configs: Sequence[JobConfig], spark: SparkSession | None) -> list[Job]:
-    """Prepare the jobs of several columns of one table, in one session.
+    """Prepare the jobs of all columns of one table, in one session.
 
     Raises:
-        EnvironmentFault: The session is one of Spark Connect.
+        EnvironmentFault: There are several, and the session is one of Spark Connect.
     """
+    if len(configs) == 1:
+        return [prepare_job(configs[0], spark, connect=True)]
     if wants_connect(configs[0], spark):
         raise EnvironmentFault(
             "embeddings: several columns cannot be embedded in one run over Spark Connect, where it was not tried: run each column by "
@@ -125,8 +124,13 @@ def _run_each(jobs: Sequence[Job], report: Report, progress: Progress | None, sc
                         EmbedRun(job, progress, part, scope, between, ready).run()
                         _judge(job, part)
                     except QualityError as error:
-                        part.status = _STOPPED[QualityError]
+                        part.fail(error)
                         stopped.append(error)
+    except Exception as error:
+        for part in parts.values():
+            if part.status == "running":
+                part.fail(_known(error))
+        raise
     finally:
         for group in groups:
             group.report.rows_selected = 0  # the columns count them
@@ -186,54 +190,89 @@ def known_errors() -> Iterator[None]:
     """Raise failures of Spark and Delta as the errors of ours that they mean."""
     try:
         yield
-    except MetaEOLError:
-        raise
     except Exception as error:
-        check_termination()  # what fails after SIGTERM fails because of it
-        known = translate(error)
-        if known is None:
+        known = _known(error)
+        if known is error:
             raise
         raise known from error
 
 
+def _known(error: Exception) -> Exception:
+    """Find the error of ours that a failure means; the failure itself where there is none."""
+    if isinstance(error, MetaEOLError):
+        return error
+    try:
+        check_termination()  # what fails after SIGTERM fails because of it
+    except TerminatedError as terminated:
+        return terminated
+    return translate(error) or error
+
+
 @contextmanager
 def reported(job: Job) -> Iterator[Report]:
-    """Write the report of a run that is stopped early, too."""
+    """Write the report of a run that does not come to its end, too: an earlier run's must not stand for it."""
     report = job.new_report()
     with log_fields(table=str(job.target), column=job.columns.vector, run_id=report.run_id):
         try:
             yield report
-        except (BudgetError, QualityError, TerminatedError) as error:
-            report.status = next(status for kind, status in _STOPPED.items() if isinstance(error, kind))
-            write_reports(job, report)
+        except Exception as error:
+            _report_failure(report, _known(error), job.config, job)
             raise
 
 
-def write_reports(job: Job, report: Report, *, with_map: bool = False) -> None:
-    """Write the report wherever the settings ask for it; its page with a map of the vectors where all of them are published."""
+@contextmanager
+def refusal_reported(configs: Sequence[JobConfig]) -> Iterator[None]:
+    """Write the report of a run that is refused before it begins, too."""
+    try:
+        yield
+    except Exception as error:
+        config = replace(configs[0], column=", ".join(each.column for each in configs))
+        report = begin_report("", config.target_table, config.column, config.embedding.model)
+        _report_failure(report, _known(error), config)
+        raise
+
+
+def _report_failure(report: Report, error: Exception, config: JobConfig, job: Job | None = None) -> None:
+    """Write the report of a run that ended with an error; what goes wrong with it is a warning in the log."""
+    report.fail(error)
+    try:
+        write_reports(report, config, job)
+    except Exception as other:  # noqa: BLE001 - the run's own error is the one to raise
+        reason = str(other) if isinstance(other, MetaEOLError) else type(other).__name__
+        if reason != str(error):
+            logger.warning("the run's report could not be written (%s)", reason)
+
+
+def write_reports(report: Report, config: JobConfig, job: Job | None = None, *, with_map: bool = False) -> None:
+    """Write the report wherever the settings ask for it; its page with a map of the vectors where all of them are published.
+
+    Without a job the run was refused before there was a spec.
+    """
     report.ended = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    write_report(report, job.config.runtime.report)
-    if job.config.runtime.report_page is not None:
+    write_report(report, config.runtime.report)
+    if config.runtime.report_page is not None:
         from metaeol_udf.delta.report.page_sample import publish_page
 
-        publish_page(report, job, with_map=with_map)
-    if _exports(job.config.runtime):
+        publish_page(report, config, job, with_map=with_map)
+    if _exports(config.runtime):
         from metaeol_udf.delta.report.exporters import publish_metrics
 
-        publish_metrics(report, job.config, job.written_spec)
+        publish_metrics(report, config, None if job is None else job.written_spec)
     logger.info("run %s: %s", report.run_id, {name: value for name, value in report.as_dict().items() if name != "wave_log"})
 
 
 def conclude(job: Job, report: Report) -> dict[str, Any]:
     """Judge a finished run by the failure budget and write its report; raises where too many rows failed."""
     over = _judge(job, report)
-    write_reports(job, report, with_map=True)
     if over:
-        raise BudgetError(
+        report.error = (
             f"{report.rows_failed} of {report.rows_selected} rows have no embedding, more than "
             f"runtime.max_failed_fraction={job.budget.max_fraction} allows; "
             f"all others are published, the reasons are in {job.target.beside('quarantine')}"
         )
+    write_reports(report, job.config, job, with_map=True)
+    if over:
+        raise BudgetError(report.error)
     return report.as_dict()
 
 

@@ -19,14 +19,14 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.streaming.readwriter import DataStreamWriter
 
-from metaeol_udf.config import GivenConfig
+from metaeol_udf.config import GivenConfig, as_config
 from metaeol_udf.delta.base.context import Job
 from metaeol_udf.delta.base.progress import Between, Progress
 from metaeol_udf.delta.base.run_report import Report
 from metaeol_udf.delta.base.shutdown import check_termination, was_requested
 from metaeol_udf.delta.base.small_files import SmallFile
 from metaeol_udf.delta.checkpoint import StartingPoint, find_checkpoint
-from metaeol_udf.delta.job import conclude, known_errors, prepare_job, reported, write_reports
+from metaeol_udf.delta.job import conclude, known_errors, prepare_job, refusal_reported, reported, write_reports
 from metaeol_udf.delta.pipeline import EmbedRun
 from metaeol_udf.delta.select.looking import take_snapshot
 from metaeol_udf.delta.select.proof import ProofStore, noted_commits, why_source_is_unproven, why_target_is_unproven
@@ -66,7 +66,9 @@ def run_stream(
         MetaEOLError: As for `run_embed`; a micro-batch that raised is looked at again by the next run.
     """
     with known_errors():
-        job = prepare_job(config, spark)
+        config = as_config(config)
+        with refusal_reported([config]):
+            job = prepare_job(config, spark)
         with reported(job) as report:
             _Stream(job, report, progress, between).run()
         return conclude(job, report)
@@ -295,7 +297,7 @@ class _Stream:
             keys.unpersist()
         if self._config.trigger != "availableNow":
             self._sweep(job)
-            write_reports(job, self._report)
+            write_reports(self._report, job.config, job)
             job.budget.check_endless(self._report.rows_failed, self._report.rows_selected)
 
     def _run_part(self, job: Job, batch: RowScope | None) -> None:

@@ -11,7 +11,7 @@ from types import NoneType
 from typing import Any, get_args, get_origin
 
 FIELDS: dict[str, Any] = {
-    "run_id": str, "fingerprint": str, "status": str,
+    "run_id": str, "fingerprint": str, "status": str, "error": str | None,
     "rows_selected": int, "rows_embedded": int, "rows_failed": int, "rows_skipped": int,
     "rows_without_vector": int, "table": str, "column": str, "model": str, "host": str, "started": str, "ended": str,
     "package_version": str,

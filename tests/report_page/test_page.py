@@ -115,7 +115,7 @@ def test_every_picture_has_a_title_and_a_description() -> None:
 
 
 @pytest.mark.parametrize(
-    "status", ["done", "nothing_to_do", "over_budget", "stopped_over_budget", "blocked_by_quality", "terminated", "new"]
+    "status", ["done", "nothing_to_do", "over_budget", "stopped_over_budget", "blocked_by_quality", "terminated", "failed", "new"]
 )
 def test_every_end_of_a_run_makes_a_page(status: str) -> None:
     report = Report("not-a-time", "f", status).as_dict()

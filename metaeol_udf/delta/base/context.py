@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import socket
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from pyspark.sql import SparkSession
 
 from metaeol_udf.config import JobConfig
 from metaeol_udf.delta.base.failure_budget import FailureBudget
-from metaeol_udf.delta.base.run_report import Report, check_writable, new_run_id
+from metaeol_udf.delta.base.run_report import Report, begin_report, check_writable
 from metaeol_udf.delta.sources.passages import PassageSource
 from metaeol_udf.delta.sources.source import Source, check_apart
 from metaeol_udf.delta.tables.columns import VectorColumns
@@ -124,16 +122,7 @@ class Job:
 
     def new_report(self) -> Report:
         """Make an empty report with a run id of its own, which sorts by time."""
-        now = datetime.now(timezone.utc)
-        return Report(
-            new_run_id(now),
-            self.resolved.fingerprint,
-            table=str(self.target),
-            column=self.columns.vector,
-            model=self.config.embedding.model,
-            host=socket.gethostname(),
-            started=now.isoformat(timespec="seconds"),
-        )
+        return begin_report(self.resolved.fingerprint, str(self.target), self.columns.vector, self.config.embedding.model)
 
     def request(self, origin: str = "") -> EncoderRequest:
         """Say what workers load; `origin` names the run in its load ids."""

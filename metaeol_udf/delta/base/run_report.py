@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Any
 
 import metaeol_udf
 from metaeol_udf.encoder.gpu.device_work import DeviceWork
+from metaeol_udf.errors import BudgetError, MetaEOLError, QualityError, TerminatedError, one_line
 from metaeol_udf.files import check_replaceable, replace_file
 
 #: A run of ten billion texts has 200,000 waves; its report stays a file that a person can open.
 MOST_WAVES = 500
+
+#: Status of a report by the error that the run ended with; any other: `failed`.
+_STOPPED = {BudgetError: "stopped_over_budget", QualityError: "blocked_by_quality", TerminatedError: "terminated"}
 
 
 @dataclass(frozen=True)
@@ -51,8 +56,10 @@ class Report:
     Attributes:
         run_id: Also in the journal and the quarantine.
         fingerprint: Of the spec.
-        status: `running`, `done`, `nothing_to_do`, `over_budget` (all is published, too many rows failed), or nothing was
-            published by `stopped_over_budget`, `blocked_by_quality` and `terminated` (SIGTERM).
+        status: `running`, `done`, `nothing_to_do`, `over_budget` (all is published, too many rows failed), nothing was
+            published by `stopped_over_budget`, `blocked_by_quality` and `terminated` (SIGTERM), or `failed`.
+        error: The message of the error that the run ended with; None: it came to its end. Of an error that this package does not
+            know, the type alone: the message may quote a text.
         rows_selected: Equals `rows_embedded + rows_failed + rows_skipped`.
         rows_embedded: Rows that had no current vector and have one now.
         rows_failed: Rows worked on that have an error now, NULL and blank texts among them.
@@ -101,6 +108,7 @@ class Report:
     run_id: str
     fingerprint: str
     status: str = "running"
+    error: str | None = None
     rows_selected: int = 0
     rows_embedded: int = 0
     rows_failed: int = 0
@@ -211,6 +219,11 @@ class Report:
         self.executors, self.delta_versions = part.executors, part.delta_versions or self.delta_versions
         self.set_rate()
 
+    def fail(self, error: Exception) -> None:
+        """Take over the error that the run ended with."""
+        self.status = next((status for kind, status in _STOPPED.items() if isinstance(error, kind)), "failed")
+        self.error = one_line(error) if isinstance(error, MetaEOLError) else f"{type(error).__name__}: the run's log says more"
+
     def set_rate(self) -> None:
         """Texts per second, from the counts so far."""
         embed_s = self.seconds.get("embed", 0.0)
@@ -219,6 +232,13 @@ class Report:
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {name: value for name, value in vars(self).items() if name != "columns" or value}
+
+
+def begin_report(fingerprint: str, table: str, column: str, model: str) -> Report:
+    """Begin the report of a run, under an id of its own that sorts by time."""
+    now = datetime.now(timezone.utc)
+    started = now.isoformat(timespec="seconds")
+    return Report(new_run_id(now), fingerprint, table=table, column=column, model=model, host=socket.gethostname(), started=started)
 
 
 def new_run_id(now: datetime) -> str:

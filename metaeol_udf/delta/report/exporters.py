@@ -42,8 +42,14 @@ def check_installed(runtime: RuntimeConfig) -> None:
             raise ConfigError(f"runtime.{extra} needs a package that is not installed: pip install 'metaeol-udf[{extra}]'")
 
 
-def publish_metrics(report: Report, config: JobConfig, spec: EmbeddingSpec) -> None:
-    """Give a finished run's figures to whatever the settings name."""
+def publish_metrics(report: Report, config: JobConfig, spec: EmbeddingSpec | None) -> None:
+    """Give a run's figures to whatever the settings name.
+
+    Args:
+        report: Of the run, which ended.
+        config: The run's settings.
+        spec: The spec; None: the run was refused before there was one.
+    """
     for setting, publish in (("prometheus", _write_textfile), ("mlflow", _log_to_mlflow)):
         if getattr(config.runtime, setting):
             try:
@@ -53,7 +59,7 @@ def publish_metrics(report: Report, config: JobConfig, spec: EmbeddingSpec) -> N
                 logger.warning("runtime.%s: the run's figures could not be written (%s)", setting, reason or type(error).__name__)
 
 
-def _write_textfile(report: Report, config: JobConfig, spec: EmbeddingSpec) -> None:
+def _write_textfile(report: Report, config: JobConfig, spec: EmbeddingSpec | None) -> None:
     from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
 
     registry = CollectorRegistry()
@@ -79,14 +85,14 @@ def _write_textfile(report: Report, config: JobConfig, spec: EmbeddingSpec) -> N
     write_to_textfile(str(config.runtime.prometheus), registry)  # by a rename: no half file is read
 
 
-def _log_to_mlflow(report: Report, config: JobConfig, spec: EmbeddingSpec) -> None:
+def _log_to_mlflow(report: Report, config: JobConfig, spec: EmbeddingSpec | None) -> None:
     import mlflow
 
     tags = {"status": report.status, "fingerprint": report.fingerprint, "table": config.target_table, "column": config.column}
     is_nested = mlflow.active_run() is not None  # a notebook may have a run of its own open
     with mlflow.start_run(experiment_id=_experiment_id(config.runtime.mlflow), run_name=report.run_id, nested=is_nested):
         mlflow.set_tags({f"metaeol.{name}": value for name, value in tags.items()})
-        mlflow.log_params(spec.settings())
+        mlflow.log_params({} if spec is None else spec.settings())
         mlflow.log_metrics(_figures(report.as_dict()))
         mlflow.log_dict(report.as_dict(), "report.json")
 

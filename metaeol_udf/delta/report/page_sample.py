@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pyspark.sql import Row
 from pyspark.sql import functions as F
 
+from metaeol_udf.config import JobConfig
 from metaeol_udf.delta.base.context import Job
 from metaeol_udf.delta.base.run_report import Report
 from metaeol_udf.delta.base.shutdown import was_requested
@@ -31,22 +32,28 @@ _ROWS_LOOKED_AT = 500_000  # Spark stops reading about there, so the sample of a
 _LONGEST_NAME = 120  # characters
 
 
-def publish_page(report: Report, job: Job, *, with_map: bool) -> None:
+def publish_page(report: Report, config: JobConfig, job: Job | None = None, *, with_map: bool = False) -> None:
     """Write `runtime.report_page` where the settings ask for it; what goes wrong is a warning in the log.
 
-    `with_map`: the run published, so that a map shows the table as it is now. A map reads keys and vectors of at most about
-    half a million rows, once.
+    Args:
+        report: Of the run.
+        config: The run's settings.
+        job: The run's job; None: the run was refused before there was one.
+        with_map: Whether the run published, so that a map shows the table as it is now. A map reads keys and vectors of at most
+            about half a million rows, once.
     """
-    path = job.config.runtime.report_page
+    path = config.runtime.report_page
     if path is None:
         return
     try:
-        sample, why_not = _try_sample(job) if with_map and not report.columns else (None, "No map: the run did not come to its end.")
-        settings = _settings(job)
+        sample, why_not = None, "No map: the run did not come to its end."
+        if job is not None and with_map and not report.columns:
+            sample, why_not = _try_sample(job)
+        settings = {} if job is None else _settings(job)
         if report.columns:  # of one of the columns alone
             sample, why_not = None, "No map: the run wrote several columns; a run of one of them, by embedding.column=NAME, has a map."
             settings = {name: values for name, values in settings.items() if name not in ("source", "embedding")}
-        write_page(render_page(report.as_dict(), f"{job.config.target_table}: {report.column}", settings, sample, why_not), path)
+        write_page(render_page(report.as_dict(), f"{config.target_table}: {report.column}", settings, sample, why_not), path)
     except Exception as error:  # noqa: BLE001 - the vectors are published
         reason = str(error) if isinstance(error, EnvironmentFault) else type(error).__name__  # other messages may quote a row
         logger.warning("runtime.report_page: the page could not be written (%s)", reason)
