@@ -11,6 +11,7 @@ from metaeol_udf.config import JobConfig
 from metaeol_udf.delta.base.small_files import SmallFile
 from metaeol_udf.delta.sources.source import Source
 from metaeol_udf.delta.tables.refs import TableRef, open_table
+from metaeol_udf.errors import InputError
 
 
 def checkpoint_root(config: JobConfig, location: str) -> str:
@@ -57,9 +58,18 @@ class StartingPoint:
     """
 
     def __init__(self, spark: SparkSession, checkpoint: str, kind: str = "start") -> None:
-        """Read the version; `kind` ends the file's name."""
+        """Read the version; `kind` ends the file's name.
+
+        Raises:
+            InputError: The file holds something else: to begin anew unasked could leave out commits.
+        """
         self._file = SmallFile(spark, f"{checkpoint}.{kind}")
         content = self._file.read()
+        if content and not (content.isascii() and content.isdecimal()):
+            raise InputError(
+                f"stream.checkpoint: the file {checkpoint}.{kind} is damaged, it must hold a version of the source: delete it and the "
+                "folder beside it, and the stream begins anew"
+            )
         self.version = int(content) if content else None
 
     def set(self, version: int) -> None:

@@ -29,7 +29,13 @@ from metaeol_udf.delta.checkpoint import StartingPoint, find_checkpoint
 from metaeol_udf.delta.job import conclude, known_errors, prepare_job, refusal_reported, reported, write_reports
 from metaeol_udf.delta.pipeline import EmbedRun
 from metaeol_udf.delta.select.looking import take_snapshot
-from metaeol_udf.delta.select.proof import ProofStore, noted_commits, why_source_is_unproven, why_target_is_unproven
+from metaeol_udf.delta.select.proof import (
+    ProofStore,
+    noted_commits,
+    why_columns_are_unproven,
+    why_source_is_unproven,
+    why_target_is_unproven,
+)
 from metaeol_udf.delta.select.row_scope import RowScope, row_scope_of_keys
 from metaeol_udf.delta.select.selection import DONE, HELD, select
 from metaeol_udf.delta.select.snapshot import open_checked, wanted_by
@@ -177,8 +183,10 @@ class _Stream:
             return None
         if (proof.source_id, proof.target_id) != (source.table_id, target.table_id):
             return "it is another table than before"
-        return why_source_is_unproven(job, source.commits_since(proof.source_version)) or why_target_is_unproven(
-            job, target.commits_since(proof.target_version)
+        return (
+            why_source_is_unproven(job, source.commits_since(proof.source_version))
+            or why_columns_are_unproven(job, proof, job.source.read(job.spark))
+            or why_target_is_unproven(job, target.commits_since(proof.target_version))
         )
 
     def _sweep(self, job: Job) -> None:

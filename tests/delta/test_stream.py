@@ -35,6 +35,20 @@ def stale_rows(bench: Bench, vectors: str = "table") -> int:
     return rows.where(F.col("embedding").isNull() | F.col("fingerprint").isNull() | ~F.col("fingerprint").endswith(digest)).count()
 
 
+@pytest.mark.slow
+def test_a_damaged_note_of_where_a_stream_began_is_named(bench: Bench) -> None:
+    bench.write([(1, "one")])
+    follow(bench)
+    (note,) = (bench.folder / "table__metaeol_checkpoint").glob("*.start")
+    begun = note.read_text()
+    (note.parent / f".{note.name}.crc").unlink(missing_ok=True)
+    note.write_text("1x")
+    with pytest.raises(InputError, match=r"stream\.checkpoint: the file .*\.start is damaged"):
+        follow(bench)
+    note.write_text(begun)
+    assert follow(bench)["status"] == "nothing_to_do"
+
+
 def test_appends_updates_and_deletes_are_followed_and_own_commits_start_nothing(bench: Bench) -> None:
     bench.write([(n, f"text number {n}") for n in range(6)])
     first = follow(bench)

@@ -88,6 +88,32 @@ def test_a_condition_that_asks_for_the_time_is_asked_of_all_rows_each_time(bench
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_column_of_a_wider_type_has_other_texts_in_rows_that_no_commit_touched(bench: Bench, in_place: bool) -> None:
+    bench.write([(1, "lamps", 2), (2, "boxes", 3)], "id long, text string, amount int")
+    bench.spark.sql(f"ALTER TABLE delta.`{bench.path}` SET TBLPROPERTIES ('delta.enableTypeWidening' = 'true')")
+    written = {"source": {"text": ["text", "amount"], "format_text": "{amount} {text}"}, **({} if in_place else own(bench))}
+    bench.run(**written)
+    bench.spark.sql(f"ALTER TABLE delta.`{bench.path}` ALTER COLUMN amount COMMENT 'how many'")
+    bench.spark.sql(f"ALTER TABLE delta.`{bench.path}` ALTER COLUMN id COMMENT 'the key'")
+    assert "files added" in bench.run(**written)["looked_at"]
+    bench.spark.sql(f"ALTER TABLE delta.`{bench.path}` ALTER COLUMN amount TYPE double")
+    report = bench.run(**written)
+    assert "are read have another type than before" in report["looked_at"]
+    assert report["rows_embedded"] == 2  # of `2.0 lamps` and `3.0 boxes`
+
+
+@pytest.mark.slow
+def test_a_condition_over_a_column_of_a_wider_type_is_asked_of_all_rows(bench: Bench) -> None:
+    bench.write([(1, "lamps", 2), (2, "boxes", 3)], "id long, text string, amount int")
+    bench.spark.sql(f"ALTER TABLE delta.`{bench.path}` SET TBLPROPERTIES ('delta.enableTypeWidening' = 'true')")
+    chosen = {"source": {"where": "CAST(amount AS STRING) LIKE '%.0'"}, **own(bench)}
+    assert bench.run(**chosen)["rows_selected"] == 0
+    bench.spark.sql(f"ALTER TABLE delta.`{bench.path}` ALTER COLUMN amount TYPE double")
+    assert bench.run(**chosen)["rows_embedded"] == 2
+
+
+@pytest.mark.slow
 def test_keys_of_both_tables_are_compared_only_where_their_numbers_do_not_show_that_none_left(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -355,7 +355,7 @@ def read_run_report(path: Path) -> None:
 
 
 PROOF = {
-    "run_id": "20261122T101112-0a1b2c3d", "source_id": "a", "source_version": 3, "target_id": "b", "target_version": 7, "key": "id bigint",
+    "run_id": "20261122T101112-0a1b2c3d", "source_id": "a", "source_version": 3, "target_id": "b", "target_version": 7, "columns": "[]",
     "rows_selected": 100, "quarantine_id": None, "quarantine_version": -1,
 }  # fmt: skip
 

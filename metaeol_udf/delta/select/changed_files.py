@@ -9,10 +9,17 @@ from dataclasses import dataclass, field
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.types import StructType
 
 from metaeol_udf.delta.base.context import Job
-from metaeol_udf.delta.select.proof import Proof, ProofStore, is_answered_for, why_source_is_unproven, why_target_is_unproven, wrote_after
+from metaeol_udf.delta.select.proof import (
+    Proof,
+    ProofStore,
+    is_answered_for,
+    why_columns_are_unproven,
+    why_source_is_unproven,
+    why_target_is_unproven,
+    wrote_after,
+)
 from metaeol_udf.delta.select.row_scope import TEXTLESS_ERRORS, RowScope
 from metaeol_udf.delta.tables.commits import Added, Commit, TableLog
 from metaeol_udf.delta.tables.refs import read
@@ -81,9 +88,7 @@ def join_looks(looks: Sequence[Look]) -> Look:
     )
 
 
-def choose_look(
-    job: Job, scope: RowScope, source: DataFrame, source_version: int | None, target_version: int | None, key: StructType
-) -> Look:
+def choose_look(job: Job, scope: RowScope, source: DataFrame, source_version: int | None, target_version: int | None) -> Look:
     """Choose what a run looks at. Reads the commits since the last proof, and starts no Spark work where no row failed before.
 
     Args:
@@ -92,7 +97,6 @@ def choose_look(
         source: The source's rows in scope, at the pinned version.
         source_version: The pinned version of the source; None where it is no Delta table.
         target_version: The pinned version of a target of its own.
-        key: Fields of the key columns.
     """
     if scope.kind != "all":
         return Look("the rows of the run are named", is_whole=False)
@@ -115,7 +119,10 @@ def choose_look(
         return Look("another writer was at work at this moment")
     commits, written = log.commits_since(proof.source_version), written_to.commits_since(proof.target_version)
     why = (
-        _why_another_table(job, proof, log, written_to, key) or why_source_is_unproven(job, commits) or why_target_is_unproven(job, written)
+        _why_another_table(job, proof, log, written_to)
+        or why_source_is_unproven(job, commits)
+        or why_columns_are_unproven(job, proof, source)
+        or why_target_is_unproven(job, written)
     )
     if why is not None or commits is None or written is None:
         return Look(why)
@@ -136,13 +143,13 @@ def choose_look(
     return Look(None, added, failed, proof.source_version, n_proved, rows_left, reads_target=may_be_stored and not job.in_place)
 
 
-def _why_another_table(job: Job, proof: Proof, log: TableLog, written_to: TableLog, key: StructType) -> str | None:
-    """Say which table is another than the proof's, or has another key; None where none is."""
+def _why_another_table(job: Job, proof: Proof, log: TableLog, written_to: TableLog) -> str | None:
+    """Say which table is another than the proof's; None where none is."""
     if proof.source_id != log.table_id:
         return f"{job.source} is another table than before"
     if proof.target_id != written_to.table_id:
         return f"{job.target} is another table than before"
-    return "the columns of the key were changed" if proof.key != key.json() else None
+    return None
 
 
 def _why_quarantine_is_unproven(job: Job, proof: Proof, quarantine: TableLog | None) -> str | None:

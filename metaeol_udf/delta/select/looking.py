@@ -47,7 +47,7 @@ def take_snapshots(jobs: Sequence[Job], scope: RowScope, *, check_keys: bool = T
     if len({(tables.source_version, tables.target_version) for tables in opened}) > 1:  # a writer was at work in between
         return [take_snapshot(job, scope, check_keys=check_keys) for job in jobs]
     looks = [
-        choose_look(job, scope, tables.source, tables.source_version, tables.target_version, tables.key)
+        choose_look(job, scope, tables.source, tables.source_version, tables.target_version)
         for job, tables in zip(jobs, opened, strict=True)
     ]
     found: dict[int, Snapshot] = {}

@@ -18,15 +18,17 @@ from dataclasses import asdict, dataclass
 from typing import get_type_hints
 
 from py4j.protocol import Py4JError
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 
 from metaeol_udf.delta.base.context import Job
 from metaeol_udf.delta.base.small_files import SmallFile
 from metaeol_udf.delta.tables.commits import Commit, TableLog
 from metaeol_udf.delta.tables.refs import exists
+from metaeol_udf.delta.tables.where_clause import columns_of
 from metaeol_udf.files import parse_json
 from metaeol_udf.setting_types import fits
 from metaeol_udf.spark.cluster.connect import is_connect
+from metaeol_udf.spark.columns import find_field
 
 _FOLDER = "_proofs"  # Delta leaves alone what begins with an underscore, VACUUM too
 _MOST_LONG = 2**63 - 1  # Delta's versions and counts are 64-bit integers
@@ -51,7 +53,7 @@ class Proof:
         source_version: Its version whose rows were looked at.
         target_id: The id of the table that was written to.
         target_version: A version of it since which the proof answers for every commit of this job.
-        key: The key's columns with their types.
+        columns: The source's columns that a run reads, with their types.
         rows_selected: Rows that the condition selected.
         quarantine_id: The id of the quarantine; None where there was none.
         quarantine_version: Its version.
@@ -62,7 +64,7 @@ class Proof:
     source_version: int
     target_id: str
     target_version: int
-    key: str
+    columns: str
     rows_selected: int
     quarantine_id: str | None
     quarantine_version: int
@@ -175,6 +177,17 @@ def wrote_after(job: Job, proof: Proof, commits: Sequence[Commit]) -> bool:
     return any(note is not None and note.column == job.columns.vector and note.run_id != proof.run_id for note in notes)
 
 
+def columns_read(job: Job, source: DataFrame) -> str:
+    """List the columns of the source that a run reads, with their types: those of the key, the text and the condition.
+
+    A column of a wider type has other values, as text, in rows that no commit touched.
+    """
+    config = job.config.source
+    names = [*config.key, *config.text_columns, *sorted(columns_of(source, config.where))]
+    fields = [find_field(source.schema, name) for name in names]
+    return json.dumps([[field.name, field.dataType.simpleString()] for field in fields if field is not None])
+
+
 def why_target_is_unproven(job: Job, commits: Sequence[Commit] | None) -> str | None:
     """Say what happened to the stored vectors since the proof that it cannot answer for; None where nothing did.
 
@@ -190,6 +203,11 @@ def why_target_is_unproven(job: Job, commits: Sequence[Commit] | None) -> str | 
 def why_source_is_unproven(job: Job, commits: Sequence[Commit] | None) -> str | None:
     """Say why the files that were added to the source since the proof are not all that changed; None where they are."""
     return _why_altered(job.source, commits)
+
+
+def why_columns_are_unproven(job: Job, proof: Proof, source: DataFrame) -> str | None:
+    """Say that a column which a run reads has another type than at the proof; None where each has the same."""
+    return None if proof.columns == columns_read(job, source) else f"columns of {job.source} that are read have another type than before"
 
 
 def _why_altered(table: object, commits: Sequence[Commit] | None) -> str | None:

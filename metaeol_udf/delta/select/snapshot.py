@@ -16,7 +16,7 @@ from metaeol_udf.delta.base.kept_rows import keep
 from metaeol_udf.delta.base.run_report import Counts
 from metaeol_udf.delta.select import selection
 from metaeol_udf.delta.select.changed_files import Look
-from metaeol_udf.delta.select.proof import Proof, ProofStore, RunNote
+from metaeol_udf.delta.select.proof import Proof, ProofStore, RunNote, columns_read
 from metaeol_udf.delta.select.row_scope import RowScope
 from metaeol_udf.delta.select.selection import DONE, ERROR, FINGERPRINT, STORED, TEXTLESS, Selection, Wanted
 from metaeol_udf.delta.sources.passages import PassageSource
@@ -239,9 +239,8 @@ def save_proof(job: Job, run_id: str, tables: Tables, rows_selected: int, create
     if source is None or target is None or tables.source_version is None or target_version is None:
         return
     listed = (None, -1) if quarantine is None else (quarantine.table_id, quarantine.version)
-    proof = Proof(
-        run_id, source.table_id, tables.source_version, target.table_id, target_version, tables.key.json(), rows_selected, *listed
-    )
+    columns, ids = columns_read(job, tables.source), (source.table_id, target.table_id)
+    proof = Proof(run_id, ids[0], tables.source_version, ids[1], target_version, columns, rows_selected, *listed)
     store = ProofStore(job)
     known = store.load()
     if known is not None and proof == dataclasses.replace(known, run_id=run_id):

@@ -78,6 +78,14 @@ def asks_time(source: DataFrame, condition: str | None) -> bool:
     return any(node.getClass().getSimpleName() in _CLOCKS for expression in expressions for node in nodes_of(expression))
 
 
+def columns_of(source: DataFrame, condition: str | None) -> set[str]:
+    """Names of the source's columns that a condition reads which `filtered` takes."""
+    if condition is None or is_connect(source.sparkSession):  # over which `filtered` takes none
+        return set()
+    read = [expression.references().toSeq() for expression in _expressions(source.where(F.expr(condition)))]
+    return {columns.apply(i).name() for columns in read for i in range(columns.size())}
+
+
 def columns_in(spark: SparkSession, condition: str) -> set[str]:
     """Names, in lower case, of the columns that a condition mentions; over Spark Connect, which shows no parsed form, of all its words."""
     if is_connect(spark):

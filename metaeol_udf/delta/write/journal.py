@@ -8,6 +8,7 @@ that touches no file, and VACUUM takes the files away later.
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -285,18 +286,27 @@ class Journal:
         last = file.read()
         if last is None:
             file.write(f"{now:.0f}")
-        elif now - float(last or 0) > min(self.retention_hours * 3600, _VACUUM_EVERY_S):
+        elif now - _seconds_in(last) > min(self.retention_hours * 3600, _VACUUM_EVERY_S):
             open_table(self.spark, self.ref, "journal").vacuum()
             file.write(f"{now:.0f}")
 
     def _tidy_up_by_property(self) -> None:
         table, now = open_table(self.spark, self.ref, "journal"), time.time()
         last = table.detail().collect()[0]["properties"].get(_VACUUMED_AT)
-        is_due = last is not None and now - float(last) > min(self.retention_hours * 3600, _VACUUM_EVERY_S)
+        is_due = last is not None and now - _seconds_in(last) > min(self.retention_hours * 3600, _VACUUM_EVERY_S)
         if is_due:
             table.vacuum()
         if last is None or is_due:
             with_retries(lambda: alter_table(self.spark, self.ref, [], {}, {_VACUUMED_AT: f"{now:.0f}"}))
+
+
+def _seconds_in(content: str) -> float:
+    """Read when VACUUM ran; 0 where a kill or somebody else left something else."""
+    try:
+        seconds = float(content)
+    except ValueError:
+        return 0.0
+    return seconds if math.isfinite(seconds) else 0.0
 
 
 def forgotten_before() -> str:

@@ -26,6 +26,20 @@ def test_an_empty_journal_without_partitions_gets_them(bench: Bench) -> None:
     assert bench.run()["rows_embedded"] == 1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("content", ["", "soon", "nan", "١٧"])
+def test_a_damaged_note_of_the_last_clean_up_has_the_journal_cleaned_up_again(bench: Bench, content: str) -> None:
+    bench.write([(1, "one")])
+    bench.run()
+    note = bench.folder / "table__metaeol_journal" / "_vacuumed"
+    assert float(note.read_text()) > 1.7e9
+    note.write_text(content)
+    (note.parent / f".{note.name}.crc").unlink(missing_ok=True)
+    bench.write([(2, "two")], mode="append")
+    assert bench.run()["rows_embedded"] == 1
+    assert float(note.read_text()) > 1.7e9
+
+
 def partitions(bench: Bench, place: str) -> list[str]:
     found: list[str] = bench.spark.sql(f"DESCRIBE DETAIL delta.`{place}`").first()["partitionColumns"]  # type: ignore[index]
     return found
