@@ -11,8 +11,14 @@ _JOURNAL_BYTES = 150  # of a journal row beside its vector: fingerprint, counts,
 _FLOAT_BYTES = 4  # Parquet makes random floats no smaller
 #: Commits and small joins of a run whatever its size, in a fresh session on 2 cores (`python -m benchmarks.estimate` prints the phases).
 _COMMIT_SECONDS = 12.0
-#: Seconds of one task slot to publish and verify one number of a vector: 0.11 ms a row of 576 in 2 slots (docs/scale.md, MERGE in place).
-_SLOT_SECONDS = 3.8e-7
+#: Seconds of a wave more beside the model: its commit, its count, the start of its tasks (docs/scale.md, 2 cores).
+_WAVE_SECONDS = 2.6
+_GOOD_WAVE_SECONDS = 300
+_MOST_SHARE = 0.05  # of the time, in the commits of waves
+_STEP = 50_000  # of a number of rows that is advised
+#: Seconds of one task slot to publish and verify one number of a vector: 0.147 ms a row of 576 in 2 slots (docs/scale.md, publish in
+#: place and verify).
+_SLOT_SECONDS = 5.1e-7
 
 
 @dataclass(frozen=True)
@@ -30,9 +36,29 @@ class Rates:
     shared_s: float = 0.0
 
 
-def writing_seconds(rows_pending: int, dim: int, slots: float) -> tuple[float, float]:
+def writing_seconds(rows_pending: int, dim: int, slots: float, waves: int) -> tuple[float, float]:
     """Guess the seconds of a run's commits, and those of one executor of so many slots to publish and verify its rows of `dim` numbers."""
-    return (_COMMIT_SECONDS, rows_pending * dim * _SLOT_SECONDS / slots) if rows_pending else (0.0, 0.0)
+    if not rows_pending:
+        return 0.0, 0.0
+    return _COMMIT_SECONDS + _WAVE_SECONDS * max(0, waves - 1), rows_pending * dim * _SLOT_SECONDS / slots
+
+
+def better_wave_rows(unique_texts: int, wave_rows: int, embedding_s: float) -> int | None:
+    """Advise a `runtime.wave_rows` whose waves take about five minutes; None where commits take little of the time, or for one wave.
+
+    Args:
+        unique_texts: Texts of the run.
+        wave_rows: As the settings say.
+        embedding_s: Seconds of all executors together in the model.
+    """
+    waves = wave_count(unique_texts, wave_rows)
+    if waves < 2 or not embedding_s:
+        return None
+    wave_s = embedding_s / waves
+    if _MOST_SHARE * (wave_s + _WAVE_SECONDS) >= _WAVE_SECONDS:
+        return None
+    wanted = min(unique_texts, unique_texts / embedding_s * _GOOD_WAVE_SECONDS)
+    return math.ceil(wanted / _STEP) * _STEP
 
 
 def project(tokens: int, rates: Rates, executors: Sequence[int], price_per_hour: float | None) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from metaeol_udf.delta.job import known_errors, prepare_job
 from metaeol_udf.delta.select.row_scope import RowScope
 from metaeol_udf.errors import ConfigError, EnvironmentFault
 from metaeol_udf.estimate.probe import Probe, run_probe
-from metaeol_udf.estimate.projection import Rates, project, wave_count, writing_seconds, written_bytes
+from metaeol_udf.estimate.projection import Rates, better_wave_rows, project, wave_count, writing_seconds, written_bytes
 from metaeol_udf.estimate.tokens import TokenCount, count_tokens
 from metaeol_udf.estimate.workload import Workload, find_workload
 from metaeol_udf.spark.cluster.preflight import check_executors
@@ -87,11 +87,14 @@ def run_estimate(config: GivenConfig, options: EstimateOptions | None = None, sp
     report = work_report(job, work, counted, n_loads)
     dim = job.resolved.vector_length
     rows_pending = work.snapshot.rows_to_do
-    commit_s, publish_s = writing_seconds(rows_pending, dim, slot_count(session, runtime.task_gpus) / n_executors)
+    slots = slot_count(session, runtime.task_gpus) / n_executors
+    commit_s, publish_s = writing_seconds(rows_pending, dim, slots, report["waves"])
     load_s = probe.load_s if probe is not None else 0.0
     seconds = {"session": session_s, "select": work.select_s, "workers": workers_s, "load": load_s, "commit": commit_s}
     rates = Rates(_tokens_per_second(options, probe, n_executors), sum(seconds.values()), publish_s)
     seconds["publish"] = publish_s / n_executors
+    asked = options.executors or [n_executors]
+    embedding_s = report["tokens_to_compute"] / rates.tokens_per_second / max(asked) if rates.tokens_per_second else 0.0
     price = options.price_per_hour if options.price_per_hour is not None else config.estimate.price_per_hour
     return {
         **report,
@@ -99,7 +102,8 @@ def run_estimate(config: GivenConfig, options: EstimateOptions | None = None, sp
         "seconds": {phase: round(took, 2) for phase, took in seconds.items()},
         "probe": vars(probe) if probe is not None else None,
         "tokens_per_second": round(rates.tokens_per_second, 1),
-        "projections": project(report["tokens_to_compute"], rates, options.executors or [n_executors], price),
+        "projections": project(report["tokens_to_compute"], rates, asked, price),
+        "better_wave_rows": better_wave_rows(work.unique_texts, runtime.wave_rows, embedding_s),
     }
 
 

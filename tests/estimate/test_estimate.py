@@ -15,7 +15,7 @@ from metaeol_udf import cli
 from metaeol_udf.errors import ConfigError, InputError
 from metaeol_udf.estimate import EstimateOptions, run_estimate
 from metaeol_udf.estimate.probe import summarise
-from metaeol_udf.estimate.projection import Rates, project, wave_count, writing_seconds, written_bytes
+from metaeol_udf.estimate.projection import Rates, better_wave_rows, project, wave_count, writing_seconds, written_bytes
 from tests.corpus import corpus_texts
 from tests.table_bench import Bench
 
@@ -98,11 +98,20 @@ def test_start_up_is_paid_once_and_the_rest_is_shared() -> None:
 
 
 def test_writing_grows_with_rows_and_vectors_and_is_nothing_without_them() -> None:
-    commit_s, publish_s = writing_seconds(1_000_000, 576, slots=2)
+    commit_s, publish_s = writing_seconds(1_000_000, 576, slots=2, waves=1)
     assert commit_s > 0
-    assert writing_seconds(2_000_000, 576, slots=2) == pytest.approx((commit_s, 2 * publish_s))
-    assert writing_seconds(1_000_000, 1152, slots=4) == pytest.approx((commit_s, publish_s))
-    assert writing_seconds(0, 576, slots=2) == (0.0, 0.0)
+    assert writing_seconds(2_000_000, 576, slots=2, waves=1) == pytest.approx((commit_s, 2 * publish_s))
+    assert writing_seconds(1_000_000, 1152, slots=4, waves=1) == pytest.approx((commit_s, publish_s))
+    assert writing_seconds(0, 576, slots=2, waves=0) == (0.0, 0.0)
+
+
+def test_each_wave_costs_a_commit_and_short_waves_are_told_of() -> None:
+    one, two, many = (writing_seconds(1_000_000, 576, slots=2, waves=waves)[0] for waves in (1, 2, 1001))
+    assert many - one == pytest.approx(1000 * (two - one)) != 0
+    assert better_wave_rows(1_000_000, 50_000, embedding_s=20 * 600.0) is None  # ten minutes a wave
+    assert better_wave_rows(1_000_000, 50_000, embedding_s=20 * 30.0) == 500_000
+    assert better_wave_rows(30_000, 50_000, embedding_s=1.0) is None  # it is one wave
+    assert better_wave_rows(1_000_000, 50_000, embedding_s=0.0) is None
 
 
 def test_rates_of_workers_add_and_tasks_of_one_worker_follow_each_other() -> None:

@@ -172,6 +172,9 @@ def show_estimate(console: Console, title: str, report: Mapping[str, Any]) -> No
         cost = "" if line["cost"] is None else f", cost {format_value(line['cost'])}"
         words = f"  {line['executors']:>6,} executors  {line['hours']:>10,.3f} hours{cost}"
         say(console, words)
+    wave_rows = report["better_wave_rows"]
+    if wave_rows is not None:
+        say(console, f"waves are short beside their commits: runtime.wave_rows={wave_rows} makes them last about five minutes")
 
 
 def show_draft(console: Console, file: str, draft: Draft) -> None:
