@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 from pyspark.sql import SparkSession
@@ -22,7 +23,8 @@ from metaeol_udf.delta.select.row_scope import RowScope
 from metaeol_udf.delta.tables.columns import VectorColumns
 from metaeol_udf.delta.tables.spark_errors import translate
 from metaeol_udf.delta.together import Group, Prepared, embed_together
-from metaeol_udf.errors import BudgetError, EnvironmentFault, MetaEOLError, QualityError, TerminatedError
+from metaeol_udf.errors import BudgetError, ConfigError, EnvironmentFault, InputError, MetaEOLError, QualityError, TerminatedError
+from metaeol_udf.files import is_file
 from metaeol_udf.terminal import log_fields
 
 logger = logging.getLogger(__name__)
@@ -222,7 +224,7 @@ def reported(job: Job) -> Iterator[Report]:
 
 @contextmanager
 def refusal_reported(configs: Sequence[JobConfig]) -> Iterator[None]:
-    """Write the report of a run that is refused before it begins, too."""
+    """Write the report of a run that is refused before it begins, as `reported` does."""
     try:
         yield
     except Exception as error:
@@ -233,14 +235,26 @@ def refusal_reported(configs: Sequence[JobConfig]) -> Iterator[None]:
 
 
 def _report_failure(report: Report, error: Exception, config: JobConfig, job: Job | None = None) -> None:
-    """Write the report of a run that ended with an error; what goes wrong with it is a warning in the log."""
+    """Write the report of a run that ended with an error; what goes wrong with it is a warning in the log.
+
+    A refused run writes nothing, so its report only takes the place of an earlier run's.
+    """
     report.fail(error)
+    if isinstance(error, (ConfigError, InputError)):
+        config = replace(config, runtime=_replacing(config.runtime))
     try:
         write_reports(report, config, job)
     except Exception as other:  # noqa: BLE001 - the run's own error is the one to raise
         reason = str(other) if isinstance(other, MetaEOLError) else type(other).__name__
         if reason != str(error):
             logger.warning("the run's report could not be written (%s)", reason)
+
+
+def _replacing(runtime: RuntimeConfig) -> RuntimeConfig:
+    """Leave out the reports of which no earlier run wrote a file."""
+    paths = {name: getattr(runtime, name) for name in ("report", "report_page", "prometheus")}
+    missing = {name: None for name, path in paths.items() if path is None or not is_file(Path(path))}
+    return replace(runtime, mlflow=None, **missing)
 
 
 def write_reports(report: Report, config: JobConfig, job: Job | None = None, *, with_map: bool = False) -> None:

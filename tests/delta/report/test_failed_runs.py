@@ -42,6 +42,10 @@ def test_a_run_whose_table_is_wrong(bench: Bench) -> None:
     bench.write([(1, "one"), (1, "two")])
     with pytest.raises(InputError) as caught:
         bench.run()
+    assert not (bench.folder / "report.json").exists()  # a refused run writes nothing
+    (bench.folder / "report.json").write_text('{"status": "done"}')  # of an earlier run
+    with pytest.raises(InputError):
+        bench.run()
     report = left(bench)
     assert (report["status"], report["error"]) == ("failed", " ".join(str(caught.value).split()))
     assert len(report["fingerprint"]) > 8
