@@ -13,7 +13,10 @@ from metaeol_udf.encoder.checkpoint.families import FAMILIES
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "models.md"
 
 
-@pytest.mark.parametrize(("name", "runner"), [("qwen2_moe", "stream"), ("lfm2", "fork"), ("rwkv", "whole"), ("bert", "refused")])
+@pytest.mark.parametrize(("name", "runner"), [
+    pytest.param("qwen2_moe", "stream", marks=pytest.mark.slow), ("lfm2", "fork"), pytest.param("rwkv", "whole", marks=pytest.mark.slow),
+    ("bert", "refused"),
+])  # fmt: skip
 def test_an_architecture_is_tried_through_the_package(name: str, runner: str) -> None:
     result = try_architecture(name)
     assert result.runner == runner

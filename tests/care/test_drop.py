@@ -19,6 +19,7 @@ def names_in(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_a_target_goes_with_all_that_stands_beside_it_and_can_be_made_again(bench: Bench) -> None:
     own = {"target": {"table": str(bench.folder / "vectors")}}
     bench.write(ROWS)

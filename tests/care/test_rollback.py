@@ -65,6 +65,7 @@ def test_earlier_vectors_come_back_with_their_label_and_without_the_model(bench:
         run_rollback(bench.config(**own), version, bench.spark)
 
 
+@pytest.mark.slow
 def test_what_cannot_come_back_is_refused_with_the_reason(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     own = {"target": {"table": str(bench.folder / "vectors")}}
     with pytest.raises(InputError, match="there is no table"):

@@ -30,6 +30,7 @@ def agreed(bench: Bench, **sections: dict[str, Any]) -> dict[str, Any]:
     return state
 
 
+@pytest.mark.slow
 def test_the_state_is_what_the_next_run_does(bench: Bench) -> None:
     own = {"target": {"table": str(bench.folder / "vectors"), "max_deleted_fraction": 1.0}}
     bench.write([(n, f"text number {n}") for n in range(8)] + [(8, None), (9, f"a {POISON}")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,7 @@ def test_a_first_run_embeds_a_second_does_nothing_and_four_changed_rows_compute_
     assert bench.rows("table__metaeol_quarantine").keys() == {5}
 
 
+@pytest.mark.slow
 def test_the_table_says_where_its_vectors_come_from(bench: Bench) -> None:
     bench.write([(1, None)])
     report = bench.run()
@@ -81,6 +83,7 @@ def test_the_table_says_where_its_vectors_come_from(bench: Bench) -> None:
     assert bench.spec.model in comment
 
 
+@pytest.mark.slow
 def test_a_table_of_null_and_blank_texts_needs_no_model(bench: Bench) -> None:
     bench.write([(1, None), (2, ""), (3, "\u2003\x1c")])
     report = bench.run()
@@ -91,6 +94,7 @@ def test_a_table_of_null_and_blank_texts_needs_no_model(bench: Bench) -> None:
     assert (again["status"], again["rows_failed"], again["rows_without_vector"]) == ("nothing_to_do", 0, 3)
 
 
+@pytest.mark.slow
 def test_broken_utf8_control_characters_and_huge_texts_are_embedded(bench: Bench) -> None:
     bench.write([(1, "a\x00b\x1b[31m\u202e"), (2, "x" * 200_000), (3, "{text} {} %s <|im_end|> \"'`")])
     broken = bench.spark.range(4, 5).select("id", F.unhex(F.lit("61FF62")).cast("string").alias("text"))
@@ -212,13 +216,15 @@ def test_more_failures_than_the_budget_are_published_reported_and_raised(bench: 
     with pytest.raises(BudgetError, match="1 of 2 rows have no embedding") as caught:
         bench.run(runtime={"max_failed_fraction": 0.4})
     assert caught.value.exit_code == 3
-    assert '"status": "over_budget"' in (bench.folder / "report.json").read_text()
+    left = json.loads((bench.folder / "report.json").read_text())
+    assert (left["status"], left["error"]) == ("over_budget", str(caught.value))
     rows = bench.rows()
     assert rows[1]["embedding"] is not None
     assert rows[2]["embedding_error"] == "null_text"
     assert bench.run(runtime={"max_failed_fraction": 0.4})["status"] == "nothing_to_do"
 
 
+@pytest.mark.slow
 def test_a_run_announces_its_phases_in_order_and_only_those_that_it_has(bench: Bench) -> None:
     bench.write([(1, "one"), (2, "two"), (3, "three"), (4, "four"), (5, None)])
     told: list[str] = []
@@ -291,6 +297,7 @@ def test_a_publish_that_does_not_land_is_noticed(bench: Bench) -> None:
     assert bench.table("table__metaeol_journal").count() == 1
 
 
+@pytest.mark.slow
 def test_another_spec_embeds_all_rows_anew(bench: Bench) -> None:
     bench.write([(1, "one"), (2, "two")])
     first = bench.run()
@@ -310,6 +317,7 @@ def test_no_text_reaches_the_journal_the_quarantine_or_a_delta_log(bench: Bench)
             assert not path.is_file() or canary.encode() not in path.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_configuration_may_be_nested_mappings_or_a_file(bench: Bench) -> None:
     bench.write([(1, "a text"), (2, "another")])
     assert run_embed(bench.blocks(), bench.spark)["rows_embedded"] == 2

@@ -21,7 +21,8 @@ def retry(bench: Bench, **sections: dict[str, Any]) -> dict[str, Any]:
     return report
 
 
-@pytest.mark.parametrize("in_place", [pytest.param(True, id="in place", marks=pytest.mark.slow), pytest.param(False, id="target")])
+@pytest.mark.slow
+@pytest.mark.parametrize("in_place", [pytest.param(True, id="in place"), pytest.param(False, id="target")])
 def test_a_retry_embeds_what_can_be_cured_and_leaves_the_rest_in_the_quarantine(bench: Bench, poisoned_model: str, in_place: bool) -> None:
     bench.write([(1, "one"), (2, f"a {POISON} here"), (3, "three"), (4, None), (5, "five"), (6, f"the {POISON} again")])
     table = "table" if in_place else "vectors"

@@ -33,15 +33,16 @@ def check(bench: Bench, table: str) -> None:
     np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("column", "change"),
     [
         ("embedding", "DROP COLUMN {0}"),
-        pytest.param("embedding_fingerprint", "RENAME COLUMN {0} TO old_{0}", marks=pytest.mark.slow),
-        pytest.param("embedding", "RENAME COLUMN {0} TO old_{0}", marks=pytest.mark.slow),
-        pytest.param("embedding_fingerprint", "DROP COLUMN {0}", marks=pytest.mark.slow),
-        pytest.param("embedding_error", "RENAME COLUMN {0} TO old_{0}", marks=pytest.mark.slow),
-        pytest.param("embedding_error", "DROP COLUMN {0}", marks=pytest.mark.slow),
+        ("embedding_fingerprint", "RENAME COLUMN {0} TO old_{0}"),
+        ("embedding", "RENAME COLUMN {0} TO old_{0}"),
+        ("embedding_fingerprint", "DROP COLUMN {0}"),
+        ("embedding_error", "RENAME COLUMN {0} TO old_{0}"),
+        ("embedding_error", "DROP COLUMN {0}"),
     ],
 )
 def test_a_column_that_went_away_is_filled_again(bench: Bench, column: str, change: str) -> None:
@@ -81,7 +82,8 @@ GARBLED = {
 }
 
 
-@pytest.mark.parametrize("in_place", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("in_place", [True, False])
 def test_a_garbled_row_is_work_for_the_next_run(bench: Bench, in_place: bool) -> None:
     last = len(GARBLED)
     bench.write([(n, f"text {n}" if n <= last else None) for n in range(last + 2)])
@@ -120,6 +122,7 @@ def test_stream_and_retry_look_at_what_is_stored_too(bench: Bench) -> None:
     check(bench, "table")
 
 
+@pytest.mark.slow
 def test_a_journalled_vector_that_is_not_whole_is_computed_again(bench: Bench) -> None:
     def spoil() -> None:
         journal = DeltaTable.forPath(bench.spark, f"{bench.path}__metaeol_journal")
@@ -131,6 +134,7 @@ def test_a_journalled_vector_that_is_not_whole_is_computed_again(bench: Bench) -
     check(bench, "table")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wave_rows", [pytest.param(1, marks=pytest.mark.slow), 100])
 def test_appends_to_the_journal_read_nothing(bench: Bench, wave_rows: int) -> None:
     write(bench)

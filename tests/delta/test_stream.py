@@ -130,6 +130,7 @@ def test_a_late_start_leaves_earlier_rows_alone_and_misses_none_between_two_runs
         follow(bench, target={"table": str(bench.folder / "others")}, stream={"start": 99})
 
 
+@pytest.mark.slow
 def test_another_spec_is_a_migration_of_the_whole_table_that_is_counted_before_it_runs(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:

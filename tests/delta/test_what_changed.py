@@ -156,6 +156,7 @@ def test_a_new_row_with_a_key_that_is_there_already_is_refused(bench: Bench) -> 
         bench.run()
 
 
+@pytest.mark.slow
 def test_rows_of_keys_that_left_the_source_leave_the_target_up_to_a_limit(bench: Bench) -> None:
     bench.write([*ROWS, (10, None)])
     assert bench.run(**own(bench))["rows_deleted"] == 0
@@ -197,7 +198,8 @@ def test_a_run_does_not_pay_for_what_a_stream_has_embedded_since_the_last_proof(
     assert (report["looked_at"], report["rows_embedded"]) == ("files added since version 0 of the source", 0)
 
 
-@pytest.mark.parametrize("in_place", [pytest.param(True, marks=pytest.mark.slow), False])
+@pytest.mark.slow
+@pytest.mark.parametrize("in_place", [True, False])
 def test_an_overwritten_source_takes_the_vectors_that_exist(bench: Bench, in_place: bool) -> None:
     bench.write(ROWS)
     sections = {} if in_place else own(bench, max_deleted_fraction=1.0)

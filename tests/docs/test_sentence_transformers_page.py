@@ -20,7 +20,7 @@ def test_the_names_of_the_page_exist() -> None:
         assert f"`{name}" in PAGE
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_example_prints_what_the_page_says(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(model_dir.parents[1])
     ((code, expected),) = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", PAGE, flags=re.DOTALL)

@@ -141,6 +141,7 @@ def test_a_text_column_that_is_a_key_column_is_found(bench: Bench) -> None:
     assert "target and quarantine store texts as keys" in finding.found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sections", "setting"),
     [({}, ", or target.table=<a table of its own>"), ({"target": {"table": "target"}}, "'delta.enableDeletionVectors' = 'true')")],
@@ -202,6 +203,7 @@ def test_a_table_with_a_feature_that_the_installed_delta_lacks_is_found(bench: B
     assert "DELTA_UNSUPPORTED_FEATURES" in problems[0].found
 
 
+@pytest.mark.slow
 def test_vectors_of_another_spec_are_found(bench: Bench) -> None:
     bench.write([(1, None)])  # needs no model
     bench.run()

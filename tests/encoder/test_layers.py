@@ -23,7 +23,7 @@ def encoder(folder: Path, layer: object, templates: str = "metaeol") -> MetaEOLE
 
 
 @pytest.mark.parametrize("shape", ["llama", "gemma3", "gpt2", "opt", "gpt_neox"])
-@pytest.mark.parametrize("layers", [(0, 1, 2, 3, 4), (1, 3), (2, -1)])
+@pytest.mark.parametrize("layers", [(0, 1, 2, 3, 4), pytest.param((1, 3), marks=pytest.mark.slow), (2, -1)])
 def test_layers_of_one_pass_equal_one_prompt_at_a_time(shape: str, layers: tuple[int, ...], tiny_model: Callable[..., Path]) -> None:
     folder = tiny_model(shape)
     prompts = [template.prompt for template in TemplateSet.load("metaeol").templates]

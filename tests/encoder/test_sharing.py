@@ -47,7 +47,10 @@ def load(spec: ResolvedSpec) -> MetaEOLEncoder:
     return MetaEOLEncoder.from_spec(spec, device="cpu")
 
 
-@pytest.mark.parametrize("model_type", ["llama", "qwen3_moe", "lfm2", "jamba"])  # decoder, stream, fork and whole
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("lfm2", "jamba")]
+
+
+@pytest.mark.parametrize("model_type", ["llama", "qwen3_moe", *SLOW])  # decoder, stream, fork and whole
 def test_vectors_of_another_spec_are_those_of_a_load_of_its_own(
     model_type: str, tiny_model: Callable[..., Path], n_loads: list[int]
 ) -> None:
@@ -79,6 +82,7 @@ def test_an_encoder_that_shares_weights_is_its_own_again(tiny_model: Callable[..
     np.testing.assert_array_equal(again.encode(TEXTS), first.encode(TEXTS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", [1, 2, -1])
 def test_quantized_and_16_bit_weights_are_shared_too(layer: int, tiny_model: Callable[..., Path]) -> None:
     for settings in ({"quantization": "int8"}, {"dtype": "bfloat16"}):

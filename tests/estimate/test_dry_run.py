@@ -27,6 +27,7 @@ def contents(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(path.relative_to(folder)): (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob("*")}
 
 
+@pytest.mark.slow
 def test_the_plan_of_embed_is_what_the_run_then_does_and_writes_nothing(bench: Bench) -> None:
     bench.write([(n, f"text number {n}") for n in range(20)] + [(20, "text number 0"), (21, None), (22, " "), (23, "long " * 100)])
     own = {"target": {"table": str(bench.folder / "vectors")}, "runtime": {"wave_rows": 6, "report": str(bench.folder / "new/report.json")}}

@@ -128,6 +128,7 @@ def test_bytes_and_waves() -> None:
     assert [wave_count(n, 50) for n in (0, 1, 50, 51)] == [0, 1, 1, 2]
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_line_for_each_number_of_executors(bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bench.write([(1, "a text"), (2, "another")])
     conf = tmp_path / "job.yaml"

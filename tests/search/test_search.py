@@ -129,6 +129,7 @@ def test_a_condition_keeps_rows_out_of_the_competition(spark: SparkSession, job:
         search_table(job, ["a red apple"], where="no IN (SELECT 1)", spark=spark)
 
 
+@pytest.mark.slow
 def test_a_condition_over_the_source_holds_for_a_target_of_its_own(spark: SparkSession, tiny_model_dir: Path, tmp_path: Path) -> None:
     from metaeol_udf.delta import run_embed
     from metaeol_udf.search import find_duplicates, search_table

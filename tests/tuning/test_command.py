@@ -55,6 +55,7 @@ def test_the_written_spec_scores_as_the_report_says(conf: Path, tmp_path: Path, 
     assert json.loads(capsys.readouterr().out)["fingerprint"] == resolve_local(spec).fingerprint
 
 
+@pytest.mark.slow
 def test_the_table_shows_configuration_front_and_choice(conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["tune", str(conf), "evaluation.limit=100", "--format", "csv"]) == 0
     head, configured, *front = csv.reader(io.StringIO(capsys.readouterr().out))
@@ -84,6 +85,7 @@ def test_a_retrieval_set_is_what_is_tuned_for(conf: Path, tmp_path: Path, capsys
     assert "holds no pairs" in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.slow
 def test_curves_by_layer_and_by_prompts(conf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     drawn = tmp_path / "layers.svg", tmp_path / "prompts.svg"
     assert cli.run(["curves", str(conf), "--layers", str(drawn[0]), "--prompts", str(drawn[1]), "--json"]) == 0

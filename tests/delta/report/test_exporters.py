@@ -15,6 +15,7 @@ from metaeol_udf.errors import BudgetError, ConfigError
 from tests.table_bench import Before, Bench
 
 
+@pytest.mark.slow
 def test_every_wave_is_one_log_line(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     bench.write([(n, f"text number {n}") for n in range(12)])
     with caplog.at_level(logging.INFO, logger="metaeol_udf"):
@@ -98,6 +99,7 @@ def test_a_file_that_the_collector_would_not_read_is_refused(path: str) -> None:
         RuntimeConfig(prometheus=path)
 
 
+@pytest.mark.slow
 def test_a_monitor_that_cannot_be_reached_is_a_warning_and_the_job_is_done(
     bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -64,15 +64,6 @@ def test_the_message_of_an_error_that_nobody_foresaw_stays_out_of_the_report(ben
     assert (report["rows_selected"], report["rows_embedded"]) == (1, 0)
 
 
-def test_a_run_over_its_budget_says_why(bench: Bench) -> None:
-    bench.write([(1, "one"), (2, None)])
-    with pytest.raises(BudgetError) as caught:
-        bench.run(runtime={"max_failed_fraction": 0.1})
-    report = left(bench)
-    assert (report["status"], report["error"]) == ("over_budget", str(caught.value))
-    assert bench.run()["error"] is None
-
-
 def test_a_report_that_cannot_be_written_hides_no_error(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     bench.write([(1, "one")])
     report = bench.folder / "reports" / "report.json"

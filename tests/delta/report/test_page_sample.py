@@ -13,6 +13,7 @@ from metaeol_udf.errors import BudgetError, EnvironmentFault
 from tests.table_bench import Bench
 
 
+@pytest.mark.slow
 def test_each_run_leaves_a_page_with_its_waves_and_a_map_of_the_table(bench: Bench) -> None:
     bench.write([(n, f"text number {n}") for n in range(12)] + [(12, None)])
     page = bench.folder / "pages" / "page.html"

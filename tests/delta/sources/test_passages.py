@@ -57,6 +57,7 @@ def check_in_step(bench: Bench, texts: dict[int, str | None]) -> dict[int, list[
     return said
 
 
+@pytest.mark.slow
 def test_an_edit_computes_the_passages_that_it_changes(spark: SparkSession, bench: Bench) -> None:
     bench.write([(1, LONG), (2, "a short text")])
     assert run(bench)["unique_texts"] == len(SENTENCES) + 1

@@ -62,6 +62,7 @@ def test_a_target_that_takes_no_vectors_is_refused(bench: TableBench, case: str)
     refused(bench, bench.folder / "vectors", message)
 
 
+@pytest.mark.slow
 def test_a_target_whose_other_columns_have_defaults_takes_vectors(bench: TableBench) -> None:
     bench.write([(1, None)])
     features = "TBLPROPERTIES ('delta.feature.allowColumnDefaults' = 'supported')"

@@ -52,6 +52,7 @@ def _ids(log: TableLog | None, since: int) -> list[int]:
     return [] if rows is None else sorted(row["id"] for row in rows.select("id").collect())
 
 
+@pytest.mark.slow
 def test_rows_left_in_a_file_of_which_a_deletion_vector_hides_others_are_no_new_rows(spark: SparkSession, tmp_path: Path) -> None:
     ref = parse_table(str(tmp_path / "table"), "source.table")
     table = f"delta.`{tmp_path / 'table'}`"

@@ -118,6 +118,7 @@ def test_a_table_has_the_properties_that_it_needs_whatever_the_session_s_default
     assert wanted.items() <= detail["properties"].items()
 
 
+@pytest.mark.slow
 def test_a_table_is_replaced_by_one_with_names_that_need_column_mapping_and_back(spark: SparkSession, ref: TableRef) -> None:
     create(spark, ref, TableDefinition(KEY, "of a test", "id"))
     spark.createDataFrame([(1, "en")], KEY).write.format("delta").mode("append").insertInto(ref.sql)

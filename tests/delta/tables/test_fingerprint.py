@@ -54,6 +54,7 @@ def test_a_key_that_cannot_be_read_is_refused_without_a_word_of_it(setting: str,
     assert "abcde" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_table_gets_keyed_hashes_without_the_model_and_no_other_key_is_taken(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HASH_KEY", KEY)
     bench.write(TEXTS)

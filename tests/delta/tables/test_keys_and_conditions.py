@@ -140,6 +140,7 @@ def test_names_are_resolved_as_the_session_does(bench: TableBench) -> None:
         bench.spark.conf.unset("spark.sql.caseSensitive")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("in_place", [True, False])
 def test_a_key_that_is_doubled_while_the_job_runs_is_one_error_in_place_and_with_a_target(bench: TableBench, in_place: bool) -> None:
     bench.write([(1, None), (2, None)])

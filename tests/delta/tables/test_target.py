@@ -8,6 +8,7 @@ from metaeol_udf.errors import InputError
 from tests.table_bench import TableBench
 
 
+@pytest.mark.slow
 def test_a_target_takes_the_vectors_of_one_source_until_it_is_told_otherwise(bench: TableBench) -> None:
     bench.write([(1, None)])
     other = str(bench.folder / "other")

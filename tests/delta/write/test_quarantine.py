@@ -19,6 +19,7 @@ def quarantined(bench: TableBench, *key: str, name: str = QUARANTINE) -> list[tu
     return sorted(tuple(row[name] for name in (*key, "vector_column", "reason", "attempts")) for row in bench.table(name).collect())
 
 
+@pytest.mark.slow
 def test_two_vector_columns_of_one_table_keep_their_rows_apart(bench: TableBench) -> None:
     bench.write([(1, None, " "), (2, None, None)], "id long, title string, body string")
     of = {name: {"source": {"text": name}, "embedding": {"column": f"{name}_emb"}} for name in ("title", "body")}
@@ -39,7 +40,7 @@ def test_two_vector_columns_of_one_table_keep_their_rows_apart(bench: TableBench
     assert bench.versions(QUARANTINE) == versions + 1  # where nothing differs there is no commit
 
 
-@pytest.mark.parametrize("in_place", [True, False])
+@pytest.mark.parametrize("in_place", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_key_may_have_any_name_that_delta_takes_with_column_mapping(bench: TableBench, in_place: bool) -> None:
     names = ["customer id", "row`id.x", "new_reason"]
     schema = ", ".join(f"`{name.replace('`', '``')}` string" for name in names)

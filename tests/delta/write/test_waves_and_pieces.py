@@ -21,6 +21,7 @@ def test_more_waves_than_partitions_embed_each_text_once(bench: Bench, monkeypat
     assert report["rows_embedded"] == 17
 
 
+@pytest.mark.slow
 def test_a_target_is_published_in_pieces_of_whole_waves(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(merge, "PIECE_ROWS", 6)
     bench.write(ROWS)

@@ -50,7 +50,7 @@ def blocks_of(encoder: MetaEOLEncoder, runner: TriePass, texts: list[str]) -> li
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("templates", ["metaeol", "metaeol-fast", "metaeol-separate"])
+@pytest.mark.parametrize("templates", ["metaeol", "metaeol-fast", pytest.param("metaeol-separate", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("shape", ["llama", "mistral", "qwen3", "gemma2", "gemma3", "gpt2", "opt"])
 def test_cells_together_equal_cells_by_themselves(shape: str, templates: str, tiny_model: Callable[..., Path]) -> None:
     encoder, runner = load(tiny_model(shape), templates)

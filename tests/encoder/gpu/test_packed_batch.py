@@ -158,6 +158,7 @@ def test_a_shape_that_does_not_compile_runs_cell_by_cell_and_the_others_do_not(
     assert stream.n_batches["compiled"] > len(stream.refused)  # the quarter's batches
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_sizes", [10])
 def test_more_shapes_than_torch_compiles_by_default_are_compiled_in_another_thread(
     n_sizes: int, tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch

@@ -439,6 +439,7 @@ def test_a_worker_that_is_given_another_gpu_loads_there_and_both_loads_count(
             shared_encoder.lease_path(each).unlink()
 
 
+@pytest.mark.slow
 def test_another_spec_of_a_model_takes_over_its_weights_and_its_lease(
     assign: Any, monkeypatch: pytest.MonkeyPatch, gpu: Gpu, tmp_path: Path, spec: EmbeddingSpec
 ) -> None:

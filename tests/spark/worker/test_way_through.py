@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 MOST_MODULES = 14
 
 #: What a worker does: the function of the Pandas UDF over two columns, of which the first loads the model. Every thread is watched from the
@@ -42,6 +44,7 @@ print(*passed, sep="\\n")
 """
 
 
+@pytest.mark.slow
 def test_the_second_text_passes_few_modules_in_the_order_of_its_stages(tiny_model_dir: Path, tmp_path: Path) -> None:
     spec = tmp_path / "spec.yaml"
     spec.write_text(f"model: {tiny_model_dir}\ndtype: float32\nnormalize: true\n")
