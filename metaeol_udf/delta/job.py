@@ -128,7 +128,7 @@ def _run_each(jobs: Sequence[Job], report: Report, progress: Progress | None, sc
                     except QualityError as error:
                         part.fail(error)
                         stopped.append(error)
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         for part in parts.values():
             if part.status == "running":
                 part.fail(_known(error))
@@ -199,9 +199,9 @@ def known_errors() -> Iterator[None]:
         raise known from error
 
 
-def _known(error: Exception) -> Exception:
+def _known(error: Exception | KeyboardInterrupt) -> Exception | KeyboardInterrupt:
     """Find the error of ours that a failure means; the failure itself where there is none."""
-    if isinstance(error, MetaEOLError):
+    if isinstance(error, (MetaEOLError, KeyboardInterrupt)):
         return error
     try:
         check_termination()  # what fails after SIGTERM fails because of it
@@ -212,12 +212,16 @@ def _known(error: Exception) -> Exception:
 
 @contextmanager
 def reported(job: Job) -> Iterator[Report]:
-    """Write the report of a run that does not come to its end, too: an earlier run's must not stand for it."""
+    """Write the report of a run that does not come to its end, too: an earlier run's must not stand for it.
+
+    The report of a run that is killed says `running`, where an earlier run left one.
+    """
     report = job.new_report()
     with log_fields(table=str(job.target), column=job.columns.vector, run_id=report.run_id):
         try:
+            write_report(report, _replacing(job.config.runtime).report)
             yield report
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
             _report_failure(report, _known(error), job.config, job)
             raise
 
@@ -234,7 +238,7 @@ def refusal_reported(configs: Sequence[JobConfig]) -> Iterator[None]:
         raise
 
 
-def _report_failure(report: Report, error: Exception, config: JobConfig, job: Job | None = None) -> None:
+def _report_failure(report: Report, error: BaseException, config: JobConfig, job: Job | None = None) -> None:
     """Write the report of a run that ended with an error; what goes wrong with it is a warning in the log.
 
     A refused run writes nothing, so its report only takes the place of an earlier run's.
@@ -252,9 +256,13 @@ def _report_failure(report: Report, error: Exception, config: JobConfig, job: Jo
 
 def _replacing(runtime: RuntimeConfig) -> RuntimeConfig:
     """Leave out the reports of which no earlier run wrote a file."""
-    paths = {name: getattr(runtime, name) for name in ("report", "report_page", "prometheus")}
-    missing = {name: None for name, path in paths.items() if path is None or not is_file(Path(path))}
-    return replace(runtime, mlflow=None, **missing)
+
+    def there(path: str | None) -> str | None:
+        return path if path is not None and is_file(Path(path)) else None
+
+    return replace(
+        runtime, mlflow=None, report=there(runtime.report), report_page=there(runtime.report_page), prometheus=there(runtime.prometheus)
+    )
 
 
 def write_reports(report: Report, config: JobConfig, job: Job | None = None, *, with_map: bool = False) -> None:

@@ -17,8 +17,9 @@ STATUS = {
     "over_budget": ("warn", "Over budget", "More rows failed than the failure budget allows; all others are published."),
     "stopped_over_budget": ("bad", "Stopped: over budget", "Too many texts failed, so the run was stopped. Nothing was published."),
     "blocked_by_quality": ("bad", "Stopped by the quality gate", "The new vectors are worse than the limits allow. Nothing was published."),
+    "running": ("warn", "Under way", "The run had not ended when this was written. If it is not under way any more, it was killed."),
     "failed": ("bad", "Failed", "The run ended with an error. What it had journalled stays, and the next run goes on from there."),
-    "terminated": ("warn", "Ended by SIGTERM", "What was computed is journalled; the same command goes on from there."),
+    "terminated": ("warn", "Ended from outside", "What was computed is journalled; the same command goes on from there."),
 }
 
 #: What a reason in the error column means.

@@ -22,7 +22,11 @@ from metaeol_udf.files import check_replaceable, replace_file
 MOST_WAVES = 500
 
 #: Status of a report by the error that the run ended with; any other: `failed`.
-_STOPPED = {BudgetError: "stopped_over_budget", QualityError: "blocked_by_quality", TerminatedError: "terminated"}
+_STOPPED = (
+    (BudgetError, "stopped_over_budget"),
+    (QualityError, "blocked_by_quality"),
+    ((TerminatedError, KeyboardInterrupt), "terminated"),
+)
 
 
 @dataclass(frozen=True)
@@ -56,8 +60,8 @@ class Report:
     Attributes:
         run_id: Also in the journal and the quarantine.
         fingerprint: Of the spec.
-        status: `running`, `done`, `nothing_to_do`, `over_budget` (all is published, too many rows failed), nothing was
-            published by `stopped_over_budget`, `blocked_by_quality` and `terminated` (SIGTERM), or `failed`.
+        status: `running` (under way, or killed), `done`, `nothing_to_do`, `over_budget` (all is published, too many rows failed),
+            nothing was published by `stopped_over_budget`, `blocked_by_quality` and `terminated` (SIGTERM), or `failed`.
         error: The message of the error that the run ended with; None: it came to its end. Of an error that this package does not
             know, the type alone: the message may quote a text.
         rows_selected: Equals `rows_embedded + rows_failed + rows_skipped`.
@@ -219,9 +223,9 @@ class Report:
         self.executors, self.delta_versions = part.executors, part.delta_versions or self.delta_versions
         self.set_rate()
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: BaseException) -> None:
         """Take over the error that the run ended with."""
-        self.status = next((status for kind, status in _STOPPED.items() if isinstance(error, kind)), "failed")
+        self.status = next((status for kind, status in _STOPPED if isinstance(error, kind)), "failed")
         self.error = one_line(error) if isinstance(error, MetaEOLError) else f"{type(error).__name__}: the run's log says more"
 
     def set_rate(self) -> None:

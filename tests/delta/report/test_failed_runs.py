@@ -64,6 +64,23 @@ def test_the_message_of_an_error_that_nobody_foresaw_stays_out_of_the_report(ben
     assert (report["rows_selected"], report["rows_embedded"]) == (1, 0)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("end", "status"), [(KeyboardInterrupt, "terminated"), (SystemExit, "running")])  # Ctrl-C; as dead as by SIGKILL
+def test_a_run_that_is_killed_leaves_no_earlier_report(bench: Bench, end: type[BaseException], status: str) -> None:
+    bench.write([(1, "one")])
+    done = bench.run()
+    bench.write([(2, "two")], mode="append")
+
+    def die() -> None:
+        raise end
+
+    with pytest.raises(end):
+        bench.run(between=Before("embed", die))
+    report = left(bench)
+    assert report["status"] == status
+    assert report["run_id"] != done["run_id"]
+
+
 def test_a_report_that_cannot_be_written_hides_no_error(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     bench.write([(1, "one")])
     report = bench.folder / "reports" / "report.json"
