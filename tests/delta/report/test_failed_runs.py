@@ -11,7 +11,7 @@ import pytest
 from metaeol_udf.delta import run_embed
 from metaeol_udf.delta.retry import run_retry
 from metaeol_udf.delta.stream import run_stream
-from metaeol_udf.errors import BudgetError, ConfigError, InputError
+from metaeol_udf.errors import BudgetError, ConfigError, EnvironmentFault, InputError
 from tests.table_bench import Before, Bench
 
 
@@ -88,9 +88,9 @@ def test_a_report_that_cannot_be_written_hides_no_error(bench: Bench, caplog: py
     def fail() -> None:
         report.parent.rmdir()
         Path(report.parent).write_text("in the way")
-        raise InputError("the first error")
+        raise EnvironmentFault("the first error")
 
-    with pytest.raises(InputError, match="the first error"):
+    with pytest.raises(EnvironmentFault, match="the first error"):
         bench.run(runtime={"report": str(report)}, between=Before("select", fail))
     assert "the run's report could not be written (" in caplog.text
 
