@@ -16,7 +16,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from metaeol_udf.delta import run_embed
-from metaeol_udf.delta.base import context
+from metaeol_udf.delta.base import run_report
 from metaeol_udf.delta.tables import spark_errors
 from metaeol_udf.delta.write import journal, run_lock
 from metaeol_udf.delta.write.journal import Journal
@@ -293,7 +293,7 @@ def test_fault_25_a_clock_that_was_set_back_has_no_effect(bench: Bench, monkeypa
     bench.write(list(TEXTS.items()))
     bench.run()
     set_back = type("SetBack", (datetime,), {"now": classmethod(lambda cls, tz=None: datetime.fromtimestamp(0, tz))})
-    monkeypatch.setattr(context, "datetime", set_back)
+    monkeypatch.setattr(run_report, "datetime", set_back)
     more = {n: f"after the clock {n}" for n in range(100, 105)}
     bench.write(list(more.items()), mode="append")
     _table(bench).update(F.col("id") == 1, {"text": F.lit("changed")})
