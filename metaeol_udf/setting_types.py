@@ -15,7 +15,7 @@ from metaeol_udf.formatting import shorten
 
 _SECRET = ("spark.conf", "source.options", "target.fingerprint_key")  # whose values may be secrets
 #: A user and a secret in front of a host, as in `s3a://key:secret@bucket`; of `hdfs://host:8020/a@b` nothing.
-SECRET_IN_PATH = re.compile(r"(?<=://)[^/@:\s]*:(?!\d+/)[^@\s]*(?=@)")
+SECRET_IN_PATH = re.compile(r"(?:(?<=[^/]//)|(?<=^//))[^/@:\s]*:(?!\d+/)[^@\s]*(?=@)")
 _WORDS: dict[Any, str] = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
 
 

@@ -205,7 +205,7 @@ ALL_PATHS = sorted(PATHS | {"embedding.model", "embedding.spec", "embedding.temp
 
 
 @pytest.mark.parametrize("setting", ALL_PATHS)
-@pytest.mark.parametrize("path", ["s3a://AKIA:se/cret@lake/t", "https://me:canary@host/t"])
+@pytest.mark.parametrize("path", ["s3a://AKIA:se/cret@lake/t", "https://me:canary@host/t", "//me:canary@host/t"])
 def test_a_secret_in_a_path_is_refused_and_not_quoted(setting: str, path: str) -> None:
     section, key = setting.split(".")
     blocks: dict[str, dict[str, object]] = {"source": {"table": "a/b", "key": ["id"]}, "embedding": {"model": "m"}}
