@@ -49,7 +49,7 @@ def better_wave_rows(unique_texts: int, wave_rows: int, embedding_s: float) -> i
     Args:
         unique_texts: Texts of the run.
         wave_rows: As the settings say.
-        embedding_s: Seconds of all executors together in the model.
+        embedding_s: Seconds that the model takes, all executors at work at once.
     """
     waves = wave_count(unique_texts, wave_rows)
     if waves < 2 or not embedding_s:
