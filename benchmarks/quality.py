@@ -84,7 +84,7 @@ def table(lines: dict[str, dict[str, Any]]) -> str:
             "tokens a text": f"{line['tokens_per_text']:.0f}",
             "cost": f"{line['layer_tokens_per_text'] / first['layer_tokens_per_text']:.0%}",
             **{task: f"{accuracy:.1f}" for task, accuracy in line["transfer"].items()},
-            "transfer, mean": None if line["transfer_average"] is None else f"{line['transfer_average']:.1f}",
+            **({} if line["transfer_average"] is None else {"transfer, mean": f"{line['transfer_average']:.1f}"}),
         }
         for name, line in lines.items()
     ]

@@ -29,6 +29,9 @@ _HELP = {
     "success": "Whether the last run did all that it was asked to: 1 or 0",
 }
 
+#: Statuses of a run that did all that it was asked to.
+_SUCCESSFUL = ("done", "nothing_to_do")
+
 
 def check_installed(runtime: RuntimeConfig) -> None:
     """See that the packages which the settings need are there.
@@ -76,7 +79,7 @@ def _write_textfile(report: Report, config: JobConfig, spec: EmbeddingSpec | Non
     gauge("phase_seconds", _HELP["seconds"], {k: v for k, v in report.seconds.items() if k != "total"}, "phase")
     gauge("quality", _HELP["quality"], _figures(report.quality or {}), "figure")
     gauge("last_run_timestamp_seconds", _HELP["run_time"], {"": time.time()})
-    gauge("last_run_success", _HELP["success"], {"": float(report.status in ("done", "nothing_to_do"))})
+    gauge("last_run_success", _HELP["success"], {"": float(report.status in _SUCCESSFUL)})
     for name in ("unique_texts", "tokens_computed", "tokens_saved", "model_loads", "waves", "texts_per_second"):
         gauge(name, f"{name.replace('_', ' ').capitalize()} of the last run", {"": getattr(report, name)})
     if report.device_busy is not None:
@@ -90,11 +93,21 @@ def _log_to_mlflow(report: Report, config: JobConfig, spec: EmbeddingSpec | None
 
     tags = {"status": report.status, "fingerprint": report.fingerprint, "table": config.target_table, "column": config.column}
     is_nested = mlflow.active_run() is not None  # a notebook may have a run of its own open
-    with mlflow.start_run(experiment_id=_experiment_id(config.runtime.mlflow), run_name=report.run_id, nested=is_nested):
+    mlflow.start_run(experiment_id=_experiment_id(config.runtime.mlflow), run_name=report.run_id, nested=is_nested)
+    try:
         mlflow.set_tags({f"metaeol.{name}": value for name, value in tags.items()})
         mlflow.log_params({} if spec is None else spec.settings())
         mlflow.log_metrics(_figures(report.as_dict()))
         mlflow.log_dict(report.as_dict(), "report.json")
+    finally:
+        mlflow.end_run(_mlflow_status(report))
+
+
+def _mlflow_status(report: Report) -> str:
+    """Name the status that MLflow shows for the run, as its own `with` block would set it for one that raised."""
+    if report.status == "terminated":
+        return "KILLED"
+    return "FINISHED" if report.status in _SUCCESSFUL else "FAILED"
 
 
 def _experiment_id(setting: bool | str | None) -> str | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from metaeol_udf.config import RuntimeConfig
+from metaeol_udf.config import RuntimeConfig, parse_config
 from metaeol_udf.delta.base.run_report import Report
 from metaeol_udf.delta.report import exporters
 from metaeol_udf.errors import BudgetError, ConfigError
@@ -73,6 +73,31 @@ def test_an_mlflow_run_holds_settings_figures_and_the_report(bench: Bench, monke
     assert run.data.metrics["seconds.embed"] > 0
     assert (run.data.tags["metaeol.status"], run.data.tags["metaeol.fingerprint"]) == ("done", report["fingerprint"])
     assert mlflow.artifacts.load_dict(f"{run.info.artifact_uri}/report.json") == report
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"), [("nothing_to_do", "FINISHED"), ("failed", "FAILED"), ("over_budget", "FAILED"), ("terminated", "KILLED")]
+)
+def test_mlflow_shows_what_became_of_a_run_and_leaves_an_open_one_open(
+    status: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    mlflow.set_tracking_uri((tmp_path / "mlruns").as_uri())
+    config = parse_config(
+        {
+            "source": {"table": "a", "key": "id", "text": "t"},
+            "target": {"table": "b"},
+            "embedding": {"model": "m"},
+            "runtime": {"mlflow": "nights"},
+        }
+    )
+    with mlflow.start_run() as own:
+        exporters.publish_metrics(Report("run 1", "spec", status=status), config, None)
+        assert mlflow.active_run().info.run_id == own.info.run_id
+    experiment = mlflow.get_experiment_by_name("nights")
+    (run,) = mlflow.MlflowClient().search_runs([experiment.experiment_id])
+    assert (run.info.status, run.data.tags["metaeol.status"]) == (expected, status)
 
 
 def test_figures_within_figures_have_names_with_dots() -> None:
