@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isnan
 from typing import Any
 
 from rich.console import Console
@@ -43,7 +44,7 @@ def curve_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
 def show_curves(console: Console, report: Mapping[str, Any]) -> None:
     """Print both curves, a line a point."""
     title = f"{report['model']}: templates {report['templates']}, Spearman x 100, mean over {', '.join(report['tasks'])}"
-    layers = [(str(p["layer"]), f"{p['score']:.1f}", f"{p['score_without_mean']:.1f}") for p in report["by_layer"]]
+    layers = [(str(p["layer"]), _score(p["score"]), _score(p["score_without_mean"])) for p in report["by_layer"]]
     show_columns(console, title, ("layer", "as it is", "mean removed"), layers, right={0, 1, 2})
     prompts = [
         (str(p["n_prompts"]), str(p["n_subsets"]), f"{p['low']:.1f}", f"{p['score']:.1f}", f"{p['high']:.1f}", f"{p['tokens']:.0f}")
@@ -51,6 +52,11 @@ def show_curves(console: Console, report: Mapping[str, Any]) -> None:
     ]
     head = ("prompts", "subsets", "worst", "mean", "best", "tokens a text")
     show_columns(console, "by number of prompts, at the configured layer", head, prompts, right=set(range(6)))
+
+
+def _score(value: float) -> str:
+    """Write a score; none where all vectors of a layer are the same, which leaves no ranks to correlate."""
+    return "none" if isnan(value) else f"{value:.1f}"
 
 
 def _bounds(interval: Sequence[float] | None) -> str:

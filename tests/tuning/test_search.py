@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+from math import nan
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from rich.console import Console
 
 from metaeol_udf import EmbeddingSpec, MetaEOLEncoder, TemplateSet
 from metaeol_udf.encoder.checkpoint.resolve import made_with, resolve_local
@@ -17,9 +20,11 @@ from metaeol_udf.evaluation.data import StsTask
 from metaeol_udf.evaluation.retrieval_data import RetrievalTask
 from metaeol_udf.tuning.curves import scores_by_layer, scores_by_prompts
 from metaeol_udf.tuning.objectives import Objective, halves, labelled, mean_reciprocal_rank, split_in_two, texts_of
+from metaeol_udf.tuning.plots import plot_curve
 from metaeol_udf.tuning.search import Candidate, Recipe, pareto_front, tune, vectors_of
 from metaeol_udf.tuning.spec_file import write_spec
 from metaeol_udf.tuning.state_bank import StateBank, fill_bank, subset
+from metaeol_udf.tuning.terminal_report import show_curves
 
 TEXTS = [
     f"the {adjective} {noun} was {verb}" for adjective in ("old", "new", "red") for noun in ("car", "dog") for verb in ("sold", "seen")
@@ -172,6 +177,19 @@ def test_curves_are_the_scores_of_plain_vectors(bank: StateBank) -> None:
     assert points[0]["low"] <= points[0]["score"] <= points[0]["high"]
     with pytest.raises(InputError, match="at least 100"):  # the mean of a dozen texts says nothing
         scores_by_layer(bank, objective)
+
+
+def test_a_layer_whose_vectors_are_all_the_same_has_no_score_and_is_not_the_best(tmp_path: Path) -> None:
+    """At layer 0 the last token of every prompt is the same quotation mark."""
+    points = [(0, nan, nan), (1, 20.0, 30.0), (2, 25.0, 28.0)]
+    layers = [{"layer": layer, "score": score, "score_without_mean": centred} for layer, score, centred in points]
+    report = {"model": "m", "templates": "metaeol", "tasks": ["x"], "by_layer": layers, "by_prompts": []}
+    plot_curve(report, "by_layer", tmp_path / "layers.svg")
+    assert "metaeol: layer 1 scores best: 30.0 with the mean removed, 20.0 as it is" in (tmp_path / "layers.svg").read_text()
+    printed = io.StringIO()
+    show_curves(Console(file=printed, width=120), report)
+    assert "none" in printed.getvalue()
+    assert "nan" not in printed.getvalue()
 
 
 def test_queries_are_split_and_keep_their_documents() -> None:
