@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import isnan
+from math import inf, isnan
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,8 @@ def plot_curve(report: Mapping[str, Any], which: str, path: Path) -> None:
         axes.plot(layers, [point["score"] for point in points], color=BLUE, marker="o", label="as it is")
         axes.plot(layers, [point["score_without_mean"] for point in points], color=GREEN, marker="o", label="mean removed")
         axes.set_xlabel("output layer: index of the hidden state")
-        scored = [point for point in points if not isnan(point["score_without_mean"])]  # below the first layer all vectors may be the same
-        best = max(scored, key=lambda point: float(point["score_without_mean"]))
+        # Below the first layer all vectors may be the same, which leaves no score.
+        best = max(points, key=lambda point: -inf if isnan(point["score_without_mean"]) else float(point["score_without_mean"]))
         message = f"layer {best['layer']} scores best: {best['score_without_mean']:.1f} with the mean removed, {best['score']:.1f} as it is"
     else:
         sizes = [point["n_prompts"] for point in points]

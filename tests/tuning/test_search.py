@@ -186,6 +186,7 @@ def test_a_layer_whose_vectors_are_all_the_same_has_no_score_and_is_not_the_best
     report = {"model": "m", "templates": "metaeol", "tasks": ["x"], "by_layer": layers, "by_prompts": []}
     plot_curve(report, "by_layer", tmp_path / "layers.svg")
     assert "metaeol: layer 1 scores best: 30.0 with the mean removed, 20.0 as it is" in (tmp_path / "layers.svg").read_text()
+    plot_curve(report | {"by_layer": layers[:1]}, "by_layer", tmp_path / "none.svg")  # no layer has a score, and the picture is drawn
     printed = io.StringIO()
     show_curves(Console(file=printed, width=120), report)
     assert "none" in printed.getvalue()

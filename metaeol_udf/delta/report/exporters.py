@@ -99,12 +99,14 @@ def _log_to_mlflow(report: Report, config: JobConfig, spec: EmbeddingSpec | None
         mlflow.log_params({} if spec is None else spec.settings())
         mlflow.log_metrics(_figures(report.as_dict()))
         mlflow.log_dict(report.as_dict(), "report.json")
-    finally:
-        mlflow.end_run(_mlflow_status(report))
+    except BaseException:
+        mlflow.end_run("FAILED")  # not all figures are there
+        raise
+    mlflow.end_run(_mlflow_status(report))
 
 
 def _mlflow_status(report: Report) -> str:
-    """Name the status that MLflow shows for the run, as its own `with` block would set it for one that raised."""
+    """Name the status that MLflow shows for the run."""
     if report.status == "terminated":
         return "KILLED"
     return "FINISHED" if report.status in _SUCCESSFUL else "FAILED"

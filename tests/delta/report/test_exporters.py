@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from metaeol_udf.config import RuntimeConfig, parse_config
+from metaeol_udf.config import JobConfig, RuntimeConfig, parse_config
 from metaeol_udf.delta.base.run_report import Report
 from metaeol_udf.delta.report import exporters
 from metaeol_udf.errors import BudgetError, ConfigError
@@ -84,20 +84,36 @@ def test_mlflow_shows_what_became_of_a_run_and_leaves_an_open_one_open(
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     mlflow.set_tracking_uri((tmp_path / "mlruns").as_uri())
-    config = parse_config(
-        {
-            "source": {"table": "a", "key": "id", "text": "t"},
-            "target": {"table": "b"},
-            "embedding": {"model": "m"},
-            "runtime": {"mlflow": "nights"},
-        }
-    )
+    config = _mlflow_config()
     with mlflow.start_run() as own:
         exporters.publish_metrics(Report("run 1", "spec", status=status), config, None)
         assert mlflow.active_run().info.run_id == own.info.run_id
     experiment = mlflow.get_experiment_by_name("nights")
     (run,) = mlflow.MlflowClient().search_runs([experiment.experiment_id])
     assert (run.info.status, run.data.tags["metaeol.status"]) == (expected, status)
+
+
+def test_an_mlflow_run_that_lacks_figures_is_failed_and_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    mlflow.set_tracking_uri((tmp_path / "mlruns").as_uri())
+
+    def lose(*_: object) -> None:
+        raise ConnectionError("the server went away")
+
+    monkeypatch.setattr(mlflow, "log_dict", lose)
+    exporters.publish_metrics(Report("run 1", "spec", status="done"), _mlflow_config(), None)
+    experiment = mlflow.get_experiment_by_name("nights")
+    (run,) = mlflow.MlflowClient().search_runs([experiment.experiment_id])
+    assert run.info.status == "FAILED"
+    assert "runtime.mlflow: the run's figures could not be written (ConnectionError)" in caplog.text
+
+
+def _mlflow_config() -> JobConfig:
+    source = {"table": "a", "key": "id", "text": "t"}
+    return parse_config({"source": source, "target": {"table": "b"}, "embedding": {"model": "m"}, "runtime": {"mlflow": "nights"}})
 
 
 def test_figures_within_figures_have_names_with_dots() -> None:
