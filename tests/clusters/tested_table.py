@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+_NOT_RUN = ""
 BEGIN, END = "<!-- made by make test-clusters -->", "<!-- end -->"
 
 
@@ -29,11 +30,13 @@ class Recorder:
         """Note result and seconds; what the services took to start counts for the first test that needed them."""
         if report.nodeid not in self._services:
             return
-        result, seconds = self._results.get(report.nodeid, ("passed", 0.0))
+        result, seconds = self._results.get(report.nodeid, (_NOT_RUN, 0.0))
         if report.skipped and isinstance(report.longrepr, tuple):
             result = f"skipped: {str(report.longrepr[2]).removeprefix('Skipped: ')}"
         elif report.failed:
             result = "**FAILED**"
+        elif report.when == "call":
+            result = "passed"
         self._results[report.nodeid] = (result, seconds + report.duration)
 
     def pytest_sessionfinish(self) -> None:
@@ -44,6 +47,8 @@ class Recorder:
         old, _, after = rest.partition(END)
         lines = {_key(line): line for line in old.splitlines() if line.startswith("| ") and not line.startswith(("| service", "| ---"))}
         for test, (result, seconds) in self._results.items():
+            if result == _NOT_RUN:
+                continue  # the run was broken off in the test or before it
             name = test.rpartition("::")[2].removeprefix("test_").replace("_", " ")
             line = f"| {self._services[test]} | {name} | {result} | {seconds:.0f} |"
             lines[_key(line)] = line
