@@ -6,11 +6,12 @@ MODEL := models/smollm2-135m-instruct
 INTEGRATIONS := .venv-integrations
 AIRFLOW := .venv-airflow
 CLUSTERS := .venv-clusters
+PEERS := .venv-peers
 SBOM_TOOLS := build/sbom-tools
 SBOM := build/sbom.json
 SOURCES := metaeol_udf jobs benchmarks examples tests
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-slow test-faults test-integrations test-clusters test-toolchains docs matrix check format bench lock sbom release clean java python
+.PHONY: help demo test test-fast test-slow test-faults test-integrations test-clusters test-toolchains docs matrix check format bench bench-peers lock sbom release clean java python
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -64,6 +65,9 @@ format: .venv/package.stamp ## format the code
 bench: $(MODEL)/metaeol-manifest.json ## time the engine against the plain loop
 	@$(BIN)/python -m benchmarks
 
+bench-peers: $(MODEL)/metaeol-manifest.json $(PEERS)/vllm/requirements.stamp $(PEERS)/others/requirements.stamp ## time the engine against vLLM, OpenVINO, Ray Data and Daft
+	@$(BIN)/python -m benchmarks.peers
+
 LOCK = $(BIN)/uv pip compile --universal --upgrade --generate-hashes --no-header --no-annotate --quiet -o .venv/lock.txt
 # The first line of a file says what it is for, and stays.
 KEEP = (sed -n 1p requirements/$(1).txt; cat .venv/lock.txt) > .venv/$(1).txt && mv .venv/$(1).txt requirements/$(1).txt && rm .venv/lock.txt
@@ -80,6 +84,8 @@ lock: .venv/package.stamp ## pin the newest versions that pyproject.toml allows
 	$(call KEEP,image)
 	printf 'moto[s3]\nflask\nflask-cors\n' | $(LOCK) - --python-version 3.11
 	$(call KEEP,clusters)
+	printf 'openvino\nray[data]\ndaft\n' | $(LOCK) - --python-version 3.11
+	$(call KEEP,peers)
 	echo cyclonedx-bom | $(LOCK) - --python-version 3.11
 	$(call KEEP,sbom)
 
@@ -94,7 +100,7 @@ release: sbom java $(MODEL)/metaeol-manifest.json ## build wheel, sdist, list of
 	@$(BIN)/python -m tests.release
 
 clean: ## remove what make made, but not the model
-	rm -rf .venv $(INTEGRATIONS) $(AIRFLOW) $(CLUSTERS) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis spark-warehouse metastore_db derby.log
+	rm -rf .venv $(INTEGRATIONS) $(AIRFLOW) $(CLUSTERS) $(PEERS) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis spark-warehouse metastore_db derby.log
 	find $(wildcard $(SOURCES)) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --clear: an installation that was broken off, or that holds other versions, leaves nothing behind.
@@ -109,12 +115,14 @@ clean: ## remove what make made, but not the model
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# What .venv holds (torch with its CUDA libraries) is seen from here too, and not installed twice.
+# What .venv holds (torch with its CUDA libraries) is seen from an environment too, and not installed twice.
+SEE_VENV = $(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+	> "$$($(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth"
+
 $(INTEGRATIONS)/package.stamp: pyproject.toml requirements/integrations.txt .venv/package.stamp
 	@echo "Installing into $(INTEGRATIONS) ..."
 	@$(PYTHON) -m venv --clear $(INTEGRATIONS)
-	@$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
-		> "$$($(INTEGRATIONS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth"
+	@$(call SEE_VENV,$(INTEGRATIONS))
 	@$(INTEGRATIONS)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/integrations.txt
 	@$(INTEGRATIONS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
@@ -129,6 +137,19 @@ $(CLUSTERS)/requirements.stamp: requirements/clusters.txt | python
 	@echo "Installing into $(CLUSTERS) ..."
 	@$(PYTHON) -m venv --clear $(CLUSTERS)
 	@$(CLUSTERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/clusters.txt
+	@touch $@
+
+$(PEERS)/vllm/requirements.stamp: requirements/vllm.txt | python
+	@echo "Installing into $(PEERS)/vllm (torch with its CUDA libraries takes a few minutes and 6 GB) ..."
+	@$(PYTHON) -m venv --clear $(PEERS)/vllm
+	@$(PEERS)/vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/vllm.txt
+	@touch $@
+
+$(PEERS)/others/requirements.stamp: requirements/peers.txt .venv/package.stamp
+	@echo "Installing into $(PEERS)/others ..."
+	@$(PYTHON) -m venv --clear $(PEERS)/others
+	@$(call SEE_VENV,$(PEERS)/others)
+	@$(PEERS)/others/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/peers.txt
 	@touch $@
 
 $(SBOM_TOOLS)/requirements.stamp: requirements/sbom.txt | python

@@ -79,7 +79,7 @@ def tabulate(texts: TextSet, contenders: Sequence[Contender], model: Path, n_ref
     plain: dict[str, NDArray[np.float32]] = {}
     for contender in contenders:
         if contender.templates not in plain:
-            plain[contender.templates] = _plainly(model, contender.templates, chosen)
+            plain[contender.templates] = plainly(model, contender.templates, chosen)
         vectors = contender.vectors[np.searchsorted(contender.rows, rows)]
         found.append({**_row(contender, base), "worst_cosine": round(worst_cosine(vectors, plain[contender.templates]), 6)})
     return found
@@ -107,7 +107,7 @@ def worst_cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     return float(((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).min())
 
 
-def _plainly(model: Path, templates: str, texts: Sequence[str]) -> NDArray[np.float32]:
+def plainly(model: Path, templates: str, texts: Sequence[str]) -> NDArray[np.float32]:
     """The mean over templates, one prompt at a time without padding, in float32."""
     bare = AutoModel.from_pretrained(model, dtype=torch.float32).eval()
     tokenizer = PromptTokenizer(AutoTokenizer.from_pretrained(model))
