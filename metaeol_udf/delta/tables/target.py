@@ -40,7 +40,7 @@ def check_target(
     version = newest_version(spark, ref)
     schema = table.toDF().schema
     for field in key.fields:
-        found = require_field(schema, field.name, "target.table", ref)
+        found = require_field(schema, field.name, "source.key (by which rows of the target are found)", ref)
         if found.dataType != field.dataType:
             raise InputError(
                 f"target.table: key column {field.name!r} of {ref} is {found.dataType.simpleString()}, "

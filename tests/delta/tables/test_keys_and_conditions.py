@@ -126,6 +126,15 @@ def test_a_key_of_any_plain_type_is_taken(spark: SparkSession, kind: str) -> Non
 
 
 @pytest.mark.slow
+def test_a_key_that_the_target_was_not_made_with_is_refused_by_the_setting_that_names_it(bench: TableBench) -> None:
+    bench.write([(1, 5, None)], "id long, number long, text string")
+    target = {"table": str(bench.folder / "vectors")}
+    assert bench.run(target=target)["rows_failed"] == 1
+    with pytest.raises(InputError, match=r"source\.key \(by which .*\): column 'number' is not in .*vectors; known: .*, id$"):
+        bench.run(source={"key": ["number"]}, target=target)
+
+
+@pytest.mark.slow
 def test_names_are_resolved_as_the_session_does(bench: TableBench) -> None:
     bench.write([(1, None)], "Id long, text string")
     assert bench.run()["rows_failed"] == 1
