@@ -66,7 +66,7 @@ bench: $(MODEL)/metaeol-manifest.json ## time the engine against the plain loop
 	@$(BIN)/python -m benchmarks
 
 bench-peers: $(MODEL)/metaeol-manifest.json $(PEERS)/vllm/requirements.stamp $(PEERS)/others/requirements.stamp ## time the engine against vLLM, OpenVINO, Ray Data and Daft
-	@$(BIN)/python -m benchmarks.peers
+	@$(BIN)/python -m benchmarks.peers --json artifacts/bench/peers.json
 
 LOCK = $(BIN)/uv pip compile --universal --upgrade --generate-hashes --no-header --no-annotate --quiet -o .venv/lock.txt
 # The first line of a file says what it is for, and stays.

