@@ -25,7 +25,7 @@ from metaeol_udf.delta.tables.spark_errors import translate
 from metaeol_udf.delta.together import Group, Prepared, embed_together
 from metaeol_udf.errors import BudgetError, ConfigError, EnvironmentFault, InputError, MetaEOLError, QualityError, TerminatedError
 from metaeol_udf.files import is_file
-from metaeol_udf.terminal import log_fields
+from metaeol_udf.terminal import log_fields, waiting
 
 logger = logging.getLogger(__name__)
 
@@ -275,7 +275,8 @@ def write_reports(report: Report, config: JobConfig, job: Job | None = None, *, 
     if config.runtime.report_page is not None:
         from metaeol_udf.delta.report.page_sample import publish_page
 
-        publish_page(report, config, job, with_map=with_map)
+        with waiting("writing the report's page"):
+            publish_page(report, config, job, with_map=with_map)
     if _exports(config.runtime):
         from metaeol_udf.delta.report.exporters import publish_metrics
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -150,10 +150,16 @@ class EmbedRun:
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
-        """Announce a phase, and add the time spent inside to the report."""
+        """Announce a phase, and show it."""
         self._between(name)
-        key = PHASES[name]
-        with showing(self._progress, name), nullcontext() if key is None else self._report.timed(key):
+        with self._shown(name):
+            yield
+
+    @contextmanager
+    def _shown(self, phase: str) -> Iterator[None]:
+        """Show that the run is in a phase, and add the time spent inside to the report."""
+        key = PHASES[phase]
+        with showing(self._progress, phase), nullcontext() if key is None else self._report.timed(key):
             yield
 
     def _take_snapshot(self) -> Snapshot:
@@ -181,13 +187,15 @@ class EmbedRun:
             self._lock = self._prepared.lock
             yield self._take_another_snapshot() if is_outdated(self._job, snapshot.tables, self._prepared.runs) else snapshot
             return
-        with self._phase("preflight"):
-            check_executors(self._spark, self._job.request(self._report.run_id), self._config.runtime.task_gpus)
-        location = self._journal.open()
-        self._lock = RunLock(self._spark, location, self._report.run_id)
-        with hold_locks(self._lock, location, [self._job], self._scope):
-            # Another run may have ended just before the lock was free.
-            yield self._take_snapshot() if is_outdated(self._job, snapshot.tables) else snapshot
+        with ExitStack() as locks:
+            with self._phase("preflight"):
+                check_executors(self._spark, self._job.request(self._report.run_id), self._config.runtime.task_gpus)
+                location = self._journal.open()
+                self._lock = RunLock(self._spark, location, self._report.run_id)
+                locks.enter_context(hold_locks(self._lock, location, [self._job], self._scope))
+                # Another run may have ended just before the lock was free.
+                is_old = is_outdated(self._job, snapshot.tables)
+            yield self._take_snapshot() if is_old else snapshot
 
     @contextmanager
     def _attempt(self, snapshot: Snapshot) -> Iterator[None]:
@@ -340,7 +348,7 @@ class EmbedRun:
         # Another try of rows says nothing of those that it does not try.
         if not (self._scope.failed or snapshot.n_failing or self._report.rows_failed or exists(self._spark, ref)):
             return
-        with self._report.timed("quarantine"):
+        with self._shown("quarantine"):
             failing = failing_rows(self._job, snapshot.tables)
             with_retries(lambda: reconcile_quarantine(self._spark, ref, failing, key, self._report.run_id, self._columns.vector))
 
@@ -348,13 +356,17 @@ class EmbedRun:
         """Count the rows that have an error now, also those that a look at the changes alone does not see: the quarantine lists them."""
         if snapshot.look.why_all is None:
             ref = self._job.target.beside("quarantine")
-            self._report.rows_without_vector = count_listed(self._spark, ref, self._columns.vector)
+            with self._shown("quarantine"):
+                self._report.rows_without_vector = count_listed(self._spark, ref, self._columns.vector)
 
     def _clean_up_journal(self, snapshot: Snapshot) -> None:
         """Drop from the journal what is published, and what is forgotten, unless another run may count on what it found there."""
-        if self._journal_is_shared or not exists(self._spark, self._job.target.beside("journal")) or self._journal.has_no_file():
+        if self._journal_is_shared or not exists(self._spark, self._job.target.beside("journal")):
             return
-        with self._phase("cleanup"):
+        with self._shown("cleanup"):
+            if self._journal.has_no_file():
+                return
+            self._between("cleanup")
             mine = (self._report.fingerprint, self._report.run_id)
             runs = {mine} if self._journal_was_empty else self._journal.runs()
             location = self._journal.open()
@@ -371,7 +383,9 @@ class EmbedRun:
 
     def _save_proof(self, snapshot: Snapshot) -> None:
         """Save what this run proved, so that the next one looks at what is changed after it."""
-        if self._scope.kind == "all":
+        if self._scope.kind != "all":
+            return
+        with self._shown("report"):
             save_proof(self._job, self._report.run_id, snapshot.tables, snapshot.counts.rows_selected, self._created_version)
 
     def _finish_report(self, snapshot: Snapshot) -> None:

@@ -103,13 +103,15 @@ def embed_together(
         yield [[Prepared(snapshots[job.columns.vector], journal_of(job, report.run_id), runs) for job in group.jobs] for group in groups]
         return
     between("preflight")
-    with showing(progress, "preflight"), report.timed("prepare"):
-        for group in groups:
-            check_executors(first.spark, group.jobs[0].request(report.run_id), first.config.runtime.task_gpus)
-        location = journal_of(first, report.run_id).open()
-    lock = RunLock(first.spark, location, report.run_id)
-    with hold_locks(lock, location, jobs, scope):
-        if any(is_outdated(job, snapshots[job.columns.vector].tables) for job in jobs):
+    with ExitStack() as locks:
+        with showing(progress, "preflight"), report.timed("prepare"):
+            for group in groups:
+                check_executors(first.spark, group.jobs[0].request(report.run_id), first.config.runtime.task_gpus)
+            location = journal_of(first, report.run_id).open()
+            lock = RunLock(first.spark, location, report.run_id)
+            locks.enter_context(hold_locks(lock, location, jobs, scope))
+            is_old = any(is_outdated(job, snapshots[job.columns.vector].tables) for job in jobs)
+        if is_old:
             snapshots = _take_snapshots(jobs, scope, report, progress, between)
         done: list[list[Prepared]] = []
         failed: Exception | None = None
@@ -127,9 +129,10 @@ def embed_together(
         if failed is not None:
             raise failed
         between("cleanup")
-        for group, prepared in zip(groups, done, strict=True):
-            of_group = [each.snapshot for each in prepared]
-            _clean_up(group.jobs, of_group, prepared[-1].journal, {group.report.run_id, *run_ids}, location, lock)
+        with showing(progress, "cleanup"):
+            for group, prepared in zip(groups, done, strict=True):
+                of_group = [each.snapshot for each in prepared]
+                _clean_up(group.jobs, of_group, prepared[-1].journal, {group.report.run_id, *run_ids}, location, lock)
 
 
 def _embed_group(

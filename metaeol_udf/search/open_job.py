@@ -25,6 +25,7 @@ from metaeol_udf.errors import InputError
 from metaeol_udf.spark.cluster.resolve import resolve
 from metaeol_udf.spark.cluster.session import get_session
 from metaeol_udf.spark.columns import find_field, quoted
+from metaeol_udf.terminal import waiting
 
 #: Columns beside the key in results; no user's table may have them.
 ASKED, _TEXT = "metaeol_asked", "metaeol_text"
@@ -76,8 +77,9 @@ def open_job(config: JobConfig, where: str | None, spark: SparkSession | None) -
     """
     resolved = resolve(config.embedding.of_one_passage(), lambda: get_session(config.spark, spark))
     spark = get_session(config.spark, spark)
-    source, target = _open(spark, config)
-    _check_vectors(spark, target, config, resolved)
+    with waiting("checking the table's vectors"):
+        source, target = _open(spark, config)
+        _check_vectors(spark, target, config, resolved)
     if where is not None:
         kept = filtered(source, where, "--where")
         keys = [quoted(name) for name in config.source.key]
@@ -155,5 +157,6 @@ def texts_of(
     names = [quoted(name) for name in config.source.key]
     texts = job.source.select(*names, as_read(text_of(config.source, job.source.schema)).alias(_TEXT))
     wanted = F.broadcast(job.spark.createDataFrame(sorted(set(keys), key=repr), texts.drop(_TEXT).schema))
-    found = texts.join(wanted, on=list(config.source.key), how="left_semi").collect()
+    with waiting("reading the texts that were found"):
+        found = texts.join(wanted, on=list(config.source.key), how="left_semi").collect()
     return {tuple(row[name] for name in config.source.key): row[_TEXT] for row in found}

@@ -25,6 +25,7 @@ from metaeol_udf.search.open_job import ASKED, Hit, OpenJob, open_job, texts_of,
 from metaeol_udf.search.passages import nearest_passages
 from metaeol_udf.search.vectors import against_queries, with_vectors
 from metaeol_udf.spark.udf import with_embeddings
+from metaeol_udf.terminal import waiting
 
 _BEYOND = 16  # rows that are looked at beside `k`, because some texts stand in several
 
@@ -64,9 +65,16 @@ def search_table(
             which = f"query {number} of {len(queries)}" if len(queries) > 1 else "the query"
             raise InputError(f"{which} is blank: it has no embedding")
     job = open_job(config, where, spark)
-    vectors = _embed_queries(job.spark, job.resolved, config, queries)
+    with waiting("embedding the query" if len(queries) == 1 else f"embedding {len(queries):,} queries"):
+        vectors = _embed_queries(job.spark, job.resolved, config, queries)
     numbers = pa.table({ASKED: pa.array(range(len(queries)), pa.int64())})
-    side = Side(numbers, unit_rows(vectors), np.arange(len(queries)))
+    with waiting("comparing all rows"):
+        return _nearest(job, config, Side(numbers, unit_rows(vectors), np.arange(len(queries))), k, distinct)
+
+
+def _nearest(job: OpenJob, config: JobConfig, side: Side, k: int, distinct: bool) -> list[list[Hit]]:
+    """Find the rows that are nearest to each query; `side` numbers the queries in the column ASKED."""
+    n_queries = len(side.matrix)
     if config.makes_passages:
         return nearest_passages(job, config, side, k, distinct)
     what = f"the table {config.target_table}"
@@ -74,11 +82,11 @@ def search_table(
         rows = with_vectors(job.target.withColumn(TEXT_DIGEST, text_digest(config)), (*config.source.key, TEXT_DIGEST), config.column, what)
         lists = nearest_of_each(rows, side, k, config.column, [[TEXT_DIGEST]], k + _BEYOND, TEXT_DIGEST)
         best = [row for of_query in lists for row in of_query]
-        return _with_texts(job, config, best, len(queries), count_rows(job, config, [row[TEXT_DIGEST] or "" for row in best]))
+        return _with_texts(job, config, best, n_queries, count_rows(job, config, [row[TEXT_DIGEST] or "" for row in best]))
     rows = with_vectors(job.target, config.source.key, config.column, what)
     with worker_errors():
         best = against_queries(rows, side, k, Metric.COSINE, config.column).collect()
-    return _with_texts(job, config, best, len(queries))
+    return _with_texts(job, config, best, n_queries)
 
 
 def _embed_queries(spark: SparkSession, resolved: ResolvedSpec, config: JobConfig, queries: Sequence[str]) -> NDArray[np.float32]:

@@ -58,6 +58,7 @@ PHASE_WORDS = {
     "delete": "looking for deleted rows",
     "quarantine": "updating the quarantine",
     "cleanup": "tidying up the journal",
+    "report": "noting what this run did",
 }
 
 
@@ -111,6 +112,7 @@ class LineProgress:
     def __init__(self, about: str = "") -> None:
         """Begin each line with `about`, so that the lines of two jobs in one log can be told apart."""
         self._about = f"{about}: " if about else ""
+        self._phase = ""
         self._total = 0
         self._done = -1
         self._next_line = 0.0
@@ -120,8 +122,10 @@ class LineProgress:
 
     @contextmanager
     def phase(self, words: str) -> Iterator[None]:
-        """Write a line as the phase begins."""
-        self._line(words)
+        """Write a line as the phase begins; a phase that goes on after a pause has one line."""
+        if words != self._phase:
+            self._line(words)
+        self._phase = words
         yield
 
     def start(self, total: int) -> None:
