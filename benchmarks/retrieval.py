@@ -1,4 +1,4 @@
-"""Retrieval: nDCG@10 and recall of template sets and of a tuned spec beside BM25, on two sets that need no other labels.
+"""Retrieval: nDCG@10 and recall of template sets and of specs beside BM25, on two sets that need no other labels.
 
     python -m benchmarks.retrieval --xquad xquad.en.json --write docs/quality.md
 
@@ -32,6 +32,7 @@ from metaeol_udf.evaluation.retrieval_data import make_retrieval
 from metaeol_udf.evaluation.scores import percentile_interval
 
 SETS = ("metaeol", "metaeol-fast")
+SPECS = ("any-model", "smollm2-135m", "smollm2-135m-balanced")  # of conf/specs
 _RESAMPLES = 1_000
 _LEAST_TITLE = 20  # characters; full stops before that are of abbreviations
 
@@ -123,14 +124,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--xquad", type=Path, help="xquad.en.json as published; without it that set is left out")
     parser.add_argument("--model", default="models/smollm2-135m-instruct")
-    parser.add_argument("--spec", type=Path, default=Path("conf/specs/smollm2-135m.yaml"))
+    parser.add_argument("--specs", type=Path, nargs="+", default=[Path("conf/specs") / f"{name}.yaml" for name in SPECS])
     parser.add_argument("--rows", type=int, default=1_000, help="of AG News")
     parser.add_argument("--write", type=Path, help="page whose tables are replaced")
     arguments = parser.parse_args()
     tasks = [] if arguments.xquad is None else [xquad_task(arguments.xquad)]
     tasks.append(agnews_task(arguments.data, arguments.rows))
     specs = {name: EmbeddingSpec(model=arguments.model, templates=name) for name in SETS}
-    specs[arguments.spec.name] = dataclasses.replace(EmbeddingSpec.load(arguments.spec), model=arguments.model)
+    specs |= {path.name: dataclasses.replace(EmbeddingSpec.load(path), model=arguments.model) for path in arguments.specs}
     scores: dict[str, dict[str, RetrievalScore]] = {}
     for name, spec in specs.items():
         scores[name] = measure(spec, tasks)
