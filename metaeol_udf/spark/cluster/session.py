@@ -25,10 +25,6 @@ DELTA_SETTINGS = {
 }
 
 
-#: On few cores the JVM's optimising compiler takes half of a short job's CPU time, and what it makes faster has ended by then. From
-#: `_MANY_CORES` on it runs beside the job, and a large table gains.
-QUICK_START, _MANY_CORES = "-XX:TieredStopAtLevel=1", 4
-
 #: Spark's Python daemon with torch imported, by the name that users may also write into their own configuration.
 DAEMON_MODULE = "metaeol_udf.spark.daemon"
 
@@ -119,13 +115,10 @@ def _defaults(master: str | None, submitted: bool) -> dict[str, str]:
     if submitted or master is None or not master.startswith("local"):
         return settings
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")  # the JVM warns on machines whose name maps to a loopback address
-    n_cores = os.cpu_count() or 2
-    cores = str(max(2, n_cores))
+    cores = str(max(2, os.cpu_count() or 2))
     # Executors of a local-cluster may have packages of their own; macOS does not fork a process that has loaded its libraries.
     if sys.platform == "linux" and not master.startswith("local-cluster"):
         settings["spark.python.daemon.module"] = DAEMON_MODULE  # workers find torch imported
-    if n_cores < _MANY_CORES:
-        settings["spark.driver.defaultJavaOptions"] = QUICK_START
     return settings | {
         "spark.driver.bindAddress": "127.0.0.1",  # nobody else has business with a local driver
         "spark.driver.host": "127.0.0.1",

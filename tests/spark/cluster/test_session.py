@@ -1,15 +1,11 @@
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Any
 
 import pytest
-from pyspark.sql import SparkSession
 
 from metaeol_udf.errors import EnvironmentFault
-from metaeol_udf.spark.cluster import session
-from metaeol_udf.spark.cluster.session import QUICK_START, root_cause
+from metaeol_udf.spark.cluster.session import root_cause
 from metaeol_udf.spark.cluster.startup import check_java
 
 
@@ -61,20 +57,3 @@ def test_a_java_home_without_java_is_said_so(tmp_path: Path, monkeypatch: pytest
 )
 def test_why_spark_does_not_start_is_told_by_the_last_cause(said: str, cause: str) -> None:
     assert root_cause(ValueError(said)) == cause
-
-
-@pytest.mark.parametrize(("n_cores", "is_quick"), [(1, True), (3, True), (4, False), (64, False), (None, True)])
-def test_a_local_jvm_on_few_cores_leaves_out_its_optimising_compiler(
-    n_cores: int | None, is_quick: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: n_cores)
-    name = "spark.driver.defaultJavaOptions"
-    assert session._defaults("local[*]", submitted=False).get(name) == (QUICK_START if is_quick else None)
-    assert name not in session._defaults("yarn", submitted=False)
-    assert name not in session._defaults("local[*]", submitted=True)
-
-
-def test_the_running_jvm_was_started_so(spark: SparkSession) -> None:
-    jvm: Any = spark._jvm
-    found = list(jvm.java.lang.management.ManagementFactory.getRuntimeMXBean().getInputArguments())
-    assert (QUICK_START in found) == ((os.cpu_count() or 2) < 4)
