@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,6 @@ import pytest
 from pyspark.sql import SparkSession
 
 from metaeol_udf import MetaEOLEncoder
-from metaeol_udf.spark.cluster.session import QUICK_START
 from metaeol_udf.spark.cluster.startup import resolved_delta_jars
 from metaeol_udf.spec import EmbeddingSpec
 from tests.clusters.packages import HADOOP_AWS, Unavailable, jars_of
@@ -31,9 +29,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Recorder(config.getoption("--services-table")))
-    if any("clusters" in argument for argument in config.args) and (os.cpu_count() or 2) < 4:
-        # Each service, driver and executor is a JVM that lives for minutes.
-        os.environ.setdefault("JAVA_TOOL_OPTIONS", QUICK_START)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
