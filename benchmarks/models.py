@@ -98,19 +98,24 @@ def measure(name: str, tokenizer_of: Path, rounds: int) -> Row:
                 started = time.monotonic()
                 on_stream.encode(texts)
                 streams.append((time.monotonic() - started) / len(texts))
-        ratios = [loop / encode for loop, encode in zip(loops, encodes, strict=True)]
+        ratios = ratios_of(loops, encodes)
         cosine = worst_cosine(states[:: N_TEXTS // N_OF_LOOP], expected[:, :, 0])
         return {
             "architecture": name, "parameters": f"{n_parameters / 1e6:.0f} million", "runner": ours.engine.runner.name,
             "texts/s": significant(1 / median(encodes)), "loop": significant(1 / median(loops)), "ratio": significant(median(ratios)),
             "spread": f"{min(ratios):.1f} to {max(ratios):.1f}",
             "loop with head": significant(1 / median(head_loops)),
-            "ratio to it": significant(median(loop / encode for loop, encode in zip(head_loops, encodes, strict=True))),
-            "stream": significant(median(loop / stream for loop, stream in zip(loops, streams, strict=True))) if streams else "",
-            "over stream": f"{median(stream / encode for stream, encode in zip(streams, encodes, strict=True)):.2f}" if streams else "",
+            "ratio to it": significant(median(ratios_of(head_loops, encodes))),
+            "stream": significant(median(ratios_of(loops, streams))) if streams else "",
+            "over stream": f"{median(ratios_of(streams, encodes)):.2f}" if streams else "",
             "worst cosine": f"{cosine:.6f}",
             "tokens": f"{ours.describe()['share_of_tokens']:.0%}",
         }  # fmt: skip
+
+
+def ratios_of(seconds: Sequence[float], over: Sequence[float]) -> list[float]:
+    """Compare two sides, round by round."""
+    return [one / other for one, other in zip(seconds, over, strict=True)]
 
 
 def load_on_stream(folder: Path, name: str, templates: TemplateSet) -> MetaEOLEncoder:

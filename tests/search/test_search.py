@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,11 +66,16 @@ def test_the_order_and_the_scores_are_those_of_plain_numpy(spark: SparkSession, 
     assert found[1][0].score == pytest.approx(1.0, abs=1e-5)
 
 
-def test_a_single_string_is_one_query_and_what_is_no_string_is_refused(spark: SparkSession, job: JobConfig) -> None:
+def test_a_single_string_is_one_query_and_what_is_no_string_is_refused(
+    spark: SparkSession, job: JobConfig, caplog: pytest.LogCaptureFixture
+) -> None:
     from metaeol_udf.search import search_table
 
+    caplog.set_level(logging.INFO, logger="metaeol_udf.terminal")
     (hits,) = search_table(job, "the train to Paris", k=1, spark=spark)
     assert hits[0].key == {"shelf": "a", "no": 2}
+    shown = [record.getMessage() for record in caplog.records if record.name == "metaeol_udf.terminal"]
+    assert shown == ["checking the table's vectors", "embedding the query", "comparing all rows", "reading the texts that were found"]
     with pytest.raises(InputError, match="query 1 is missing, and must be a string"):
         search_table(job, ["a", None], spark=spark)  # type: ignore[list-item]
 
